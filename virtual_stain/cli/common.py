@@ -1,0 +1,75 @@
+"""Options that every verb has, and what they become."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from virtual_stain.config import Config, load_config
+from virtual_stain.parallel import default_jobs
+from virtual_stain.progress import QUIET, Console, Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Common:
+    """The common options, resolved."""
+
+    config: Config
+    progress: Progress
+    jobs: int
+    force: bool
+    verbose: bool
+
+
+def common_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds --config, --set, -v, -q, --jobs, --force and passes them on as one `common: Common`."""
+
+    @click.option("--config", "config_path", type=click.Path(path_type=Path), help="TOML file; see configs/.")
+    @click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Override one config field.")
+    @click.option("-v", "--verbose", is_flag=True, help="Say more.")
+    @click.option("-q", "--quiet", is_flag=True, help="No progress.")
+    @click.option("--jobs", type=click.IntRange(1), default=None, help="Processes [default: all processors].")
+    @click.option("--force", is_flag=True, help="Do finished work again; take over a folder of another run.")
+    @functools.wraps(function)
+    def wrapper(
+        *args: Any,
+        config_path: Path | None,
+        overrides: tuple[str, ...],
+        verbose: bool,
+        quiet: bool,
+        jobs: int | None,
+        force: bool,
+        **kwargs: Any,
+    ) -> Any:
+        logging.basicConfig(level=logging.DEBUG if verbose else logging.WARNING, format="%(name)s: %(message)s")
+        common = Common(
+            config=load_config(config_path, overrides),
+            progress=QUIET if quiet else Console(),
+            jobs=jobs or default_jobs(),
+            force=force,
+            verbose=verbose,
+        )
+        return function(*args, common=common, **kwargs)
+
+    return wrapper
+
+
+def parse_mpp(text: str | None) -> tuple[float, float] | None:
+    """`0.25` or `0.25,0.26` → (x, y) in µm/px; None stays None. Raises ConfigError."""
+    from virtual_stain.errors import ConfigError
+
+    if text is None:
+        return None
+    try:
+        parts = [float(part) for part in text.split(",")]
+    except ValueError:
+        parts = []
+    if len(parts) not in (1, 2):
+        raise ConfigError(f"--mpp: expected a number in µm/px, or two as X,Y. Received: {text!r}")
+    return parts[0], parts[-1]

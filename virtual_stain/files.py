@@ -1,0 +1,129 @@
+"""Files that are whole or not there: atomic writes, hashes, and a lock against a second run in the same folder."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from virtual_stain.errors import InputError, OutputError
+
+_UNWRITABLE = {
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
+    errno.EROFS: "the file system is read-only",
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.ENOTDIR: "a part of the path is a file, not a folder",
+    errno.EEXIST: "a file of that name is in the way",
+    errno.EISDIR: "a folder of that name is in the way",
+    errno.ENAMETOOLONG: "the name is too long",
+}
+
+
+@contextlib.contextmanager
+def output_errors(path: Path) -> Iterator[None]:
+    """Turns the operating system's refusals to write below `path` into OutputError with the path."""
+    try:
+        yield
+    except OSError as error:
+        reason = _UNWRITABLE.get(error.errno or 0)
+        if reason is None:
+            raise
+        raise OutputError(
+            f"{error.filename or path}: cannot be written: {reason}.",
+            hint="Choose another folder with --out, or free the space or the permission.",
+        ) from error
+
+
+def make_folder(path: Path) -> Path:
+    """Creates `path` and its parents. Raises OutputError."""
+    with output_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields `path` + ".tmp" to write to; on success it is synced and takes the place of `path` in one step.
+
+    On any exception the temporary file is removed and `path` stays as it was.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    with output_errors(path):
+        try:
+            yield temporary
+            with temporary.open("rb+") as stream:
+                os.fsync(stream.fileno())
+            temporary.replace(path)
+            _sync_folder(path.parent)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+
+
+def _sync_folder(folder: Path) -> None:
+    # the rename itself must survive a power cut; some network file systems refuse this, and then cannot promise it
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes a whole file atomically. Raises OutputError."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a whole UTF-8 file atomically. Raises OutputError."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON atomically, indented, keys in the order given; NaN is a bug and raises ValueError."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path, what: str) -> Any:
+    """Reads JSON. Raises InputError that says what the file was expected to be."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: {what} cannot be read: {error.strerror}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: expected {what} (JSON). Received something else: {error}") from None
+
+
+def sha256_file(path: Path) -> str:
+    """Hex digest of a file's bytes. Raises InputError when it cannot be read."""
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+@contextlib.contextmanager
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Holds `folder`/.lock for this process; a second run gets OutputError at once."""
+    make_folder(folder)
+    with output_errors(folder), (folder / ".lock").open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OutputError(
+                f"{folder}: another vstain run is writing here.",
+                hint="Wait for it, or give this run another --out.",
+            ) from None
+        yield

@@ -1,0 +1,109 @@
+"""The markers, what their readings mean, and counts of cells."""
+
+from __future__ import annotations
+
+import enum
+import math
+from dataclasses import dataclass
+
+from virtual_stain.errors import ConfigError
+
+
+class Compartment(enum.StrEnum):
+    """Where in a cell the stain is read."""
+
+    NUCLEUS = "nucleus"
+    MEMBRANE = "membrane"
+
+
+class Marker(enum.StrEnum):
+    """A stain that can be a target; the value is the id in files and on the command line."""
+
+    KI67 = "ki67"
+    ER = "er"
+    PR = "pr"
+    HER2 = "her2"
+    PDL1 = "pdl1"
+
+    @property
+    def compartment(self) -> Compartment:
+        return Compartment.NUCLEUS if self in _NUCLEAR else Compartment.MEMBRANE
+
+    @property
+    def label(self) -> str:
+        """The name as a pathologist writes it."""
+        return {"ki67": "Ki67", "er": "ER", "pr": "PR", "her2": "HER2", "pdl1": "PD-L1"}[self.value]
+
+
+_NUCLEAR = frozenset({Marker.KI67, Marker.ER, Marker.PR})
+
+
+def parse_marker(text: str) -> Marker:
+    """`ki67` (any case) → Marker. Raises ConfigError that lists the known ids."""
+    try:
+        return Marker(text.strip().lower())
+    except ValueError:
+        known = " ".join(m.value for m in Marker)
+        raise ConfigError(f"Expected a marker, one of: {known}. Received: {text!r}") from None
+
+
+def require_nuclear(marker: Marker) -> None:
+    """Refuse markers whose counting is not built: a membrane is never approximated by a nucleus."""
+    if marker.compartment is not Compartment.NUCLEUS:
+        raise ConfigError(
+            f"{marker.label} is read on the membrane, and reading membranes is not built yet.",
+            hint="Markers that can be read today: ki67 er pr",
+        )
+
+
+class ValueDefinition(enum.StrEnum):
+    """Which number of a tile is its label."""
+
+    POSITIVE_RATIO = "positive_ratio"
+    NEGATIVE_RATIO = "negative_ratio"
+    POSITIVE_COUNT = "positive_count"
+    NEGATIVE_COUNT = "negative_count"
+
+    @property
+    def unit(self) -> str:
+        return "fraction" if self in (self.POSITIVE_RATIO, self.NEGATIVE_RATIO) else "cells/mm2"
+
+
+def require_built(definition: ValueDefinition) -> None:
+    """Refuse value definitions that training does not know yet, instead of approximating them."""
+    if definition is not ValueDefinition.POSITIVE_RATIO:
+        raise ConfigError(
+            f"value_definition {definition.value!r} is not built yet.",
+            hint='Use value_definition = "positive_ratio" (positive tumour cells / tumour cells).',
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class CellCounts:
+    """Tumour cells of a tile, a region or a slide."""
+
+    positive: int
+    negative: int
+
+    def __post_init__(self) -> None:
+        if self.positive < 0 or self.negative < 0:
+            raise ValueError(f"Expected counts ≥ 0. Received: {self.positive}, {self.negative}")
+
+    @property
+    def total(self) -> int:
+        return self.positive + self.negative
+
+    @property
+    def ratio(self) -> float | None:
+        """Labelling index as a fraction, positive / (positive + negative); None without cells."""
+        return self.positive / self.total if self.total else None
+
+    @property
+    def standard_error(self) -> float | None:
+        """Binomial standard error of the ratio; None without cells."""
+        if self.ratio is None:
+            return None
+        return math.sqrt(self.ratio * (1 - self.ratio) / self.total)
+
+    def __add__(self, other: CellCounts) -> CellCounts:
+        return CellCounts(self.positive + other.positive, self.negative + other.negative)

@@ -1,0 +1,75 @@
+"""Where work runs: the executor is an argument, a local pool of processes by default."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+from virtual_stain.errors import VirtualStainError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def default_jobs() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def _start_worker() -> None:
+    # Ctrl-C goes to the whole process group; the parent alone decides what to do about it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    import cv2
+
+    cv2.setNumThreads(1)  # a worker is one core; the pool is the parallelism
+
+
+class _Inline(concurrent.futures.Executor):
+    """Runs at once in this process: `--jobs 1`, and debuggable."""
+
+    def submit(self, fn, /, *args, **kwargs):  # type: ignore[no-untyped-def]
+        future: concurrent.futures.Future[object] = concurrent.futures.Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+@contextlib.contextmanager
+def local_executor(jobs: int) -> Iterator[concurrent.futures.Executor]:
+    """A pool of `jobs` processes (spawned: no inherited locks or file handles); 1 runs inline."""
+    if jobs <= 1:
+        yield _Inline()
+        return
+    context = multiprocessing.get_context("spawn")
+    pool = concurrent.futures.ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker)
+    try:
+        yield pool
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    else:
+        pool.shutdown(wait=True)
+
+
+def map_in_order(executor: concurrent.futures.Executor, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """Results in the order of `items`; a worker that dies is an error at once, never a hang."""
+    futures = [executor.submit(function, item) for item in items]
+    try:
+        for future in futures:
+            yield future.result()
+    except BrokenProcessPool as error:
+        raise VirtualStainError(
+            "A worker process died (killed, or out of memory).",
+            hint="Run the same command again: finished work is kept. Fewer --jobs need less memory.",
+        ) from error
+    finally:
+        for future in futures:
+            future.cancel()
