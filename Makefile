@@ -1,0 +1,61 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Everything lives in .venv; delete it to start over.
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DEMO_OUT ?= demo-out
+
+# python3.12, then 3.11: a name on the PATH is not enough (version managers leave names that do not run)
+PYTHON ?= $(shell for p in python3.12 python3.11 python3; do \
+	if $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' >/dev/null 2>&1; \
+	then echo $$p; break; fi; done)
+
+.PHONY: help env demo test test-slow lint format clean
+
+help:
+	@echo "make demo         install, then the whole way on synthetic slides (15 minutes; FULL=1: an hour)"
+	@echo "make test         install, then lint and the test suite"
+	@echo "make test-slow    the long tests"
+	@echo "make lint         ruff, mypy, import-linter"
+	@echo "make format       ruff format and the fixes that are safe"
+	@echo "make clean        remove the environment and the caches"
+
+env: $(STAMP)
+
+$(STAMP): setup.cfg constraints.txt
+	@if [ -z "$(PYTHON)" ]; then \
+		echo "vstain needs Python 3.12 or 3.11; neither python3.12 nor python3.11 runs here."; \
+		echo "  → Debian/Ubuntu: apt-get install python3.11 python3.11-venv (or python3.12 python3.12-venv),"; \
+		echo "    or name one: make demo PYTHON=/path/to/python3.12"; exit 2; fi
+	@echo "Environment: $(VENV), made with $(PYTHON) ($$($(PYTHON) --version))"
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "This Python cannot make environments."; \
+		echo "  → Debian/Ubuntu: apt-get install $$(basename $(PYTHON))-venv"; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -c 'import cv2' || { \
+		echo "opencv-python is installed but cannot load: a system library is missing."; \
+		echo "  → Debian/Ubuntu: apt-get install libgl1 libglib2.0-0"; exit 3; }
+	@touch $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/vstain demo --out $(DEMO_OUT) $(if $(FULL),--full)
+
+test: lint
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow --timeout 7200
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info build
