@@ -1,0 +1,88 @@
+import errno
+import multiprocessing
+import os
+import signal
+import stat
+from pathlib import Path
+
+import pytest
+
+from virtual_stain.errors import InputError, OutputError
+from virtual_stain.files import folder_lock, output_errors, read_json, replacing, sha256_file, write_json, write_text
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path):
+    path = tmp_path / "größe é.json"
+    write_text(path, "old")
+
+    class StopError(Exception):
+        pass
+
+    with pytest.raises(StopError), replacing(path) as temporary:
+        temporary.write_text("half")
+        raise StopError
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("number", "word"), [(errno.ENOSPC, "full"), (errno.EROFS, "read-only"), (errno.EACCES, "permission")]
+)
+def test_the_systems_refusals_become_sentences(tmp_path, number, word):
+    with pytest.raises(OutputError, match=word), output_errors(tmp_path):
+        raise OSError(number, os.strerror(number), str(tmp_path / "x"))
+
+
+def test_another_os_error_is_not_disguised(tmp_path):
+    with pytest.raises(OSError, match="Interrupted"), output_errors(tmp_path):
+        raise OSError(errno.EINTR, "Interrupted")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_folder_is_named(tmp_path):
+    tmp_path.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    with pytest.raises(OutputError, match="permission"):
+        write_text(tmp_path / "a", "b")
+
+
+def test_a_file_where_a_folder_should_be_is_named(tmp_path):
+    (tmp_path / "a").write_text("")
+    with pytest.raises(OutputError, match="file, not a folder"):
+        write_text(tmp_path / "a" / "b", "c")
+
+
+def test_nan_never_enters_json(tmp_path):
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write_json(tmp_path / "a.json", {"r": float("nan")})
+    assert not (tmp_path / "a.json").exists()
+
+
+def test_reading_something_else_says_what_was_expected(tmp_path):
+    (tmp_path / "a.json").write_text("{")
+    with pytest.raises(InputError, match="expected a manifest"):
+        read_json(tmp_path / "a.json", "a manifest")
+    with pytest.raises(InputError, match="cannot be read"):
+        sha256_file(tmp_path / "none")
+
+
+def _hold(folder: Path, ready, seconds: float) -> None:
+    with folder_lock(folder):
+        ready.set()
+        import time
+
+        time.sleep(seconds)
+
+
+def test_a_second_run_in_one_folder_is_refused_and_a_killed_one_does_not_block(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    ready = context.Event()
+    process = context.Process(target=_hold, args=(tmp_path, ready, 60))
+    process.start()
+    assert ready.wait(30)
+    with pytest.raises(OutputError, match="another vstain run"), folder_lock(tmp_path):
+        pass
+    os.kill(process.pid, signal.SIGKILL)
+    process.join(30)
+    process.close()
+    with folder_lock(tmp_path):
+        assert (tmp_path / ".lock").exists()

@@ -1,0 +1,44 @@
+import pytest
+
+from virtual_stain.errors import ConfigError
+from virtual_stain.markers import CellCounts, Marker, ValueDefinition, parse_marker, require_built, require_nuclear
+
+
+def test_the_sources_example_is_a_quarter():
+    assert CellCounts(positive=10, negative=30).ratio == 0.25
+
+
+def test_no_cells_have_no_ratio():
+    counts = CellCounts(0, 0)
+    assert counts.ratio is None
+    assert counts.standard_error is None
+
+
+@pytest.mark.parametrize(("n", "points"), [(50, 5.7), (100, 4.0), (200, 2.8), (500, 1.8)])
+def test_standard_error_is_the_binomial_one(n, points):
+    error = CellCounts(positive=n // 5, negative=n - n // 5).standard_error
+    assert round(100 * error, 1) == points
+
+
+def test_markers_are_parsed_in_any_case_and_unknown_ones_listed():
+    assert parse_marker(" Ki67 ") is Marker.KI67
+    with pytest.raises(ConfigError, match="ki67 er pr her2 pdl1"):
+        parse_marker("ki-67")
+
+
+@pytest.mark.parametrize("marker", [Marker.HER2, Marker.PDL1])
+def test_membranes_are_refused_not_approximated(marker):
+    with pytest.raises(ConfigError, match="membrane"):
+        require_nuclear(marker)
+
+
+@pytest.mark.parametrize("definition", [d for d in ValueDefinition if d is not ValueDefinition.POSITIVE_RATIO])
+def test_a_definition_that_is_not_built_is_refused(definition):
+    with pytest.raises(ConfigError, match="not built"):
+        require_built(definition)
+
+
+def test_counts_add_up():
+    assert CellCounts(1, 2) + CellCounts(3, 4) == CellCounts(4, 6)
+    with pytest.raises(ValueError, match="≥ 0"):
+        CellCounts(-1, 0)
