@@ -11,7 +11,21 @@ import pytest
 from virtual_stain.cli import main as cli
 from virtual_stain.errors import BatchError, ConfigError, ReviewPendingError, SlideError
 
-VERBS = "doctor info register warp count build-records records fit evaluate export score phantom demo".split()
+VERBS = [
+    "doctor",
+    "info",
+    "register",
+    "warp",
+    "count",
+    "build-records",
+    "records",
+    "fit",
+    "evaluate",
+    "export",
+    "score",
+    "phantom",
+    "demo",
+]
 
 _HELP = """
 import sys
