@@ -11,21 +11,8 @@ import pytest
 from virtual_stain.cli import main as cli
 from virtual_stain.errors import BatchError, ConfigError, ReviewPendingError, SlideError
 
-VERBS = [
-    "doctor",
-    "info",
-    "register",
-    "warp",
-    "count",
-    "build-records",
-    "records",
-    "fit",
-    "evaluate",
-    "export",
-    "score",
-    "phantom",
-    "demo",
-]
+VERBS = ["doctor", "info", "register", "warp", "count", "build-records", "records"]
+VERBS += ["fit", "evaluate", "export", "score", "phantom", "demo"]
 
 _HELP = """
 import sys
