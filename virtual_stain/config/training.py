@@ -6,20 +6,41 @@ from dataclasses import dataclass
 
 from virtual_stain.config.check import require_one_of, require_range
 
+RECIPES = ("inception", "finetune", "scratch")
+PRECISIONS = ("auto", "float32", "mixed_bfloat16")
+KINDS = ("inception_v3", "small_cnn")
+MIN_CROP_PX = {"inception_v3": 75, "small_cnn": 16}
+"""Below this the last feature map of the network is empty, px."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSettings:
-    """The network."""
+    """The network, and which tiles its readings are made of."""
 
     kind: str = "inception_v3"
+    """"inception_v3"; "small_cnn" is a few convolutions to try a set-up with, not a model to read slides with."""
     weights: str = "imagenet"
-    """"imagenet" (Keras' own download and cache), a path to a weights file, or "none"."""
+    """"imagenet" (Keras' own download and cache), a path to a weights file, or "none" (random)."""
     crop_px: int = 512
-    """Side of the square that the network sees, px of the tile (no resizing)."""
+    """Side of the square that the network sees, px of the tile (no resizing); the tile is a whole number of them."""
+    dropout: float = 0.2
+    """Share of pooled features dropped in training (0.2 in the original InceptionV3)."""
+    batch_norm_momentum: float = 0.99
+    """Keras' momentum of the moving statistics; short runs need less (0.9), or inference sees the starting values."""
+    min_tissue_fraction: float = 0.5
+    """Tiles with less tissue are scored but enter no reading; stored in the bundle."""
+    min_expected_tumour_cells: float = 50.0
+    """Tiles with fewer expected tumour cells are scored but enter no reading; stored in the bundle."""
 
     def __post_init__(self) -> None:
-        require_one_of("kind", self.kind, ("inception_v3",))
-        require_range("crop_px", self.crop_px, 75, 2048)
+        require_one_of("kind", self.kind, KINDS)
+        require_range("crop_px", self.crop_px, MIN_CROP_PX[self.kind], 2048)
+        require_range("dropout", self.dropout, 0, 0.95)
+        require_range("batch_norm_momentum", self.batch_norm_momentum, 0, 0.99999)
+        require_range("min_tissue_fraction", self.min_tissue_fraction, 0, 1)
+        require_range("min_expected_tumour_cells", self.min_expected_tumour_cells, 0, 100_000)
+        if not self.weights:
+            raise ValueError('weights: expected "imagenet", "none" or a path. Received: an empty text')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,20 +48,125 @@ class AugmentSettings:
     """Label-preserving changes of a training crop; never a rescale, so the pixel size stays."""
 
     flip: bool = True
+    """Mirror at random."""
     quarter_turns: bool = True
+    """Turn by 0, 90, 180 or 270 degrees at random."""
+    random_crop: bool = True
+    """The crop lies anywhere in the tile; otherwise on the non-overlapping grid of prediction."""
+    channel_gain: float = 0.15
+    """Each channel's optical density is multiplied by 1 ± this at most (white stays white)."""
+    channel_shift: float = 0.04
+    """Each channel's intensity is shifted by ± this share of full scale at most."""
+
+    def __post_init__(self) -> None:
+        require_range("channel_gain", self.channel_gain, 0, 0.9)
+        require_range("channel_shift", self.channel_shift, 0, 0.5)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingSettings:
-    """The fit."""
+    """The fit. Steps are optimizer steps: one per `batch_size` crops, however many micro-batches that takes."""
 
     recipe: str = "inception"
+    """"inception" (RMSprop, staircase decay), "finetune" (head, then all layers) or "scratch" (Adam, cosine)."""
     batch_size: int = 64
+    """Crops per optimizer step."""
+    micro_batch_size: int | None = None
+    """Crops in memory at a time; gradients of batch_size / micro_batch_size parts are added up. None: batch_size."""
     learning_rate: float = 0.01
+    """Initial rate; in recipe "finetune" the low rate of all layers."""
     max_steps: int = 1_000_000
+    """At most this many optimizer steps."""
     seed: int = 0
+    """Of the starting weights, the order of the tiles and every augmentation."""
+    precision: str = "auto"
+    """"float32", "mixed_bfloat16", or "auto": bfloat16 where the processor multiplies it in hardware."""
+
+    decay_factor: float = 0.94
+    """Recipe "inception": the rate is multiplied by this …"""
+    decay_epochs: float = 2.0
+    """… every so many epochs (an epoch is one crop of every training tile)."""
+    rho: float = 0.9
+    """RMSprop: decay of the mean square."""
+    momentum: float = 0.9
+    """RMSprop: momentum."""
+    epsilon: float = 1.0
+    """RMSprop: added to the mean square; with Keras' 1e-7 a rate of 0.01 destroys pre-trained weights."""
+    clip_norm: float = 2.0
+    """Global norm to which the gradient is clipped; 0: never."""
+    weight_average: float = 0.9999
+    """Moving average of weights, decay min(this, (1 + t) / (10 + t)) at step t; 0: none."""
+    warmup_steps: int = 0
+    """Recipes "scratch" and "finetune": linear rise of the rate over the first steps."""
+    head_steps: int = 500
+    """Recipe "finetune": steps of the head alone."""
+    head_learning_rate: float = 1e-3
+    """Recipe "finetune": rate of the head alone."""
+
+    min_crop_cells: int = 10
+    """Crops with fewer tumour cells have ratio weight 0."""
+    max_crop_cells: int = 200
+    """A crop's weight is its number of tumour cells, capped here."""
+    cells_loss_weight: float = 0.1
+    """Weight of the Poisson loss of the expected number of tumour cells (divided by the mean number of a crop)."""
+
+    validate_every_steps: int = 1000
+    """Optimizer steps between validations."""
+    validation_tiles: int = 2000
+    """At most this many tiles a validation, the same ones every time, spread over all validation pairs."""
+    patience: int = 20
+    """Converged: the validation loss has not fallen for this many validations. 0: never stop early."""
+    min_improvement: float = 1e-4
+    """A fall of the validation loss smaller than this share does not count as one."""
+    checkpoint_minutes: float = 10.0
+    """Minutes between two writings of the last state, so that a kill loses no more."""
+    log_every_steps: int = 20
+    """Steps between two lines of history.csv; the loss is looked at for NaN as often."""
+    shuffle_tiles: int = 4096
+    """Encoded tiles in the shuffle buffer (about 0.4 MB each at 1024 px)."""
 
     def __post_init__(self) -> None:
+        require_one_of("recipe", self.recipe, RECIPES)
+        require_one_of("precision", self.precision, PRECISIONS)
         require_range("batch_size", self.batch_size, 1, 65_536)
+        if self.micro_batch_size is not None and (
+            self.micro_batch_size < 1 or self.batch_size % self.micro_batch_size != 0
+        ):
+            raise ValueError(
+                f"micro_batch_size: expected a divisor of batch_size {self.batch_size}. "
+                f"Received: {self.micro_batch_size}"
+            )
+        self._check_optimizer()
+        self._check_loop()
+
+    def _check_optimizer(self) -> None:
         require_range("learning_rate", self.learning_rate, 1e-9, 10)
+        require_range("head_learning_rate", self.head_learning_rate, 1e-9, 10)
+        require_range("decay_factor", self.decay_factor, 1e-6, 1)
+        require_range("decay_epochs", self.decay_epochs, 1e-6, 1e6)
+        require_range("rho", self.rho, 0, 0.999999)
+        require_range("momentum", self.momentum, 0, 0.999999)
+        require_range("epsilon", self.epsilon, 1e-12, 100)
+        require_range("clip_norm", self.clip_norm, 0, 1e6)
+        require_range("weight_average", self.weight_average, 0, 0.9999999)
+
+    def _check_loop(self) -> None:
         require_range("max_steps", self.max_steps, 1, 10_000_000)
+        require_range("warmup_steps", self.warmup_steps, 0, 1_000_000)
+        require_range("head_steps", self.head_steps, 0, 1_000_000)
+        require_range("min_crop_cells", self.min_crop_cells, 1, 100_000)
+        require_range("max_crop_cells", self.max_crop_cells, self.min_crop_cells, 1_000_000)
+        require_range("cells_loss_weight", self.cells_loss_weight, 0, 1000)
+        require_range("validate_every_steps", self.validate_every_steps, 1, 10_000_000)
+        require_range("validation_tiles", self.validation_tiles, 1, 10_000_000)
+        require_range("patience", self.patience, 0, 1_000_000)
+        require_range("min_improvement", self.min_improvement, 0, 1)
+        require_range("checkpoint_minutes", self.checkpoint_minutes, 0, 1e6)
+        require_range("log_every_steps", self.log_every_steps, 1, 1_000_000)
+        require_range("shuffle_tiles", self.shuffle_tiles, 1, 10_000_000)
+        require_range("seed", self.seed, 0, 2**31 - 1)
+
+    @property
+    def micro_batches(self) -> int:
+        """Micro-batches per optimizer step."""
+        return self.batch_size // (self.micro_batch_size or self.batch_size)
