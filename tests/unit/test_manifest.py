@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.fixtures.records import tiny_records
+from virtual_stain.errors import InputError, VerificationError
+from virtual_stain.records.manifest import Manifest, read_manifest, shard_paths, write_manifest
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("records")
+    tiny_records(path, patients=3, tiles_per_pair=2, tile_px=32)
+    return path
+
+
+@pytest.fixture(scope="module")
+def manifest(folder: Path) -> Manifest:
+    return read_manifest(folder)
+
+
+def test_round_trip_is_byte_equal(folder: Path, manifest: Manifest, tmp_path: Path) -> None:
+    write_manifest(tmp_path, manifest)
+    assert (tmp_path / "manifest.json").read_bytes() == (folder / "manifest.json").read_bytes()
+    assert read_manifest(tmp_path) == manifest
+
+
+def test_folds_choose_pairs_and_their_shards(folder: Path, manifest: Manifest) -> None:
+    chosen = manifest.pairs_in([1])
+    assert [p.pair for p in chosen] == ["case01-0"]
+    assert shard_paths(folder, chosen) == [folder / "case01-0-00000-of-00001.tfrecord"]
+
+
+def test_a_patient_in_two_folds_is_refused_on_writing_and_on_reading(manifest: Manifest, tmp_path: Path) -> None:
+    first, second, third = manifest.pairs
+    leak = dataclasses.replace(manifest, pairs=(first, dataclasses.replace(second, patient_id=first.patient_id), third))
+    with pytest.raises(VerificationError, match="patient of pair case01-0 is in two folds"):
+        write_manifest(tmp_path, leak)
+    (tmp_path / "manifest.json").write_text(json.dumps(leak.to_dict()))
+    with pytest.raises(VerificationError, match="two folds"):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../a.tfrecord", "/etc/passwd"])
+def test_a_shard_outside_the_folder_is_refused(manifest: Manifest, tmp_path: Path, name: str) -> None:
+    pair = manifest.pairs[0]
+    bad = dataclasses.replace(pair, shards=(dataclasses.replace(pair.shards[0], file=name),))
+    with pytest.raises(VerificationError, match="outside the folder"):
+        write_manifest(tmp_path, dataclasses.replace(manifest, pairs=(bad,)))
+
+
+def test_a_folder_without_manifest_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="build-records"):
+        read_manifest(tmp_path)
+
+
+def test_another_schema_version_is_refused(manifest: Manifest, tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest.to_dict() | {"schema_version": 99}))
+    with pytest.raises(InputError, match=r"expected schema_version 1\. Received: 99"):
+        read_manifest(tmp_path)
+
+
+def test_a_missing_or_unknown_key_is_named(manifest: Manifest, tmp_path: Path) -> None:
+    value = manifest.to_dict()
+    del value["n_folds"]
+    (tmp_path / "manifest.json").write_text(json.dumps(value | {"extra": 1}))
+    with pytest.raises(InputError, match=r"missing keys \['n_folds'\], unknown keys \['extra'\]"):
+        read_manifest(tmp_path)

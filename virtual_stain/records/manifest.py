@@ -1,0 +1,207 @@
+"""`manifest.json`: what lies in a folder of records, with patients, folds, counts and the sha256 of every shard.
+
+Byte-equal for equal inputs: no times, no host names, no paths. Patients are keyed hashes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from virtual_stain.errors import InputError, VerificationError
+from virtual_stain.files import read_json, write_json
+from virtual_stain.records.schema import SCHEMA_VERSION
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, slots=True)
+class TilingEntry:
+    """The geometry of every tile in the folder."""
+
+    window_um: float
+    stride_um: float
+    tile_px: int
+
+    @property
+    def mpp(self) -> float:
+        """Pixel size of a tile, µm/px."""
+        return self.window_um / self.tile_px
+
+
+@dataclass(frozen=True, slots=True)
+class RegistrationEntry:
+    """How well the two slides of a pair are aligned."""
+
+    error_median_um: float | None
+    error_p95_um: float | None
+    verdict: str | None
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ShardEntry:
+    """One TFRecord file."""
+
+    file: str
+    sha256: str
+    bytes: int
+    records: int
+
+
+@dataclass(frozen=True, slots=True)
+class PairEntry:
+    """One slide pair that has records."""
+
+    pair: str
+    patient_id: str
+    marker: str
+    fold: int
+    he_content_sha256: str
+    ihc_content_sha256: str
+    n_records: int
+    n_ratio: int
+    """Records whose ratio may train (weight > 0)."""
+    positive: int
+    """Positive tumour cells over those records."""
+    negative: int
+    registration: RegistrationEntry
+    shards: tuple[ShardEntry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ExcludedEntry:
+    """A pair of PAIRS.csv that has no records, and why."""
+
+    pair: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """The whole folder."""
+
+    tiling: TilingEntry
+    value_definition: str
+    markers: tuple[str, ...]
+    n_folds: int
+    min_tumour_cells: int
+    """Tumour cells below which a tile's ratio has weight 0."""
+    patient_key_fingerprint: str
+    accept_unreviewed: bool
+    """True: tiles that nobody looked at are in the records (--accept-unreviewed)."""
+    pairs: tuple[PairEntry, ...]
+    excluded: tuple[ExcludedEntry, ...] = field(default=())
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def n_records(self) -> int:
+        return sum(p.n_records for p in self.pairs)
+
+    def folds(self) -> dict[str, int]:
+        """patient_id → fold."""
+        return {p.patient_id: p.fold for p in self.pairs}
+
+    def pairs_in(self, folds: Iterable[int]) -> tuple[PairEntry, ...]:
+        chosen = set(folds)
+        return tuple(p for p in self.pairs if p.fold in chosen)
+
+    def to_dict(self) -> dict[str, Any]:
+        value = dataclasses.asdict(self)
+        return {"schema_version": value.pop("schema_version"), **value}
+
+
+def shard_paths(folder: Path, pairs: Iterable[PairEntry]) -> list[Path]:
+    """The shard files of some pairs, in the manifest's order."""
+    return [folder / shard.file for pair in pairs for shard in pair.shards]
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> Path:
+    """Writes `folder`/manifest.json atomically, after checking it. Raises VerificationError, OutputError."""
+    path = folder / MANIFEST
+    _check(path, manifest)
+    write_json(path, manifest.to_dict())
+    return path
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Reads and checks `folder`/manifest.json (not the shards: `vstain records verify` does).
+
+    Raises InputError when there is none or it is of another schema version, VerificationError when it contradicts
+    itself, above all when a patient stands in two folds.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise InputError(
+            f"{folder}: expected a folder of records with {MANIFEST}. Received a folder without it.",
+            hint="vstain build-records PAIRS.csv --out DIR makes one.",
+        )
+    value = read_json(path, "the manifest of a folder of records")
+    version = value.get("schema_version") if isinstance(value, dict) else None
+    if version != SCHEMA_VERSION:
+        raise InputError(
+            f"{path}: expected schema_version {SCHEMA_VERSION}. Received: {version!r}",
+            hint="Build the records again with this version of vstain; the work folder is used where it still fits.",
+        )
+    try:
+        manifest: Manifest = _from_json(Manifest, value, "manifest")
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from None
+    _check(path, manifest)
+    return manifest
+
+
+def _check(path: Path, manifest: Manifest) -> None:
+    problems: list[str] = []
+    folds: dict[str, int] = {}
+    names: set[str] = set()
+    files: set[str] = set()
+    for pair in manifest.pairs:
+        if folds.setdefault(pair.patient_id, pair.fold) != pair.fold:
+            problems.append(f"the patient of pair {pair.pair} is in two folds")
+        if not 0 <= pair.fold < manifest.n_folds:
+            problems.append(f"pair {pair.pair}: fold {pair.fold} is not one of 0 to {manifest.n_folds - 1}")
+        if pair.pair in names:
+            problems.append(f"pair {pair.pair} is listed twice")
+        names.add(pair.pair)
+        if sum(s.records for s in pair.shards) != pair.n_records:
+            problems.append(f"pair {pair.pair}: its shards do not add up to {pair.n_records} records")
+        for shard in pair.shards:
+            if Path(shard.file).name != shard.file or shard.file in files:
+                problems.append(f"pair {pair.pair}: shard {shard.file!r} is outside the folder or listed twice")
+            files.add(shard.file)
+    if problems:
+        raise VerificationError(f"{path}: the manifest contradicts itself:\n" + "\n".join(f"  - {p}" for p in problems))
+
+
+def _from_json(hint: Any, value: Any, where: str) -> Any:
+    """JSON → the annotated type; ValueError names the place."""
+    if dataclasses.is_dataclass(hint):
+        return _dataclass_from_json(hint, value, where)
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return None if value is None else _from_json(typing.get_args(hint)[0], value, where)
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, list):
+            raise ValueError(f"{where}: expected a list. Received: {type(value).__name__}")
+        item = typing.get_args(hint)[0]
+        return tuple(_from_json(item, v, f"{where}[{i}]") for i, v in enumerate(value))
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise ValueError(f"{where}: expected {hint.__name__}. Received: {value!r}")
+    return value
+
+
+def _dataclass_from_json(cls: Any, value: Any, where: str) -> Any:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{where}: expected an object. Received: {type(value).__name__}")
+    hints = typing.get_type_hints(cls)
+    if set(value) != set(hints):
+        missing, unknown = sorted(set(hints) - set(value)), sorted(set(value) - set(hints))
+        raise ValueError(f"{where}: missing keys {missing}, unknown keys {unknown}")
+    return cls(**{key: _from_json(hint, value[key], f"{where}.{key}") for key, hint in hints.items()})
