@@ -1,0 +1,147 @@
+"""The network: uint8 crop in; per marker a ratio and the expected number of tumour cells out.
+
+InceptionV3: Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", CVPR 2016, as built by
+`keras.applications`. Scaling to −1…1 is a layer of the network, so that nobody can forget it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import keras
+
+from virtual_stain.config.training import ModelSettings
+from virtual_stain.errors import ConfigError
+from virtual_stain.markers import Marker
+from virtual_stain.model.precision import layers_in
+from virtual_stain.model.small_cnn import small_cnn
+from virtual_stain.model.weights import load_backbone_weights
+
+CELLS = "_tumour_cells"
+"""Suffix of the second output's name."""
+_LOGIT = "_logit"
+_LOG_CELLS = "_log_cells"
+_MAX_LOG_CELLS = 9.0  # 8,000 cells: more than any crop holds; keeps a wild start from overflowing
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """One set of layers, seen three ways."""
+
+    model: keras.Model
+    """uint8[B, crop, crop, 3] → {"ki67": float32[B] in 0…1, "ki67_tumour_cells": float32[B] ≥ 0, …} of a crop."""
+    logits: keras.Model
+    """The same before the last functions: {"ki67_logit": float32[B], "ki67_log_cells": float32[B], …}; for losses."""
+    features: keras.Model
+    """uint8[B, crop, crop, 3] → float32[B, F], pooled features before the head."""
+    head: tuple[keras.layers.Layer, ...]
+    """The layers after the pooling, in a fixed order."""
+    markers: tuple[Marker, ...]
+    crop_px: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildOptions:
+    """What a recipe and a run decide about the network, beside [model]."""
+
+    seed: int = 0
+    precision: str = "float32"
+    """"float32" or "mixed_bfloat16"."""
+    freeze_batch_norm: bool = False
+    """BatchNormalization in inference mode also while training (fine-tuning)."""
+    load_weights: bool = True
+    """False: random starting weights, whatever [model] weights says (a checkpoint follows)."""
+
+
+def build_network(settings: ModelSettings, markers: Sequence[Marker], options: BuildOptions) -> Network:
+    """Builds the network with its starting weights.
+
+    Raises ModelError when the weights cannot be had, ConfigError for settings that cannot work together.
+    """
+    if options.freeze_batch_norm and settings.weights == "none":
+        raise ConfigError(
+            'Recipe "finetune" keeps BatchNormalization fixed, which has no sense with random weights.',
+            hint='Set model.weights to "imagenet" or a file, or training.recipe to "scratch" or "inception".',
+        )
+    crop = settings.crop_px
+    with layers_in(options.precision):
+        backbone = _backbone(settings)
+        _seed_kernels(backbone, options.seed)
+        _set_batch_norm_momentum(backbone, settings.batch_norm_momentum)
+        if options.load_weights:
+            load_backbone_weights(backbone, settings)
+        inputs = keras.Input((crop, crop, 3), dtype="uint8", name="crop")
+        scaled = keras.layers.Rescaling(1 / 127.5, offset=-1.0, name="scale_to_one")(inputs)
+        maps = backbone(scaled, training=False) if options.freeze_batch_norm else backbone(scaled)
+        # float32 from here on: a mean over the map and the last layer are cheap, and their rounding is not
+        pooled = keras.layers.GlobalAveragePooling2D(name="pool", dtype="float32")(maps)
+        head, logits = _head(pooled, markers, settings.dropout, options.seed)
+    return Network(
+        model=keras.Model(inputs, _readings(logits, markers), name="virtual_stain"),
+        logits=keras.Model(inputs, logits, name="logits"),
+        features=keras.Model(inputs, pooled, name="features"),
+        head=head,
+        markers=tuple(markers),
+        crop_px=crop,
+    )
+
+
+def _backbone(settings: ModelSettings) -> keras.Model:
+    if settings.kind == "small_cnn":
+        return small_cnn(settings.crop_px)
+    shape = (settings.crop_px, settings.crop_px, 3)
+    return keras.applications.InceptionV3(include_top=False, weights=None, input_shape=shape)
+
+
+def _seed_kernels(backbone: keras.Model, seed: int) -> None:
+    # `keras.applications` draws from the process-wide generator; drawing again, layer by layer, needs no global seed
+    for index, layer in enumerate(backbone.layers):
+        if isinstance(layer, keras.layers.Conv2D):
+            shape = tuple(layer.kernel.shape)
+            layer.kernel.assign(keras.initializers.GlorotUniform(seed=seed * 1009 + index)(shape))
+
+
+def _set_batch_norm_momentum(backbone: keras.Model, momentum: float) -> None:
+    for layer in backbone.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = momentum
+
+
+def _head(
+    pooled: keras.KerasTensor, markers: Sequence[Marker], dropout: float, seed: int
+) -> tuple[tuple[keras.layers.Layer, ...], dict[str, keras.KerasTensor]]:
+    x = keras.layers.Dropout(dropout, seed=seed, name="dropout", dtype="float32")(pooled) if dropout else pooled
+    layers: list[keras.layers.Layer] = []
+    outputs: dict[str, keras.KerasTensor] = {}
+    for index, marker in enumerate(markers):
+        for offset, suffix in enumerate((_LOGIT, _LOG_CELLS)):
+            # small starting weights: the first predictions are the bias, i.e. the mean of the training set
+            initializer = keras.initializers.RandomNormal(stddev=0.001, seed=seed * 1009 + 500 + 2 * index + offset)
+            name = marker.value + suffix
+            layer = keras.layers.Dense(1, kernel_initializer=initializer, name=name, dtype="float32")
+            layers.append(layer)
+            outputs[name] = keras.ops.squeeze(layer(x), -1)
+    return tuple(layers), outputs
+
+
+def _readings(logits: dict[str, keras.KerasTensor], markers: Sequence[Marker]) -> dict[str, keras.KerasTensor]:
+    readings = {}
+    for marker in markers:
+        readings[marker.value] = keras.ops.sigmoid(logits[marker.value + _LOGIT])
+        log_cells = keras.ops.clip(logits[marker.value + _LOG_CELLS], -_MAX_LOG_CELLS, _MAX_LOG_CELLS)
+        readings[marker.value + CELLS] = keras.ops.exp(log_cells)
+    return readings
+
+
+def set_starting_outputs(network: Network, ratio: dict[Marker, float], cells_per_crop: dict[Marker, float]) -> None:
+    """Sets the head's biases so that the first prediction is the mean of the training set, not 0.5 and 1 cell.
+
+    `ratio`: positive fraction in 0…1; `cells_per_crop`: mean number of tumour cells of a crop, ≥ 0.
+    """
+    by_name = {layer.name: layer for layer in network.head}
+    for marker in network.markers:
+        p = min(max(ratio[marker], 0.005), 0.995)
+        cells = max(cells_per_crop[marker], 0.05)
+        by_name[marker.value + _LOGIT].bias.assign([float(keras.ops.log(p / (1 - p)))])
+        by_name[marker.value + _LOG_CELLS].bias.assign([float(keras.ops.log(cells))])

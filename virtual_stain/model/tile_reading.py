@@ -1,0 +1,52 @@
+"""From the network's crops to the reading of a tile: the one place where that is defined, inside the graph."""
+
+from __future__ import annotations
+
+import keras
+import tensorflow as tf
+
+from virtual_stain.errors import ConfigError
+from virtual_stain.model.build import CELLS
+
+PADDING_MIN = 253
+"""A crop whose every value is at least this holds nothing but padding or empty glass."""
+
+
+def crops_per_side(tile_px: int, crop_px: int) -> int:
+    """Crops along a tile's side. Raises ConfigError unless they cover the tile exactly."""
+    if crop_px > tile_px or tile_px % crop_px:
+        raise ConfigError(
+            f"model.crop_px: expected a whole number of crops in a tile of {tile_px} px. Received: {crop_px}",
+            hint=f"For example crop_px = {tile_px // 2}.",
+        )
+    return tile_px // crop_px
+
+
+def crop_grid(tiles: tf.Tensor, crop_px: int) -> tf.Tensor:
+    """uint8[B, T, T, 3] → uint8[B·g², crop, crop, 3], g = T / crop; per tile row by row from the top left."""
+    side = tiles.shape[1]
+    if side is None or tiles.shape[2] != side:
+        raise ValueError(f"Expected square tiles of a known size. Received: {tiles.shape}")
+    g = crops_per_side(side, crop_px)
+    blocks = tf.reshape(tiles, (-1, g, crop_px, g, crop_px, 3))
+    return tf.reshape(tf.transpose(blocks, (0, 1, 3, 2, 4, 5)), (-1, crop_px, crop_px, 3))
+
+
+def tile_reading(model: keras.Model, tiles: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Graph-side: uint8[B, T, T, 3] → {"ki67": float32[B], "ki67_tumour_cells": float32[B], …}.
+
+    The ratio is the mean over the non-overlapping crop grid, the expected cells are its sum; crops that are all
+    padding are left out of both. A tile that is nothing but padding has ratio NaN (there is none) and 0 cells.
+    """
+    crop_px = int(model.input_shape[1])
+    crops = crop_grid(tiles, crop_px)
+    per_tile = crops_per_side(int(tiles.shape[1]), crop_px) ** 2
+    shown = tf.reduce_any(crops < PADDING_MIN, axis=(1, 2, 3))
+    present = tf.reshape(tf.cast(shown, tf.float32), (-1, per_tile))
+    count = tf.reduce_sum(present, axis=1)
+    readings = {}
+    for name, values in model(crops, training=False).items():
+        total = tf.reduce_sum(tf.reshape(tf.cast(values, tf.float32), (-1, per_tile)) * present, axis=1)
+        # 0 / 0 is NaN on purpose: a missing ratio is never a number
+        readings[name] = total if name.endswith(CELLS) else total / count
+    return readings
