@@ -22,7 +22,8 @@ class TilingSettings:
         require_range("window_um", self.window_um, 10, 5000)
         require_range("tile_px", self.tile_px, 32, 8192)
         if self.stride_um is not None:
-            require_range("stride_um", self.stride_um, 1, 5000)
+            # a longer step would leave tissue between the windows
+            require_range("stride_um", self.stride_um, 1, self.window_um)
 
     @property
     def tile_mpp(self) -> float:

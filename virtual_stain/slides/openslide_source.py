@@ -1,0 +1,120 @@
+"""Slides through OpenSlide: the only module that knows its handles, properties and conventions.
+
+OpenSlide addresses a region in level-0 pixels: it reads level `l` from x0 / downsample on, interpolating linearly
+where that is not whole (measured with 4.0.1). `read` therefore reports the position that was really read.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import openslide
+
+from virtual_stain.errors import SlideError
+from virtual_stain.geometry import Box, Size
+from virtual_stain.slides.resolution import MppClaim, um_per_px_from_tags
+from virtual_stain.slides.source import Rgb
+
+# formats of several files: the named one is only an index, OpenSlide's own hash covers the rest
+_MANY_FILES = ("mirax", "dicom", "hamamatsu-vms", "hamamatsu-vmu", "trestle")
+
+
+class OpenSlideSource:
+    """One file opened with OpenSlide. Not shared between processes: pass `SlideRef` and open again."""
+
+    def __init__(self, path: Path, handle: openslide.OpenSlide) -> None:
+        self._path = path
+        self._handle: openslide.OpenSlide | None = handle
+        properties = dict(handle.properties)
+        self.format: str = properties.get("openslide.vendor", "unknown")
+        self.level_sizes = tuple(Size(w, h) for w, h in handle.level_dimensions)
+        self._downsamples = tuple(float(d) for d in handle.level_downsamples)
+        self.notes: tuple[str, ...] = ()
+        self.bounds = _bounds(properties)
+        self.claims = _claims(properties, self.format)
+        self._quickhash = properties.get("openslide.quickhash-1")
+
+    def read(self, level: int, x: int, y: int, size: Size) -> tuple[Rgb, float, float]:
+        downsample = self._downsamples[level]
+        x0, y0 = round(x * downsample), round(y * downsample)
+        try:
+            image = self._open().read_region((x0, y0), level, (size.width, size.height))
+        except openslide.OpenSlideError as error:
+            # OpenSlide's handle is dead after its first error; a fresh one can still read other regions
+            self.close()
+            raise SlideError(
+                f"{self._path}: region x={x0} y={y0} (level-0 px), {size.width} × {size.height} px of level {level} "
+                f"cannot be read: {error}",
+                hint="The file is probably truncated or damaged: copy or scan it again.",
+            ) from None
+        return _on_white(np.asarray(image)), x0 / downsample, y0 / downsample
+
+    def quickhash(self) -> str | None:
+        return self._quickhash if self.format in _MANY_FILES else None
+
+    def close(self) -> None:
+        if self._handle is not None:
+            self._handle.close()
+            self._handle = None
+
+    def _open(self) -> openslide.OpenSlide:
+        if self._handle is None:
+            self._handle = openslide.OpenSlide(self._path)
+        return self._handle
+
+
+def try_openslide(path: Path) -> OpenSlideSource | None:
+    """The slide, or None when OpenSlide does not know the format.
+
+    Raises SlideError when OpenSlide knows the format but refuses the file.
+    """
+    try:
+        return OpenSlideSource(path, openslide.OpenSlide(path))
+    except openslide.OpenSlideUnsupportedFormatError:
+        return None
+    except (openslide.OpenSlideError, ValueError) as error:
+        vendor = openslide.OpenSlide.detect_format(path) or "unknown"
+        raise SlideError(
+            f"{path}: OpenSlide knows the format ({vendor}) but cannot open the file: {error}",
+            hint="The file is damaged or of an unsupported kind; convert it to a tiled pyramidal TIFF.",
+        ) from None
+
+
+def _on_white(rgba: npt.NDArray[np.uint8]) -> Rgb:
+    alpha = rgba[..., 3:]
+    if (alpha == 255).all():
+        return np.ascontiguousarray(rgba[..., :3])
+    a = alpha.astype(np.uint16)
+    blended = (rgba[..., :3] * a + 255 * (255 - a) + 127) // 255
+    return blended.astype(np.uint8)
+
+
+def _bounds(properties: dict[str, str]) -> Box | None:
+    values = [_number(properties.get(f"openslide.bounds-{name}")) for name in ("x", "y", "width", "height")]
+    numbers = [v for v in values if v is not None and math.isfinite(v)]
+    if len(numbers) != 4 or min(numbers[2:]) <= 0:
+        return None
+    return Box(*numbers)
+
+
+def _claims(properties: dict[str, str], vendor: str) -> tuple[MppClaim, ...]:
+    x, y = (_number(properties.get(f"openslide.mpp-{axis}")) for axis in "xy")
+    claims = [MppClaim(x, y, "openslide", from_print_tags=vendor == "generic-tiff")]
+    unit = {"centimeter": "cm", "inch": "inch"}.get(properties.get("tiff.ResolutionUnit", ""), "none")
+    tags = [_number(properties.get(f"tiff.{axis}Resolution")) for axis in "XY"]
+    tag_x, tag_y = (None if t is None else um_per_px_from_tags(t, unit) for t in tags)
+    if vendor != "generic-tiff":  # there OpenSlide's own value is read from the same tags
+        claims.append(MppClaim(tag_x, tag_y, "tiff-tags", from_print_tags=True))
+    return tuple(claims)
+
+
+def _number(text: str | None) -> float | None:
+    if text is None:
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")

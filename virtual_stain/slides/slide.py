@@ -1,0 +1,213 @@
+"""A slide: levels, bounds, pixel size, pixels. OpenSlide formats and plain images look the same from here.
+
+Frames (docs/coordinates.md): px0 is the *uncropped* level 0; `bounds` is the scanned part of it. Label and macro
+images are never read: they may show a patient's name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+
+from virtual_stain.errors import ResolutionError, SlideError
+from virtual_stain.files import sha256_file
+from virtual_stain.geometry import Affine2D, Box, Size
+from virtual_stain.slides.image_source import try_image
+from virtual_stain.slides.openslide_source import try_openslide
+from virtual_stain.slides.resolution import Mpp, resolve_mpp
+from virtual_stain.slides.source import Patch, Rgb, Source
+from virtual_stain.slides.window import read_window
+
+_MAX_OVERVIEW_PX = 64_000_000  # a coarser overview is made beyond this; its transform says how coarse
+
+
+@dataclass(frozen=True, slots=True)
+class SlideRef:
+    """Where a slide is and what the user said about it; picklable, for workers."""
+
+    path: Path
+    mpp_override: tuple[float, float] | None = None
+    """µm per level-0 px, (x, y); wins over what the file says."""
+    name: str | None = None
+
+    @property
+    def stem(self) -> str:
+        """The given name, else the file's name without its suffix (both, for .ome.tif)."""
+        if self.name is not None:
+            return self.name
+        stem = self.path.stem
+        return stem[:-4] if stem.lower().endswith(".ome") else stem
+
+
+@dataclass(frozen=True, eq=False)
+class Overview:
+    """A small picture of `bounds`."""
+
+    image: Rgb
+    """uint8[H, W, 3]."""
+    px0_from_ov: Affine2D
+
+
+class Slide:
+    """An open slide; a context manager. Made by `open_slide`."""
+
+    def __init__(self, ref: SlideRef, source: Source) -> None:
+        self.ref = ref
+        self._source = source
+        resolution = resolve_mpp(ref.path, ref.mpp_override, source.claims)
+        self.mpp: Mpp | None = resolution.mpp
+        self.notes: tuple[str, ...] = source.notes + resolution.notes
+        self.warnings: tuple[str, ...] = resolution.warnings
+        self.level_sizes: tuple[Size, ...] = source.level_sizes
+        self.level_scales: tuple[tuple[float, float], ...] = tuple(_scales(self.size, s) for s in self.level_sizes)
+        """px0 per level px along x and y."""
+
+    def __enter__(self) -> Slide:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._source.close()
+
+    @property
+    def path(self) -> Path:
+        return self.ref.path
+
+    @property
+    def name(self) -> str:
+        return self.ref.stem
+
+    @property
+    def format(self) -> str:
+        """OpenSlide's vendor ("hamamatsu", "aperio", "generic-tiff" …) or "image/jpeg", "image/png", "image/tiff"."""
+        return self._source.format
+
+    @property
+    def size(self) -> Size:
+        """Level 0, px0."""
+        return self.level_sizes[0]
+
+    @property
+    def level_count(self) -> int:
+        return len(self.level_sizes)
+
+    @property
+    def level_downsamples(self) -> tuple[float, ...]:
+        """px0 per level px, the mean of both axes (they differ by rounding only)."""
+        return tuple(math.sqrt(x * y) for x, y in self.level_scales)
+
+    @cached_property
+    def bounds(self) -> Box:
+        """The scanned part in px0, cut to level 0; all of level 0 where the file names none."""
+        whole = Box(0.0, 0.0, float(self.size.width), float(self.size.height))
+        if self._source.bounds is None:
+            return whole
+        return whole.intersection(self._source.bounds) or whole
+
+    def read_patch(self, level: int, x: int, y: int, size: Size) -> Patch:
+        """`size` px of `level` from level px (x, y) on; white outside the scan.
+
+        The transform is exact, also where the file's levels do not fall on whole pixels.
+        Raises SlideError naming file and region.
+        """
+        image, x_read, y_read = self._source.read(level, x, y, size)
+        scale_x, scale_y = self.level_scales[level]
+        return Patch(
+            image,
+            Affine2D.scale_and_shift("px0", "patch", (scale_x, scale_y), (x_read * scale_x, y_read * scale_y)),
+        )
+
+    def read_level(self, level: int, x_px0: float, y_px0: float, size: Size) -> Rgb:
+        """uint8[H, W, 3] RGB of `level`, from the level pixel nearest to the level-0 position (x_px0, y_px0) on.
+
+        White outside the scan. Raises SlideError naming file and region.
+        """
+        scale_x, scale_y = self.level_scales[level]
+        return self.read_patch(level, round(x_px0 / scale_x), round(y_px0 / scale_y), size).image
+
+    def overview(self, *, mpp: float | None = None, max_px: int | None = None) -> Overview:
+        """A picture of `bounds` at `mpp` µm/px, or with its longer side at most `max_px`; give exactly one.
+
+        Never finer than level 0. Raises ResolutionError for `mpp` on a slide without pixel size, SlideError.
+        """
+        bounds = self.bounds
+        if (mpp is None) == (max_px is None):
+            raise ValueError(f"Expected mpp or max_px. Received: mpp={mpp}, max_px={max_px}")
+        if mpp is not None:
+            if self.mpp is None:
+                raise ResolutionError(f"{self.path}: the slide carries no pixel size.", hint="Pass it with --mpp.")
+            target = max(mpp, self.mpp.x, self.mpp.y)
+            scale_x, scale_y = target / self.mpp.x, target / self.mpp.y
+        else:
+            assert max_px is not None
+            scale_x = scale_y = max(1.0, bounds.width / max_px, bounds.height / max_px)
+        coarser = max(1.0, math.sqrt(bounds.area / scale_x / scale_y / _MAX_OVERVIEW_PX))
+        scale_x, scale_y = scale_x * coarser, scale_y * coarser
+        # the picture covers the bounds exactly, so its pixels are wider or narrower than asked for by a little
+        out = Size(max(1, round(bounds.width / scale_x)), max(1, round(bounds.height / scale_y)))
+        scale = bounds.width / out.width, bounds.height / out.height
+        image = read_window(self, bounds, out)
+        return Overview(image, Affine2D.scale_and_shift("px0", "ov", scale, (bounds.x, bounds.y)))
+
+    def content_hash(self) -> str:
+        """sha256 (hex) of the file's bytes; where a slide is many files, of these and OpenSlide's own hash.
+
+        Reads the whole file: callers keep the result. Raises InputError.
+        """
+        digest = sha256_file(self.path)
+        quick = self._source.quickhash()
+        return digest if quick is None else hashlib.sha256(f"{digest} {quick}".encode()).hexdigest()
+
+
+def open_slide(ref: SlideRef) -> Slide:
+    """Opens a slide file or a plain image.
+
+    Raises SlideError (missing, unreadable, unsupported, too large) or ResolutionError (unusable override).
+    """
+    path = ref.path
+    _check_readable(path)
+    source: Source | None = try_openslide(path) or try_image(path)
+    if source is None:
+        raise SlideError(
+            f"{path}: expected a slide (NDPI, SVS, MRXS, tiled TIFF, DICOM …) or an image (JPEG, PNG, TIFF). "
+            "Received: a file of another kind, or a damaged one.",
+        )
+    try:
+        return Slide(ref, source)
+    except BaseException:
+        source.close()
+        raise
+
+
+def _check_readable(path: Path) -> None:
+    try:
+        if path.is_dir():
+            raise SlideError(f"{path}: expected a slide file. Received: a folder.")
+        with path.open("rb") as stream:
+            empty = not stream.read(1)
+    except FileNotFoundError:
+        raise SlideError(f"{path}: no such file.") from None
+    except OSError as error:
+        raise SlideError(f"{path}: cannot be read: {error.strerror}.") from None
+    if empty:
+        raise SlideError(f"{path}: the file is empty.")
+
+
+def _scales(full: Size, level: Size) -> tuple[float, float]:
+    """px0 per level px. Writers halve (or divide by a whole number) and drop or pad what is left over, so a level of
+    2221 px under one of 4443 px has scale 2 and not 4443 / 2221: that would be 1 px wrong at the far end."""
+    ratio = math.sqrt(full.area / level.area)
+    whole = round(ratio)
+    if whole >= 1 and _divided(full.width, level.width, whole) and _divided(full.height, level.height, whole):
+        return float(whole), float(whole)
+    return full.width / level.width, full.height / level.height
+
+
+def _divided(full: int, part: int, by: int) -> bool:
+    return part in (max(1, full // by), -(-full // by))
