@@ -1,4 +1,4 @@
-"""[scoring]: how a slide's reading is made from its tiles. Geometry comes from the bundle, never from here."""
+"""[scoring]: how a slide's reading is made from its tiles. Geometry and thresholds come from the bundle, never from here."""
 
 from __future__ import annotations
 
@@ -15,7 +15,22 @@ class ScoringSettings:
     """Tiles in the source's top mean."""
     batch_size: int = 8
     """Tiles per call of the network."""
+    read_ahead_batches: int = 2
+    """Batches of tiles that may wait for the network in memory; a 1024-px tile is 3 MB."""
+    read_timeout_s: float = 300.0
+    """Without a single tile for so long the slide counts as unreadable (a stalled network share)."""
+    low_tissue_mm2: float = 1.0
+    """Less tissue than this on a slide is flagged low_tissue."""
+    few_cells: int = 500
+    """Fewer expected tumour cells on a slide are flagged (IKWG: count at least 500)."""
+    gallery_tiles: int = 30
+    """Tiles with the highest readings shown in the HTML report."""
 
     def __post_init__(self) -> None:
         require_range("top_n", self.top_n, 1, 100_000)
         require_range("batch_size", self.batch_size, 1, 4096)
+        require_range("read_ahead_batches", self.read_ahead_batches, 1, 64)
+        require_range("read_timeout_s", self.read_timeout_s, 0.1, 86_400)
+        require_range("low_tissue_mm2", self.low_tissue_mm2, 0, 10_000)
+        require_range("few_cells", self.few_cells, 0, 1_000_000)
+        require_range("gallery_tiles", self.gallery_tiles, 0, 200)

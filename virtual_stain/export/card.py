@@ -1,0 +1,143 @@
+"""The model card: everything that a scorer must know about a model, and nothing that it may choose itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from virtual_stain.config.tiling import TilingSettings
+from virtual_stain.errors import ConfigError, VerificationError
+from virtual_stain.markers import Marker, ValueDefinition, parse_marker, require_built, require_nuclear
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelCard:
+    """Markers, geometry, thresholds and origin of one model version."""
+
+    name: str
+    """ASCII letters, digits, _ . -: the model's name for TF Serving."""
+    version: int
+    markers: tuple[Marker, ...]
+    """One output pair each: `<marker>` (fraction) and `<marker>_tumour_cells` (expected count)."""
+    value_definition: ValueDefinition
+    tiling: TilingSettings
+    """Window (µm), tile (px) and stride (µm): the same grid as when the records were built."""
+    crop_px: int
+    """Side of the square that the network sees; a tile's reading is the mean over its grid of these."""
+    min_tissue_fraction: float
+    """A tile with less tissue carries no reading."""
+    min_tumour_cells: float
+    """A tile with fewer expected tumour cells carries no reading."""
+    patient_key_fingerprint: str = ""
+    training_slides: tuple[str, ...] = ()
+    """Keyed hashes of the training slides' content; empty: unknown."""
+    training: Mapping[str, Any] = field(default_factory=dict)
+    """Summary of the training, with held-out figures when they are known."""
+    software: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _require(
+            bool(self.name) and self.name.isascii() and all(c.isalnum() or c in "_.-" for c in self.name),
+            "name",
+            "ASCII letters, digits, _ . -",
+            self.name,
+        )
+        _require(self.version >= 1, "version", "an integer ≥ 1", self.version)
+        _require(
+            bool(self.markers) and len(set(self.markers)) == len(self.markers),
+            "markers",
+            "distinct markers",
+            self.markers,
+        )
+        _require(1 <= self.crop_px <= self.tiling.tile_px, "crop_px", f"1 to {self.tiling.tile_px}", self.crop_px)
+        _require(
+            0 <= self.min_tissue_fraction <= 1, "thresholds.min_tissue_fraction", "0 to 1", self.min_tissue_fraction
+        )
+        _require(
+            math.isfinite(self.min_tumour_cells) and self.min_tumour_cells >= 0,
+            "thresholds.min_tumour_cells",
+            "a number ≥ 0",
+            self.min_tumour_cells,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; `card_from_json` reads them back. Also what the `describe` signature answers."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "name": self.name,
+            "version": self.version,
+            "markers": [m.value for m in self.markers],
+            "value_definition": self.value_definition.value,
+            "unit": self.value_definition.unit,
+            "window_um": self.tiling.window_um,
+            "stride_um": self.tiling.step_um,
+            "tile_px": self.tiling.tile_px,
+            "tile_mpp": self.tiling.tile_mpp,
+            "crop_px": self.crop_px,
+            "thresholds": {
+                "min_tissue_fraction": self.min_tissue_fraction,
+                "min_tumour_cells": self.min_tumour_cells,
+            },
+            "patient_key_fingerprint": self.patient_key_fingerprint,
+            "training_slides": list(self.training_slides),
+            "training": dict(self.training),
+            "software": dict(self.software),
+        }
+
+
+def cells_key(marker: Marker) -> str:
+    """Name of the model's second output and of the column in tiles.csv."""
+    return f"{marker.value}_tumour_cells"
+
+
+def card_from_json(value: Mapping[str, Any], where: str) -> ModelCard:
+    """The inverse of `ModelCard.to_json`; `where` names the file or server in errors.
+
+    Raises VerificationError for a card that is not ours, not whole, or of a kind that is not built: a value
+    that is not understood is never scored in silence.
+    """
+    if value.get("schema_version") != SCHEMA_VERSION:
+        raise VerificationError(
+            f"{where}: expected a model card with schema_version {SCHEMA_VERSION}. "
+            f"Received: {value.get('schema_version')!r}",
+            hint="Use the version of virtual_stain that exported it, or export the run again.",
+        )
+    try:
+        thresholds = value["thresholds"]
+        card = ModelCard(
+            name=str(value["name"]),
+            version=int(value["version"]),
+            markers=tuple(parse_marker(str(m)) for m in value["markers"]),
+            value_definition=ValueDefinition(value["value_definition"]),
+            tiling=TilingSettings(
+                window_um=float(value["window_um"]),
+                tile_px=int(value["tile_px"]),
+                stride_um=float(value["stride_um"]),
+            ),
+            crop_px=int(value["crop_px"]),
+            min_tissue_fraction=float(thresholds["min_tissue_fraction"]),
+            min_tumour_cells=float(thresholds["min_tumour_cells"]),
+            patient_key_fingerprint=str(value["patient_key_fingerprint"]),
+            training_slides=tuple(str(h) for h in value["training_slides"]),
+            training=dict(value["training"]),
+            software={str(k): str(v) for k, v in value["software"].items()},
+        )
+        require_built(card.value_definition)
+        for marker in card.markers:
+            require_nuclear(marker)
+    except KeyError as error:
+        raise VerificationError(f"{where}: the model card lacks {error}.") from None
+    except (TypeError, ValueError, AttributeError) as error:
+        raise VerificationError(f"{where}: the model card is not usable: {error}") from None
+    except ConfigError as error:
+        raise VerificationError(f"{where}: {error.message}", hint=error.hint) from None
+    return card
+
+
+def _require(condition: bool, name: str, expected: str, received: object) -> None:
+    if not condition:
+        raise ValueError(f"{name}: expected {expected}. Received: {received!r}")

@@ -1,0 +1,148 @@
+"""A trained network as a SavedModel bundle: bytes or uint8 in, readings out, the same graph locally and served.
+
+Signatures, all answering dicts with stable names:
+
+    serving_default   image_bytes: string[B], JPEG or PNG of a whole tile → {marker: float32[B], marker_tumour_cells: …}
+    uint8             tiles: uint8[B, T, T, 3] RGB                        → the same
+    describe          query: string[B], any text                          → {"card": string[B]}, the model card as JSON
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from virtual_stain.errors import ModelError, OutputError
+from virtual_stain.export.bundle import versions, write_bundle_json
+from virtual_stain.export.card import ModelCard, cells_key
+from virtual_stain.export.serving import prediction_log, write_serving_files
+from virtual_stain.files import folder_lock, output_errors
+
+TileReading = Callable[[tf.Tensor], Mapping[str, tf.Tensor]]
+"""tiles uint8[B, T, T, 3] → {marker: float32[B], marker_tumour_cells: float32[B]}, in graph operations."""
+
+WARMUP = "assets.extra/tf_serving_warmup_requests"
+
+
+def write_bundle(
+    reading: TileReading,
+    variables: Sequence[tf.Variable],
+    card: ModelCard,
+    out: Path,
+    *,
+    version: int | None = None,
+) -> Path:
+    """Writes `out`/<version> and `out`/serving; returns the version's folder.
+
+    `version`: default the next free one; an existing one is never overwritten (`card.version` is replaced).
+    `variables`: every variable that `reading` uses. The bundle is written beside its place and renamed when it is
+    whole. Raises OutputError, ModelError (the network does not answer what the card says).
+    """
+    with folder_lock(out), output_errors(out):
+        existing = versions(out)
+        number = (max(existing, default=0) + 1) if version is None else version
+        target, temporary = out / str(number), out / f".new-{number}"
+        if target.exists():
+            raise OutputError(
+                f"{target}: this version exists, and versions are never overwritten.",
+                hint=f"Leave --version out for the next free one, {max(existing, default=0) + 1}.",
+            )
+        shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
+        try:
+            final = dataclasses.replace(card, version=number)
+            _save(reading, variables, final, temporary)
+            _write_warmup(final, temporary)
+            _sync(temporary)
+            write_bundle_json(temporary, final)
+            temporary.rename(target)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        write_serving_files(out, card.name)
+    return target
+
+
+def _save(reading: TileReading, variables: Sequence[tf.Variable], card: ModelCard, folder: Path) -> None:
+    names = [name for m in card.markers for name in (m.value, cells_key(m))]
+    side = card.tiling.tile_px
+    text = json.dumps(card.to_json(), ensure_ascii=False, sort_keys=True, allow_nan=False)
+    module = tf.Module()
+    module.used_variables = list(variables)  # what the graphs capture must be saved with them
+
+    def answer(tiles: tf.Tensor) -> dict[str, tf.Tensor]:
+        outputs = reading(tiles)
+        if set(outputs) != set(names):
+            raise ModelError(f"expected a network that answers {names}. Received: {sorted(outputs)}")
+        return {name: tf.cast(tf.reshape(outputs[name], [-1]), tf.float32) for name in names}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")], autograph=False)
+    def from_bytes(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        # on a GPU server the decoder has no kernel and the whole loop must say so
+        with tf.device("/CPU:0"):
+            tiles = tf.map_fn(
+                lambda data: _decode(data, side, card.tiling.tile_mpp),
+                image_bytes,
+                fn_output_signature=tf.TensorSpec([side, side, 3], tf.uint8),
+            )
+        return answer(tiles)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, side, side, 3], tf.uint8, name="tiles")], autograph=False)
+    def from_uint8(tiles: tf.Tensor) -> dict[str, tf.Tensor]:
+        return answer(tiles)
+
+    # an input of its own length: a batching server joins requests along it, and none may come without an input
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="query")], autograph=False)
+    def describe(query: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"card": tf.fill(tf.shape(query), tf.constant(text))}
+
+    module.from_bytes, module.from_uint8, module.describe = from_bytes, from_uint8, describe
+    signatures = {
+        "serving_default": from_bytes.get_concrete_function(),
+        "uint8": from_uint8.get_concrete_function(),
+        "describe": describe.get_concrete_function(),
+    }
+    tf.saved_model.save(module, str(folder), signatures=signatures)
+
+
+def _decode(data: tf.Tensor, side: int, mpp: float) -> tf.Tensor:
+    """JPEG or PNG bytes → uint8[side, side, 3]; another size is an error, never a resize: nuclei have a size."""
+    # the accurate inverse DCT is what libjpeg uses elsewhere; TensorFlow's own default is the fast one
+    image = tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")
+    message = f"Expected tiles of {side} × {side} px at {mpp:g} µm/px; they are not resized. Received:"
+    shape = tf.shape(image)
+    with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(shape == [side, side, 3]), [message, shape])]):
+        image = tf.identity(image)
+    image.set_shape([side, side, 3])  # a run-time check here would hide the sentence above
+    return image
+
+
+def _write_warmup(card: ModelCard, folder: Path) -> None:
+    """One tile and one `describe`: the server builds its graphs before the first client waits for them."""
+    path = folder / WARMUP
+    path.parent.mkdir(parents=True)
+    side = card.tiling.tile_px
+    pattern = np.add.outer(np.arange(side), np.arange(side)) % 64
+    tile = np.stack([230 - pattern, 170 - pattern, 210 - pattern], axis=-1).astype(np.uint8)  # not padding, not glass
+    requests = {
+        "serving_default": {"image_bytes": tf.constant([tf.io.encode_jpeg(tile, quality=95).numpy()])},
+        "describe": {"query": tf.constant([b""])},
+    }
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for signature, inputs in requests.items():
+            tensors = {k: tf.make_tensor_proto(v).SerializeToString() for k, v in inputs.items()}
+            writer.write(prediction_log(card.name, signature, tensors))
+
+
+def _sync(folder: Path) -> None:
+    """Everything on the disk before the rename makes it a version."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb+") as stream:
+                os.fsync(stream.fileno())
