@@ -1,0 +1,123 @@
+"""Patients as keyed hashes: a name never leaves the table it was read from.
+
+id = HMAC-SHA256(key, normalised name). The key is a file of the user: `VSTAIN_PATIENT_KEY` names it, else it is
+created once in the user's data folder, readable by the user alone. Its fingerprint, not the key, stands in manifests
+and bundles.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import logging
+import os
+import secrets
+import stat
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from virtual_stain.errors import ConfigError, InputError
+from virtual_stain.files import output_errors
+
+ENVIRONMENT_NAME = "VSTAIN_PATIENT_KEY"
+_MIN_KEY_BYTES = 16
+_log = logging.getLogger("vstain.patients")
+
+
+@dataclass(frozen=True, slots=True)
+class PatientKey:
+    """The secret of one user or lab; never printed."""
+
+    secret: bytes = field(repr=False)
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits that tell two keys apart and do not give the key away."""
+        return self._hmac(b"vstain patient key fingerprint")[:16]
+
+    def patient_id(self, name: str) -> str:
+        """64 hex digits; equal for spellings that differ in case, spaces or Unicode form only.
+
+        Two patients taken for one cost a little data; one taken for two would leak across a split.
+        """
+        return self._hmac(b"patient:" + normalised(name).encode("utf-8"))
+
+    def content_id(self, content_sha256: str) -> str:
+        """64 hex digits: a keyed hash of a slide's content hash, to recognise the slide with the key only."""
+        return self._hmac(b"slide:" + content_sha256.encode("ascii"))
+
+    def _hmac(self, message: bytes) -> str:
+        return hmac.new(self.secret, message, hashlib.sha256).hexdigest()
+
+
+def normalised(name: str) -> str:
+    """Unicode NFKC, case-folded, runs of white space as one space."""
+    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+
+
+def default_key_path(environment: Mapping[str, str] | None = None) -> Path:
+    """`patient.key` in the user's data folder (`XDG_DATA_HOME`, else ~/.local/share)."""
+    env = os.environ if environment is None else environment
+    base = env.get("XDG_DATA_HOME") or ""
+    if not Path(base).is_absolute():
+        base = str(Path(env.get("HOME") or Path.home()) / ".local" / "share")
+    return Path(base) / "virtual_stain" / "patient.key"
+
+
+def load_patient_key(environment: Mapping[str, str] | None = None) -> PatientKey:
+    """The key that `VSTAIN_PATIENT_KEY` names, else the user's own, which is created the first time.
+
+    Raises InputError when the file is missing, unreadable or too short, ConfigError for an empty variable,
+    OutputError when the user's own cannot be created.
+    """
+    env = os.environ if environment is None else environment
+    named = env.get(ENVIRONMENT_NAME)
+    if named is None:
+        path = default_key_path(env)
+        if not path.exists():
+            _create(path)
+        return _read(path)
+    if not named.strip():
+        raise ConfigError(f"{ENVIRONMENT_NAME}: expected the path of a key file. Received an empty value.")
+    return _read(Path(named))
+
+
+def _read(path: Path) -> PatientKey:
+    try:
+        data = path.read_bytes().strip()
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise InputError(
+            f"{path}: the patient key cannot be read: {error.strerror}.",
+            hint=f"{ENVIRONMENT_NAME} names an existing file; make one with: "
+            f"(umask 077; openssl rand -hex 32 > {path})",
+        ) from None
+    if len(data) < _MIN_KEY_BYTES:
+        raise InputError(
+            f"{path}: expected a patient key of at least {_MIN_KEY_BYTES} bytes. Received: {len(data)} bytes.",
+            hint=f"Make one with: (umask 077; openssl rand -hex 32 > {path})",
+        )
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        _log.warning("%s: the patient key can be read by other users; chmod 600 mends that.", path)
+    return PatientKey(data)
+
+
+def _create(path: Path) -> None:
+    """Creates the key whole or not at all; of two processes at once, one wins and both read the same file."""
+    with output_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(secrets.token_hex(32).encode("ascii") + b"\n")
+                stream.flush()
+                os.fsync(stream.fileno())
+            # link refuses where a file exists, so the first key stands for good; rename would replace it
+            with contextlib.suppress(FileExistsError):
+                os.link(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
