@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from virtual_stain.config.check import require_range
 from virtual_stain.markers import ValueDefinition
 
 
@@ -13,3 +14,89 @@ class CountingSettings:
 
     value_definition: ValueDefinition = ValueDefinition.POSITIVE_RATIO
     """Which number of a tile is its label."""
+    work_mpp: float = 0.5
+    """Pixel size nuclei are looked for at, µm/px; finer images are averaged to about this."""
+    max_mpp: float = 0.75
+    """Coarsest pixel size that is counted, µm/px; above it nuclei are too few pixels and the image is refused."""
+    margin_um: float = 60.0
+    """Context around a window that its cells may depend on, µm."""
+    window_um: float = 512.0
+    """Side of the windows that a whole slide is read in, µm."""
+    sample_windows: int = 12
+    """Windows that a slide's stain is estimated from."""
+    sample_window_um: float = 256.0
+    """Side of each of them, µm."""
+    min_area_um2: float = 12.0
+    """Smallest nucleus, µm²."""
+    max_area_um2: float = 400.0
+    """Largest nucleus, µm²."""
+    min_radius_um: float = 2.8
+    """Radius of the smallest nuclei that blobs are matched to, µm."""
+    max_radius_um: float = 4.5
+    """Radius of the largest nuclei that blobs are matched to, µm."""
+    edge_radius_um: float = 2.0
+    """Radius of the finer blobs whose zero crossing bounds a nucleus in a crowd, µm."""
+    relative_contrast: float = 0.15
+    """Blob response a nucleus needs, as a share of the contrast of this slide's typical negative nucleus."""
+    level_contrast: float = 0.35
+    """Contrast against the surroundings that a nucleus needs, as a share of the same."""
+    min_contrast_od: float = 0.04
+    """Contrast below which nothing is a nucleus on any slide, optical density summed over the three channels."""
+    merge_saddle: float = 0.92
+    """Two peaks are one nucleus where the saddle between them reaches this share of the lower one."""
+    positive_share: float = 0.17
+    """Threshold of positive nuclei, as a share of the DAB optical density of the slide's strong ones."""
+    positive_default_od: float = 0.15
+    """The threshold on slides with too few positive nuclei for an estimate, mean DAB optical density."""
+    positive_floor_od: float = 0.08
+    """The threshold is never below this."""
+    positive_ceiling_od: float = 0.25
+    """… and never above this."""
+    class_2_od: float = 0.4
+    """Mean nuclear DAB optical density from which a positive nucleus is 2+."""
+    class_3_od: float = 0.6
+    """… and 3+."""
+    tumour_min_area_um2: float = 20.0
+    """Smallest tumour nucleus, µm², in the rule by size and shape."""
+    tumour_max_elongation: float = 2.6
+    """Longest tumour nucleus, long axis / short axis, in the rule by size and shape."""
+
+    def __post_init__(self) -> None:
+        for name, low, high in _RANGES:
+            require_range(name, getattr(self, name), low, high)
+        for low_name, high_name in _ORDERED:
+            require_range(high_name, getattr(self, high_name), getattr(self, low_name), 1e6)
+
+
+_RANGES: tuple[tuple[str, float, float], ...] = (
+    ("work_mpp", 0.2, 0.6),
+    ("max_mpp", 0.2, 1.0),
+    ("margin_um", 30, 500),
+    ("window_um", 64, 4096),
+    ("sample_windows", 1, 200),
+    ("sample_window_um", 64, 2000),
+    ("min_area_um2", 1, 1000),
+    ("max_area_um2", 1, 5000),
+    ("min_radius_um", 1, 10),
+    ("max_radius_um", 1, 15),
+    ("edge_radius_um", 0.5, 10),
+    ("relative_contrast", 0, 2),
+    ("level_contrast", 0, 2),
+    ("min_contrast_od", 0.005, 1),
+    ("merge_saddle", 0.1, 1),
+    ("positive_share", 0.01, 1),
+    ("positive_default_od", 0.01, 2),
+    ("positive_floor_od", 0.01, 1),
+    ("positive_ceiling_od", 0.01, 2),
+    ("class_2_od", 0.01, 3),
+    ("class_3_od", 0.01, 3),
+    ("tumour_min_area_um2", 0, 1000),
+    ("tumour_max_elongation", 1, 100),
+)
+_ORDERED = (
+    ("work_mpp", "max_mpp"),
+    ("min_area_um2", "max_area_um2"),
+    ("min_radius_um", "max_radius_um"),
+    ("positive_floor_od", "positive_ceiling_od"),
+    ("class_2_od", "class_3_od"),
+)

@@ -1,0 +1,63 @@
+"""What one slide's stain is like: estimated once, then the same for every window of the slide."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from virtual_stain.counting.optical_density import PUBLISHED_DAB, PUBLISHED_HEMATOXYLIN, Vector
+from virtual_stain.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class SlideStain:
+    """Background, stain vectors and thresholds of one slide; optical densities are decadic."""
+
+    background: Vector
+    """Colour of empty glass (R, G, B), 0–255."""
+    hematoxylin: Vector = PUBLISHED_HEMATOXYLIN
+    """Unit vector of the counterstain in optical density (R, G, B)."""
+    dab: Vector = PUBLISHED_DAB
+    """Unit vector of DAB in optical density (R, G, B)."""
+    typical_od: float = 0.3
+    """Contrast of this slide's typical negative nucleus, optical density summed over the channels."""
+    positive_od: float = 0.15
+    """Mean nuclear DAB optical density from which a nucleus is positive."""
+    flags: tuple[str, ...] = ()
+    """What makes the estimate less trustworthy; empty when nothing does."""
+
+    def __post_init__(self) -> None:
+        for name in ("background", "hematoxylin", "dab"):
+            values = np.asarray(getattr(self, name), np.float64)
+            if values.shape != (3,) or not np.isfinite(values).all():
+                raise ValueError(f"{name}: expected three finite numbers. Received: {getattr(self, name)}")
+        if abs(float(np.dot(self.hematoxylin, self.dab))) > 0.995:
+            raise ValueError(f"Expected two different stains. Received: {self.hematoxylin} and {self.dab}")
+        if not (self.typical_od > 0 and self.positive_od > 0):
+            raise ValueError(f"Expected densities > 0. Received: {self.typical_od}, {self.positive_od}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; `from_dict` reads them back without loss."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+
+    @staticmethod
+    def from_dict(values: dict[str, Any]) -> SlideStain:
+        """Raises InputError when `values` is not what `to_dict` wrote."""
+        try:
+            vectors = {k: _vector(values[k]) for k in ("background", "hematoxylin", "dab")}
+            return SlideStain(
+                **vectors,
+                typical_od=float(values["typical_od"]),
+                positive_od=float(values["positive_od"]),
+                flags=tuple(str(f) for f in values["flags"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"Expected a stain as this program writes it. Received: {values!r} ({error})") from None
+
+
+def _vector(value: Any) -> Vector:
+    x, y, z = (float(v) for v in value)
+    return x, y, z

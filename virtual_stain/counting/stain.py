@@ -1,0 +1,120 @@
+"""One slide's stain, estimated from windows spread over it: glass, stain vectors, typical nucleus, threshold.
+
+Threshold between negative and positive (`SlideStain.positive_od`), the rule: a share (`positive_share`) of the DAB
+density of the slide's own strong positives, but above the noise of its negatives (median + 5 robust standard
+deviations of the DAB density that the unmixing leaves in negative nuclei), within `positive_floor_od` and
+`positive_ceiling_od`. So a slide stained or scanned 20 % stronger gets a threshold 20 % higher. Slides with too few
+positives for an estimate get `positive_default_od`, flagged.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from virtual_stain.config.counting import CountingSettings
+from virtual_stain.counting.background import estimate_background
+from virtual_stain.counting.measure import Measured, measure, stain_plane
+from virtual_stain.counting.optical_density import F32, Vector, optical_density
+from virtual_stain.counting.resample import AreaResampler
+from virtual_stain.counting.sampling import sample_glass, sample_windows
+from virtual_stain.counting.slide_stain import SlideStain
+from virtual_stain.counting.vectors import estimate_vectors
+from virtual_stain.slides.slide import Slide
+from virtual_stain.slides.tissue import TissueMap
+
+FEW_NUCLEI = "too_few_negative_nuclei_for_an_estimate"
+FEW_POSITIVES = "too_few_positive_nuclei_for_an_estimate"
+
+_MIN_NEGATIVES = 15
+_MIN_POSITIVES = 8
+_TYPICAL_RANGE = (0.06, 1.2)
+_DEFAULT_TYPICAL = 0.25
+_PIXELS_PER_IMAGE = 250_000
+_NOISE_SDS = 5.0
+_CLEARLY_NEGATIVE_OD = 0.10  # DAB density below which a nucleus helps to tell what a negative one is
+_LOOSE_CONTRAST = 0.015
+
+
+def estimate_stain(
+    images: Sequence[npt.NDArray[np.uint8]],
+    settings: CountingSettings,
+    mpp: float = 0.3,
+    background: Vector | None = None,
+) -> SlideStain:
+    """`images`: uint8[H, W, 3] of one slide, all of `mpp` µm/px. `background`: colour of its glass where known."""
+    if not images:
+        raise ValueError("Expected at least one image. Received: none")
+    flags: tuple[str, ...] = ()
+    if background is None:
+        background, flags = estimate_background(images)
+    shrink = AreaResampler.towards((mpp, mpp), settings.work_mpp)
+    density = np.concatenate([_sample(optical_density(shrink(image), background)) for image in images])
+    vectors = estimate_vectors(density)
+    stain = SlideStain(
+        background=background,
+        hematoxylin=vectors.hematoxylin,
+        dab=vectors.dab,
+        typical_od=_DEFAULT_TYPICAL,
+        positive_od=settings.positive_default_od,
+    )
+    loose = dataclasses.replace(settings, relative_contrast=0.05, level_contrast=0.0, min_contrast_od=_LOOSE_CONTRAST)
+    planes = [stain_plane(image, (mpp, mpp), stain, settings) for image in images]
+    for _ in range(2):  # the clipping of the signal depends on the typical nucleus, weakly: two rounds settle it
+        typical = _typical_contrast([measure(plane, stain, loose) for plane in planes])
+        stain = dataclasses.replace(stain, typical_od=typical or _DEFAULT_TYPICAL)
+    nuclei = [measure(plane, stain, settings) for plane in planes]
+    threshold, threshold_flags = _threshold(np.concatenate([n.dab_od[~n.other] for n in nuclei]), settings)
+    if typical is None:
+        threshold_flags = (FEW_NUCLEI, *threshold_flags)
+    return dataclasses.replace(stain, positive_od=threshold, flags=(*flags, *vectors.flags, *threshold_flags))
+
+
+def estimate_slide_stain(slide: Slide, tissue: TissueMap, settings: CountingSettings) -> SlideStain:
+    """The stain of a whole slide: glass from outside its tissue, the rest from windows spread over the tissue.
+
+    Deterministic: the same slide gives the same stain. Raises ResolutionError without a usable pixel size,
+    NoTissueError without tissue.
+    """
+    windows, mpp = sample_windows(slide, tissue, settings)
+    return estimate_stain(windows, settings, mpp, background=sample_glass(slide, tissue))
+
+
+def _sample(density: F32) -> F32:
+    flat = density.reshape(-1, 3)
+    return flat[:: max(1, len(flat) // _PIXELS_PER_IMAGE)]
+
+
+def _typical_contrast(found: list[Measured]) -> float | None:
+    """Weighted median contrast of the negative nuclei, weight = area · contrast, so that the many faint specks of
+    cytoplasm that a loose search also finds do not count; None when there are too few."""
+    contrast = np.concatenate([n.contrast_od for n in found]).astype(np.float64)
+    area = np.concatenate([n.area_um2 for n in found]).astype(np.float64)
+    dab = np.concatenate([n.dab_od for n in found])
+    other = np.concatenate([n.other for n in found])
+    negative = (dab < _CLEARLY_NEGATIVE_OD) & ~other & (contrast > _LOOSE_CONTRAST)
+    if np.count_nonzero(negative) < _MIN_NEGATIVES:
+        return None
+    contrast, area = contrast[negative], area[negative]
+    order = np.argsort(contrast)
+    mass = np.cumsum((contrast * area)[order])
+    median = contrast[order][np.searchsorted(mass, mass[-1] / 2)]
+    return float(np.clip(median, *_TYPICAL_RANGE))
+
+
+def _threshold(dab: npt.NDArray[np.float32], settings: CountingSettings) -> tuple[float, tuple[str, ...]]:
+    negatives = dab[dab < _CLEARLY_NEGATIVE_OD]
+    noise = 0.0
+    if len(negatives) >= _MIN_NEGATIVES:
+        middle = float(np.median(negatives))
+        noise = middle + _NOISE_SDS * 1.4826 * float(np.median(np.abs(negatives - middle)))
+    positives = dab[dab >= settings.positive_default_od]
+    if len(positives) >= _MIN_POSITIVES:
+        wanted = settings.positive_share * float(np.percentile(positives, 75))
+        flags: tuple[str, ...] = ()
+    else:
+        wanted, flags = settings.positive_default_od, (FEW_POSITIVES,)
+    return float(np.clip(max(wanted, noise), settings.positive_floor_od, settings.positive_ceiling_od)), flags

@@ -1,0 +1,92 @@
+"""The two stains' directions in optical density, from one slide's own pixels.
+
+Blue and brown lie on two sides of grey in `hue`, whatever the scanner; so a fixed border finds the two populations
+and a percentile inside each finds its pure end (after Macenko et al., ISBI 2009, who take extreme angles of one
+common cloud; here each side is looked at by itself, so that one stain may be rare or missing).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from virtual_stain.counting.optical_density import (
+    F32,
+    PUBLISHED_DAB,
+    PUBLISHED_HEMATOXYLIN,
+    Vector,
+    hue,
+)
+
+HEMATOXYLIN_PUBLISHED = "hematoxylin_vector_published"
+DAB_PUBLISHED = "dab_vector_published"
+NOT_SEPARABLE = "stains_not_separable"
+OTHER_STAIN = "not_hematoxylin_and_dab"
+
+_BLUE_BELOW, _BROWN_ABOVE = -0.10, 0.0  # hue; published vectors: −0.22 and + 0.32
+_FAINT_OD = 0.10  # summed density below which hue is noise
+_BROWN_OD = 0.30  # brown is only sure in denser pixels: pale yellowish tissue is not DAB
+_SATURATED_OD = 1.2  # in any channel: the camera's black, where hue is lost
+_MIN_PIXELS = 300
+_MIN_SHARE = 1e-4  # of the stained pixels
+_MIN_ANGLE_DEG = 12.0
+_PURE_SHARE = 0.5  # half of each side, the half further from the other stain
+_PINK = 0.05  # DAB absorbs blue most; a second stain that absorbs green more, by this much, is eosin or a red dye
+
+
+@dataclass(frozen=True, slots=True)
+class StainVectors:
+    """Unit vectors (R, G, B) and what to know about them."""
+
+    hematoxylin: Vector
+    dab: Vector
+    flags: tuple[str, ...]
+
+
+def estimate_vectors(density: F32) -> StainVectors:
+    """`density`: float32[N, 3], optical density of a sample of smoothed pixels of one slide."""
+    total = density.sum(axis=1)
+    unsaturated = density.max(axis=1) < _SATURATED_OD
+    stained = (total > _FAINT_OD) & unsaturated
+    if np.count_nonzero(stained) < _MIN_PIXELS:
+        return StainVectors(unit(PUBLISHED_HEMATOXYLIN), unit(PUBLISHED_DAB), (HEMATOXYLIN_PUBLISHED, DAB_PUBLISHED))
+    # the denser part of what is stained: cytoplasm and haze say little about the hue of nuclei
+    dense = max(_FAINT_OD, float(np.percentile(total[stained], 50)))
+    d, s = density[stained & (total >= dense)], total[stained & (total >= dense)]
+    h = hue(d)
+    hematoxylin = _pure_end(d, h, h < _BLUE_BELOW, towards=-1)
+    dab = _pure_end(d, h, (h > _BROWN_ABOVE) & (s > _BROWN_OD), towards=1)
+    flags: list[str] = []
+    if hematoxylin is None:
+        hematoxylin = unit(PUBLISHED_HEMATOXYLIN)
+        flags.append(HEMATOXYLIN_PUBLISHED)
+    if dab is None:
+        dab = unit(PUBLISHED_DAB)
+        flags.append(DAB_PUBLISHED)
+    if _angle_deg(hematoxylin, dab) < _MIN_ANGLE_DEG:
+        return StainVectors(unit(PUBLISHED_HEMATOXYLIN), unit(PUBLISHED_DAB), (*flags, NOT_SEPARABLE))
+    if dab[1] > dab[2] + _PINK:
+        flags.append(OTHER_STAIN)
+    return StainVectors(hematoxylin, dab, tuple(flags))
+
+
+def unit(vector: npt.ArrayLike) -> Vector:
+    """The vector with Euclidean length 1."""
+    v = np.asarray(vector, np.float64)
+    r, g, b = (float(x) for x in v / np.linalg.norm(v))
+    return r, g, b
+
+
+def _pure_end(density: F32, h: F32, side: npt.NDArray[np.bool_], *, towards: int) -> Vector | None:
+    if np.count_nonzero(side) < max(_MIN_PIXELS, _MIN_SHARE * len(h)):
+        return None
+    limit = np.percentile(h[side] * towards, 100 * (1 - _PURE_SHARE))
+    pure = density[side & (h * towards >= limit)]
+    direction = pure / np.linalg.norm(pure, axis=1, keepdims=True)
+    return unit(np.median(direction, axis=0))
+
+
+def _angle_deg(a: Vector, b: Vector) -> float:
+    return float(np.degrees(np.arccos(np.clip(np.dot(a, b), -1, 1))))
