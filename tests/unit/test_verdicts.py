@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from virtual_stain.errors import InputError
+from virtual_stain.review.verdicts import (
+    Candidate,
+    Decision,
+    Place,
+    Verdict,
+    apply_verdicts,
+    read_verdicts,
+    write_template,
+)
+
+HEADER = "pair,col,row,label_id,verdict,reviewer,reason"
+A, B, C = "a" * 32, "b" * 32, "c" * 32
+
+
+def _write(folder: Path, *rows: str, name: str = "verdicts.csv") -> Path:
+    path = folder / name
+    path.write_text("\n".join([HEADER, *rows]) + "\n", encoding="utf-8")
+    return path
+
+
+def test_filled_rows_are_read_and_empty_ones_are_still_to_do(tmp_path: Path) -> None:
+    path = _write(tmp_path, f"p,0,1,{A},Accept,dr. é,", f"p,1,1,{B},,,", "", f'p,2,1,{C},reject,x,"folds, pen"')
+    assert read_verdicts(path) == (
+        Verdict(Place("p", 0, 1), A, Decision.ACCEPT, "dr. é", "", 2),
+        Verdict(Place("p", 2, 1), C, Decision.REJECT, "x", "folds, pen", 5),
+    )
+
+
+def test_all_bad_rows_are_reported_at_once(tmp_path: Path) -> None:
+    path = _write(
+        tmp_path,
+        f"p,0,1,{A},yes,x,",
+        f"p,zero,1,{A},accept,x,",
+        "p,0,1,123,accept,x,",
+        f"p,0,1,{A},accept,,",
+        f"p,0,2,{B},accept,x,",
+        f"p,0,2,{B},reject,y,",
+    )
+    with pytest.raises(InputError) as caught:
+        read_verdicts(path)
+    text = str(caught.value)
+    for expected in (
+        "line 2: verdict: expected accept",
+        "line 3: col: expected a whole number",
+        "line 4: label_id: expected 32 hex",
+        "line 5: reviewer is empty",
+        "line 7: reject, but line 6 says accept",
+    ):
+        assert expected in text
+
+
+def test_a_table_without_the_columns_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "v.csv"
+    path.write_text("pair,col,row,verdict\n")
+    with pytest.raises(InputError, match="Missing: label_id, reviewer"):
+        read_verdicts(path)
+    with pytest.raises(InputError, match="cannot be read"):
+        read_verdicts(tmp_path / "none.csv")
+
+
+def test_a_stale_verdict_is_reported_and_not_applied() -> None:
+    now = [Candidate(Place("p", 0, 0), A), Candidate(Place("p", 1, 0), B)]
+    good = Verdict(Place("p", 0, 0), A, Decision.ACCEPT, "x")
+    changed = Verdict(Place("p", 1, 0), C, Decision.ACCEPT, "x")
+    gone = Verdict(Place("q", 0, 0), A, Decision.ACCEPT, "x")
+    review = apply_verdicts([good, changed, gone], now)
+    assert dict(review.applied) == {good.place: good}
+    assert review.stale == (changed, gone)
+    assert (review.n_for("p"), review.n_for("q")) == (1, 0)
+
+
+def test_a_verdict_on_the_old_and_on_the_new_label_of_a_tile_may_stand_in_one_file(tmp_path: Path) -> None:
+    path = _write(tmp_path, f"p,0,0,{A},reject,x,", f"p,0,0,{B},accept,x,")
+    review = apply_verdicts(read_verdicts(path), [Candidate(Place("p", 0, 0), B)])
+    assert review.applied[Place("p", 0, 0)].decision is Decision.ACCEPT
+    assert len(review.stale) == 1
+
+
+def test_the_template_lists_every_tile_and_keeps_what_was_decided(tmp_path: Path) -> None:
+    now = [Candidate(Place("p", 0, 0), A), Candidate(Place("p", 1, 0), B)]
+    verdict = Verdict(Place("p", 1, 0), B, Decision.SKIP, "x", "out, of focus")
+    path = write_template(tmp_path, now, apply_verdicts([verdict], now))
+    assert path.read_text() == f'{HEADER}\np,0,0,{A},,,\np,1,0,{B},skip,x,"out, of focus"\n'
+    assert [v.decision for v in read_verdicts(path)] == [Decision.SKIP]
+
+
+def test_a_filled_template_is_never_overwritten(tmp_path: Path) -> None:
+    now = [Candidate(Place("p", 0, 0), A)]
+    filled = _write(tmp_path, f"p,0,0,{A},accept,x,", name="review-template.csv").read_text()
+    write_template(tmp_path, now, apply_verdicts([], now))
+    assert (tmp_path / "review-template.1.csv").read_text() == filled
+    again = read_verdicts(tmp_path / "review-template.1.csv")
+    write_template(tmp_path, now, apply_verdicts(again, now))
+    assert not (tmp_path / "review-template.2.csv").exists()
+
+
+def test_stale_verdicts_are_written_beside(tmp_path: Path) -> None:
+    now = [Candidate(Place("p", 0, 0), A)]
+    old = Verdict(Place("p", 0, 0), B, Decision.ACCEPT, "x")
+    write_template(tmp_path, now, apply_verdicts([old], now))
+    assert [v.label_id for v in read_verdicts(tmp_path / "review-stale.csv")] == [B]
+    write_template(tmp_path, now, apply_verdicts([], now))
+    assert not (tmp_path / "review-stale.csv").exists()

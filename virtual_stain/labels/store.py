@@ -1,0 +1,237 @@
+"""`tiles.h5` and its part files: both tiles' JPEG bytes, cells, counts and flags of one pair.
+
+HDF5 has no crash safety while it is written: a file is written as `.tmp`, synced and renamed, so one that is there is
+whole. Every file carries the hash of what it was made from (`input_key`); a file with another hash is made again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from virtual_stain.counting.cells import Cells
+from virtual_stain.errors import VerificationError
+from virtual_stain.files import replacing
+from virtual_stain.geometry import Box
+from virtual_stain.labels.label import REGISTRATION, TileLabel, Trust
+
+_COLUMNS: dict[str, type] = {
+    "col": np.int64,
+    "row": np.int64,
+    "x_px0": np.float64,
+    "y_px0": np.float64,
+    "width_px0": np.float64,
+    "height_px0": np.float64,
+    "tissue_fraction": np.float64,
+    "overlap_fraction": np.float64,
+    "tissue_overlap_fraction": np.float64,  # NaN: there is none, also below
+    "focus_he": np.float64,
+    "focus_ihc": np.float64,
+    "error_median_um": np.float64,
+    "error_p95_um": np.float64,
+    "border": np.bool_,
+    "weight": np.float64,
+    "usable_count": np.bool_,
+    "positive": np.int64,
+    "negative": np.int64,
+}
+_TEXTS = ("flags", "label_id")
+_CELLS: dict[str, type] = {
+    "x": np.float32,
+    "y": np.float32,
+    "cell_class": np.uint8,
+    "tumour": np.bool_,
+    "dab_od": np.float32,
+    "area_um2": np.float32,
+}
+_RAGGED = ("he_jpeg", "ihc_jpeg", "cells")
+_COPY_BYTES = 32_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class TileTable:
+    """The light columns of a store: numpy arrays of N tiles, and the texts."""
+
+    columns: Mapping[str, npt.NDArray[Any]]
+    flags: tuple[tuple[str, ...], ...]
+    label_ids: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.label_ids)
+
+    def __getitem__(self, name: str) -> npt.NDArray[Any]:
+        return self.columns[name]
+
+    @property
+    def dropped(self) -> npt.NDArray[np.bool_]:
+        return np.array([REGISTRATION in f for f in self.flags], np.bool_)
+
+
+class TileStore:
+    """An open tiles.h5 or part; a context manager."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._file = h5py.File(path, "r")
+        except OSError as error:
+            raise VerificationError(f"{path}: expected a store of tiles (HDF5). Received: {error}") from error
+
+    def __enter__(self) -> TileStore:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._file.close()
+
+    @property
+    def input_key(self) -> str:
+        return str(self._file.attrs.get("input_key", ""))
+
+    def __len__(self) -> int:
+        return int(self._file["columns/col"].shape[0])
+
+    def table(self) -> TileTable:
+        """Everything but pixels and cells."""
+        columns = {name: self._file[f"columns/{name}"][:] for name in _COLUMNS}
+        texts = {name: tuple(self._file[f"columns/{name}"].asstr()[:]) for name in _TEXTS}
+        flags = tuple(tuple(text.split(",")) if text else () for text in texts["flags"])
+        return TileTable(columns, flags, texts["label_id"])
+
+    def cells(self, index: int) -> Cells:
+        """The nuclei of one tile, tile px."""
+        start, stop = self._file["cells/offsets"][index : index + 2]
+        part = {name: self._file[f"cells/{name}"][start:stop] for name in _CELLS}
+        return Cells(
+            xy=np.stack([part["x"], part["y"]], axis=1).astype(np.float64),
+            cell_class=part["cell_class"],
+            tumour=part["tumour"].astype(np.bool_),
+            dab_od=part["dab_od"],
+            area_um2=part["area_um2"],
+        )
+
+    def jpeg(self, index: int, side: str) -> bytes:
+        """The JPEG bytes of one tile; `side` is "he" or "ihc"."""
+        start, stop = self._file[f"{side}_jpeg/offsets"][index : index + 2]
+        data: bytes = self._file[f"{side}_jpeg/data"][start:stop].tobytes()
+        return data
+
+    def tile(self, index: int, table: TileTable | None = None) -> TileLabel:
+        """One tile, whole; pass `table` when reading many."""
+        t = self.table() if table is None else table
+        value = {name: t[name][index].item() for name in _COLUMNS}
+        return TileLabel(
+            col=value["col"],
+            row=value["row"],
+            box=Box(value["x_px0"], value["y_px0"], value["width_px0"], value["height_px0"]),
+            tissue_fraction=value["tissue_fraction"],
+            trust=Trust(
+                overlap_fraction=value["overlap_fraction"],
+                tissue_overlap_fraction=_none_if_nan(value["tissue_overlap_fraction"]),
+                focus_he=_none_if_nan(value["focus_he"]),
+                focus_ihc=_none_if_nan(value["focus_ihc"]),
+                error_median_um=_none_if_nan(value["error_median_um"]),
+                error_p95_um=_none_if_nan(value["error_p95_um"]),
+                border=value["border"],
+            ),
+            cells=self.cells(index),
+            flags=t.flags[index],
+            weight=value["weight"],
+            usable_count=value["usable_count"],
+            label_id=t.label_ids[index],
+            he_jpeg=self.jpeg(index, "he"),
+            ihc_jpeg=self.jpeg(index, "ihc"),
+        )
+
+    def tiles(self) -> Iterator[TileLabel]:
+        table = self.table()
+        for index in range(len(table)):
+            yield self.tile(index, table)
+
+
+def stored_key(path: Path) -> str | None:
+    """The `input_key` of a store that exists and opens; None otherwise: then it has to be made (again)."""
+    if not path.is_file():
+        return None
+    try:
+        with TileStore(path) as store:
+            return store.input_key
+    except VerificationError:
+        return None
+
+
+def write_tiles(path: Path, tiles: Sequence[TileLabel], input_key: str) -> None:
+    """Writes a store whole. Raises OutputError."""
+    cells = [tile.cells for tile in tiles]
+    joined = Cells.concatenated(cells)
+    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+        file.attrs["input_key"] = input_key
+        for name, dtype in _COLUMNS.items():
+            file[f"columns/{name}"] = np.array([_column(tile, name) for tile in tiles], dtype)
+        for name in _TEXTS:
+            texts = [",".join(t.flags) if name == "flags" else t.label_id for t in tiles]
+            file.create_dataset(f"columns/{name}", data=np.array(texts, object), dtype=h5py.string_dtype())
+        for side in ("he_jpeg", "ihc_jpeg"):
+            blobs: list[bytes] = [getattr(tile, side) for tile in tiles]
+            file[f"{side}/offsets"] = _offsets([len(b) for b in blobs])
+            file[f"{side}/data"] = np.frombuffer(b"".join(blobs), np.uint8)
+        file["cells/offsets"] = _offsets([len(c) for c in cells])
+        values = {"x": joined.xy[:, 0], "y": joined.xy[:, 1]}
+        for name, dtype in _CELLS.items():
+            file[f"cells/{name}"] = np.asarray(values[name] if name in values else getattr(joined, name), dtype)
+
+
+def join_parts(path: Path, parts: Sequence[Path], input_key: str) -> None:
+    """Joins part files, in the order given, into one store; memory stays at one slice. Raises OutputError."""
+    with replacing(path) as temporary, h5py.File(temporary, "w") as target:
+        target.attrs["input_key"] = input_key
+        files = [h5py.File(p, "r") for p in parts]
+        try:
+            for name in [f"columns/{n}" for n in (*_COLUMNS, *_TEXTS)]:
+                _concatenate(target, files, name)
+            for group in _RAGGED:
+                lengths = [np.diff(f[f"{group}/offsets"][:]) for f in files]
+                target[f"{group}/offsets"] = _offsets(np.concatenate([*lengths, np.zeros(0, np.int64)]))
+                for name in _CELLS if group == "cells" else ("data",):
+                    _concatenate(target, files, f"{group}/{name}")
+        finally:
+            for file in files:
+                file.close()
+
+
+def _concatenate(target: h5py.File, files: Sequence[h5py.File], name: str) -> None:
+    total = sum(f[name].shape[0] for f in files)
+    dtype = files[0][name].dtype if files else np.uint8
+    joined = target.create_dataset(name, (total,), dtype)
+    start = 0
+    for file in files:
+        source = file[name]
+        step = max(1, _COPY_BYTES // source.dtype.itemsize)
+        for i in range(0, source.shape[0], step):
+            part = source[i : i + step]
+            joined[start : start + len(part)] = part
+            start += len(part)
+
+
+def _column(tile: TileLabel, name: str) -> Any:
+    if name in ("positive", "negative"):
+        return getattr(tile.counts, name)
+    if name.endswith("_px0"):
+        return getattr(tile.box, name.removesuffix("_px0"))
+    owner = tile if hasattr(tile, name) else tile.trust
+    value = getattr(owner, name)
+    return np.nan if value is None else value
+
+
+def _offsets(lengths: Any) -> npt.NDArray[np.int64]:
+    return np.concatenate([[0], np.cumsum(np.asarray(lengths, np.int64))]).astype(np.int64)
+
+
+def _none_if_nan(value: float) -> float | None:
+    return None if np.isnan(value) else value

@@ -1,0 +1,222 @@
+"""Verdicts of people on tiles: `pair,col,row,label_id,verdict,reviewer,reason`, verdict accept, reject or skip.
+
+A verdict is bound to the label it was given on (`label_id`): when pixels, transform or cells change it is stale, and
+is reported instead of applied.
+"""
+
+from __future__ import annotations
+
+import csv
+import enum
+import io
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from virtual_stain.errors import InputError
+from virtual_stain.files import write_text
+
+COLUMNS = ("pair", "col", "row", "label_id", "verdict", "reviewer", "reason")
+TEMPLATE = "review-template.csv"
+STALE = "review-stale.csv"
+
+
+class Decision(enum.StrEnum):
+    """What a person says about a tile's label."""
+
+    ACCEPT = "accept"
+    REJECT = "reject"
+    SKIP = "skip"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A tile, wherever its label stands."""
+
+    pair: str
+    col: int
+    row: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One filled row."""
+
+    place: Place
+    label_id: str
+    decision: Decision
+    reviewer: str
+    reason: str = ""
+    line: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A tile that may become a record if its label is accepted."""
+
+    place: Place
+    label_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Review:
+    """Verdicts sorted into those that apply and those that do not."""
+
+    applied: Mapping[Place, Verdict] = field(default_factory=dict)
+    stale: tuple[Verdict, ...] = ()
+    """Given on a label that has changed since, or on a tile that is gone."""
+
+    def n_for(self, pair: str) -> int:
+        """Tiles of a pair that have a verdict."""
+        return sum(place.pair == pair for place in self.applied)
+
+
+def read_verdicts(path: Path) -> tuple[Verdict, ...]:
+    """The filled rows; rows with an empty verdict are still to do and are left out.
+
+    Raises InputError that lists every bad row with its line number: a verdict is never guessed.
+    """
+    problems: list[str] = []
+    verdicts: list[Verdict] = []
+    seen: dict[tuple[Place, str], Verdict] = {}
+    for line, row in _rows(path):
+        try:
+            verdict = _parse(line, row)
+        except ValueError as error:
+            problems.append(f"line {line}: {error}")
+            continue
+        if verdict is None:
+            continue
+        first = seen.setdefault((verdict.place, verdict.label_id), verdict)
+        if first.decision is not verdict.decision:
+            problems.append(
+                f"line {line}: {verdict.decision.value}, but line {first.line} says {first.decision.value} "
+                "of the same tile"
+            )
+        elif first is verdict:
+            verdicts.append(verdict)
+    if problems:
+        raise InputError(
+            f"{path}: {len(problems)} problem{'s' if len(problems) > 1 else ''}:\n"
+            + "\n".join(f"  - {p}" for p in problems),
+            hint=f"The columns are: {','.join(COLUMNS)}; verdict is accept, reject or skip.",
+        )
+    return tuple(verdicts)
+
+
+def apply_verdicts(verdicts: Iterable[Verdict], candidates: Iterable[Candidate]) -> Review:
+    """A verdict applies where the label is still the one it was given on."""
+    current = {c.place: c.label_id for c in candidates}
+    applied: dict[Place, Verdict] = {}
+    stale: list[Verdict] = []
+    for verdict in verdicts:
+        if current.get(verdict.place) == verdict.label_id:
+            applied[verdict.place] = verdict
+        else:
+            stale.append(verdict)
+    return Review(applied, tuple(stale))
+
+
+def write_template(folder: Path, candidates: Sequence[Candidate], review: Review) -> Path:
+    """Writes `folder`/review-template.csv: one row a tile, filled where a verdict applies, and the stale ones beside.
+
+    A template in the way that holds verdicts which are in neither is kept as review-template.1.csv, .2 …: a
+    pathologist's work is never overwritten.
+    """
+    path = folder / TEMPLATE
+    known = {(v.place, v.label_id) for v in (*review.applied.values(), *review.stale)}
+    _keep_filled(path, known)
+    if review.stale:
+        write_text(folder / STALE, _to_csv([_filled(v) for v in review.stale]))
+    else:
+        (folder / STALE).unlink(missing_ok=True)
+    rows = []
+    for candidate in candidates:
+        verdict = review.applied.get(candidate.place)
+        place = candidate.place
+        blank = (place.pair, str(place.col), str(place.row), candidate.label_id, "", "", "")
+        rows.append(blank if verdict is None else _filled(verdict))
+    write_text(path, _to_csv(rows))
+    return path
+
+
+def _keep_filled(path: Path, known: set[tuple[Place, str]]) -> None:
+    if not path.is_file():
+        return
+    try:
+        filled = {(v.place, v.label_id) for v in read_verdicts(path)}
+        lost = not filled <= known
+    except InputError:
+        lost = True  # half filled, or not ours: keep it as well
+    if lost:
+        number = 1
+        while (kept := path.with_name(f"{path.stem}.{number}.csv")).exists():
+            number += 1
+        path.rename(kept)
+
+
+def _filled(verdict: Verdict) -> tuple[str, ...]:
+    place = verdict.place
+    return (
+        place.pair,
+        str(place.col),
+        str(place.row),
+        verdict.label_id,
+        verdict.decision.value,
+        verdict.reviewer,
+        verdict.reason,
+    )
+
+
+def _to_csv(rows: Iterable[Sequence[str]]) -> str:
+    stream = io.StringIO(newline="")
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows(rows)
+    return stream.getvalue()
+
+
+def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, str]]]:
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise InputError(f"{path}: the verdicts cannot be read: {error.strerror}.") from None
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path}: expected UTF-8 text. Received: {error}", hint='Save the table as "CSV UTF-8".'
+        ) from None
+    head = text.split("\n", 1)[0]
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=head.count), strict=True)
+    try:
+        names = [name.strip().lower() for name in next(reader, [])]
+        missing = [name for name in COLUMNS if name not in names and name != "reason"]
+        if missing:
+            raise InputError(
+                f"{path}: expected the columns {','.join(COLUMNS)}. Missing: {', '.join(missing)}",
+                hint=f"vstain build-records writes {TEMPLATE} to fill in.",
+            )
+        for values in reader:
+            if any(v.strip() for v in values):
+                yield reader.line_num, dict(zip(names, (v.strip() for v in values), strict=False))
+    except csv.Error as error:
+        raise InputError(f"{path}: line {reader.line_num}: not valid CSV: {error}") from None
+
+
+def _parse(line: int, row: Mapping[str, str]) -> Verdict | None:
+    text = row.get("verdict", "").lower()
+    if not text:
+        return None
+    try:
+        decision = Decision(text)
+    except ValueError:
+        raise ValueError(f"verdict: expected accept, reject or skip. Received: {text!r}") from None
+    for name in ("col", "row"):
+        if not re.fullmatch(r"\d{1,9}", row.get(name, ""), re.ASCII):
+            raise ValueError(f"{name}: expected a whole number. Received: {row.get(name, '')!r}")
+    if not re.fullmatch(r"[0-9a-f]{32}", row.get("label_id", "")):
+        raise ValueError(f"label_id: expected 32 hex digits, as in the template. Received: {row.get('label_id', '')!r}")
+    if not row.get("reviewer"):
+        raise ValueError("reviewer is empty: a verdict without a name cannot be answered for")
+    place = Place(row["pair"], int(row["col"]), int(row["row"]))
+    return Verdict(place, row["label_id"], decision, row["reviewer"], row.get("reason", ""), line)
