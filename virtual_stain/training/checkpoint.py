@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import h5py
-import keras
 import numpy as np
 import numpy.typing as npt
 
@@ -28,9 +28,9 @@ class Named:
     value: Array
 
 
-def named_values(variables: Sequence[keras.Variable]) -> list[Named]:
-    """The variables' values on the host; names are their paths."""
-    return [Named(v.path, np.asarray(v.numpy())) for v in variables]
+def named_values(variables: Sequence[Any]) -> list[Named]:
+    """The values of Keras or TensorFlow variables on the host, with their names."""
+    return [Named(name_of(v), np.asarray(v.numpy())) for v in variables]
 
 
 def write_checkpoint(path: Path, groups: Mapping[str, Sequence[Named]], state: Mapping[str, Any]) -> None:
@@ -69,19 +69,30 @@ def read_checkpoint(path: Path) -> tuple[dict[str, list[Named]], dict[str, Any]]
         raise ModelError(f"{path}: the checkpoint cannot be read: {error}") from error
 
 
-def assign(variables: Sequence[keras.Variable], values: Sequence[Named], path: Path) -> None:
-    """Sets `variables` from a checkpoint's arrays; every name-less position and shape must agree. Raises ModelError."""
+def assign(variables: Sequence[Any], values: Sequence[Named], path: Path) -> None:
+    """Sets `variables` (Keras or TensorFlow) from a checkpoint's arrays; names and shapes must agree in order.
+
+    Raises ModelError before anything is set.
+    """
     if len(variables) != len(values):
         raise ModelError(
             f"{path}: the checkpoint is of another network. Expected {len(variables)} arrays. Received: {len(values)}"
         )
     for variable, item in zip(variables, values, strict=True):
-        # Keras numbers repeated layer names per process (conv2d_94), so only the last part of a path is stable
-        same_name = variable.path.rsplit("/", 1)[-1] == item.name.rsplit("/", 1)[-1]
-        if tuple(variable.shape) != item.value.shape or not same_name:
+        if tuple(variable.shape) != item.value.shape or _stable(name_of(variable)) != _stable(item.name):
             raise ModelError(
-                f"{path}: the checkpoint is of another network. Expected {variable.path} {tuple(variable.shape)}. "
+                f"{path}: the checkpoint is of another network. Expected {name_of(variable)} {tuple(variable.shape)}. "
                 f"Received: {item.name} {item.value.shape}"
             )
     for variable, item in zip(variables, values, strict=True):
         variable.assign(item.value)
+
+
+def name_of(variable: Any) -> str:
+    """The path of a Keras variable, the name of a TensorFlow one."""
+    return str(getattr(variable, "path", None) or variable.name)
+
+
+def _stable(name: str) -> str:
+    # Keras numbers layers per process (conv2d_94), so the numbers say nothing about the network
+    return re.sub(r"_?\d+", "", name)

@@ -1,0 +1,187 @@
+"""`vstain fit`: records → a run folder with the weights that the validation patients chose."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from virtual_stain.config import Config
+from virtual_stain.dataset.pipeline import CropSpec, TrainingOrder, tile_batches, training_batches
+from virtual_stain.dataset.shards import reading_errors, verify_shards
+from virtual_stain.dataset.split import Split, split_by_patient, trained_markers
+from virtual_stain.errors import ModelError
+from virtual_stain.files import folder_lock
+from virtual_stain.markers import Marker
+from virtual_stain.model.build import BuildOptions, Network, build_network, set_starting_outputs
+from virtual_stain.model.precision import resolve_precision
+from virtual_stain.model.tile_reading import crops_per_side
+from virtual_stain.progress import QUIET, Progress
+from virtual_stain.provenance import RunRecord
+from virtual_stain.records.manifest import Manifest, read_manifest
+from virtual_stain.training.identity import claim, describe_data
+from virtual_stain.training.loop import Job, Trainer
+from virtual_stain.training.recipes import make_recipe
+from virtual_stain.training.run_dir import RunDir
+from virtual_stain.training.step import LossWeights
+
+_CROPS_A_VALIDATION_BATCH = 32
+
+
+@dataclass(frozen=True, slots=True)
+class FitResult:
+    """How a run ended."""
+
+    run_dir: Path
+    steps: int
+    best_step: int
+    best_validation_loss: float
+    seconds: float
+    reason: str
+    """Why it stopped, in words."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Inputs:
+    """What a run is made of, read and checked."""
+
+    records: Path
+    manifest: Manifest
+    split: Split
+    spec: CropSpec
+    config: Config
+
+
+def fit(
+    records_dir: Path,
+    run_dir: Path,
+    config: Config,
+    *,
+    fold: int = 0,
+    resume: bool = False,
+    force: bool = False,
+    progress: Progress = QUIET,
+) -> FitResult:
+    """Trains on the patients outside folds `fold` (test) and `fold` + 1 (validation); see docs/training.md.
+
+    A finished run of the same configuration and records is left as it is. Raises ConfigError, InputError,
+    VerificationError (shards), ModelError (weights, NaN), OutputError (the folder is another run's), and
+    KeyboardInterrupt after Ctrl-C, with everything saved.
+    """
+    inputs = _read(records_dir, config, fold)
+    paths = RunDir(run_dir)
+    data = describe_data(records_dir, inputs.manifest, inputs.split)
+    with folder_lock(run_dir):
+        record = claim(paths, config, data, resume=resume, force=force)
+        if record is not None and record.get("status") == "finished":
+            progress.say(f"{run_dir}: this run is finished; nothing to do (--force begins anew).")
+            return _result(run_dir, record["summary"])
+        verify_shards(records_dir, inputs.split.train + inputs.split.validation, progress)
+        going_on = record is not None and paths.last.is_file()
+        trainer = Trainer(_job(inputs, paths, load_weights=not going_on), progress)
+        if going_on:
+            trainer.restore()
+            progress.say(f"Going on from step {trainer.state.step}.")
+        return _train(trainer, paths, config, data, records_dir)
+
+
+def _read(records_dir: Path, config: Config, fold: int) -> _Inputs:
+    manifest = read_manifest(records_dir)
+    tile_px, crop_px = manifest.tiling.tile_px, config.model.crop_px
+    crops_per_side(tile_px, crop_px)
+    spec = CropSpec(markers=trained_markers(manifest), tile_px=tile_px, crop_px=crop_px)
+    return _Inputs(records_dir, manifest, split_by_patient(manifest, fold), spec, config)
+
+
+def _job(inputs: _Inputs, paths: RunDir, *, load_weights: bool) -> Job:
+    config, split, spec = inputs.config, inputs.split, inputs.spec
+    settings = config.training
+    steps_per_epoch = sum(p.n_records for p in split.train) / settings.batch_size
+    recipe = make_recipe(settings, steps_per_epoch)
+    options = BuildOptions(
+        seed=settings.seed,
+        precision=resolve_precision(settings.precision),
+        freeze_batch_norm=recipe.freeze_batch_norm,
+        load_weights=load_weights,
+    )
+    network = build_network(config.model, spec.markers, options)
+    mean_cells = _start_at_the_mean(network, inputs)
+    batch_tiles = max(1, _CROPS_A_VALIDATION_BATCH // crops_per_side(spec.tile_px, spec.crop_px) ** 2)
+    return Job(
+        network=network,
+        recipe=recipe,
+        settings=settings,
+        loss=LossWeights(settings.min_crop_cells, settings.max_crop_cells, settings.cells_loss_weight / mean_cells),
+        paths=paths,
+        steps_per_epoch=steps_per_epoch,
+        batches_from=lambda step: training_batches(inputs.records, split.train, spec, _order(config, step)),
+        validation_tiles=tile_batches(inputs.records, split.validation, spec, batch_tiles, settings.validation_tiles),
+    )
+
+
+def _order(config: Config, step: int) -> TrainingOrder:
+    return TrainingOrder(
+        batch_size=config.training.batch_size,
+        seed=config.training.seed,
+        shuffle_tiles=config.training.shuffle_tiles,
+        augment=config.augment,
+        start_step=step,
+    )
+
+
+def _start_at_the_mean(network: Network, inputs: _Inputs) -> float:
+    """Sets the first outputs from the training pairs' counts; returns the mean tumour cells of a crop, ≥ 1."""
+    per_tile = crops_per_side(inputs.spec.tile_px, inputs.spec.crop_px) ** 2
+    ratio: dict[Marker, float] = {}
+    cells: dict[Marker, float] = {}
+    for marker in network.markers:
+        pairs = [p for p in inputs.split.train if p.marker == marker.value]
+        total = sum(p.positive + p.negative for p in pairs)
+        ratio[marker] = sum(p.positive for p in pairs) / total if total else 0.5
+        cells[marker] = total / max(sum(p.n_records for p in pairs) * per_tile, 1)
+    set_starting_outputs(network, ratio, cells)
+    return max(1.0, sum(cells.values()) / len(cells))
+
+
+def _train(trainer: Trainer, paths: RunDir, config: Config, data: dict[str, Any], records: Path) -> FitResult:
+    run = RunRecord("fit", config=config.to_dict(), inputs={"manifest.json": data["manifest_sha256"]})
+    run.extra = {"status": "running", "data": data}
+    run.write(paths.path, tensorflow=True)
+    try:
+        with reading_errors(records):
+            reason = trainer.run()
+    except KeyboardInterrupt:
+        _close(run, paths, trainer, "interrupted", "interrupted; --resume goes on")
+        raise
+    except ModelError as error:
+        _close(run, paths, trainer, "failed", error.message)
+        raise
+    return _result(paths.path, _close(run, paths, trainer, "finished", reason))
+
+
+def _close(run: RunRecord, paths: RunDir, trainer: Trainer, status: str, reason: str) -> dict[str, Any]:
+    state = trainer.state
+    summary = {
+        "steps": state.step,
+        "best_step": state.best_step,
+        "best_validation_loss": state.best_loss,
+        "seconds": round(state.seconds, 1),
+        "precision": resolve_precision(trainer.job.settings.precision),
+        "reason": reason,
+    }
+    run.counts = {f"tiles_{side}": n for side, n in run.extra["data"]["n_tiles"].items()}
+    run.durations_s = {"training": state.seconds}
+    run.extra |= {"status": status, "summary": summary}
+    run.write(paths.path, tensorflow=True)
+    return summary
+
+
+def _result(run_dir: Path, summary: dict[str, Any]) -> FitResult:
+    return FitResult(
+        run_dir=run_dir,
+        steps=summary["steps"],
+        best_step=summary["best_step"],
+        best_validation_loss=summary["best_validation_loss"],
+        seconds=summary["seconds"],
+        reason=summary["reason"],
+    )

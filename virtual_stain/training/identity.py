@@ -1,0 +1,98 @@
+"""Whose folder it is: a run goes on only with the configuration, the fold and the records that it began with."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from pathlib import Path
+from typing import Any
+
+from virtual_stain.config import Config
+from virtual_stain.dataset.split import Split
+from virtual_stain.errors import OutputError
+from virtual_stain.files import output_errors, sha256_file
+from virtual_stain.records.manifest import MANIFEST, Manifest
+from virtual_stain.training.run_dir import RunDir, read_run_json
+
+_SECTIONS = ("model", "augment", "training")
+
+
+def describe_data(records: Path, manifest: Manifest, split: Split) -> dict[str, Any]:
+    """What `run.json` keeps of the records: enough to evaluate, to export, and to refuse a mix-up."""
+    seen = split.train + split.validation
+    return {
+        "records": str(records.resolve()),
+        "manifest_sha256": sha256_file(records / MANIFEST),
+        "fold": split.fold,
+        "n_folds": manifest.n_folds,
+        "markers": list(manifest.markers),
+        "value_definition": manifest.value_definition,
+        "tiling": {
+            "window_um": manifest.tiling.window_um,
+            "stride_um": manifest.tiling.stride_um,
+            "tile_px": manifest.tiling.tile_px,
+        },
+        "patient_key_fingerprint": manifest.patient_key_fingerprint,
+        "accept_unreviewed": manifest.accept_unreviewed,
+        "patients": split.patients(),
+        "n_tiles": {side: sum(p.n_records for p in pairs) for side, pairs in split.sides().items()},
+        "seen_slides": sorted({p.he_content_sha256 for p in seen}),
+    }
+
+
+def differences(record: dict[str, Any], config: Config, data: dict[str, Any]) -> list[str]:
+    """What separates the recorded run from the one that is asked for, as sentences; empty when it is the same."""
+    asked, found = config.to_dict(), []
+    for section in _SECTIONS:
+        recorded = record["config"].get(section, {})
+        for key, value in asked[section].items():
+            before = recorded.get(key)
+            if _plain(before) != _plain(value):
+                found.append(f"{section}.{key}: {before!r} there, {value!r} now")
+    for key, what in (("fold", "--fold"), ("manifest_sha256", "the records' manifest (sha256)")):
+        if record["data"][key] != data[key]:
+            found.append(f"{what}: {record['data'][key]} there, {data[key]} now")
+    return found
+
+
+def claim(paths: RunDir, config: Config, data: dict[str, Any], *, resume: bool, force: bool) -> dict[str, Any] | None:
+    """Makes sure that the folder is this run's; returns its record where there is one to go on from, else None.
+
+    Raises OutputError when it belongs to another run, or to this one half done and neither `resume` nor `force` is
+    given. `force` begins anew, and the old run's files go.
+    """
+    if force:
+        _clear(paths)
+    if not paths.run_json.is_file():
+        return None
+    try:
+        record = read_run_json(paths.path)
+    except Exception as error:
+        raise OutputError(f"{paths.path}: this folder belongs to another command: {error}", hint=_ANOTHER) from error
+    found = differences(record, config, data)
+    if found:
+        raise OutputError(
+            f"{paths.path}: this folder belongs to another run:\n" + "\n".join(f"  - {line}" for line in found),
+            hint=_ANOTHER,
+        )
+    if not resume and record.get("status") != "finished":
+        raise OutputError(
+            f"{paths.path}: this run was begun here and is not finished.",
+            hint="Go on with it: --resume. Begin anew: --force.",
+        )
+    return record
+
+
+_ANOTHER = "Choose another --out, or --force to begin anew here (the old run's files are deleted)."
+
+
+def _clear(paths: RunDir) -> None:
+    with output_errors(paths.path):
+        for path in (paths.run_json, paths.best, paths.last, paths.history):
+            path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(paths.tensorboard)
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,202 @@
+"""The loop: step, log, validate, save; stops at the step limit, on convergence, on request or on NaN."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from virtual_stain.config.training import TrainingSettings
+from virtual_stain.errors import ModelError
+from virtual_stain.model.build import Network
+from virtual_stain.progress import Progress
+from virtual_stain.training.checkpoint import assign, named_values, read_checkpoint, write_checkpoint
+from virtual_stain.training.history import History
+from virtual_stain.training.interrupt import StopRequest, stop_requests
+from virtual_stain.training.recipes import Phase, Recipe, average_decay
+from virtual_stain.training.run_dir import RunDir
+from virtual_stain.training.step import Batch, LossWeights, TrainStep
+from virtual_stain.training.validate import Validation, Validator, averaged_weights
+
+
+@dataclass(slots=True)
+class State:
+    """What a run must know to go on, beside its arrays."""
+
+    step: int = 0
+    """Optimizer steps done."""
+    phase: str = ""
+    """Whose optimizer the state holds."""
+    seconds: float = 0.0
+    """Spent training and validating, over all parts of the run."""
+    best_loss: float | None = None
+    best_step: int = 0
+    stale: int = 0
+    """Validations since the loss last fell."""
+    validation_step: int = -1
+    """The step of the last validation."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """Everything that the loop works on."""
+
+    network: Network
+    recipe: Recipe
+    settings: TrainingSettings
+    loss: LossWeights
+    paths: RunDir
+    steps_per_epoch: float
+    batches_from: Callable[[int], tf.data.Dataset]
+    """Optimizer step → the endless batches from there on."""
+    validation_tiles: tf.data.Dataset
+
+
+class Trainer:
+    """A run under way."""
+
+    def __init__(self, job: Job, progress: Progress) -> None:
+        self.job, self.progress, self.state = job, progress, State()
+        self._step = TrainStep(job.network, job.settings, job.loss)
+        self._enter(job.recipe.phases[0])
+        self._validator = Validator(job.network, job.loss, job.validation_tiles)
+        self._losses: list[tf.Tensor] = []
+
+    def restore(self) -> None:
+        """Takes up the state of last.h5. Raises ModelError when it does not fit."""
+        path = self.job.paths.last
+        groups, values = read_checkpoint(path)
+        self.state = State(**values)
+        self._enter(next(p for p in self.job.recipe.phases if p.name == self.state.phase))
+        for name, variables in self._groups().items():
+            assign(variables, groups[name], path)
+
+    def run(self) -> str:
+        """Trains to the end; returns why it ended. Raises KeyboardInterrupt after saving, ModelError on NaN."""
+        self._started, self._seconds_before = time.monotonic(), self.state.seconds
+        with stop_requests() as request, History(self.job.paths, self.state.step) as history:
+            converged = self._steps(request, history)
+            if not request.asked and self.state.step > self.state.validation_step:
+                self._validate(history)
+            self.save()
+        if request.asked:
+            raise KeyboardInterrupt
+        if converged:
+            return f"converged: the validation loss has not fallen since step {self.state.best_step}"
+        return f"the limit of {self.job.settings.max_steps} steps"
+
+    def save(self) -> None:
+        """Writes last.h5. Raises OutputError."""
+        groups = {name: named_values(variables) for name, variables in self._groups().items()}
+        write_checkpoint(self.job.paths.last, groups, dataclasses.asdict(self.state))
+
+    def _steps(self, request: StopRequest, history: History) -> bool:
+        """Steps until one of the reasons to stop; True when the loss has converged."""
+        settings, state = self.job.settings, self.state
+        remaining = settings.max_steps - state.step
+        saved = time.monotonic()
+        numbers: Iterator[int] = self.progress.track(range(remaining), remaining, "Training", "steps")
+        batches = iter(self.job.batches_from(state.step))
+        for _ in numbers:
+            self._one_step(next(batches))
+            if state.step % settings.log_every_steps == 0:
+                self._log(history)
+            if state.step % settings.validate_every_steps == 0:
+                self._validate(history)
+                if settings.patience and state.stale >= settings.patience:
+                    return True
+            if time.monotonic() - saved > 60 * settings.checkpoint_minutes:
+                self._log(history)
+                self.save()
+                saved = time.monotonic()
+            if request.asked:
+                break
+        self._log(history)
+        return False
+
+    def _one_step(self, batch: Batch) -> None:
+        state, settings = self.state, self.job.settings
+        phase = self.job.recipe.phase_at(state.step)
+        if phase is not self._phase:
+            self._enter(phase)
+        rate = phase.learning_rate(state.step)
+        decay = average_decay(settings, state.step)
+        self._losses.append(self._step.run(batch, settings.micro_batches, rate, decay))
+        state.step += 1
+
+    def _enter(self, phase: Phase) -> None:
+        self._phase = phase
+        self.state.phase = phase.name
+        self._step.use(phase.new_optimizer(), head_only=phase.head_only)
+
+    def _tick(self) -> None:
+        self.state.seconds = self._seconds_before + time.monotonic() - self._started
+
+    def _log(self, history: History) -> None:
+        if not self._losses:
+            return
+        losses = [float(loss) for loss in self._losses]  # waits for the device, so that the clock is right
+        self._losses.clear()
+        self._tick()
+        state = self.state
+        mean = sum(losses) / len(losses)
+        if not all(math.isfinite(loss) for loss in losses):
+            raise ModelError(
+                f"{self.job.paths.path}: the loss is no longer a number at step {state.step} "
+                f"(learning rate {self._phase.learning_rate(state.step - 1):.3g}). Training has stopped; "
+                "the weights of the best validation are kept.",
+                hint="Start again with a lower training.learning_rate, or training.clip_norm = 1.0.",
+            )
+        rate = self._phase.learning_rate(state.step - 1)
+        history.training(state.step, state.step / self.job.steps_per_epoch, state.seconds, rate, mean)
+
+    def _validate(self, history: History) -> None:
+        self._log(history)
+        state, settings = self.state, self.job.settings
+        with averaged_weights(self._step, use=settings.weight_average > 0):
+            found = self._validator.run()
+            if not math.isfinite(found.loss):
+                raise ModelError(
+                    f"{self.job.paths.path}: the validation loss is not a number at step {state.step}. Training has "
+                    "stopped; the weights of the best validation are kept.",
+                    hint="Start again with a lower training.learning_rate.",
+                )
+            improved = state.best_loss is None or found.loss < state.best_loss * (1 - settings.min_improvement)
+            if improved:
+                state.best_loss, state.best_step, state.stale = found.loss, state.step, 0
+                self._write_best(found)
+            else:
+                state.stale += 1
+        state.validation_step = state.step
+        self._tick()
+        history.validation(state.step, state.step / self.job.steps_per_epoch, state.seconds, found)
+        r = "–" if found.tile_r is None else f"{found.tile_r:.3f}"
+        mae = "–" if found.tile_mae is None else f"{100 * found.tile_mae:.1f} points"
+        self.progress.say(
+            f"step {state.step}: validation loss {found.loss:.4f}, tile r within pairs {r}, tile error {mae}"
+            + (" (best so far)" if improved else "")
+        )
+
+    def _write_best(self, found: Validation) -> None:
+        state: dict[str, Any] = {
+            "step": self.state.step,
+            "validation_loss": found.loss,
+            "validation": found.to_dict(),
+        }
+        write_checkpoint(self.job.paths.best, {"weights": named_values(self.job.network.model.weights)}, state)
+
+    def _groups(self) -> dict[str, list[Any]]:
+        model: keras.Model = self.job.network.model
+        weights = {id(w) for w in model.weights}
+        return {
+            "weights": model.weights,
+            "random": [v for v in model.variables if id(v) not in weights],
+            "averaged": self._step.averaged,
+            "optimizer": self._step.optimizer.variables,
+        }

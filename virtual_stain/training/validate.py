@@ -1,0 +1,114 @@
+"""Loss and tile figures of the validation patients: deterministic, whole crop grids, averaged weights."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+
+from virtual_stain.model.build import Network
+from virtual_stain.model.losses import cells_loss_sum, ratio_loss_sum
+from virtual_stain.model.tile_reading import crop_grid
+from virtual_stain.training.metrics import mean_absolute_error, mean_within, pearson
+from virtual_stain.training.step import Batch, LossWeights, TrainStep, ratio_weights
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """What one validation found."""
+
+    loss: float
+    """Weighted binomial cross-entropy of the crops, nats: what stopping and the choice of the checkpoint go by."""
+    cells_loss: float
+    """Poisson loss of the expected tumour cells, up to a constant of the data."""
+    tile_r: float | None
+    """Pearson r over the tiles within a pair, mean over pairs; None with fewer than 3 labelled tiles in each."""
+    tile_mae: float | None
+    """Mean absolute error of tile ratios, fraction; None without labelled tiles."""
+    n_tiles: int
+    """Tiles with a trusted label."""
+
+    def to_dict(self) -> dict[str, float | int | None]:
+        return {
+            "loss": self.loss,
+            "cells_loss": self.cells_loss,
+            "tile_r": self.tile_r,
+            "tile_mae": self.tile_mae,
+            "n_tiles": self.n_tiles,
+        }
+
+
+class Validator:
+    """Runs the network over the validation tiles; compiled once."""
+
+    def __init__(self, network: Network, loss: LossWeights, tiles: tf.data.Dataset) -> None:
+        self._network, self._loss, self._tiles = network, loss, tiles
+        self._compiled = tf.function(self._batch, autograph=False)
+
+    def run(self) -> Validation:
+        """One pass over the tiles with the network's present weights."""
+        sums = np.zeros(4)
+        rows: list[tuple[bytes, int, float, float]] = []
+        for batch in self._tiles:
+            parts, ratios = self._compiled({k: v for k, v in batch.items() if k not in ("patient",)})
+            sums += np.array([float(p) for p in parts])
+            rows += _labelled(batch, ratios.numpy())
+        pairs = np.array([r[0] + b"/%d" % r[1] for r in rows])
+        truth, read = np.array([r[2] for r in rows]), np.array([r[3] for r in rows])
+        return Validation(
+            loss=float(sums[0] / max(sums[1], 1e-9)),
+            cells_loss=float(sums[2] / max(sums[3], 1e-9)),
+            tile_r=mean_within(pairs, truth, read, pearson),
+            tile_mae=mean_absolute_error(truth, read),
+            n_tiles=len(rows),
+        )
+
+    def _batch(self, batch: Batch) -> tuple[list[tf.Tensor], tf.Tensor]:
+        crops = crop_grid(batch["tile"], self._network.crop_px)
+        outputs = self._network.logits(crops, training=False)
+        per_tile = batch["cells"].shape[1]
+        flat = {
+            "cells": tf.reshape(batch["cells"], (-1, batch["cells"].shape[2])),
+            "positive": tf.reshape(batch["positive"], (-1, batch["cells"].shape[2])),
+            "trusted": tf.repeat(batch["trusted"], per_tile, axis=0),
+            "usable": tf.repeat(batch["usable"], per_tile, axis=0),
+        }
+        weights = ratio_weights(flat, self._loss)
+        ratio, cells = tf.constant(0.0), tf.constant(0.0)
+        readings = []
+        for index, marker in enumerate(self._network.markers):
+            k, n = flat["positive"][:, index], flat["cells"][:, index]
+            logit, log_cells = outputs[f"{marker}_logit"], outputs[f"{marker}_log_cells"]
+            ratio += ratio_loss_sum(logit, k, n, weights[:, index])
+            cells += cells_loss_sum(log_cells, n, flat["usable"][:, index])
+            readings.append(tf.reduce_mean(tf.reshape(tf.sigmoid(logit), (-1, per_tile)), axis=1))
+        sums = [ratio, tf.reduce_sum(weights), cells, tf.reduce_sum(flat["usable"])]
+        return sums, tf.stack(readings, axis=1)
+
+
+def _labelled(batch: Batch, ratios: np.ndarray) -> list[tuple[bytes, int, float, float]]:
+    """(pair, marker index, true ratio, read ratio) of the tiles whose label is trusted."""
+    trusted, pair = batch["trusted"].numpy(), batch["pair"].numpy()
+    cells, positive = batch["cells"].numpy().sum(axis=1), batch["positive"].numpy().sum(axis=1)
+    return [
+        (pair[i], m, float(positive[i, m] / cells[i, m]), float(ratios[i, m]))
+        for i, m in zip(*np.nonzero((trusted > 0) & (cells > 0)), strict=True)
+    ]
+
+
+@contextlib.contextmanager
+def averaged_weights(step: TrainStep, *, use: bool) -> Iterator[None]:
+    """The network with its averaged weights inside the block, with its own again after it."""
+    weights = step.network.model.weights
+    own = [tf.identity(w.value) for w in weights] if use else []
+    try:
+        if use:
+            for weight, average in zip(weights, step.averaged, strict=True):
+                weight.assign(average)
+        yield
+    finally:
+        for weight, value in zip(weights, own, strict=bool(own)):
+            weight.assign(value)
