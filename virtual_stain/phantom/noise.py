@@ -1,0 +1,69 @@
+"""Random numbers by name, smooth random fields and periodic textures."""
+
+from __future__ import annotations
+
+import zlib
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+Image = npt.NDArray[np.float32]
+
+
+def rng_for(seed: int, *names: str | int) -> np.random.Generator:
+    """An independent generator for a purpose: adding a purpose never changes the numbers of another."""
+    words = [zlib.crc32(str(name).encode()) for name in names]
+    return np.random.default_rng([seed, *words])
+
+
+def smooth_field(rng: np.random.Generator, shape: tuple[int, int], sigma_px: float) -> Image:
+    """float32[h, w]: Gaussian random field of mean 0 and standard deviation about 1, correlated over `sigma_px`."""
+    step = max(1.0, sigma_px / 3)
+    height, width = (int(np.ceil(n / step)) + 8 for n in shape)
+    sigma = sigma_px / step
+    margin = int(np.ceil(3 * sigma))
+    white = rng.standard_normal((height + 2 * margin, width + 2 * margin)).astype(np.float32)
+    field = np.asarray(cv2.GaussianBlur(white, (0, 0), sigma), np.float32)[margin:-margin, margin:-margin]
+    field = field * np.float32(
+        2 * np.sqrt(np.pi) * sigma
+    )  # the blur's own loss of variance: an expectation, so small fields stay random
+    if step > 1:
+        zoom = np.array([[1 / step, 0, 4], [0, 1 / step, 4]], np.float64)
+        field = cv2.warpAffine(
+            field,
+            zoom,
+            (shape[1], shape[0]),
+            flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_REFLECT,
+        )
+        # warpAffine interpolates in steps of 1/32: smooth the steps away where they are wider than a pixel
+        if step > 4:
+            field = cv2.GaussianBlur(field, (0, 0), step / 6)
+    result: Image = np.ascontiguousarray(field[: shape[0], : shape[1]], np.float32)
+    return result
+
+
+def periodic_noise(rng: np.random.Generator, side: int, sigma_x: float, sigma_y: float) -> Image:
+    """float32[side, side]: seamless texture of mean 0 and standard deviation 1, correlated over the sigmas (px)."""
+    fx = np.fft.rfftfreq(side)[None, :]
+    fy = np.fft.fftfreq(side)[:, None]
+    transfer = np.exp(-2 * np.pi**2 * ((fx * sigma_x) ** 2 + (fy * sigma_y) ** 2))
+    transfer[0, 0] = 0
+    field = np.fft.irfft2(np.fft.rfft2(rng.standard_normal((side, side))) * transfer, (side, side))
+    result: Image = (field / field.std()).astype(np.float32)
+    return result
+
+
+def wrapped(texture: Image, x0: int, y0: int, width: int, height: int) -> Image:
+    """The window of an endlessly repeated texture that starts at (x0, y0)."""
+    rows = np.arange(y0, y0 + height) % texture.shape[0]
+    columns = np.arange(x0, x0 + width) % texture.shape[1]
+    result: Image = texture[rows][:, columns]
+    return result
+
+
+def smoothstep(value: Image, low: float, high: float) -> Image:
+    """0 below `low`, 1 above `high`, straight in between."""
+    result: Image = np.clip((value - np.float32(low)) * np.float32(1 / (high - low)), 0, 1)
+    return result
