@@ -1,4 +1,4 @@
-"""[scoring]: how a slide's reading is made from its tiles. Geometry and thresholds come from the bundle, never from here."""
+"""[scoring]: how a slide's reading is made from its tiles. Geometry and thresholds are the bundle's, never set here."""
 
 from __future__ import annotations
 

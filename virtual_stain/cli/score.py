@@ -1,0 +1,60 @@
+"""`vstain score`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from virtual_stain.cli.common import Common, common_options, parse_mpp
+
+
+@click.command("score")
+@click.argument("slides", nargs=-1, metavar="SLIDE…", type=click.Path(path_type=Path))
+@click.option("--model", envvar="VSTAIN_MODEL", help="Bundle folder (MODEL or MODEL/<version>) [env: VSTAIN_MODEL].")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for all results [default: ./<stem>-vstain each].")
+@click.option("--mpp", help="Pixel size in µm/px, F or FX,FY, for slides that carry none or a wrong one.")
+@click.option("--slides", "table", type=click.Path(path_type=Path), help="CSV with the columns slide,mpp,name.")
+@click.option(
+    "--geojson-origin",
+    type=click.Choice(["bounds", "slide"]),
+    default="bounds",
+    show_default=True,
+    help="Frame of the GeoJSON: level-0 px from the corner of the scan (as QuPath counts) or of the whole slide.",
+)
+@common_options
+def command(
+    slides: tuple[Path, ...],
+    model: str | None,
+    out: Path | None,
+    mpp: str | None,
+    table: Path | None,
+    geojson_origin: str,
+    common: Common,
+) -> None:
+    """Score H&E slides with a model. Research use only.
+
+    \b
+    vstain score slide.ndpi --model MODEL
+    vstain score *.svs --model MODEL --out results
+    vstain score crop.png --mpp 0.5 --model MODEL
+
+    Writes per slide <stem>.report.json, .tiles.csv, .heatmap.png, .geojson (QuPath) and .report.html. --jobs is the
+    number of threads that read tiles. Slides that are already scored with the same model are left alone (--force).
+    """
+    from virtual_stain.errors import ConfigError
+    from virtual_stain.score.inputs import collect_inputs
+    from virtual_stain.workflows.score_slides import ScoreOptions, score_slides, summary
+
+    if not model:
+        raise ConfigError("expected a model.", hint="vstain score SLIDE --model MODEL, or set VSTAIN_MODEL.")
+    inputs = collect_inputs(slides, table, out=out, mpp=parse_mpp(mpp))
+    options = ScoreOptions(
+        model=model,
+        scoring=common.config.scoring,
+        tissue=common.config.tissue,
+        geojson_origin=geojson_origin,
+        jobs=common.jobs,
+        force=common.force,
+    )
+    score_slides(inputs, options, progress=common.progress, done=lambda scored: click.echo(summary(scored)))

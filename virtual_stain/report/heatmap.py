@@ -1,0 +1,201 @@
+"""Pictures of a scored slide: the overview beside the readings on it, with scale bar and legend; a histogram."""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.ft2font import FT2Font
+from matplotlib.patches import Patch, Rectangle
+
+from virtual_stain.geometry import Box
+from virtual_stain.markers import Marker
+from virtual_stain.report.colours import FAILED_RGB, UNUSED_RGB, ColourScale
+from virtual_stain.report.notes import RESEARCH_USE
+from virtual_stain.report.report import SlideReport
+from virtual_stain.score.score import MarkerScores
+from virtual_stain.slides.slide import Overview
+
+OVERVIEW_PX = 1400
+"""Longer side of one panel; more shows nothing that a tile's colour could."""
+_OPACITY = 0.62
+_DPI = 150
+
+
+@dataclass(frozen=True, eq=False)
+class _Canvas:
+    """The overview, reduced, and how to get there."""
+
+    image: npt.NDArray[np.uint8]
+    px_from_px0: tuple[float, float]
+    origin_px0: tuple[float, float]
+    um_per_px: float
+
+    def rectangle(self, box: Box) -> tuple[float, float, float, float]:
+        x, y = (box.x - self.origin_px0[0]) * self.px_from_px0[0], (box.y - self.origin_px0[1]) * self.px_from_px0[1]
+        return x, y, box.width * self.px_from_px0[0], box.height * self.px_from_px0[1]
+
+
+def heatmap_png(report: SlideReport, overview: Overview) -> bytes:
+    """The overview and, per marker, the readings of all tissue tiles as colours; frames: the top tiles.
+
+    `overview`: a picture of the slide of at most OVERVIEW_PX on its longer side.
+    """
+    canvas = _canvas(report, overview)
+    height, width = canvas.image.shape[:2]
+    panels = 1 + len(report.readings)
+    beside = height >= width * 0.8  # tall slides beside each other, wide ones below each other
+    columns, rows = (panels, 1) if beside else (1, panels)
+    panel_inches = 6.0
+    size = (
+        panel_inches * columns * min(1.0, width / height) + 2.2,
+        panel_inches * rows * min(1.0, height / width) + 1.5,
+    )
+    figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    figure.suptitle(_drawable(report.slide.name), fontsize=11)
+    _panel(axes[0], canvas, "H&E")
+    for axis, (marker, reading) in zip(axes[1:], report.readings.items(), strict=True):
+        scores = report.score.markers[marker]
+        scale = ColourScale.for_values(scores.fraction[scores.used])
+        title = f"{marker.label} predicted: no tile carries a reading"
+        if reading.global_mean is not None and reading.top_mean is not None:
+            title = (
+                f"{marker.label} predicted: global mean {reading.global_mean * 100:.1f} %, "
+                f"top {reading.top_n} {reading.top_mean * 100:.1f} %"
+            )
+        _panel(axis, canvas, title)
+        _paint(axis, canvas, report, marker, scale)
+        mappable = ScalarMappable(Normalize(0, scale.top * 100), "viridis")
+        # one scale beside both panels keeps them aligned; several markers have a scale each
+        beside_axes = axes if panels == 2 else axis
+        figure.colorbar(mappable, ax=beside_axes, label=f"{marker.label}-positive tumour cells, %", shrink=0.8)
+    keys = [Patch(color=_mpl(UNUSED_RGB), alpha=_OPACITY, label="tissue without a reading")]
+    keys += [Patch(facecolor="none", edgecolor="black", label="highest tiles")]
+    if report.score.failed:
+        keys.append(Patch(color=_mpl(FAILED_RGB), alpha=_OPACITY, label="could not be read"))
+    figure.legend(
+        handles=keys,
+        loc="outside lower center",
+        ncols=3,
+        fontsize=8,
+        frameon=False,
+        title=RESEARCH_USE,
+        title_fontsize=8,
+    )
+    return _png(figure)
+
+
+def histogram_png(report: SlideReport, marker: Marker) -> bytes | None:
+    """Distribution of the used tiles' readings; None without any."""
+    scores, reading = report.score.markers[marker], report.readings[marker]
+    values = scores.fraction[scores.used]
+    if reading.global_mean is None or reading.top_mean is None:
+        return None
+    scale = ColourScale.for_values(values)
+    figure = Figure(figsize=(6.4, 2.6), dpi=_DPI, layout="constrained")
+    axis = figure.subplots()
+    edges = np.linspace(0, scale.top, 21)
+    counts, _ = np.histogram(values, edges)
+    middles = (edges[1:] + edges[:-1]) / 2
+    axis.bar(middles * 100, counts, width=scale.top * 5, color=scale.rgb(middles) / 255, edgecolor="white", lw=0.5)
+    for value, text, style in ((reading.global_mean, "global mean", "-"), (reading.top_mean, "top mean", "--")):
+        axis.axvline(value * 100, color="black", ls=style, lw=1.2, label=f"{text} {value * 100:.1f} %")
+    axis.set(xlabel=f"{marker.label}-positive tumour cells, %", ylabel="tiles", xlim=(0, scale.top * 100))
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(fontsize=8, frameon=False)
+    return _png(figure)
+
+
+def _canvas(report: SlideReport, overview: Overview) -> _Canvas:
+    matrix = overview.px0_from_ov.inverse().matrix
+    x, y = overview.px0_from_ov.apply([0.0, 0.0])
+    factor = (float(matrix[0, 0]), float(matrix[1, 1]))
+    return _Canvas(overview.image, factor, (float(x), float(y)), report.score.mpp.x / factor[0])
+
+
+def _panel(axis: Axes, canvas: _Canvas, title: str) -> None:
+    axis.imshow(canvas.image, interpolation="nearest")
+    axis.set_title(title, fontsize=10)
+    axis.set_axis_off()
+    _scale_bar(axis, canvas)
+
+
+def _scale_bar(axis: Axes, canvas: _Canvas) -> None:
+    height, width = canvas.image.shape[:2]
+    length_um = scale_bar_um(width * canvas.um_per_px)
+    length = length_um / canvas.um_per_px
+    x, y = width * 0.03, height * 0.965
+    axis.add_patch(Rectangle((x, y), length, max(height * 0.006, 2.0), color="black", lw=0))
+    text = f"{length_um / 1000:g} mm" if length_um >= 1000 else f"{length_um:g} µm"
+    axis.text(
+        x + length / 2,
+        y - height * 0.008,
+        text,
+        ha="center",
+        va="bottom",
+        fontsize=8,
+        bbox={"facecolor": "white", "alpha": 0.75, "lw": 0, "pad": 1},
+    )
+
+
+def scale_bar_um(width_um: float) -> float:
+    """The longest of 1, 2, 5 · 10ⁿ µm that is at most a quarter of the picture's width."""
+    exponent = math.floor(math.log10(width_um / 4))
+    return max(s * 10.0**e for e in (exponent - 1, exponent) for s in (1, 2, 5) if s * 10.0**e <= width_um / 4)
+
+
+def _paint(axis: Axes, canvas: _Canvas, report: SlideReport, marker: Marker, scale: ColourScale) -> None:
+    scores, tiles, card = report.score.markers[marker], report.score.tiles, report.score.card
+    height, width = canvas.image.shape[:2]
+    overlay = np.zeros((height, width, 4), np.float64)
+    # overlapping windows: each paints the step around its centre, so that neighbours do not hide one another
+    share = min(1.0, card.tiling.step_um / card.tiling.window_um)
+    colours = scale.rgb(np.nan_to_num(scores.fraction)) / 255
+    for index, tile in enumerate(tiles):
+        x, y, w, h = canvas.rectangle(tile.box)
+        x0, y0 = x + w * (1 - share) / 2, y + h * (1 - share) / 2
+        area = np.s_[
+            max(0, round(y0)) : max(0, round(y0 + h * share)), max(0, round(x0)) : max(0, round(x0 + w * share))
+        ]
+        colour = _mpl(FAILED_RGB) if index in report.score.failed else _mpl(UNUSED_RGB)
+        overlay[area] = (*(colours[index] if scores.used[index] else colour), _OPACITY)
+    axis.imshow(overlay, interpolation="nearest")
+    for index in top_tiles(scores, report.readings[marker].top_n):
+        x, y, w, h = canvas.rectangle(tiles[index].box)
+        axis.add_patch(Rectangle((x, y), w, h, fill=False, edgecolor="black", lw=1.4))
+        axis.add_patch(Rectangle((x, y), w, h, fill=False, edgecolor="white", lw=0.7))
+    axis.set(xlim=(0, width), ylim=(height, 0))
+
+
+def top_tiles(scores: MarkerScores, count: int) -> list[int]:
+    """Indices of the used tiles with the highest readings, highest first; equal ones in grid order."""
+    used = np.flatnonzero(scores.used)
+    order = np.argsort(-scores.fraction[used], kind="stable")
+    return [int(i) for i in used[order][:count]]
+
+
+def _mpl(rgb: tuple[int, int, int]) -> tuple[float, float, float]:
+    return rgb[0] / 255, rgb[1] / 255, rgb[2] / 255
+
+
+def _drawable(text: str) -> str:
+    """Characters that the font lacks as ?, instead of boxes and a warning for each."""
+    from matplotlib import font_manager
+
+    known = FT2Font(font_manager.findfont(font_manager.FontProperties())).get_charmap()
+    # $ would start a formula
+    return "".join(c if ord(c) in known else "?" for c in text).replace("$", r"\$")
+
+
+def _png(figure: Figure) -> bytes:
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png")
+    return stream.getvalue()

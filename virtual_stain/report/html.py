@@ -1,0 +1,81 @@
+"""One HTML file that opens from disk, with everything inside."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable
+from typing import Any
+
+import jinja2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from virtual_stain.geometry import Box
+from virtual_stain.markers import Marker
+from virtual_stain.report.heatmap import histogram_png, top_tiles
+from virtual_stain.report.notes import RESEARCH_USE
+from virtual_stain.report.report import SlideReport
+from virtual_stain.version import __version__
+
+GALLERY_PX = 256
+ReadTile = Callable[[Box], npt.NDArray[np.uint8]]
+"""Level-0 box → uint8[GALLERY_PX, GALLERY_PX, 3]."""
+
+
+def report_html(report: SlideReport, heatmap: bytes, read_tile: ReadTile) -> str:
+    """The text of `<stem>.report.html`. `heatmap`: PNG bytes; `read_tile` reads the gallery's pictures (SlideError)."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("virtual_stain.report"),
+        autoescape=True,  # a slide's name is somebody else's text
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters["percent"] = lambda v: "–" if v is None else f"{v * 100:.1f} %"
+    return environment.get_template("report.html").render(
+        notice=RESEARCH_USE,
+        slide=report.slide,
+        score=report.score,
+        card=report.score.card,
+        model_sha256=report.model_sha256,
+        tissue_mm2=report.score.tissue_um2 / 1e6,
+        markers=[_marker(report, m, read_tile) for m in report.readings],
+        notes=report.notes,
+        heatmap=_data_url(heatmap, "png"),
+        version=__version__,
+    )
+
+
+def _marker(report: SlideReport, marker: Marker, read_tile: ReadTile) -> dict[str, Any]:
+    histogram = histogram_png(report, marker)
+    return {
+        "label": marker.label,
+        "reading": report.readings[marker],
+        "flags": report.flags(marker),
+        "definition": report.score.card.value_definition.value,
+        "histogram": None if histogram is None else _data_url(histogram, "png"),
+        "gallery": [_thumbnail(report, marker, i, read_tile) for i in _shown(report, marker)],
+    }
+
+
+def _shown(report: SlideReport, marker: Marker) -> list[int]:
+    return top_tiles(report.score.markers[marker], report.settings.gallery_tiles)
+
+
+def _thumbnail(report: SlideReport, marker: Marker, index: int, read_tile: ReadTile) -> dict[str, Any]:
+    tile, scores = report.score.tiles[index], report.score.markers[marker]
+    stream = io.BytesIO()
+    Image.fromarray(read_tile(tile.box)).save(stream, "JPEG", quality=85)
+    return {
+        "col": tile.col,
+        "row": tile.row,
+        "fraction": float(scores.fraction[index]),
+        "cells": float(scores.tumour_cells[index]),
+        "image": _data_url(stream.getvalue(), "jpeg"),
+    }
+
+
+def _data_url(data: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"

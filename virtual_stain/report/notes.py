@@ -1,0 +1,107 @@
+"""What a reader of a report must be told: codes for machines, sentences for people."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from virtual_stain.config import ScoringSettings
+from virtual_stain.markers import Marker
+from virtual_stain.report.aggregate import SlideReading
+from virtual_stain.score.score import SlideScore
+
+# beyond this the tile is blown up from fewer pixels than the network was trained on
+_COARSE = 1.25
+
+RESEARCH_USE = "Research use only: a prediction from H&E, not an immunohistochemical result."
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """One warning of a report."""
+
+    code: str
+    message: str
+
+
+def slide_notes(
+    score: SlideScore, settings: ScoringSettings, seen: bool | None, pixel_size_warnings: tuple[str, ...]
+) -> tuple[Note, ...]:
+    """Warnings about the slide as a whole; their codes are flags of every reading.
+
+    `seen`: whether the model was trained on this slide, None where that cannot be known.
+    """
+    notes = [Note("pixel_size", text) for text in pixel_size_warnings]
+    if seen:
+        notes.append(
+            Note("slide_seen_in_training", "The model was trained on this very slide: its readings are no evidence.")
+        )
+    tissue_mm2 = score.tissue_um2 / 1e6
+    if tissue_mm2 < settings.low_tissue_mm2:
+        text = f"Only {tissue_mm2:.2f} mm² of tissue (flagged below {settings.low_tissue_mm2:g} mm²)."
+        notes.append(Note("low_tissue", text))
+    tile_mpp = score.card.tiling.tile_mpp
+    if max(score.mpp.x, score.mpp.y) > _COARSE * tile_mpp:
+        text = (
+            f"The slide has {score.mpp}, the model works at {tile_mpp:g} µm/px: tiles are interpolated and hold less "
+            "detail than those it was trained on."
+        )
+        notes.append(Note("coarse_pixels", text))
+    if score.failed:
+        first = next(iter(score.failed.values()))
+        text = f"{len(score.failed)} of {len(score.tiles)} tiles could not be read and are missing. The first: {first}"
+        notes.append(Note("failed_tiles", text))
+    return tuple(notes)
+
+
+def reading_notes(marker: Marker, reading: SlideReading, score: SlideScore) -> tuple[Note, ...]:
+    """Warnings about one marker's readings: the meaning of its flags, and why a value is null."""
+    label = marker.label
+    notes = []
+    if reading.n_tiles == 0:
+        text = f"{label}: the readings are null: {_why_none(marker, score)}"
+        notes.append(Note("no_valid_tiles", text))
+    elif reading.global_ratio is None:
+        notes.append(Note("no_expected_cells", f"{label}: global_ratio is null: no tumour cells are expected."))
+    for flag in reading.flags:
+        if flag == "top_mean_biased":
+            text = (
+                f"{label}: the mean of the highest {reading.top_n} of {reading.n_tiles} tiles is biased upward: noise "
+                "helps a tile into the top, and more tiles make the top higher. Compare slides by the global readings."
+            )
+            notes.append(Note(flag, text))
+        elif flag.endswith("_tiles") and flag.startswith("fewer_than"):
+            text = f"{label}: only {reading.n_tiles} tiles carry a reading; top_mean is the mean over all of them."
+            notes.append(Note(flag, text))
+        elif flag.endswith("_tumour_cells"):
+            text = f"{label}: about {reading.expected_tumour_cells:.0f} tumour cells are expected on the used tiles."
+            notes.append(Note(flag, text))
+    text = f"{label}: interval is null: this version does not estimate the uncertainty of a slide's reading."
+    notes.append(Note("no_interval", text))
+    return tuple(notes)
+
+
+def unknown_training_note(seen: bool | None) -> tuple[Note, ...]:
+    """Says that nobody checked, where nobody could."""
+    if seen is not None:
+        return ()
+    text = (
+        "Whether the model was trained on this slide cannot be told here: that needs the patient key which its "
+        "records were built with (VSTAIN_PATIENT_KEY)."
+    )
+    return (Note("training_slides_unknown", text),)
+
+
+def _why_none(marker: Marker, score: SlideScore) -> str:
+    card = score.card
+    if not score.tiles:
+        return "no window holds tissue."
+    tissue = max(t.tissue_fraction for t in score.tiles)
+    cells = score.markers[marker].tumour_cells
+    known = cells[np.isfinite(cells)]
+    highest = f"{known.max():.1f}" if len(known) else "none"
+    return (
+        f"no tile has both a tissue fraction of at least {card.min_tissue_fraction:g} and "
+        f"{card.min_tumour_cells:g} expected tumour cells (highest: {tissue:.2f} and {highest})."
+    )

@@ -1,0 +1,161 @@
+"""A scored slide as numbers on disk: report.json, and tiles.csv with every tissue tile."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from virtual_stain.config import ScoringSettings
+from virtual_stain.export.card import cells_key
+from virtual_stain.geometry import Box, Size
+from virtual_stain.markers import Marker
+from virtual_stain.provenance import software_versions
+from virtual_stain.report.aggregate import SlideReading, aggregate
+from virtual_stain.report.notes import RESEARCH_USE, Note, reading_notes, slide_notes, unknown_training_note
+from virtual_stain.score.score import SlideScore
+from virtual_stain.slides.slide import Slide
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class SlideFacts:
+    """What a report says about the file."""
+
+    name: str
+    path: Path
+    content_sha256: str
+    format: str
+    size: Size
+    bounds: Box
+    """The scanned part, level-0 px."""
+    warnings: tuple[str, ...]
+    """Contradictions about the pixel size."""
+
+    @staticmethod
+    def of(slide: Slide, content_sha256: str) -> SlideFacts:
+        return SlideFacts(
+            slide.name, slide.path, content_sha256, slide.format, slide.size, slide.bounds, tuple(slide.warnings)
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class SlideReport:
+    """A slide's scores, its readings and everything that a reader must be told; fractions 0–1."""
+
+    slide: SlideFacts
+    score: SlideScore
+    readings: dict[Marker, SlideReading]
+    notes: tuple[Note, ...]
+    slide_flags: tuple[str, ...]
+    model_sha256: str
+    settings: ScoringSettings
+
+    def flags(self, marker: Marker) -> tuple[str, ...]:
+        """The reading's own flags and the slide's."""
+        return self.readings[marker].flags + self.slide_flags
+
+
+def make_report(
+    slide: SlideFacts, score: SlideScore, model_sha256: str, settings: ScoringSettings, *, seen: bool | None
+) -> SlideReport:
+    """Aggregates the used tiles of every marker. `seen`: was the model trained on the slide, None: unknown."""
+    readings = {}
+    about_slide = slide_notes(score, settings, seen, slide.warnings)
+    notes = list(about_slide)
+    for marker, scores in score.markers.items():
+        used = scores.used
+        readings[marker] = aggregate(
+            scores.fraction[used], scores.tumour_cells[used], top_n=settings.top_n, few_cells=settings.few_cells
+        )
+        notes += reading_notes(marker, readings[marker], score)
+    notes += unknown_training_note(seen)
+    flags = tuple(dict.fromkeys(note.code for note in about_slide))
+    return SlideReport(slide, score, readings, tuple(notes), flags, model_sha256, settings)
+
+
+def report_json(report: SlideReport, made_from: dict[str, Any], outputs: dict[str, Any]) -> dict[str, Any]:
+    """The value of `<stem>.report.json`; a value that does not exist is None with its reason in `warnings`.
+
+    `made_from`: what the result depends on, to tell whether it is still current; `outputs`: the files beside it.
+    """
+    slide, score, card = report.slide, report.score, report.score.card
+    bounds = slide.bounds
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "notice": RESEARCH_USE,
+        "slide": {
+            "name": slide.name,
+            "path": str(slide.path),
+            "content_sha256": slide.content_sha256,
+            "format": slide.format,
+            "width_px0": slide.size.width,
+            "height_px0": slide.size.height,
+            "bounds_px0": [bounds.x, bounds.y, bounds.width, bounds.height],
+            "mpp_x": score.mpp.x,
+            "mpp_y": score.mpp.y,
+            "mpp_origin": score.mpp.origin,
+            "tissue_mm2": round(score.tissue_um2 / 1e6, 6),
+        },
+        "model": {"name": card.name, "version": card.version, "sha256": report.model_sha256},
+        "readings": {m.value: _reading_json(report, m) for m in report.readings},
+        "tiles": {
+            "scored": len(score.tiles) - len(score.failed),
+            "glass": score.plan.n_glass,
+            "failed": len(score.failed),
+            "columns": score.plan.grid.columns,
+            "rows": score.plan.grid.rows,
+            "window_um": card.tiling.window_um,
+            "stride_um": card.tiling.step_um,
+            "tile_px": card.tiling.tile_px,
+            "min_tissue_fraction": card.min_tissue_fraction,
+            "min_tumour_cells": card.min_tumour_cells,
+        },
+        "warnings": [{"code": n.code, "message": n.message} for n in report.notes],
+        "made_from": made_from,
+        "outputs": outputs,
+        "timing": {f"{name}_s": round(value, 3) for name, value in score.timing_s.items()},
+        "software": software_versions(tensorflow=True),
+    }
+
+
+def _reading_json(report: SlideReport, marker: Marker) -> dict[str, Any]:
+    reading, definition = report.readings[marker], report.score.card.value_definition
+    return {
+        "value_definition": definition.value,
+        "unit": definition.unit,
+        "top_mean": reading.top_mean,
+        "top_n": reading.top_n,
+        "global_mean": reading.global_mean,
+        "global_ratio": reading.global_ratio,
+        "quantiles": reading.quantiles,
+        "n_tiles": reading.n_tiles,
+        "expected_tumour_cells": reading.expected_tumour_cells,
+        "interval": None,
+        "flags": list(report.flags(marker)),
+    }
+
+
+def tiles_csv(score: SlideScore) -> str:
+    """The text of `<stem>.tiles.csv`: every tissue tile, row by row; a missing value is an empty field."""
+    columns = ["col", "row", "x", "y", "width", "height"]
+    columns += [name for m in score.card.markers for name in (m.value, cells_key(m))]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*columns, "tissue_fraction", "used", "flags"])
+    for i, tile in enumerate(score.tiles):
+        box = tile.box
+        row: list[object] = [tile.col, tile.row, *(f"{v:.3f}" for v in (box.x, box.y, box.width, box.height))]
+        for scores in score.markers.values():
+            row += [_number(scores.fraction[i], 6), _number(scores.tumour_cells[i], 3)]
+        used = any(scores.used[i] for scores in score.markers.values())
+        writer.writerow([*row, f"{tile.tissue_fraction:.4f}", int(used), ";".join(score.flags[i])])
+    return text.getvalue()
+
+
+def _number(value: float, decimals: int) -> str:
+    return f"{value:.{decimals}f}" if math.isfinite(value) else ""

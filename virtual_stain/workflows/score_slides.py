@@ -1,0 +1,258 @@
+"""Slides in, reports out: one bad slide never stops the others and never disappears; finished ones are not redone."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import itertools
+import json
+import logging
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from virtual_stain.config import ScoringSettings, TissueSettings
+from virtual_stain.errors import BatchError, InputError, OutputError, VirtualStainError
+from virtual_stain.export.seen import existing_key, seen_in_training
+from virtual_stain.files import folder_lock, make_folder, output_errors, read_json, sha256_file, write_bytes, write_json
+from virtual_stain.geometry import Size
+from virtual_stain.markers import parse_marker
+from virtual_stain.patients import PatientKey
+from virtual_stain.progress import QUIET, Progress
+from virtual_stain.provenance import Outcome, RunRecord
+from virtual_stain.report.geojson import tiles_geojson
+from virtual_stain.report.heatmap import OVERVIEW_PX, heatmap_png
+from virtual_stain.report.html import GALLERY_PX, report_html
+from virtual_stain.report.report import SCHEMA_VERSION, SlideFacts, SlideReport, make_report, report_json, tiles_csv
+from virtual_stain.score.inputs import ScoreInput
+from virtual_stain.score.predictor import Predictor, open_predictor
+from virtual_stain.score.score import score_slide
+from virtual_stain.slides.slide import Slide, open_slide
+from virtual_stain.slides.window import read_window
+from virtual_stain.version import __version__
+
+_log = logging.getLogger("vstain.score")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreOptions:
+    """How to score; the same for every slide of a run."""
+
+    model: str
+    """A bundle folder, MODEL or MODEL/<version>."""
+    scoring: ScoringSettings = field(default_factory=ScoringSettings)
+    tissue: TissueSettings = field(default_factory=TissueSettings)
+    geojson_origin: str = "bounds"
+    """"bounds": QuPath's frame, px0 − bounds; "slide": px0."""
+    jobs: int = 1
+    """Threads that read tiles."""
+    force: bool = False
+    """Score again what is already there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What became of one slide; `report` is the value of its report.json, None where it failed."""
+
+    outcome: Outcome
+    folder: Path
+    report: dict[str, Any] | None = None
+
+
+def score_slides(
+    inputs: Sequence[ScoreInput],
+    options: ScoreOptions,
+    *,
+    predictor: Predictor | None = None,
+    progress: Progress = QUIET,
+    done: Callable[[Scored], None] = lambda _: None,
+) -> list[Scored]:
+    """Scores every slide and writes `<stem>.{report.json,tiles.csv,heatmap.png,geojson,report.html}` and run.json.
+
+    `predictor`: in place of loading `options.model`. `done` is called after each slide. Slides whose report is
+    current (same slide, model and settings) are left alone. Raises ModelError, VerificationError (the bundle),
+    OutputError; the only slide's own error; for several slides BatchError when some failed, the others being on disk.
+    """
+    for folder in dict.fromkeys(i.folder for i in inputs):
+        make_folder(folder)  # an unwritable place is found before the work, not after
+    start = time.monotonic()
+    model = predictor or open_predictor(options.model)
+    _log.info("model verified and loaded in %.1f s", time.monotonic() - start)
+    key = existing_key()
+    results: list[Scored] = []
+    errors: list[Exception] = []
+    for folder, group in itertools.groupby(inputs, lambda i: i.folder):
+        record = RunRecord("score", config=_settings(options), extra={"model": options.model})
+        record.extra["model_sha256"] = model.sha256
+        with folder_lock(folder):
+            try:
+                for item in group:
+                    results.append(_outcome(item, model, options, key, progress, errors))
+                    record.outcomes.append(results[-1].outcome)
+                    _note(record, results[-1])
+                    done(results[-1])
+            except BaseException:
+                with contextlib.suppress(OutputError):  # the first error is the one to tell
+                    record.write(folder, tensorflow=True)
+                raise
+            record.write(folder, tensorflow=True)
+    _raise_failures(results, errors)
+    return results
+
+
+def summary(scored: Scored) -> str:
+    """One line for people; readings in per cent."""
+    name = scored.outcome.name
+    if scored.report is None:
+        return f"{name}: not scored"
+    parts = []
+    for marker, reading in scored.report["readings"].items():
+        label = parse_marker(marker).label
+        if reading["global_mean"] is None:
+            parts.append(f"{label}: no tile carries a reading")
+            continue
+        ratio, mean, top = (_percent(reading[k]) for k in ("global_ratio", "global_mean", "top_mean"))
+        n = reading["n_tiles"]
+        parts.append(f"{label} global ratio {ratio}, global mean {mean}, top {reading['top_n']} {top} ({n} tiles)")
+    note = f" [{scored.outcome.reason}]" if scored.outcome.reason else ""
+    return f"{name}: {'; '.join(parts)}{note} → {scored.folder / (name + '.report.html')}"
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value * 100:.1f} %"
+
+
+def _raise_failures(results: Sequence[Scored], errors: Sequence[Exception]) -> None:
+    if not errors:
+        return
+    if len(results) == 1:
+        raise errors[0]
+    failed = [r.outcome for r in results if not r.outcome.ok]
+    lines = "\n".join(f"  - {o.name}: {o.reason}" for o in failed)
+    raise BatchError(
+        f"{len(failed)} of {len(results)} slides could not be scored:\n{lines}",
+        hint="The others are done. The same command tries the failed ones again.",
+    )
+
+
+def _outcome(
+    item: ScoreInput,
+    model: Predictor,
+    options: ScoreOptions,
+    key: PatientKey | None,
+    progress: Progress,
+    errors: list[Exception],
+) -> Scored:
+    """Scores one slide; its own failure becomes an Outcome, the model's or the disk's ends the run."""
+    try:
+        return _score_one(item, model, options, key, progress)
+    except OutputError:
+        raise
+    except InputError as error:
+        reason = str(error)
+        errors.append(error)
+    except VirtualStainError:
+        raise
+    except Exception as error:
+        # a bug met on one slide must not cost the night's other slides; it is printed whole
+        progress.say(traceback.format_exc())
+        reason = f"a bug: {type(error).__name__}: {error}"
+        errors.append(error)
+    progress.say(f"{item.stem}: not scored: {reason}")
+    return Scored(Outcome(item.stem, False, reason), item.folder)
+
+
+def _score_one(
+    item: ScoreInput, model: Predictor, options: ScoreOptions, key: PatientKey | None, progress: Progress
+) -> Scored:
+    with open_slide(item.ref) as slide:
+        digest = slide.content_hash()
+        made_from = _made_from(slide, digest, model, options)
+        paths = {kind: item.folder / f"{item.stem}.{kind}" for kind in _KINDS}
+        done = None if options.force else _current(paths, made_from)
+        if done is not None:
+            return Scored(Outcome(item.stem, True, "already scored"), item.folder, done)
+        score = score_slide(slide, model, options.scoring, options.tissue, jobs=options.jobs, progress=progress)
+        _log.info("%s: first tiles scored after %.1f s", item.stem, score.timing_s.get("first_batch", 0.0))
+        seen = seen_in_training(model.card, digest, key)
+        report = make_report(SlideFacts.of(slide, digest), score, model.sha256, options.scoring, seen=seen)
+        value = _write(report, slide, paths, made_from, options)
+    return Scored(Outcome(item.stem, True), item.folder, value)
+
+
+_KINDS = ("report.json", "tiles.csv", "heatmap.png", "geojson", "report.html")
+
+
+def _write(
+    report: SlideReport, slide: Slide, paths: dict[str, Path], made_from: dict[str, Any], options: ScoreOptions
+) -> dict[str, Any]:
+    """Every file whole or not there; report.json goes first and comes last, so that it never vouches for others."""
+    picture = heatmap_png(report, slide.overview(max_px=OVERVIEW_PX))
+    thumbnail = Size(GALLERY_PX, GALLERY_PX)
+    page = report_html(report, picture, lambda box: read_window(slide, box, thumbnail))
+    contents = {
+        "tiles.csv": tiles_csv(report.score).encode(),
+        "heatmap.png": picture,
+        "geojson": tiles_geojson(report, options.geojson_origin).encode(),
+        "report.html": page.encode(),
+    }
+    with output_errors(paths["report.json"]):
+        paths["report.json"].unlink(missing_ok=True)
+    outputs = {}
+    for kind, data in contents.items():
+        write_bytes(paths[kind], data)
+        outputs[paths[kind].name] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+    value = report_json(report, made_from, outputs)
+    write_json(paths["report.json"], value)
+    return value
+
+
+def _made_from(slide: Slide, digest: str, model: Predictor, options: ScoreOptions) -> dict[str, Any]:
+    """Everything that the result depends on: equal means that the report on disk is still right."""
+    return {
+        "slide_sha256": digest,
+        "slide_mpp": None if slide.mpp is None else [slide.mpp.x, slide.mpp.y],
+        "model_sha256": model.sha256,
+        "settings": _settings(options),
+        "schema_version": SCHEMA_VERSION,
+        "virtual_stain": __version__,
+    }
+
+
+def _settings(options: ScoreOptions) -> dict[str, Any]:
+    scoring = dataclasses.asdict(options.scoring)
+    for name in ("batch_size", "read_ahead_batches", "read_timeout_s"):
+        del scoring[name]  # how fast, not what
+    return {
+        "scoring": scoring,
+        "tissue": json.loads(json.dumps(dataclasses.asdict(options.tissue))),  # as it comes back from a file
+        "geojson_origin": options.geojson_origin,
+    }
+
+
+def _current(paths: dict[str, Path], made_from: dict[str, Any]) -> dict[str, Any] | None:
+    """The report on disk, if it was made from the same and all its files are there, unchanged."""
+    if not paths["report.json"].is_file():
+        return None
+    try:
+        value = read_json(paths["report.json"], "a report")
+        outputs = dict(value["outputs"])
+        same = value["made_from"] == made_from and set(outputs) == {paths[k].name for k in _KINDS[1:]}
+        folder = paths["report.json"].parent
+        whole = same and all(sha256_file(folder / name) == entry["sha256"] for name, entry in outputs.items())
+    except (InputError, KeyError, TypeError, ValueError):
+        return None  # damaged or of another kind: scored again
+    result: dict[str, Any] | None = value if whole else None
+    return result
+
+
+def _note(record: RunRecord, scored: Scored) -> None:
+    if scored.report is None:
+        return
+    record.inputs[scored.report["slide"]["path"]] = scored.report["slide"]["content_sha256"]
+    for name in ("scored", "glass", "failed"):
+        record.counts[name] = record.counts.get(name, 0) + scored.report["tiles"][name]
