@@ -1,0 +1,32 @@
+"""`vstain evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from virtual_stain.cli.common import Common, common_options
+
+
+@click.command("evaluate")
+@click.argument("run_dir", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("records", metavar="[DIR]", required=False, type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for the results [default: RUN].")
+@common_options
+def command(run_dir: Path, records: Path | None, out: Path | None, common: Common) -> None:
+    """Evaluate a run on patients it has never seen.
+
+    Without DIR: the test fold of the records it was trained on. With DIR: those records, refused if a patient or a
+    slide of them was used in training.
+
+    \b
+    vstain evaluate run/
+    vstain evaluate run/ other-hospital/records/ --out run/other-hospital/
+    """
+    from virtual_stain.training.evaluate import evaluate
+    from virtual_stain.training.summary import summary_lines
+
+    result = evaluate(run_dir, records, out, scoring=common.config.scoring, progress=common.progress)
+    for line in summary_lines(result):
+        click.echo(line)

@@ -1,0 +1,139 @@
+"""A run's readings of recorded tiles, beside their labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from virtual_stain.dataset.pipeline import CropSpec, tile_batches
+from virtual_stain.dataset.shards import reading_errors
+from virtual_stain.markers import parse_marker
+from virtual_stain.model.build import CELLS
+from virtual_stain.model.tile_reading import PADDING_MIN, crop_grid, crops_per_side, tile_reading
+from virtual_stain.progress import QUIET, Progress
+from virtual_stain.records.manifest import PairEntry
+from virtual_stain.training.run_dir import TrainedRun
+
+_CROPS_A_BATCH = 32
+Column = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TileTable:
+    """N tiles as columns of equal length."""
+
+    pair: npt.NDArray[np.str_]
+    patient: npt.NDArray[np.str_]
+    marker: npt.NDArray[np.str_]
+    col: npt.NDArray[np.int64]
+    row: npt.NDArray[np.int64]
+    tissue_fraction: Column
+    weight: Column
+    """The label's trust: 0 = its ratio is no label."""
+    usable: Column
+    """1: its number of cells is a label."""
+    positive: Column
+    cells: Column
+    """Counted tumour cells."""
+    ratio: Column
+    """Read fraction; NaN for a tile of nothing but padding."""
+    expected_cells: Column
+    """Expected tumour cells."""
+
+    def __len__(self) -> int:
+        return len(self.pair)
+
+    @property
+    def truth(self) -> Column:
+        """positive / cells; NaN without cells."""
+        with np.errstate(invalid="ignore"):
+            return self.positive / np.where(self.cells > 0, self.cells, np.nan)
+
+    @property
+    def labelled(self) -> npt.NDArray[np.bool_]:
+        """Tiles on which reading and label can be compared."""
+        return (self.weight > 0) & (self.cells > 0) & np.isfinite(self.ratio)
+
+    def select(self, index: npt.NDArray[np.bool_]) -> TileTable:
+        """The tiles that a boolean mask picks."""
+        return TileTable(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+
+
+def predict_tiles(run: TrainedRun, records: Path, pairs: Sequence[PairEntry], progress: Progress = QUIET) -> TileTable:
+    """Reads every recorded tile of `pairs` with the run's best weights. Raises VerificationError."""
+    spec, batch_tiles = _spec(run)
+    reading = tf.function(lambda tiles: tile_reading(run.model, tiles), autograph=False)
+    columns: dict[str, list[npt.NDArray]] = {f.name: [] for f in fields(TileTable)}
+    total = -(-sum(p.n_records for p in pairs) // batch_tiles)
+    marker_of = {p.pair: p.marker for p in pairs}
+    with reading_errors(records):
+        for batch in progress.track(tile_batches(records, pairs, spec, batch_tiles), total, "Reading tiles", "batches"):
+            found = {name: values.numpy() for name, values in reading(batch["tile"]).items()}
+            for name, values in _rows(batch, found, marker_of, spec).items():
+                columns[name].append(values)
+    return TileTable(**{name: np.concatenate(parts) for name, parts in columns.items()})
+
+
+def _rows(
+    batch: dict[str, tf.Tensor], found: dict[str, npt.NDArray], marker_of: dict[str, str], spec: CropSpec
+) -> dict[str, npt.NDArray]:
+    pair = np.array([p.decode() for p in batch["pair"].numpy()])
+    marker = np.array([marker_of[p] for p in pair])
+    index = [spec.markers.index(parse_marker(m)) for m in marker]
+    each = np.arange(len(pair))
+    by_marker = np.stack([found[m.value] for m in spec.markers], axis=1)
+    cells = np.stack([found[m.value + CELLS] for m in spec.markers], axis=1)
+    return {
+        "pair": pair,
+        "patient": np.array([p.decode() for p in batch["patient"].numpy()]),
+        "marker": marker,
+        "col": batch["col"].numpy(),
+        "row": batch["row"].numpy(),
+        "tissue_fraction": batch["tissue_fraction"].numpy().astype(np.float64),
+        "weight": batch["trusted"].numpy()[each, index].astype(np.float64),
+        "usable": batch["usable"].numpy()[each, index].astype(np.float64),
+        "positive": batch["positive"].numpy().sum(axis=1)[each, index].astype(np.float64),
+        "cells": batch["cells"].numpy().sum(axis=1)[each, index].astype(np.float64),
+        "ratio": by_marker[each, index].astype(np.float64),
+        "expected_cells": cells[each, index].astype(np.float64),
+    }
+
+
+def tile_features(
+    run: TrainedRun, records: Path, pairs: Sequence[PairEntry], max_tiles: int | None = None
+) -> tuple[Column, Column, npt.NDArray[np.str_]]:
+    """(features float64[N, F], true ratio float64[N], patient str[N]) of the tiles with a trusted label.
+
+    Features: the pooled ones before the head, mean over the tile's crops that are not all padding.
+    """
+    spec, batch_tiles = _spec(run)
+    per_tile = crops_per_side(spec.tile_px, spec.crop_px) ** 2
+
+    @tf.function(autograph=False)
+    def pooled(tiles: tf.Tensor) -> tf.Tensor:
+        crops = crop_grid(tiles, spec.crop_px)
+        shown = tf.cast(tf.reduce_any(crops < PADDING_MIN, axis=(1, 2, 3)), tf.float32)
+        values = run.network.features(crops, training=False) * shown[:, None]
+        count = tf.maximum(tf.reduce_sum(tf.reshape(shown, (-1, per_tile, 1)), axis=1), 1.0)
+        return tf.reduce_sum(tf.reshape(values, (-1, per_tile, values.shape[1])), axis=1) / count
+
+    features, truth, patients = [], [], []
+    with reading_errors(records):
+        for batch in tile_batches(records, pairs, spec, batch_tiles, max_tiles):
+            cells = batch["cells"].numpy().sum(axis=(1, 2))
+            chosen = (batch["trusted"].numpy().max(axis=1) > 0) & (cells > 0)
+            features.append(pooled(batch["tile"]).numpy()[chosen].astype(np.float64))
+            truth.append((batch["positive"].numpy().sum(axis=(1, 2))[chosen] / cells[chosen]).astype(np.float64))
+            patients += [p.decode() for p in batch["patient"].numpy()[chosen]]
+    return np.concatenate(features), np.concatenate(truth), np.array(patients)
+
+
+def _spec(run: TrainedRun) -> tuple[CropSpec, int]:
+    tile_px, crop_px = int(run.card["tiling"]["tile_px"]), int(run.card["crop_px"])
+    spec = CropSpec(markers=run.network.markers, tile_px=tile_px, crop_px=crop_px)
+    return spec, max(1, _CROPS_A_BATCH // crops_per_side(tile_px, crop_px) ** 2)
