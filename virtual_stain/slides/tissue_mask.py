@@ -1,4 +1,10 @@
-"""The tissue mask of one overview picture (first version)."""
+"""The tissue mask of one overview picture.
+
+Stained tissue differs from glass by colour (haematoxylin, eosin and DAB absorb the three channels unequally) and by
+texture; grey glass, shadows and streaks have neither or only one. Pale counterstain and unstained stroma show little
+colour, so texture decides there; pen, lines and dust are then taken away by colour, width and size.
+Optical density against the slide's own glass makes the thresholds independent of lamp and white balance.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +13,17 @@ import numpy as np
 import numpy.typing as npt
 
 from virtual_stain.config.tissue import TissueSettings
+from virtual_stain.slides.glass import Float, glass_color, optical_density
+from virtual_stain.slides.pen import pen_mask
 from virtual_stain.slides.source import Rgb
 
 Mask = npt.NDArray[np.bool_]
+
+_WORKING_MPP = 8.0  # finer pictures are reduced to this: the thresholds below are tuned for it
+_SMOOTH_UM = 12.0  # below the size of a gland, above camera noise
+_TEXTURE_UM = 24.0  # neighbourhood in which texture is measured
+_LINE_UM = 60.0  # half width of cover-slip edges and threads
+_FAT_UM = 50.0  # half width of a fat cell: its wall is tissue, its lumen looks like glass
 
 
 def is_brightfield(rgb: Rgb) -> bool:
@@ -19,11 +33,110 @@ def is_brightfield(rgb: Rgb) -> bool:
 
 
 def tissue_mask(rgb: Rgb, mpp_um: float, settings: TissueSettings) -> Mask:
-    """bool[H, W] of uint8[H, W, 3] at `mpp_um` µm/px."""
-    smooth = cv2.GaussianBlur(rgb, (0, 0), max(0.5, 8.0 / mpp_um))
-    lab = cv2.cvtColor(smooth.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
-    chroma = np.hypot(lab[..., 1], lab[..., 2])
-    mask = (chroma > 4.0) & (lab[..., 0] < 97)
-    r, g = (smooth[..., i].astype(np.int16) for i in range(2))
-    pen = (g > r + 8) & (chroma > 12)
-    return np.asarray(mask & ~pen, np.bool_)
+    """bool[H, W]: stained tissue in an overview uint8[H, W, 3] at `mpp_um` µm/px; pen, dust and lines left out."""
+    height, width = rgb.shape[:2]
+    if mpp_um < _WORKING_MPP / 1.5:
+        size = max(1, round(width * mpp_um / _WORKING_MPP)), max(1, round(height * mpp_um / _WORKING_MPP))
+        small = np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
+        mask = _mask(small, _WORKING_MPP, settings)
+        return cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) > 0
+    return _mask(rgb, mpp_um, settings)
+
+
+def _mask(rgb: Rgb, mpp_um: float, settings: TissueSettings) -> Mask:
+    od = optical_density(rgb, glass_color(rgb))
+    texture = _local_spread(od.mean(axis=0), _TEXTURE_UM / mpp_um)
+    od = np.stack([_smoothed(plane, _SMOOTH_UM / mpp_um) for plane in od])
+    density, color = od.mean(axis=0), od.max(axis=0) - od.min(axis=0)
+
+    stained = (color > settings.min_color_od) & (density > settings.min_density_od)
+    faint = (color > settings.min_color_od / 3) & (density > settings.min_density_od) & (texture > 0.006)
+    grey = (density > 1.5 * settings.min_density_od) & (texture > 0.015)
+    pen = pen_mask(od, stained | faint | grey, mpp_um)
+
+    certain = (stained | faint) & ~pen
+    pale = (color > settings.min_color_od / 5) & (density > settings.min_density_od / 2.5) & (texture > 0.01)
+    mask = certain | _opened(grey & ~pen, _LINE_UM / mpp_um)
+    mask = _joined(mask, _closed((pale & ~pen) | mask, _FAT_UM / mpp_um)) & ~pen
+    mask = _without_lines(mask, mpp_um)
+    mask = _without_small(mask, settings.min_area_um2 / mpp_um**2)
+    return _filled(mask, settings.max_hole_um2 / mpp_um**2) & ~pen
+
+
+def _joined(certain: Mask, wider: Mask) -> Mask:
+    """The parts of `wider` that are certain in good part: fat and pale stroma count beside tissue, not alone."""
+    count, labels = cv2.connectedComponents(wider.astype(np.uint8), connectivity=8)
+    area = np.bincount(labels.ravel(), minlength=count)
+    known = np.bincount(labels[certain], minlength=count)
+    keep = known >= 0.1 * area
+    keep[0] = False
+    return np.asarray(keep[labels], np.bool_)
+
+
+def _smoothed(image: Float, sigma_px: float) -> Float:
+    return np.asarray(cv2.GaussianBlur(image, (0, 0), max(0.5, sigma_px)), np.float32)
+
+
+def _local_spread(image: Float, sigma_px: float) -> Float:
+    """Standard deviation in a neighbourhood."""
+    sigma_px = max(1.0, sigma_px)
+    mean = _smoothed(image, sigma_px)
+    square = _smoothed(image * image, sigma_px)
+    return np.asarray(np.sqrt(np.maximum(square - mean * mean, 0)), np.float32)
+
+
+def _disk(radius_px: float) -> npt.NDArray[np.uint8]:
+    side = 2 * max(1, round(radius_px)) + 1
+    return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)), np.uint8)
+
+
+def _opened(mask: Mask, radius_px: float) -> Mask:
+    return cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, _disk(radius_px)) > 0
+
+
+def _closed(mask: Mask, radius_px: float) -> Mask:
+    return cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, _disk(radius_px)) > 0
+
+
+def _without_small(mask: Mask, min_px: float) -> Mask:
+    """Without islands smaller than `min_px`; what the picture's edge cuts is judged by the part one sees."""
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    keep = stats[:, cv2.CC_STAT_AREA] >= min(min_px, mask.size / 2)
+    keep[0] = False
+    return np.asarray(keep[labels], np.bool_)
+
+
+def _filled(mask: Mask, max_hole_px: float) -> Mask:
+    holes = ~mask
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(holes.astype(np.uint8), connectivity=4)
+    x, y, w, h = (stats[:, i] for i in (cv2.CC_STAT_LEFT, cv2.CC_STAT_TOP, cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT))
+    height, width = mask.shape
+    inner = (x > 0) & (y > 0) & (x + w < width) & (y + h < height)
+    fill = inner & (stats[:, cv2.CC_STAT_AREA] <= max_hole_px)
+    fill[0] = False
+    return np.asarray(mask | fill[labels], np.bool_)
+
+
+def _without_lines(mask: Mask, mpp_um: float) -> Mask:
+    """Without the edges of the cover slip: straight thin lines, and what lies between them and the picture's edge."""
+    thin = mask & ~_opened(mask, _LINE_UM * 2 / mpp_um)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(thin.astype(np.uint8), connectivity=8)
+    drop = np.zeros(count, np.bool_)
+    long_enough = np.flatnonzero(stats[1:, cv2.CC_STAT_WIDTH : cv2.CC_STAT_HEIGHT + 1].max(axis=1) * mpp_um > 2000) + 1
+    for index in long_enough:
+        points = np.argwhere(labels == index)[:, ::-1].astype(np.float32)
+        sides = sorted(cv2.minAreaRect(points)[1])
+        drop[index] = sides[0] * 12 < sides[1]
+    mask = mask & ~drop[labels]
+    height, width = mask.shape
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    keep = np.ones(count, np.bool_)
+    keep[0] = False
+    for length, along, across, start, end in (
+        (width, cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT, cv2.CC_STAT_TOP, height),
+        (height, cv2.CC_STAT_HEIGHT, cv2.CC_STAT_WIDTH, cv2.CC_STAT_LEFT, width),
+    ):
+        near = (stats[:, start] < 0.1 * end) | (stats[:, start] + stats[:, across] > 0.9 * end)
+        thin_band = stats[:, cv2.CC_STAT_AREA] < 0.06 * length * stats[:, along]
+        keep &= ~(near & thin_band & (stats[:, along] > 0.6 * length) & (stats[:, across] < 0.15 * length))
+    return np.asarray(keep[labels], np.bool_)

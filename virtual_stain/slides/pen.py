@@ -1,0 +1,80 @@
+"""Pen strokes on an overview: coloured by ratios of optical densities that no H&E or DAB stain has, black by darkness
+without colour in strokes of limited width."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from virtual_stain.slides.glass import Float
+
+Mask = npt.NDArray[np.bool_]
+
+_WIDEST_STROKE_UM = 2000.0  # a wider black area is a section (silver stain), not a stroke
+_SMALLEST_STROKE_UM2 = 100_000.0  # smaller black spots are pigment or dust
+_BLACK_RIM_UM = 150.0
+_RIM_UM = 60.0  # blurred rim of a stroke, which has half its colour; black shows through more of it
+_REACH_UM = 500.0  # how far a stroke's darker or mixed parts lie from its pure colour
+_STAIN_FRACTION = 0.4  # where more of the coloured area looks like one pen, it is the stain
+
+
+def pen_mask(od: Float, stained: Mask, mpp_um: float) -> Mask:
+    """bool[H, W]: pen, on glass or over tissue, from smoothed optical density float32[3, H, W] at `mpp_um` µm/px.
+
+    `stained`: everything that is not glass.
+    """
+    r, g, b = od
+    # green: blue is absorbed as well as red, which haematoxylin and eosin never do without green
+    mask = _grown((r > 0.12) & (r > 1.8 * g) & (b > 0.75 * g), (r > 0.25) & (r > 1.05 * g), mpp_um)
+    # blue: haematoxylin alone is blue too, but r - b stays below 0.12 at an overview's pixel size
+    blue = (r - b > 0.16) & (r > 1.35 * g)
+    # red: eosin lets blue through, (b - r) / g up to 0.5; pens do not, 0.6 and more; DAB absorbs red too
+    red = (g > 0.28) & (b - r > 0.58 * g) & (b < 1.3 * g)
+    mixed_red = ((g > 0.06) & (b - r > 0.54 * g)) | ((g > 0.6) & (b > 0.75 * g) & (b < 1.05 * g))
+    area = max(1, np.count_nonzero(stained))
+    for seeds, mixed in ((blue, (r - b > 0.06) & (r > 1.35 * g)), (red, mixed_red)):
+        if np.count_nonzero(seeds) < _STAIN_FRACTION * area:
+            mask |= _grown(seeds, mixed, mpp_um)
+    low, high = od.min(axis=0), od.max(axis=0)
+    strokes = _grown(_strokes(_black(low, high, od), mpp_um), (low > 0.3) & (high - low < 0.4 * high), mpp_um)
+    strokes = _dilated(strokes, _BLACK_RIM_UM / mpp_um)
+    return (_dilated(mask, _RIM_UM / mpp_um) | strokes) & stained
+
+
+def _black(low: Float, high: Float, od: Float) -> Mask:
+    # folds and crowded nuclei are dark as well, but magenta: green is absorbed most; dense DAB leaves some red
+    magenta = od[1] > 0.56 * (od[0] + od[2])
+    return np.asarray((low > 0.55) & (high - low < 0.2 * high) & ~magenta, np.bool_)
+
+
+def _grown(seeds: Mask, mixed: Mask, mpp_um: float) -> Mask:
+    """The parts of `mixed` that touch a seed and lie within reach of one."""
+    if not seeds.any():
+        return seeds
+    within = mixed & _dilated(seeds, _REACH_UM / mpp_um) | seeds
+    _, labels = cv2.connectedComponents(within.astype(np.uint8), connectivity=8)
+    touched = np.zeros(int(labels.max()) + 1, np.bool_)
+    touched[np.unique(labels[seeds])] = True
+    touched[0] = False
+    return np.asarray(touched[labels], np.bool_)
+
+
+def _strokes(dark: Mask, mpp_um: float) -> Mask:
+    """Dark parts large enough for a stroke and nowhere wider than one."""
+    if not dark.any():
+        return dark
+    half_width = cv2.distanceTransform(dark.astype(np.uint8), cv2.DIST_L2, 5)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(dark.astype(np.uint8), connectivity=8)
+    keep = stats[:, cv2.CC_STAT_AREA] * mpp_um**2 >= _SMALLEST_STROKE_UM2
+    keep[0] = False
+    keep[np.unique(labels[2 * half_width * mpp_um > _WIDEST_STROKE_UM])] = False
+    return np.asarray(keep[labels], np.bool_)
+
+
+def _dilated(mask: Mask, radius_px: float) -> Mask:
+    """Grown by a Euclidean radius; a distance transform costs the same for any radius."""
+    if not mask.any() or radius_px < 1:
+        return mask
+    distance = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, 5)
+    return np.asarray(distance <= radius_px, np.bool_)
