@@ -20,13 +20,13 @@ class PhantomBiology:
 
     mean_logit: float = -1.35
     """Log-odds of a positive cell in the middle of a patient's field (−1.35 = 21 %)."""
-    field_logit_sd: float = 1.15
+    field_logit_sd: float = 1.1
     """Spread of the field within a patient, log-odds; ± 2 sd is about 3 % to 72 %."""
     patient_logit_sd: float = 0.35
     """Spread of `mean_logit` between patients, log-odds."""
     field_scale_um: float = 230.0
     """Smoothness (Gaussian sigma) of the proliferation field; hot spots are about three times as wide, µm."""
-    coupling: float = 0.9
+    coupling: float = 0.86
     """Correlation of the nuclear morphology with the field within a patient; 1 would make H&E tell everything."""
     nucleus_um: float = 9.0
     """Mean diameter of a tumour nucleus in the middle of the morphology field, µm."""

@@ -67,7 +67,7 @@ def build_atlas(seed: int, canvas_um: tuple[float, float], size_um: float, biolo
     fat = _fat_region(rng_for(seed, "fat"), tissue)
     nest = _nests(rng_for(seed, "nests"), tissue, fat, biology.nest_fraction)
     lumens, vessels, blood = _lumens(rng_for(seed, "lumens"), tissue, nest, fat)
-    psi, phi = _fibres(rng_for(seed, "fibres"), nest)
+    psi, phi = _fibres(rng_for(seed, "fibres"), tissue, nest)
     fat_cells = _fat_cells(rng_for(seed, "fat cells"), fat)
     proliferation, morphology = _fields(rng_for(seed, "fields"), inside, biology)
     rng = rng_for(seed, "immune")
@@ -133,6 +133,15 @@ def _signed_um(field: Image, threshold: float) -> Image:
     return result
 
 
+def _distance_um(inside: npt.NDArray[np.bool_]) -> Image:
+    """Signed distance to the border of a mask, µm, smoothed over about a pixel."""
+    mask = inside.astype(np.uint8)
+    outer = np.asarray(cv2.distanceTransform(1 - mask, cv2.DIST_L2, cv2.DIST_MASK_PRECISE), np.float32)
+    inner = np.asarray(cv2.distanceTransform(mask, cv2.DIST_L2, cv2.DIST_MASK_PRECISE), np.float32)
+    signed = (np.maximum(inner - 0.5, 0) - np.maximum(outer - 0.5, 0)) * np.float32(ATLAS_UM)
+    return np.asarray(cv2.GaussianBlur(signed, (0, 0), 0.9), np.float32)
+
+
 def _fat_region(rng: np.random.Generator, tissue: Image) -> Image:
     field = smooth_field(rng, (tissue.shape[0], tissue.shape[1]), 45) - np.clip(tissue, 0, 900) / 500
     inside = tissue > 0
@@ -143,14 +152,17 @@ def _fat_region(rng: np.random.Generator, tissue: Image) -> Image:
 def _nests(rng: np.random.Generator, tissue: Image, fat: Image, fraction: float) -> Image:
     shape = (tissue.shape[0], tissue.shape[1])
     field = smooth_field(rng, shape, 11) + 0.8 * smooth_field(rng, shape, 26) + 0.25 * smooth_field(rng, shape, 4)
-    # ridges of a second field cut the tumour into nests by septa
-    field -= 1.6 * np.exp(-((smooth_field(rng, shape, 20) / 0.16) ** 2)).astype(np.float32)
+    field *= 0.45
+    # the zero lines of other fields are septa that cut the tumour into nests
+    for sigma, width, depth in ((20.0, 0.24, 2.2), (13.0, 0.17, 1.5)):
+        field -= depth * np.exp(-((smooth_field(rng, shape, sigma) / width) ** 2)).astype(np.float32)
     usable = (tissue > 25) & (fat < -15)
     inside = tissue > 0
     if not usable.any():
         return np.full(shape, -100, np.float32)
     share = min(0.97, fraction * np.count_nonzero(inside) / np.count_nonzero(usable))
-    level = _signed_um(field, float(np.quantile(field[usable], 1 - share)))
+    field = field.astype(np.float32)
+    level = _distance_um(field > np.quantile(field[usable], 1 - share))
     result: Image = np.minimum(np.minimum(level, tissue - 25), -fat - 15).astype(np.float32)
     return result
 
@@ -162,15 +174,15 @@ def _lumens(rng: np.random.Generator, tissue: Image, nest: Image, fat: Image) ->
     vessels = np.full(shape, -100, np.float32)
     blood = np.full(shape, -100, np.float32)
     tissue_mm2 = float(np.count_nonzero(tissue > 0)) * ATLAS_UM**2 / 1e6
-    for _ in range(rng.poisson(9 * tissue_mm2)):
-        _draw_ellipse(rng, lumens, _pick(rng, (nest > 22) & (lumens < -20)), (9.0, 30.0))
-    for _ in range(rng.poisson(5 * tissue_mm2)):
-        where = _pick(rng, (nest < -12) & (tissue > 30) & (fat < -40) & (vessels < -40))
-        size = _draw_ellipse(rng, vessels, where, (8.0, 26.0))
-        if size and rng.random() < 0.6:
-            _draw_ellipse(rng, blood, where, size)
-    # blood fills its vessel exactly
-    blood = np.where(blood > -40, np.where(vessels > -40, vessels, -100), -100).astype(np.float32)
+    for _ in range(rng.poisson(11 * tissue_mm2)):
+        where = _pick(rng, (nest > 18) & (lumens < -20))
+        if where is not None:
+            _draw_ellipse(rng, (lumens,), where, (7.0, 24.0))
+    for _ in range(rng.poisson(7 * tissue_mm2)):
+        where = _pick(rng, (nest < -10) & (tissue > 30) & (fat < -40) & (vessels < -40))
+        if where is not None:
+            filled = rng.random() < 0.6
+            _draw_ellipse(rng, (vessels, blood) if filled else (vessels,), where, (6.0, 22.0))
     return lumens, vessels, blood
 
 
@@ -184,34 +196,36 @@ def _pick(rng: np.random.Generator, mask: npt.NDArray[np.bool_]) -> tuple[int, i
 
 
 def _draw_ellipse(
-    rng: np.random.Generator, level: Image, where: tuple[int, int] | None, radius_um: tuple[float, float]
-) -> tuple[float, float] | None:
-    """Raises `level` to the signed distance of a wobbly ellipse; returns its radii, None where it was not drawn."""
-    if where is None:
-        return None
-    a, b = rng.uniform(*radius_um), 0.0
+    rng: np.random.Generator, levels: tuple[Image, ...], where: tuple[int, int], radius_um: tuple[float, float]
+) -> None:
+    """Raises each of `levels` to the signed distance of one wobbly ellipse."""
+    a = rng.uniform(*radius_um)
     b = a * rng.uniform(0.45, 1.0)
-    turn, wobble = rng.uniform(0, np.pi), rng.uniform(0, 2 * np.pi, 3)
+    turn, wobble = rng.uniform(0, np.pi), rng.uniform(0, 2 * np.pi, 2)
     reach = int((a + 50) / ATLAS_UM)
-    y0, x0 = max(0, where[0] - reach), max(0, where[1] - reach)
-    window = level[y0 : where[0] + reach, x0 : where[1] + reach]
-    y, x = np.mgrid[: window.shape[0], : window.shape[1]].astype(np.float32)
-    dx, dy = (x + x0 - where[1]) * ATLAS_UM, (y + y0 - where[0]) * ATLAS_UM
+    rows = slice(max(0, where[0] - reach), where[0] + reach)
+    columns = slice(max(0, where[1] - reach), where[1] + reach)
+    y, x = np.mgrid[
+        rows.start : min(rows.stop, levels[0].shape[0]), columns.start : min(columns.stop, levels[0].shape[1])
+    ]
+    dx, dy = (x - where[1]) * ATLAS_UM, (y - where[0]) * ATLAS_UM
     u, v = dx * np.cos(turn) + dy * np.sin(turn), -dx * np.sin(turn) + dy * np.cos(turn)
     theta = np.arctan2(v / b, u / a)
     edge = 1 + 0.12 * np.cos(2 * theta + wobble[0]) + 0.08 * np.cos(3 * theta + wobble[1])
-    distance = (edge - np.hypot(u / a, v / b)) * np.sqrt(a * b)
-    np.maximum(window, distance.astype(np.float32), out=window)
-    return (a, a * 1.0001)
+    distance = ((edge - np.hypot(u / a, v / b)) * np.sqrt(a * b)).astype(np.float32)
+    for level in levels:
+        np.maximum(level[rows, columns], distance, out=level[rows, columns])
 
 
-def _fibres(rng: np.random.Generator, nest: Image) -> tuple[Image, Image]:
+def _fibres(rng: np.random.Generator, tissue: Image, nest: Image) -> tuple[Image, Image]:
     shape = (nest.shape[0], nest.shape[1])
     x, y = _grid(shape)
     angle = rng.uniform(0, np.pi)
     bend = smooth_field(rng, shape, 40) * 110 + smooth_field(rng, shape, 14) * 22
-    # near a nest the fibres follow its border
-    around = np.clip(nest, -40, 10) * 0.9
+    bend += smooth_field(rng, shape, 4.5) * 5
+    # fibres follow the borders of nests and of the tissue, without creases half-way between two borders
+    around = cv2.GaussianBlur(np.clip(nest, -40, 10), (0, 0), 4) * 0.9
+    around = around - cv2.GaussianBlur(np.clip(tissue, -20, 60), (0, 0), 3) * 2.5
     psi = x * np.cos(angle) + y * np.sin(angle) + bend + around
     phi = -x * np.sin(angle) + y * np.cos(angle) + smooth_field(rng, shape, 40) * 110
     return psi.astype(np.float32), phi.astype(np.float32)

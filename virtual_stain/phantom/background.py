@@ -20,7 +20,7 @@ class Textures:
     """Seamless noise of one resolution, float32[1024, 1024], standard deviation 1."""
 
     fibres: Image
-    """x across the fibres (0.7 µm per px), y along them (5 µm per px)."""
+    """x across the fibres (0.5 µm per px), y along them (5 µm per px)."""
     grain: Image
     """Fine grain of cytoplasm, slide px."""
     mottle: Image
@@ -31,7 +31,9 @@ class Textures:
 def textures(mpp: float) -> Textures:
     """Textures in the pixels of a slide of `mpp` µm/px."""
     rng = rng_for(0, "textures", round(mpp * 1000))
-    fibres = periodic_noise(rng, _SIDE, 1.1, 3.5) + 0.9 * periodic_noise(rng, _SIDE, 3.5, 7)
+    fibres = (
+        periodic_noise(rng, _SIDE, 1.0, 3.0) + periodic_noise(rng, _SIDE, 2.5, 5) + periodic_noise(rng, _SIDE, 9, 12)
+    )
     return Textures(
         fibres=(fibres / fibres.std()).astype(np.float32),
         grain=periodic_noise(rng, _SIDE, 0.45 / mpp, 0.45 / mpp),
@@ -70,7 +72,7 @@ def ground(atlas: Atlas, world_um: npt.NDArray[np.float32], origin_px0: tuple[in
     cleft = smoothstep(2.0 - np.abs(nest_level + 1.6), 0, 0.8) * smoothstep(levels[..., 4], 0.7, 1.1)
     fibre = cv2.remap(
         tex.fibres,
-        levels[..., 5] * np.float32(1 / 0.7),
+        levels[..., 5] * np.float32(1 / 0.5),
         levels[..., 6] * np.float32(1 / 5.0),
         cv2.INTER_LINEAR,
         borderMode=cv2.BORDER_WRAP,
@@ -78,14 +80,21 @@ def ground(atlas: Atlas, world_um: npt.NDArray[np.float32], origin_px0: tuple[in
     return Ground(tissue * (1 - hole), nest, blood * tissue, fibre, grain, mottle, cleft)
 
 
+def _solid(g: Ground) -> Image:
+    """Where there is matter: not in shrinkage clefts, and not in the widest gaps between collagen bundles."""
+    gaps = smoothstep(-g.fibre, 1.9, 2.3) * (1 - g.nest)
+    result: Image = g.tissue * (1 - 0.9 * g.cleft) * (1 - 0.85 * gaps)
+    return result
+
+
 def he_layers(g: Ground, borders: Image | None) -> Image:
     """float32[h, w, 3]: amounts of hematoxylin, eosin and red-cell pigment."""
     stroma = 1 - g.nest
-    collagen = np.clip(0.34 + 0.20 * g.fibre + 0.02 * g.grain, 0.02, 0.85)
+    collagen = np.clip(0.37 + 0.105 * g.fibre + 0.03 * g.grain + 0.02 * g.mottle, 0.05, 0.85)
     cytoplasm = 0.34 + 0.035 * g.grain + 0.045 * g.mottle
     if borders is not None:
         cytoplasm += borders
-    solid = g.tissue * (1 - 0.9 * g.cleft)
+    solid = _solid(g)
     layers = np.empty((*g.tissue.shape, 3), np.float32)
     layers[..., 0] = solid * (0.035 * stroma + (0.13 + 0.02 * g.grain + 0.02 * g.mottle) * g.nest)
     layers[..., 1] = solid * (collagen * stroma + cytoplasm * g.nest)
@@ -96,13 +105,13 @@ def he_layers(g: Ground, borders: Image | None) -> Image:
 def ihc_layers(g: Ground, borders: Image | None) -> Image:
     """float32[h, w, 3]: amounts of hematoxylin, faint background and DAB."""
     stroma = 1 - g.nest
-    collagen = np.clip(0.10 + 0.055 * g.fibre + 0.008 * g.grain, 0.01, 0.3)
-    cytoplasm = 0.105 + 0.014 * g.grain + 0.016 * g.mottle
+    collagen = np.clip(0.075 + 0.032 * g.fibre + 0.006 * g.grain, 0.01, 0.3)
+    cytoplasm = 0.07 + 0.011 * g.grain + 0.013 * g.mottle
     if borders is not None:
         cytoplasm += borders * np.float32(0.4)
-    solid = g.tissue * (1 - 0.9 * g.cleft)
+    solid = _solid(g)
     layers = np.empty((*g.tissue.shape, 3), np.float32)
-    layers[..., 0] = solid * (0.02 * stroma + (0.05 + 0.01 * g.grain) * g.nest)
+    layers[..., 0] = solid * ((0.04 + 0.008 * g.fibre) * stroma + (0.065 + 0.01 * g.grain + 0.008 * g.mottle) * g.nest)
     layers[..., 1] = solid * (collagen * stroma + cytoplasm * g.nest) + g.blood * 0.14
     layers[..., 2] = solid * (0.012 + 0.004 * g.mottle) + g.blood * np.clip(0.03 + 0.01 * g.mottle, 0, 1)
     return np.maximum(layers, 0, out=layers)
@@ -127,7 +136,7 @@ def cell_borders(
     edge[1:] += labels[1:] != labels[:-1]
     sigma = 0.35 / mpp
     edge = cv2.GaussianBlur(np.minimum(edge, 1), (0, 0), max(sigma, 0.5))
-    return cv2.subtract(result, edge * np.float32(0.28 * max(1.0, sigma)))  # type: ignore[no-any-return]
+    return cv2.subtract(result, edge * np.float32(0.22 * max(1.0, sigma)))  # type: ignore[no-any-return]
 
 
 def _stack(atlas: Atlas) -> Image:

@@ -85,10 +85,11 @@ def make_pair(name: str, index: int, settings: PhantomSettings) -> PhantomPair:
 
 
 def _thickness(seed: int, slide: str, atlas: Atlas) -> Image:
-    """The microtome's waves: absorbance varies smoothly over the section."""
-    field = smooth_field(rng_for(seed, "thickness", slide), atlas.shape, 90)
-    result: Image = np.clip(1 + 0.09 * field, 0.75, 1.25).astype(np.float32)
-    return result
+    """The microtome's waves and uneven staining: absorbance varies smoothly, each stain a little on its own."""
+    rng = rng_for(seed, "thickness", slide)
+    common = 0.07 * smooth_field(rng, atlas.shape, 80)
+    own = [0.07 * smooth_field(rng, atlas.shape, 80) for _ in range(2)]
+    return np.stack([np.clip(1 + common + part, 0.7, 1.3) for part in own], axis=-1).astype(np.float32)
 
 
 def _he_scene(seed: int, atlas: Atlas, nuclei: Nuclei, pose: Pose, settings: PhantomSettings) -> SlideScene:

@@ -42,8 +42,8 @@ def populate(seed: int, section: str, atlas: Atlas, biology: PhantomBiology) -> 
     tumour = _tumour(rng, atlas, tumour_um, diameter.astype(np.float32), probability(seed, atlas, biology))
     stroma = solid & (atlas.nest < -3) & (atlas.fat < 0)
     gap = np.full(atlas.shape, 8.0, np.float32)
-    immune_um = pack(rng, stroma, gap * 0.9, obstacles_um=tumour_um, rounds=3)
-    immune_um = immune_um[rng.random(len(immune_um)) < atlas.at(atlas.immune, immune_um) * 0.85 + 0.012]
+    immune_um = pack(rng, stroma, gap * 0.78, obstacles_um=tumour_um, rounds=3)
+    immune_um = immune_um[rng.random(len(immune_um)) < atlas.at(atlas.immune, immune_um) * 1.3 + 0.012]
     spindle_um = pack(
         rng, stroma, gap * 1.7, obstacles_um=np.concatenate([tumour_um, immune_um]) if len(immune_um) else tumour_um
     )
@@ -97,7 +97,7 @@ def _tumour(rng: np.random.Generator, atlas: Atlas, world_um: Points, diameter_u
     diameter = np.where(mitosis, diameter * 0.74, diameter)
     chromatin = np.clip(0.45 + 0.24 * m + rng.normal(0, 0.13, n), 0, 1)
     # vesicular nuclei spread the same DNA over a larger area: paler on average, coarser in texture
-    size = (diameter / 9.0) ** -1.15
+    size = (diameter / 9.0) ** -1.6
     columns["chromatin"] = chromatin.astype(np.float32)
     columns["elongation"] = (1 + rng.gamma(2.0, 0.11, n)).clip(1, 1.7).astype(np.float32)
     columns["mitosis"] = mitosis
@@ -111,7 +111,7 @@ def _tumour(rng: np.random.Generator, atlas: Atlas, world_um: Points, diameter_u
 
 def _lymphocytes(rng: np.random.Generator, world_um: Points) -> Nuclei:
     n = len(world_um)
-    columns = _columns(rng, world_um, Kind.LYMPHOCYTE, rng.normal(5.5, 0.3, n).clip(4.8, 6.1) / 2)
+    columns = _columns(rng, world_um, Kind.LYMPHOCYTE, rng.normal(5.5, 0.35, n).clip(4.6, 6.2) / 2)
     columns["hematoxylin_od"] = rng.normal(1.0, 0.08, n).clip(0.75, 1.2).astype(np.float32)
     columns["elongation"] = (1 + rng.gamma(1.5, 0.05, n)).clip(1, 1.25).astype(np.float32)
     columns["positive"] = rng.random(n) < 0.03
@@ -126,8 +126,8 @@ def _spindles(rng: np.random.Generator, atlas: Atlas, world_um: Points) -> Nucle
     gy, gx = np.gradient(atlas.psi)
     along = np.arctan2(atlas.at(gx, world_um), -atlas.at(gy, world_um)) if n else np.zeros(0)
     columns["angle"] = (along + rng.normal(0, 0.15, n)).astype(np.float32)
-    columns["elongation"] = rng.normal(3.8, 0.8, n).clip(2.6, 6.0).astype(np.float32)
-    columns["hematoxylin_od"] = rng.normal(0.72, 0.1, n).clip(0.4, 1.0).astype(np.float32)
+    columns["elongation"] = rng.normal(4.4, 1.2, n).clip(2.6, 8.0).astype(np.float32)
+    columns["hematoxylin_od"] = rng.normal(0.72, 0.14, n).clip(0.35, 1.1).astype(np.float32)
     columns["chromatin"] = rng.uniform(0, 0.5, n).astype(np.float32)
     if n:
         near_vessel = atlas.at(atlas.hole, world_um) > -9

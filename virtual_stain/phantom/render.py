@@ -34,7 +34,7 @@ class Piece:
     world_from_px0: Callable[[Points], Points]
     """float64[N, 2] level-0 px of the slide → µm of the atlas."""
     thickness: Image
-    """float32[h, w] on the atlas grid: factor on all absorbance, mean 1."""
+    """float32[h, w, 2] on the atlas grid: factors on the first stain and on the others, mean 1."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -116,7 +116,9 @@ class SlideScene:
             cv2.INTER_LINEAR,
             borderMode=cv2.BORDER_REPLICATE,
         )
-        layers *= _enlarged(thickness, w, h)[..., None]
+        factors = _enlarged(np.asarray(thickness, np.float32), w, h)
+        layers[..., 0] *= factors[..., 0]
+        layers[..., 1:] *= factors[..., 1:]
         return layers
 
 

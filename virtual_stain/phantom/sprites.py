@@ -62,7 +62,7 @@ def _bank(side: int) -> SpriteBank:
         round_nuclei=tuple(rounds),
         lymphocytes=tuple(_filled(d, 1 + 0.22 * window(coarse)) for d in outlines),
         spindles=tuple(_spindle(rng, x, y, window(fine)) for _ in range(N_SHAPES)),
-        mitoses=tuple(_mitosis(rng, x, y, window(fine)) for _ in range(N_SHAPES)),
+        mitoses=tuple(_mitosis(rng, x, y, window(coarse)) for _ in range(N_SHAPES)),
     )
 
 
@@ -123,18 +123,25 @@ def _spindle(rng: np.random.Generator, x: Image, y: Image, fine: Image) -> Image
     return _filled(_of_area_pi(draw, x, y), 1 + 0.18 * fine)
 
 
+def _plate(u: Image, v: Image, half_width: float, half_length: float) -> Image:
+    """Signed distance, roughly, to a plate with rounded ends."""
+    radius = (np.abs(u / half_width) ** 3 + np.abs(v / half_length) ** 3) ** (1 / 3)
+    result: Image = ((1 - radius) * half_width).astype(np.float32)
+    return result
+
+
 def _mitosis(rng: np.random.Generator, x: Image, y: Image, fine: Image) -> Image:
     """Metaphase plate, anaphase pair or prometaphase clump: dark, ragged, without a membrane."""
     kind, apart = int(rng.integers(3)), float(rng.uniform(0.4, 0.5))
 
     def draw(u: Image, v: Image) -> Image:
         if kind == 0:
-            distance = np.minimum(0.38 - np.abs(u), 0.85 - np.abs(v))
+            distance = _plate(u, v, 0.36, 0.95)
         elif kind == 1:
-            distance = np.minimum(0.22 - np.abs(np.abs(u) - apart), 0.66 - np.abs(v))
+            distance = _plate(np.abs(u) - apart - 0.25 * v**2, v, 0.22, 0.75)
         else:
             distance = 0.75 - np.hypot(u, v)
-        result: Image = (distance + (0.16 if kind == 2 else 0.08) * fine).astype(np.float32)
+        result: Image = (distance + (0.07 if kind == 2 else 0.03) * fine).astype(np.float32)
         return result
 
     return _filled(_of_area_pi(draw, x, y), np.ones_like(x))

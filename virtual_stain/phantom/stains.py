@@ -13,7 +13,7 @@ from virtual_stain.phantom.noise import Image, rng_for
 
 # directions of absorbance per unit amount, RGB: hematoxylin, eosin and DAB near Ruifrok & Johnston (2001)
 _HE = np.array([[0.66, 0.70, 0.27], [0.16, 0.92, 0.36], [0.10, 0.85, 0.55]])
-_IHC = np.array([[0.74, 0.61, 0.28], [0.56, 0.59, 0.58], [0.29, 0.57, 0.77]])
+_IHC = np.array([[0.74, 0.61, 0.28], [0.50, 0.58, 0.64], [0.29, 0.57, 0.77]])
 
 
 @dataclass(frozen=True, slots=True, eq=False)

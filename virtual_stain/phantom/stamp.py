@@ -85,7 +85,7 @@ def _sprite(bank: SpriteBank, n: Nuclei, i: int) -> Image:
 def _amounts(n: Nuclei, ihc: bool) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """Hematoxylin, DAB and the second stain per nucleus."""
     if not ihc:
-        return n.hematoxylin_od, n.dab_od, np.full(len(n), 0.16, np.float32)
+        return n.hematoxylin_od, n.dab_od, np.full(len(n), 0.24, np.float32)
     # the counterstain is lighter, and DAB takes its place
     counter = n.hematoxylin_od * np.float32(0.62) + np.float32(0.06)
     counter = counter * (1 - np.float32(0.45) * np.clip(n.dab_od / 0.6, 0, 1)).astype(np.float32)
