@@ -1,0 +1,89 @@
+"""One working pair from start to judged transform: starts → affine → displacement → evidence.
+
+A start that looks best need not be right, so the evidence decides: where the best one is not confirmed by held-out
+windows, the next ones are tried before the pair is given up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from virtual_stain.config.registration import RegistrationSettings
+from virtual_stain.geometry import Affine2D
+from virtual_stain.registration.estimate import Candidate, refine_starts
+from virtual_stain.registration.quality import Evidence, gather_evidence
+from virtual_stain.registration.raster import Matrix
+from virtual_stain.registration.refine import PROBES, refine_locally
+from virtual_stain.registration.search import find_starts
+from virtual_stain.registration.transform import DisplacementField, PairTransform
+from virtual_stain.registration.windows import match_windows
+from virtual_stain.registration.working import WorkingPair
+
+_TRIES = 3
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Alignment:
+    """In working px: `matrix` maps fixed + u(fixed) to moving."""
+
+    matrix: Matrix
+    field: DisplacementField | None
+    evidence: Evidence
+    overlap_fraction: float
+
+    def proven(self, settings: RegistrationSettings) -> bool:
+        """Whether the held-out windows agree with it far more than those of unrelated slides would."""
+        return len(self.evidence) >= settings.min_windows and self.evidence.chance_log10 <= settings.max_chance_log10
+
+
+def align(pair: WorkingPair, settings: RegistrationSettings) -> Alignment | None:
+    """The best proven alignment, else the best unproven one; None when no start leads anywhere."""
+    starts = find_starts(
+        pair.fixed,
+        pair.moving,
+        coarse_px=settings.coarse_px,
+        angle_step_deg=settings.angle_step_deg,
+        scales=pair.scales,
+        keep=settings.starts if len(pair.scales) == 1 else 2 * settings.starts,
+    )
+    best: Alignment | None = None
+    for candidate in refine_starts(pair.fixed, pair.moving, starts, keep=_TRIES):
+        alignment = _judge(pair, candidate, settings)
+        if best is None or alignment.evidence.chance_log10 < best.evidence.chance_log10:
+            best = alignment
+        if alignment.proven(settings):
+            break
+    return best
+
+
+def _judge(pair: WorkingPair, candidate: Candidate, settings: RegistrationSettings) -> Alignment:
+    local = refine_locally(pair.fixed, pair.moving, candidate.matrix, settings.smoothness, settings.max_slope_fraction)
+    probes = match_windows(pair.fixed, pair.moving, candidate.matrix, local.field, PROBES)
+    keep_away = PROBES.window / PROBES.factor
+    evidence = gather_evidence(pair.fixed.shape, local.fit, probes, local.settings, keep_away)
+    return Alignment(candidate.matrix, local.field if settings.local else None, evidence, candidate.overlap)
+
+
+def to_pair_transform(pair: WorkingPair, alignment: Alignment) -> PairTransform:
+    """The alignment in level-0 px of both slides."""
+    he_from_fixed = pair.fixed.px0_from_work
+    ihc_from_moving = pair.moving.px0_from_work
+    moving_from_fixed = Affine2D(ihc_from_moving.source, he_from_fixed.source, alignment.matrix)
+    matrix = (ihc_from_moving @ moving_from_fixed @ he_from_fixed.inverse()).matrix
+    return PairTransform(Affine2D("ihc_px0", "he_px0", matrix), field_in_px0(alignment.field, he_from_fixed))
+
+
+def field_in_px0(field: DisplacementField | None, he_from_fixed: Affine2D) -> DisplacementField | None:
+    """A displacement of working px as one of H&E level-0 px (working px are scaled and shifted only)."""
+    if field is None:
+        return None
+    scale = np.diag(he_from_fixed.matrix)[:2]
+    origin = he_from_fixed.apply([field.origin_px0])[0]
+    spacing = scale * field.spacing_px0
+    return DisplacementField(
+        (float(origin[0]), float(origin[1])),
+        (float(spacing[0]), float(spacing[1])),
+        (field.values_px0 * scale).astype(np.float32),
+    )

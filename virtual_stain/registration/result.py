@@ -1,0 +1,173 @@
+"""What registering a pair yields: the transform, how far it is trusted, and the evidence for that."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from virtual_stain.config.registration import RegistrationSettings
+from virtual_stain.errors import RejectedError
+from virtual_stain.geometry import Box, Points, Size
+from virtual_stain.registration.quality import RAYLEIGH_MEDIAN, RAYLEIGH_P95
+from virtual_stain.registration.transform import PairTransform
+from virtual_stain.slides.resolution import Mpp
+
+Vector = npt.NDArray[np.float64]  # float64[N]
+
+_NEIGHBOURS = 2.0  # reach of local evidence, in spacings between evidence windows
+_PRIOR_WINDOWS = 4.0  # the pair's overall error counts as much as this many windows at the place itself
+_GROWTH = 0.05  # px of error per px of distance from the nearest recognised window
+
+
+class Verdict(enum.StrEnum):
+    """What may be done with a pair, by its estimated median error."""
+
+    ACCEPT = "accept"
+    REVIEW = "review"
+    REJECT = "reject"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ErrorEvidence:
+    """Held-out windows; lengths in the unit of the pair: µm, or H&E level-0 px where no pixel size is known."""
+
+    centres_px0: Points
+    """float64[N, 2]: H&E level-0 px."""
+    distances: Vector
+    """float64[N]: disagreement of prediction and finding."""
+    height: Vector
+    """float64[N]: correlation where the window was found."""
+    trust: Vector
+    """float64[N]: probability that it was recognised, 0–1."""
+    sigma: float
+    """σ of one coordinate of the error; NaN when there is no evidence."""
+    spacing: float
+    """Between neighbouring windows."""
+    unit_per_px0: tuple[float, float]
+    """H&E µm per level-0 px along x and y (1, 1 without pixel size)."""
+    margin_fraction: float
+    """Factor on all stated errors."""
+
+    def sigma_at(self, he_points: npt.ArrayLike) -> Vector:
+        """float64[N]: local σ; the pair's own where there is little evidence, growing with distance from any."""
+        points = np.asarray(he_points, np.float64).reshape(-1, 2) * self.unit_per_px0
+        if not len(self.distances) or not np.isfinite(self.sigma):
+            return np.full(len(points), np.inf)
+        centres = self.centres_px0 * self.unit_per_px0
+        gaps = np.linalg.norm(points[:, None] - centres[None], axis=2)
+        near = np.exp(-0.5 * (gaps / (_NEIGHBOURS * self.spacing)) ** 2) * self.trust[None]
+        total = (near * (self.distances**2 / 2)[None]).sum(axis=1) + _PRIOR_WINDOWS * self.sigma**2
+        local = np.sqrt(total / (near.sum(axis=1) + _PRIOR_WINDOWS))
+        recognised = self.trust > 0.5
+        if not recognised.any():
+            return np.full(len(points), np.inf)
+        away = np.maximum(gaps[:, recognised].min(axis=1) - self.spacing, 0.0)
+        result: Vector = self.margin_fraction * np.hypot(local, _GROWTH * away)
+        return result
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Side:
+    """One slide of the pair."""
+
+    name: str
+    size: Size
+    bounds: Box
+    """The scanned part, level-0 px."""
+    mpp: Mpp | None
+    content_sha256: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Registration:
+    """A registered pair; `verdict` None: no pixel size, so errors are in px and records may not be built."""
+
+    transform: PairTransform
+    verdict: Verdict | None
+    flags: tuple[str, ...]
+    error_median_um: float | None
+    error_p95_um: float | None
+    error_median_px0: float | None
+    """In H&E level-0 px; kept where no pixel size is known."""
+    error_p95_px0: float | None
+    overlap_fraction: float
+    """Dice of the two tissue masks after registration."""
+    consensus_fraction: float
+    """Share of held-out windows that were recognised where predicted."""
+    chance_log10: float
+    """log10 of the probability of such agreement between unrelated slides."""
+    he: Side
+    ihc: Side
+    evidence: ErrorEvidence
+
+    @property
+    def he_mpp(self) -> Mpp | None:
+        return self.he.mpp
+
+    @property
+    def ihc_mpp(self) -> Mpp | None:
+        return self.ihc.mpp
+
+    @property
+    def usable(self) -> bool:
+        """Whether tiles may be built from it at all."""
+        return self.verdict in (Verdict.ACCEPT, Verdict.REVIEW)
+
+    def raise_if_rejected(self) -> None:
+        """Raises RejectedError, with the reason, when the verdict is REJECT."""
+        if self.verdict is Verdict.REJECT:
+            raise RejectedError(
+                f"{self.he.name} / {self.ihc.name}: the registration is rejected: {self.reason()}",
+                hint="Look at overlay.jpg: are the slides of one block, and are the pixel sizes right?",
+            )
+
+    def reason(self) -> str:
+        """The verdict in words."""
+        if "few_windows" in self.flags:
+            return "too little tissue in common to tell whether it is right."
+        if "no_consensus" in self.flags:
+            return "held-out windows agree no better than those of unrelated slides do."
+        if self.error_median_um is None:
+            return "no pixel size, so the error is in pixels and records cannot be built."
+        return f"estimated error {self.error_median_um:.1f} µm (median), {self.error_p95_um:.1f} µm (p95)."
+
+    def error_at_um(self, he_points: npt.ArrayLike) -> tuple[Vector, Vector]:
+        """Estimated (median, p95) error in µm at float64[N, 2] H&E level-0 px; infinite where nothing is known.
+
+        Raises ValueError for a pair without pixel sizes: its errors are in px.
+        """
+        if self.error_median_um is None and self.he.mpp is None:
+            raise ValueError("Expected a pair with pixel sizes. Received: one whose errors are in px")
+        sigma = self.evidence.sigma_at(he_points)
+        return RAYLEIGH_MEDIAN * sigma, RAYLEIGH_P95 * sigma
+
+
+def summary(registration: Registration) -> str:
+    """A few lines for the terminal."""
+    matrix = registration.transform.ihc_from_he
+    verdict = "none" if registration.verdict is None else registration.verdict.value
+    lines = [
+        f"verdict: {verdict} – {registration.reason()}",
+        f"rotation {matrix.rotation_deg:.1f}°{', mirrored' if matrix.mirrored else ''}, "
+        f"scales {matrix.scales[0]:.4f} {matrix.scales[1]:.4f}, tissue overlap {registration.overlap_fraction:.2f}, "
+        f"windows recognised {registration.consensus_fraction:.0%}",
+    ]
+    for side, label in ((registration.he, "H&E"), (registration.ihc, "IHC")):
+        lines.append(f"{label}: {side.size.width} × {side.size.height} px, {side.mpp or 'no pixel size'}")
+    if registration.error_median_um is None and registration.error_median_px0 is not None:
+        lines.append(
+            f"error: {registration.error_median_px0:.1f} px (median), {registration.error_p95_px0:.1f} px (p95), H&E"
+        )
+    if registration.flags:
+        lines.append(f"flags: {', '.join(registration.flags)}")
+    return "\n".join(lines)
+
+
+def verdict_of(median_um: float | None, settings: RegistrationSettings) -> Verdict:
+    """The verdict that an estimated median error earns (None: nothing could be estimated)."""
+    if median_um is None or not np.isfinite(median_um) or median_um > settings.review_median_um:
+        return Verdict.REJECT
+    return Verdict.ACCEPT if median_um <= settings.accept_median_um else Verdict.REVIEW
