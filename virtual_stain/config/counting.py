@@ -34,14 +34,14 @@ class CountingSettings:
     """Radius of the smallest nuclei that blobs are matched to, µm."""
     max_radius_um: float = 4.5
     """Radius of the largest nuclei that blobs are matched to, µm."""
-    edge_radius_um: float = 2.0
+    edge_radius_um: float = 3.0
     """Radius of the finer blobs whose zero crossing bounds a nucleus in a crowd, µm."""
-    relative_contrast: float = 0.15
+    relative_contrast: float = 0.08
     """Blob response a nucleus needs, as a share of the contrast of this slide's typical negative nucleus."""
-    level_contrast: float = 0.35
-    """Contrast against the surroundings that a nucleus needs, as a share of the same."""
-    min_contrast_od: float = 0.04
-    """Contrast below which nothing is a nucleus on any slide, optical density summed over the three channels."""
+    level_contrast: float = 0.2
+    """Contrast against the surroundings that a nucleus needs, as a share of the same, beyond `min_contrast_od`."""
+    min_contrast_od: float = 0.05
+    """Contrast that is noise or cytoplasm on any slide, optical density summed over the three channels."""
     merge_saddle: float = 0.92
     """Two peaks are one nucleus where the saddle between them reaches this share of the lower one."""
     positive_share: float = 0.17

@@ -22,9 +22,10 @@ from virtual_stain.config.counting import CountingSettings
 F32 = npt.NDArray[np.float32]
 I64 = npt.NDArray[np.int64]
 
-_CLIP = 2.0  # typical negative nuclei; darker is no more of a nucleus
+_CLIP = 1.0  # typical negative nuclei: from here on the signal grows like its logarithm
 _FINE_UM = 0.6  # smoothing before outlines are drawn: below the smallest detail of an outline, above noise
 _SURROUND_UM = 8.0  # radius of the surroundings that contrast is measured against
+_HOLE_UM2 = 20.0  # a pale centre of a vesicular nucleus
 _TRUNCATE = 3.0  # Gaussians end here, in sigmas: a finite reach makes windows exact
 _DISC = 2 * math.exp(-1)  # response of the normalised Laplacian to a disc of the matched radius and contrast 1
 
@@ -135,7 +136,7 @@ def find_nuclei(signal: F32, typical_od: float, mpp: float, settings: CountingSe
     µm; `typical_od`: contrast of this slide's typical negative nucleus.
     """
     clip = np.float32(_CLIP * typical_od)
-    clipped = clip * (1 - np.exp(signal / -clip))
+    clipped = clip * np.log1p(signal / clip)
     field = blob_response(clipped, mpp, settings)
     threshold = settings.relative_contrast * typical_od
     top = _merge_basins(field, ascend(field), threshold, settings.merge_saddle)
@@ -143,11 +144,12 @@ def find_nuclei(signal: F32, typical_od: float, mpp: float, settings: CountingSe
     good = field.ravel()[peaks] >= threshold
     number = np.where(good, np.cumsum(good), 0).astype(np.int32)
     basins = number[inverse.reshape(field.shape)]
-    return _outline(clipped, field, basins, typical_od, mpp, settings)
+    return _outline(signal, clipped, field, basins, typical_od, mpp, settings)
 
 
 def _outline(
     signal: F32,
+    clipped: F32,
     field: F32,
     basins: npt.NDArray[np.int32],
     typical_od: float,
@@ -155,19 +157,21 @@ def _outline(
     settings: CountingSettings,
 ) -> Nuclei:
     count = int(basins.max(initial=0))
-    fine = _blur(signal, _FINE_UM / mpp)
+    clip = np.float32(_CLIP * typical_od)
+    fine = _blur(clipped, _FINE_UM / mpp)
     around = _surroundings(fine, mpp)
     level, ground = _means(np.where(field > 0, basins, 0), count, fine, around)
     half, high = ground + 0.5 * (level - ground), level
     cut, sure = (np.concatenate([[np.inf], v]).astype(np.float32) for v in (half, high))
-    edge = _blob(signal, settings.edge_radius_um, mpp)
+    edge = _blob(clipped, settings.edge_radius_um, mpp)
     mask = (basins > 0) & (fine > cut[basins]) & ((edge > 0) | (fine > sure[basins]))
     labels = _largest_part(np.where(mask, basins, 0), count)
-    level, ground = _means(labels, count, signal, around)
+    labels = _fill_holes(labels, _HOLE_UM2 / mpp / mpp)
+    level, ground = _means(labels, count, signal, np.float32(1) * clip * np.expm1(around / clip))
     contrast = level - ground
     area = np.bincount(labels.ravel(), minlength=count + 1)[1:] * mpp * mpp
     keep = (area >= settings.min_area_um2) & (area <= settings.max_area_um2)
-    keep &= contrast >= max(settings.level_contrast * typical_od, settings.min_contrast_od)
+    keep &= contrast >= settings.min_contrast_od + settings.level_contrast * typical_od
     number = np.concatenate([[0], np.where(keep, np.cumsum(keep), 0)]).astype(np.int32)
     return Nuclei(number[labels], contrast[keep].astype(np.float32))
 
@@ -205,5 +209,30 @@ def _largest_part(labels: npt.NDArray[np.int32], count: int) -> npt.NDArray[np.i
     largest = np.zeros(count + 1, np.int64)
     order = np.lexsort((-np.arange(n), size))  # the last to be written is the largest, of equal ones the first
     largest[owner[order]] = order
-    kept = (largest[labels] == parts) & (labels > 0) & ~border
-    return np.where(kept, labels, 0).astype(np.int32)
+    kept = np.where((largest[labels] == parts) & (labels > 0) & ~border, labels, 0)
+    # the cut itself goes back to the part that it was cut from
+    for to, source in ((np.s_[:, 1:], np.s_[:, :-1]), (np.s_[1:, :], np.s_[:-1, :])):
+        give = border[to] & (kept[source] == labels[to]) & (kept[to] == 0)
+        kept[to][give] = labels[to][give]
+    return kept.astype(np.int32)
+
+
+def _fill_holes(labels: npt.NDArray[np.int32], limit_px: float) -> npt.NDArray[np.int32]:
+    """Gives holes of at most `limit_px` pixels to the one nucleus around them; gaps between nuclei stay open."""
+    n, parts, stats, _ = cv2.connectedComponentsWithStats((labels == 0).astype(np.uint8), connectivity=4)
+    small = stats[:, cv2.CC_STAT_AREA] <= limit_px
+    at = np.flatnonzero(small[parts] & (labels == 0))
+    if len(at) == 0:
+        return labels
+    kernel = np.ones((3, 3), np.uint8)
+    number = labels.astype(np.float32)  # whole numbers below 2²⁴
+    highest = np.asarray(cv2.dilate(number, kernel), np.float32)
+    lowest = np.asarray(cv2.erode(np.where(number > 0, number, np.float32(2**24)), kernel), np.float32)
+    part, low, high = parts.ravel()[at], lowest.ravel()[at], highest.ravel()[at]
+    around_low, around_high = np.full(n, 2.0**24), np.zeros(n)
+    np.minimum.at(around_low, part, low)
+    np.maximum.at(around_high, part, high)
+    one = around_low == around_high
+    filled = labels.copy()
+    filled.ravel()[at] = np.where(one[part], around_high[part], 0).astype(np.int32)
+    return filled

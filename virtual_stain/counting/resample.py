@@ -70,4 +70,4 @@ def _weights(ratio: Fraction) -> npt.NDArray[np.float32]:
     p, q = ratio.numerator, ratio.denominator
     out, into = np.arange(q)[:, None] * p, np.arange(p)[None, :] * q
     overlap = np.minimum(out + p, into + q) - np.maximum(out, into)
-    return np.maximum(overlap, 0).astype(np.float32)
+    return np.maximum(overlap, 0).astype(np.float32)  # type: ignore[no-any-return]
