@@ -1,0 +1,34 @@
+"""`vstain demo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from virtual_stain.cli.common import Common, common_options
+
+
+@click.command("demo")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("demo-out"), show_default=True, help="Folder.")
+@click.option("--full", is_flag=True, help="More patients and a longer training: an hour instead of 15 minutes.")
+@common_options
+def command(out: Path, full: bool, common: Common) -> None:
+    """All of it on synthetic slide pairs, each stage compared with the truth.
+
+    \b
+    vstain demo --out demo-out
+    vstain demo --out demo-full --full
+
+    Makes phantoms, registers and counts them, writes records, trains, evaluates on patients held out, exports the
+    model and scores slides with it. Finished stages are not done again.
+    """
+    from virtual_stain.workflows.demo.picture import write_flow_picture
+    from virtual_stain.workflows.demo.plan import DEFAULT, FULL
+    from virtual_stain.workflows.demo.run import run_demo
+    from virtual_stain.workflows.demo.summary import summary_text, write_result
+
+    result = run_demo(out, FULL if full else DEFAULT, jobs=common.jobs, progress=common.progress)
+    write_result(result)
+    write_flow_picture(result)
+    click.echo(summary_text(result))

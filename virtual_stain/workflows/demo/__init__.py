@@ -1,0 +1,1 @@
+"""The demo: every stage on phantoms, compared with the truth."""
