@@ -38,8 +38,23 @@ class OpenSlideSource:
         self._quickhash = properties.get("openslide.quickhash-1")
 
     def read(self, level: int, x: int, y: int, size: Size) -> tuple[Rgb, float, float]:
+        # left of and above the level OpenSlide rounds the region's start towards zero: read what exists only
+        left, top = max(-x, 0), max(-y, 0)
+        full = self.level_sizes[level]
+        inner_width = min(x + size.width, full.width) - (x + left)
+        inner_height = min(y + size.height, full.height) - (y + top)
+        if inner_width <= 0 or inner_height <= 0:
+            return np.full((size.height, size.width, 3), 255, np.uint8), float(x), float(y)
         downsample = self._downsamples[level]
-        x0, y0 = round(x * downsample), round(y * downsample)
+        x0, y0 = round((x + left) * downsample), round((y + top) * downsample)
+        image = self._read_region(level, x0, y0, Size(inner_width, inner_height))
+        if (inner_width, inner_height) != (size.width, size.height):
+            padded = np.full((size.height, size.width, 3), 255, np.uint8)
+            padded[top : top + inner_height, left : left + inner_width] = image
+            image = padded
+        return image, x0 / downsample - left, y0 / downsample - top
+
+    def _read_region(self, level: int, x0: int, y0: int, size: Size) -> Rgb:
         try:
             image = self._open().read_region((x0, y0), level, (size.width, size.height))
         except openslide.OpenSlideError as error:
@@ -50,7 +65,7 @@ class OpenSlideSource:
                 f"cannot be read: {error}",
                 hint="The file is probably truncated or damaged: copy or scan it again.",
             ) from None
-        return _on_white(np.asarray(image)), x0 / downsample, y0 / downsample
+        return _on_white(np.asarray(image))
 
     def quickhash(self) -> str | None:
         return self._quickhash if self.format in _MANY_FILES else None
