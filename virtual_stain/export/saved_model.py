@@ -3,7 +3,7 @@
 Signatures, all answering dicts with stable names:
 
     serving_default   image_bytes: string[B], JPEG or PNG of a whole tile → {marker: float32[B], marker_tumour_cells: …}
-    uint8             tiles: uint8[B, T, T, 3] RGB                        → the same
+    uint8             tiles: uint8[B, T, T, 3] RGB, checked in the graph  → the same
     describe          query: string[B], any text                          → {"card": string[B]}, the model card as JSON
 """
 
@@ -160,9 +160,10 @@ def _save(reading: TileReading, variables: Sequence[tf.Variable], card: ModelCar
             )
         return answer(tiles)
 
-    @tf.function(input_signature=[tf.TensorSpec([None, side, side, 3], tf.uint8, name="tiles")], autograph=False)
+    # a size in the signature would be a promise that nobody checks: TensorFlow feeds other sizes without a word
+    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, name="tiles")], autograph=False)
     def from_uint8(tiles: tf.Tensor) -> dict[str, tf.Tensor]:
-        return answer(tiles)
+        return answer(_require_size(tiles, [None, side, side, 3], card.tiling.tile_mpp))
 
     # an input of its own length: a batching server joins requests along it, and none may come without an input
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="query")], autograph=False)
@@ -179,14 +180,20 @@ def _save(reading: TileReading, variables: Sequence[tf.Variable], card: ModelCar
 
 
 def _decode(data: tf.Tensor, side: int, mpp: float) -> tf.Tensor:
-    """JPEG or PNG bytes → uint8[side, side, 3]; another size is an error, never a resize: nuclei have a size."""
+    """JPEG or PNG bytes → uint8[side, side, 3]."""
     # the accurate inverse DCT is what libjpeg uses elsewhere; TensorFlow's own default is the fast one
     image = tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")
+    return _require_size(image, [side, side, 3], mpp)
+
+
+def _require_size(image: tf.Tensor, shape: list[int | None], mpp: float) -> tf.Tensor:
+    """The same pixels, or an error in the graph: another size is never resized, for nuclei have a size."""
+    side, received = shape[-2], tf.shape(image)
     message = f"Expected tiles of {side} × {side} px at {mpp:g} µm/px; they are not resized. Received:"
-    shape = tf.shape(image)
-    with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(shape == [side, side, 3]), [message, shape])]):
+    right = tf.reduce_all(received[-3:] == [side, side, 3])
+    with tf.control_dependencies([tf.debugging.Assert(right, [message, received])]):
         image = tf.identity(image)
-    image.set_shape([side, side, 3])  # a run-time check here would hide the sentence above
+    image.set_shape(shape)  # a run-time check of the shape here would come first and hide the sentence above
     return image
 
 
