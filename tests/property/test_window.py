@@ -66,8 +66,9 @@ def test_a_window_lies_where_its_box_says(pyramid, fine_pyramid, scale_x, stretc
 def test_a_window_is_the_same_from_any_level(pyramid, flat, scale, u, v):
     box = _box(scale, scale, u, v)
     difference = read_window(pyramid, box, OUT).astype(int) - read_window(flat, box, OUT)
-    assert np.abs(difference).mean() < 2
-    assert abs(difference.mean()) < 0.5
+    assert np.abs(difference).mean() < 1.5
+    assert np.abs(difference).max() < 8
+    assert abs(difference.mean()) < 0.2
 
 
 @st.composite

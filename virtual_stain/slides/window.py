@@ -3,8 +3,9 @@
 `read_window` resamples an upright box, `read_warped_window` follows a transform. Both read one enclosing region of
 the largest level that is not coarser than the result, and average over area where they shrink.
 
-Shrinking uses Pillow's Hamming filter and not its BOX: BOX takes or leaves whole source pixels, which displaces detail
-by up to half of one (0.2 px of a tile at 1353 → 1024 px); Hamming is as sharp and keeps every position.
+The filter is Pillow's bicubic, whose support grows with the scale when it shrinks. Measured on a ramp, the largest
+displacement over scales 1–6, in pixels of the result: bicubic 0.013, bilinear 0.07, Hamming 0.17, BOX 0.5 (it takes or
+leaves whole source pixels; 0.26 at the common 1353 → 1024 px). It also keeps most contrast after Lanczos.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from virtual_stain.slides.source import Levels, Patch, Rgb
 _MAX_REGION_PX = 48_000_000  # larger windows are read in parts (a slide without pyramid): memory stays bounded
 _SLACK = 1.001  # a level this much coarser than asked for still counts as fine enough (rounding of mpp)
 _MAX_FINENESS = 3  # samples per output pixel and axis of a warped window; more cost more than they show
-_MARGIN_PX = 4  # source px beyond a window that the filters look at
+_MARGIN_PX = 4  # source px around a region, for interpolation between its outermost pixels
 
 
 def best_level(slide: Levels, px0_per_out: float) -> int:
@@ -42,7 +43,7 @@ def read_window(slide: Levels, box: Box, out: Size) -> Rgb:
     scale_x, scale_y = slide.level_scales[level]
     if out.area > 1 and (box.width / scale_x) * (box.height / scale_y) > _MAX_REGION_PX:
         return _read_in_halves(slide, box, out)
-    margin_x, margin_y = 2 * max(step_x, scale_x), 2 * max(step_y, scale_y)
+    margin_x, margin_y = 2 * max(step_x, scale_x), 2 * max(step_y, scale_y)  # the filter's reach
     around = Box(box.x - margin_x, box.y - margin_y, box.width + 2 * margin_x, box.height + 2 * margin_y)
     patch = _read_enclosing(slide, level, around)
     (x0, y0), (x1, y1) = patch.px0_from_patch.inverse().apply([[box.x, box.y], [box.x1, box.y1]])
@@ -75,20 +76,7 @@ def _read_enclosing(slide: Levels, level: int, box: Box) -> Patch:
 
 
 def _resize(image: Rgb, box: tuple[float, float, float, float], out: Size) -> Rgb:
-    """One axis at a time, since one may shrink while the other grows."""
-    x0, y0, x1, y1 = box
-    height = image.shape[0]
-    picture = Image.fromarray(image)
-    across = _filter((x1 - x0) / out.width)
-    down = _filter((y1 - y0) / out.height)
-    if across is down:
-        return np.asarray(picture.resize((out.width, out.height), across, box=box))
-    picture = picture.resize((out.width, height), across, box=(x0, 0, x1, height))
-    return np.asarray(picture.resize((out.width, out.height), down, box=(0, y0, out.width, y1)))
-
-
-def _filter(scale: float) -> Image.Resampling:
-    return Image.Resampling.HAMMING if scale > 1 else Image.Resampling.BICUBIC
+    return np.asarray(Image.fromarray(image).resize((out.width, out.height), Image.Resampling.BICUBIC, box=box))
 
 
 def read_warped_window(
