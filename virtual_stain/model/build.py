@@ -68,12 +68,12 @@ def build_network(settings: ModelSettings, markers: Sequence[Marker], options: B
     with layers_in(options.precision):
         backbone = _backbone(settings)
         _seed_kernels(backbone, options.seed)
-        _set_batch_norm_momentum(backbone, settings.batch_norm_momentum)
+        _set_batch_norm(backbone, settings.batch_norm_momentum, freeze=options.freeze_batch_norm)
         if options.load_weights:
             load_backbone_weights(backbone, settings)
         inputs = keras.Input((crop, crop, 3), dtype="uint8", name="crop")
         scaled = keras.layers.Rescaling(1 / 127.5, offset=-1.0, name="scale_to_one")(inputs)
-        maps = backbone(scaled, training=False) if options.freeze_batch_norm else backbone(scaled)
+        maps = backbone(scaled)
         # float32 from here on: a mean over the map and the last layer are cheap, and their rounding is not
         pooled = keras.layers.GlobalAveragePooling2D(name="pool", dtype="float32")(maps)
         head, logits = _head(pooled, markers, settings.dropout, options.seed)
@@ -102,10 +102,12 @@ def _seed_kernels(backbone: keras.Model, seed: int) -> None:
             layer.kernel.assign(keras.initializers.GlorotUniform(seed=seed * 1009 + index)(shape))
 
 
-def _set_batch_norm_momentum(backbone: keras.Model, momentum: float) -> None:
+def _set_batch_norm(backbone: keras.Model, momentum: float, *, freeze: bool) -> None:
     for layer in backbone.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = momentum
+            # not `backbone(x, training=False)`: calling the outer model with training=True overrides that (Keras 3.15)
+            layer.trainable = not freeze
 
 
 def _head(

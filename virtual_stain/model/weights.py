@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import warnings
 from pathlib import Path
 
 import h5py
@@ -88,13 +89,21 @@ def _load_file(backbone: keras.Model, path: Path) -> None:
             f"{path}: expected a weights file that Keras saved (HDF5, .h5 or .weights.h5). Received something else.",
             hint=f"The file of the ImageNet weights is {IMAGENET_URL}",
         )
-    before = [w.numpy() for w in backbone.weights[:2]]
+    kernels = [layer.kernel for layer in backbone.layers if isinstance(layer, keras.layers.Conv2D)]
+    before = [k.numpy() for k in kernels]
     try:
-        backbone.load_weights(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Keras warns where it skips layers; the count below is the judge
+            backbone.load_weights(path)
     except Exception as error:  # Keras raises ValueError, KeyError or OSError, whichever step the file fails at
         raise ModelError(
             f"{path}: these weights do not fit {backbone.name} without its classification layer: {error}",
             hint="Expected a file of the same network saved with include_top=False.",
         ) from error
-    if all((w.numpy() == b).all() for w, b in zip(backbone.weights[:2], before, strict=True)):
-        raise ModelError(f"{path}: loading left the weights of {backbone.name} unchanged; the file holds none for it.")
+    kept = sum(bool((k.numpy() == b).all()) for k, b in zip(kernels, before, strict=True))
+    if kept:
+        raise ModelError(
+            f"{path}: it holds no weights for {kept} of the {len(kernels)} convolutions of {backbone.name}, and Keras "
+            "would leave those random.",
+            hint="Expected a file of the same network saved with include_top=False.",
+        )
