@@ -1,0 +1,45 @@
+"""`vstain build-records`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from virtual_stain.cli.common import Common, common_options
+
+
+@click.command("build-records")
+@click.argument("pairs", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of records.")
+@click.option("--verdicts", type=click.Path(path_type=Path), help="CSV of people's verdicts on tiles.")
+@click.option("--accept-unreviewed", is_flag=True, help="Do without verdicts; recorded in the manifest.")
+@click.option("--scheduler", metavar="URL", help="Dask scheduler, as tcp://host:8786 [default: this machine].")
+@common_options
+def command(
+    pairs: Path, out: Path, verdicts: Path | None, accept_unreviewed: bool, scheduler: str | None, common: Common
+) -> None:
+    """From slide pairs to reviewed TFRecords: register, tile, count, label, review, pack. Resumable.
+
+    \b
+    vstain build-records PAIRS.csv --out records
+    (fill in records/review-template.csv)
+    vstain build-records PAIRS.csv --out records --verdicts records/review-template.csv
+
+    PAIRS.csv: pair,patient,marker,he,ihc and optionally he_mpp,ihc_mpp,fold,he_roi,ihc_roi.
+    """
+    from virtual_stain.workflows.build_records import BuildOptions, build_records
+
+    options = BuildOptions(
+        verdicts=verdicts,
+        accept_unreviewed=accept_unreviewed,
+        force=common.force,
+        jobs=common.jobs,
+        scheduler=scheduler,
+    )
+    result = build_records(pairs, out, common.config, options, progress=common.progress)
+    manifest = result.manifest
+    click.echo(f"{manifest.n_records} records of {len(manifest.pairs)} pairs: {out / 'manifest.json'}")
+    for excluded in manifest.excluded:
+        click.echo(f"{excluded.pair}: no records: {excluded.reason}")
+    click.echo(f"Look at {out / 'summary.html'}")

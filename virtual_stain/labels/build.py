@@ -1,0 +1,184 @@
+"""One tile of a pair: both sides read, cells counted on the IHC side, trust measured, and the label made of it.
+
+The H&E window is upright and read as in scoring; the IHC side is warped under it while it is read, with a margin, so
+that a cell at the edge is counted as in the middle and by one tile only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from virtual_stain.config.counting import CountingSettings
+from virtual_stain.config.labels import LabelSettings
+from virtual_stain.counting.cells import Cells
+from virtual_stain.counting.count import count_cells
+from virtual_stain.counting.slide_stain import SlideStain
+from virtual_stain.geometry import Affine2D, Box, Points, Size
+from virtual_stain.labels.focus import focus_ratio
+from virtual_stain.labels.jpeg import encode_jpeg
+from virtual_stain.labels.label import TileLabel, Trust, judge, label_id
+from virtual_stain.labels.raster_map import map_to_ihc
+from virtual_stain.markers import Marker
+from virtual_stain.registration.result import Registration
+from virtual_stain.registration.transform import PairTransform
+from virtual_stain.slides.slide import Slide
+from virtual_stain.slides.tissue import TissueMap
+from virtual_stain.slides.window import read_warped_window, read_window
+from virtual_stain.tiles import TileRef
+
+_SAMPLES = 32  # points across a window at which the two tissue masks are compared
+_ERROR_PLACES = np.array([[x, y] for y in (1 / 6, 0.5, 5 / 6) for x in (1 / 6, 0.5, 5 / 6)])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PairSources:
+    """Everything a tile of one pair is made from, open."""
+
+    he: Slide
+    ihc: Slide
+    he_tissue: TissueMap
+    ihc_tissue: TissueMap
+    registration: Registration
+    transform_sha256: str
+    stain: SlideStain
+    marker: Marker
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TileSettings:
+    """What a tile depends on beside its slides."""
+
+    tile_px: int
+    tile_mpp: float
+    max_p95_um: float
+    """A tile whose own estimated p95 error exceeds this is dropped, µm."""
+    labels: LabelSettings
+    counting: CountingSettings
+
+    @property
+    def margin_px(self) -> int:
+        """Context around the tile that its cells may depend on, tile px."""
+        return math.ceil(self.counting.margin_um / self.tile_mpp)
+
+
+def build_tile(sources: PairSources, ref: TileRef, settings: TileSettings) -> TileLabel:
+    """Reads, counts and judges one window. Raises SlideError naming file and region."""
+    size, margin = settings.tile_px, settings.margin_px
+    he_from_tile = Affine2D.scale_and_shift(
+        "he_px0", "tile", (ref.box.width / size, ref.box.height / size), (ref.box.x, ref.box.y)
+    )
+    he_image = read_window(sources.he, ref.box, Size(size, size))
+    he_from_wide = he_from_tile @ Affine2D.scale_and_shift("tile", "wide", (1, 1), (-margin, -margin))
+    wide_image, wide_valid = _read_ihc(sources, he_from_wide, size + 2 * margin, ref.box)
+    counted = count_cells(wide_image, settings.tile_mpp, sources.marker, sources.stain, settings.counting)
+    tile = slice(margin, margin + size)
+    ihc_image, valid = np.ascontiguousarray(wide_image[tile, tile]), wide_valid[tile, tile]
+    inside = _inside(sources.he.bounds, he_from_tile, size)
+    cells = _cells_of_tile(counted, margin, size, inside)
+    trust = _measure_trust(sources, ref, (he_image, ihc_image), float(valid[inside].mean()), settings)
+    flags, weight, usable = judge(trust, cells.counts().total, settings.labels, max_p95_um=settings.max_p95_um)
+    return TileLabel(
+        col=ref.col,
+        row=ref.row,
+        box=ref.box,
+        tissue_fraction=ref.tissue_fraction,
+        trust=trust,
+        cells=cells,
+        flags=flags,
+        weight=weight,
+        usable_count=usable,
+        label_id=label_id(he_image, ihc_image, sources.transform_sha256, cells),
+        he_jpeg=encode_jpeg(he_image, settings.labels.jpeg_quality),
+        ihc_jpeg=encode_jpeg(ihc_image, settings.labels.jpeg_quality),
+    )
+
+
+def transform_sha256(transform: PairTransform) -> str:
+    """Hash of the matrix and the local displacement, at full precision."""
+    digest = hashlib.sha256(np.ascontiguousarray(transform.ihc_from_he.matrix, "<f8").tobytes())
+    field = transform.displacement
+    if field is not None:
+        digest.update(np.array([*field.origin_px0, *field.spacing_px0], "<f8").tobytes())
+        digest.update(np.asarray(field.values_px0.shape, "<i8").tobytes())
+        digest.update(np.ascontiguousarray(field.values_px0, "<f4").tobytes())
+    return digest.hexdigest()
+
+
+def _read_ihc(
+    sources: PairSources, he_from_wide: Affine2D, side: int, box: Box
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+    """The IHC slide as the wide tile sees it, and where it is inside the scan."""
+    transform = sources.registration.transform
+    out = Size(side, side)
+    if transform.displacement is None:
+        return read_warped_window(sources.ihc, transform.ihc_from_he @ he_from_wide, out)
+
+    def to_ihc(points: Points) -> Points:
+        return map_to_ihc(transform, he_from_wide, points)
+
+    near = transform.local_affine(box.centre, reach_px0=max(box.width, box.height) / 2)
+    return read_warped_window(sources.ihc, near @ he_from_wide, out, to_ihc)
+
+
+def _inside(bounds: Box, he_from_tile: Affine2D, size: int) -> tuple[slice, slice]:
+    """(rows, columns) of the tile that lie in the H&E scan; the rest of a border tile is padding."""
+    low, high = he_from_tile.inverse().apply([[bounds.x, bounds.y], [bounds.x1, bounds.y1]])
+    x0, y0 = (int(np.clip(math.floor(v + 1e-6), 0, size - 1)) for v in low)
+    x1, y1 = (int(np.clip(math.ceil(v - 1e-6), 1, size)) for v in high)
+    return slice(y0, max(y1, y0 + 1)), slice(x0, max(x1, x0 + 1))
+
+
+def _cells_of_tile(counted: Cells, margin: int, size: int, inside: tuple[slice, slice]) -> Cells:
+    """The cells whose centre lies in the tile and in the H&E scan, in tile px, top to bottom."""
+    xy = (counted.xy - margin).astype(np.float32).astype(np.float64)
+    rows, columns = inside
+    keep = (xy[:, 0] >= columns.start) & (xy[:, 0] < columns.stop) & (xy[:, 1] >= rows.start) & (xy[:, 1] < rows.stop)
+    order = np.lexsort((xy[:, 0], xy[:, 1]))
+    cells = counted.moved(xy)
+    return cells.select(order[keep[order]])
+
+
+def _measure_trust(
+    sources: PairSources,
+    ref: TileRef,
+    images: tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]],
+    overlap_fraction: float,
+    settings: TileSettings,
+) -> Trust:
+    places = _ERROR_PLACES * (ref.box.width, ref.box.height) + (ref.box.x, ref.box.y)
+    median, p95 = (float(np.mean(v)) for v in sources.registration.error_at_um(places))
+    return Trust(
+        overlap_fraction=overlap_fraction,
+        tissue_overlap_fraction=_tissue_overlap(sources, ref.box),
+        focus_he=focus_ratio(images[0], settings.tile_mpp),
+        focus_ihc=focus_ratio(images[1], settings.tile_mpp),
+        error_median_um=median if math.isfinite(median) else None,
+        error_p95_um=p95 if math.isfinite(p95) else None,
+        border=ref.border,
+    )
+
+
+def _tissue_overlap(sources: PairSources, box: Box) -> float | None:
+    """Share of the H&E tissue in the window that has IHC tissue under it."""
+    steps = (np.arange(_SAMPLES) + 0.5) / _SAMPLES
+    x, y = np.meshgrid(box.x + steps * box.width, box.y + steps * box.height)
+    points = np.stack([x.ravel(), y.ravel()], axis=1)
+    tissue = points[_is_tissue(sources.he_tissue, points)]
+    if not len(tissue):
+        return None
+    return float(_is_tissue(sources.ihc_tissue, sources.registration.transform.to_ihc(tissue)).mean())
+
+
+def _is_tissue(tissue: TissueMap, points: Points) -> npt.NDArray[np.bool_]:
+    """bool[N]: the mask at float64[N, 2] level-0 px; False outside it."""
+    column, row = np.floor(tissue.px0_from_ov.inverse().apply(points)).astype(np.intp).T
+    height, width = tissue.mask.shape
+    known = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    found = tissue.mask[np.clip(row, 0, height - 1), np.clip(column, 0, width - 1)]
+    result: npt.NDArray[np.bool_] = known & found
+    return result

@@ -1,0 +1,335 @@
+"""`vstain build-records`: register → tile → count → label → review gate → shards, resumable, over any executor.
+
+A pair that fails is left out with its reason and never stops the others. Work lands in `DIR/work/<pair>/`; the
+manifest is written last and vouches for what is there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from virtual_stain.config import Config
+from virtual_stain.errors import OutputError, PairError, RejectedError
+from virtual_stain.files import folder_lock, sha256_file
+from virtual_stain.labels.store import TileStore, TileTable
+from virtual_stain.markers import Marker, require_built
+from virtual_stain.pairs import StainPair, assign_folds, read_pairs
+from virtual_stain.patients import PatientKey, load_patient_key
+from virtual_stain.progress import QUIET, Progress
+from virtual_stain.provenance import Outcome, RunRecord
+from virtual_stain.records.manifest import (
+    ExcludedEntry,
+    Manifest,
+    PairEntry,
+    TilingEntry,
+    write_manifest,
+)
+from virtual_stain.review.gate import Gate
+from virtual_stain.review.verdicts import (
+    TEMPLATE,
+    Candidate,
+    Review,
+    Verdict,
+    apply_verdicts,
+    read_verdicts,
+    write_template,
+)
+from virtual_stain.workflows.ending import error_of, public_reason
+from virtual_stain.workflows.output_folder import WORK, claim, remove_unlisted_shards
+from virtual_stain.workflows.packing import PackJob, candidates, pack
+from virtual_stain.workflows.pair_job import PairJob, PreparedPair, prepare_pair
+from virtual_stain.workflows.part_job import TILES, PartJob, build_part, cut, is_built, join_pair
+from virtual_stain.workflows.scheduling import Failure, Workers, completed, open_workers
+from virtual_stain.workflows.summary import write_summary
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildOptions:
+    """How to build; what the tiles depend on is in the config."""
+
+    verdicts: Path | None = None
+    """CSV of people's verdicts."""
+    accept_unreviewed: bool = False
+    """Tiles without a verdict become records; recorded in the manifest. Never for pairs whose registration is to be
+    reviewed."""
+    force: bool = False
+    """Do finished work again; take over a folder of another run."""
+    jobs: int = 1
+    """Processes on this machine."""
+    scheduler: str | None = None
+    """A Dask scheduler to use instead, as tcp://host:8786."""
+
+
+@dataclass(frozen=True, slots=True)
+class BuildResult:
+    """What was written."""
+
+    manifest: Manifest
+    outcomes: tuple[Outcome, ...]
+    tiles_built: int
+    """In this run; tiles that were there are not counted."""
+    seconds_per_tile: float | None
+    """Processor seconds of a worker per tile built."""
+
+
+@dataclass(slots=True)
+class _Run:
+    """The state of one run, filled stage by stage."""
+
+    out: Path
+    config: Config
+    accept_unreviewed: bool
+    pairs: tuple[StainPair, ...]
+    key: PatientKey
+    workers: Workers
+    progress: Progress
+    record: RunRecord
+    prepared: dict[str, PreparedPair] = field(default_factory=dict)
+    failed: dict[str, Failure] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Pairs without records that are no failures, and why."""
+    pending: list[str] = field(default_factory=list)
+    tables: dict[str, TileTable] = field(default_factory=dict)
+    built: int = 0
+    worker_seconds: float = 0.0
+
+    def fail(self, pair: str, failure: Failure) -> None:
+        """Leaves a pair out. A disk that takes nothing more ends the run: the other pairs are not at fault."""
+        if isinstance(failure.error, OutputError):
+            raise failure.error
+        self.failed.setdefault(pair, failure)
+        self.progress.say(f"{pair}: left out: {failure.error.message}")
+
+    def alive(self) -> list[PreparedPair]:
+        """Prepared pairs that have not failed, in the order of the table."""
+        names = [p.pair for p in self.pairs if p.pair in self.prepared and p.pair not in self.failed]
+        return [self.prepared[name] for name in names]
+
+
+def build_records(
+    pairs_csv: Path,
+    out: Path,
+    config: Config,
+    options: BuildOptions | None = None,
+    *,
+    workers: Workers | None = None,
+    progress: Progress = QUIET,
+) -> BuildResult:
+    """Builds or continues the folder of records `out`; `workers` overrides `options.jobs` and `.scheduler`.
+
+    Raises PairError, InputError, ConfigError, OutputError before any work; afterwards, with everything that succeeded
+    on disk: ReviewPendingError while a pair has no verdict, BatchError when some pairs failed, and the pairs' own
+    error when all did.
+    """
+    options = options or BuildOptions()
+    require_built(config.counting.value_definition)
+    pairs = read_pairs(pairs_csv, n_folds=config.labels.n_folds)
+    verdicts = () if options.verdicts is None else read_verdicts(options.verdicts)
+    key = load_patient_key()
+    record = RunRecord("build-records", config.to_dict())
+    record.inputs["pairs"] = sha256_file(pairs_csv)
+    opened = contextlib.nullcontext(workers) if workers else open_workers(options.jobs, options.scheduler)
+    with folder_lock(out), opened as ready:
+        identity = {p.pair: (key.patient_id(p.patient), p.marker.value) for p in pairs}
+        claim(out, config, identity, force=options.force)
+        run = _Run(out, config, options.accept_unreviewed, pairs, key, ready, progress, record)
+        for stage in (_prepare, _build, _join):
+            started = time.perf_counter()
+            stage(run)
+            record.durations_s[stage.__name__.strip("_")] = time.perf_counter() - started
+        return _finish(run, _review(run, verdicts))
+
+
+def _prepare(run: _Run) -> None:
+    """Registration, tissue, stain and plan of every pair."""
+    jobs = [
+        PairJob(
+            pair=p.pair,
+            marker=p.marker,
+            he=p.he,
+            ihc=p.ihc,
+            he_roi=p.he_roi,
+            ihc_roi=p.ihc_roi,
+            folder=run.out / WORK / p.pair,
+            config=run.config,
+        )
+        for p in run.pairs
+    ]
+    results = completed(run.workers, prepare_pair, jobs)
+    for job, result in run.progress.track(results, len(jobs), "registering", "pair"):
+        if isinstance(result, Failure):
+            run.fail(job.pair, result)
+            continue
+        run.prepared[job.pair] = result
+        run.record.inputs[f"{job.pair}/he"] = result.he_sha256
+        run.record.inputs[f"{job.pair}/ihc"] = result.ihc_sha256
+        if result.verdict not in ("accept", "review"):
+            run.fail(job.pair, Failure(_rejected(result)))
+        elif not result.tiles:
+            run.fail(job.pair, Failure(PairError("no window holds enough H&E tissue.")))
+        else:
+            run.progress.say(
+                f"{job.pair}: registered, median error {result.error_median_um:.1f} µm, {result.verdict}; "
+                f"{len(result.tiles)} tiles, {result.n_glass} windows of glass"
+            )
+    _refuse_shared_slides(run)
+
+
+def _rejected(prepared: PreparedPair) -> RejectedError:
+    error = prepared.error_median_um
+    found = "no error could be estimated" if error is None else f"the estimated median error is {error:.0f} µm"
+    flags = f" ({', '.join(prepared.registration_flags)})" if prepared.registration_flags else ""
+    return RejectedError(
+        f"the two slides cannot be registered: {found}{flags}.",
+        hint=f"Look at {prepared.job.folder / 'overlay.jpg'}: do the slides belong to the same block?",
+    )
+
+
+def _refuse_shared_slides(run: _Run) -> None:
+    """The same pixels under two patients, in copies of a file, would leak across the split."""
+    patients = {p.pair: run.key.patient_id(p.patient) for p in run.pairs}
+    owners: dict[str, list[str]] = {}
+    for pair, prepared in run.prepared.items():
+        for content in (prepared.he_sha256, prepared.ihc_sha256):
+            owners.setdefault(content, []).append(pair)
+    for names in owners.values():
+        if len({patients[name] for name in names}) > 1:
+            listed = ", ".join(sorted(set(names)))
+            for name in names:
+                run.fail(name, Failure(PairError(f"the same slide stands under different patients: pairs {listed}.")))
+
+
+def _build(run: _Run) -> None:
+    """All tiles of all pairs, in parts."""
+    parts = [part for prepared in run.alive() if not is_built(prepared) for part in cut(prepared)]
+    total = sum(len(part.tiles) for part in parts)
+    for _ in run.progress.track(_tiles_of(run, parts), total, "tiles", "tile"):
+        pass
+
+
+def _tiles_of(run: _Run, parts: Sequence[PartJob]) -> Iterator[None]:
+    """One item per tile done or skipped, so that progress counts tiles."""
+    wanted = (part for part in parts if part.prepared.job.pair not in run.failed)
+    for part, result in completed(run.workers, build_part, wanted):
+        if isinstance(result, Failure):
+            run.fail(part.prepared.job.pair, result)
+            continue
+        run.built += result.built
+        run.worker_seconds += result.seconds
+        yield from (None for _ in part.tiles)
+
+
+def _join(run: _Run) -> None:
+    waiting = [prepared for prepared in run.alive() if not is_built(prepared)]
+    for prepared, result in completed(run.workers, join_pair, waiting):
+        if isinstance(result, Failure):
+            run.fail(prepared.job.pair, result)
+    for prepared in run.alive():
+        with TileStore(prepared.job.folder / TILES) as store:
+            run.tables[prepared.job.pair] = store.table()
+
+
+def _review(run: _Run, verdicts: Iterable[Verdict]) -> Review:
+    """Applies the verdicts, writes the template, and finds the pairs that still wait for a person."""
+    listed: list[Candidate] = []
+    for prepared in run.alive():
+        listed += candidates(prepared.job.pair, run.tables[prepared.job.pair])
+    review = apply_verdicts(verdicts, listed)
+    write_template(run.out, listed, review)
+    if review.stale:
+        run.progress.say(
+            f"{len(review.stale)} verdicts are stale: their tiles have changed or are gone. They were not applied; "
+            "review-stale.csv lists them."
+        )
+    return review
+
+
+def _gate(run: _Run, review: Review, prepared: PreparedPair) -> Gate:
+    return Gate(review, run.accept_unreviewed, needs_person=prepared.verdict == "review")
+
+
+def _pack(run: _Run, review: Review) -> list[PairEntry]:
+    entries: list[PairEntry] = []
+    folds = assign_folds(run.pairs, run.key, run.config.labels.n_folds)
+    patients = {p.pair: run.key.patient_id(p.patient) for p in run.pairs}
+    for prepared in run.progress.track(run.alive(), len(run.alive()), "packing", "pair"):
+        name = prepared.job.pair
+        gate = _gate(run, review, prepared)
+        if not candidates(name, run.tables[name]):
+            run.fail(name, Failure(RejectedError("the registration error of every single tile is too large.")))
+        elif gate.pending(name):
+            run.pending.append(name)
+            uncertain = " (its registration is uncertain: --accept-unreviewed does not cover it)"
+            run.left_out[name] = "no tile has a verdict yet" + (uncertain if gate.needs_person else "")
+        else:
+            job = PackJob(prepared, patients[name], folds[patients[name]], gate)
+            entry = pack(job, run.out, run.config)
+            if entry is None:
+                run.left_out[name] = "review accepted none of its tiles"
+            else:
+                entries.append(entry)
+    return entries
+
+
+def _finish(run: _Run, review: Review) -> BuildResult:
+    """Shards, manifest, summary, run.json; then the error, if there is one to tell."""
+    started = time.perf_counter()
+    entries = _pack(run, review)
+    manifest = _manifest(run, entries)
+    out = run.out
+    if entries or not (run.failed or run.pending):
+        write_manifest(out, manifest)
+        remove_unlisted_shards(out, manifest)
+    run.record.durations_s["pack"] = time.perf_counter() - started
+    outcomes = tuple(_outcome(run, pair) for pair in run.pairs)
+    write_summary(out, manifest, run.tables, {p.job.pair: p.job.folder for p in run.alive()})
+    per_tile = run.worker_seconds / run.built if run.built else None
+    run.record.outcomes = list(outcomes)
+    run.record.counts = {
+        "pairs": len(run.pairs),
+        "pairs_with_records": len(entries),
+        "tiles_built": run.built,
+        "records": manifest.n_records,
+        "verdicts_applied": len(review.applied),
+        "verdicts_stale": len(review.stale),
+    }
+    run.record.extra = {"worker_seconds_per_tile": None if per_tile is None else round(per_tile, 4)}
+    run.record.write(out, tensorflow=True)
+    error = error_of(
+        {pair: f.error for pair, f in run.failed.items()}, run.pending, len(run.pairs), out, out / TEMPLATE
+    )
+    if error is not None:
+        raise error
+    return BuildResult(manifest, outcomes, run.built, per_tile)
+
+
+def _manifest(run: _Run, entries: Sequence[PairEntry]) -> Manifest:
+    config = run.config
+    with_records = {e.pair for e in entries}
+    used = {e.marker for e in entries}
+    return Manifest(
+        tiling=TilingEntry(config.tiling.window_um, config.tiling.step_um, config.tiling.tile_px),
+        value_definition=config.counting.value_definition.value,
+        markers=tuple(m.value for m in Marker if m.value in used),
+        n_folds=config.labels.n_folds,
+        min_tumour_cells=config.labels.min_tumour_cells,
+        patient_key_fingerprint=run.key.fingerprint,
+        accept_unreviewed=run.accept_unreviewed,
+        pairs=tuple(entries),
+        excluded=tuple(ExcludedEntry(p.pair, _reason(run, p)) for p in run.pairs if p.pair not in with_records),
+    )
+
+
+def _reason(run: _Run, pair: StainPair) -> str:
+    failure = run.failed.get(pair.pair)
+    text = run.left_out.get(pair.pair, "") if failure is None else failure.error.message
+    return public_reason(text, pair, run.out)
+
+
+def _outcome(run: _Run, pair: StainPair) -> Outcome:
+    waiting = pair.pair in run.failed or pair.pair in run.pending
+    return Outcome(pair.pair, not waiting, _reason(run, pair))

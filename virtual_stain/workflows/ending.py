@@ -1,0 +1,55 @@
+"""How a batch ends: which error tells best what happened, and reasons that may stand in a file that travels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from virtual_stain.errors import BatchError, ReviewPendingError, VirtualStainError
+from virtual_stain.pairs import StainPair
+
+_LISTED = 20
+
+
+def public_reason(text: str, pair: StainPair, out: Path) -> str:
+    """The reason without paths: folders and files are often named after patients."""
+    shown = [(pair.he.path, "H&E slide"), (pair.ihc.path, "IHC slide"), (out, "DIR")]
+    for path, name in sorted(shown, key=lambda item: -len(str(item[0]))):
+        text = text.replace(str(path), name)
+    return text
+
+
+def error_of(
+    failed: Mapping[str, VirtualStainError], pending: Sequence[str], n_pairs: int, out: Path, template: Path
+) -> VirtualStainError | None:
+    """The error that a run ends with, None when all is well.
+
+    A pending review comes first: it is what the user has to do next; failures are listed with it.
+    """
+    failures = [f"{pair}: {error.message}" for pair, error in failed.items()]
+    if pending:
+        also = f"\nAlso left out:\n{_list(failures)}" if failures else ""
+        return ReviewPendingError(
+            f"{len(pending)} of {n_pairs} pairs have tiles that nobody has reviewed:\n{_list(pending)}{also}",
+            hint=f"Fill in verdict (accept, reject or skip) and reviewer in {template}, then run the same command "
+            f"with --verdicts {template}. --accept-unreviewed does without a person, where the registration was "
+            "accepted, and is recorded in the manifest.",
+        )
+    if not failed:
+        return None
+    errors = list(failed.values())
+    if len(failed) < n_pairs:
+        return BatchError(
+            f"{len(failed)} of {n_pairs} pairs failed; the records of the others are in {out}:\n{_list(failures)}",
+            hint=next((e.hint for e in errors if e.hint), None),
+        )
+    if len(errors) == 1:
+        return errors[0]
+    return type(errors[0])(f"all {n_pairs} pairs failed:\n{_list(failures)}", errors[0].hint)
+
+
+def _list(lines: Sequence[str]) -> str:
+    shown = [f"  - {line}" for line in lines[:_LISTED]]
+    if len(lines) > _LISTED:
+        shown.append(f"  … and {len(lines) - _LISTED} more: see run.json")
+    return "\n".join(shown)

@@ -1,0 +1,183 @@
+"""tiles.h5 + verdicts → the shard set of a pair. Runs in the main process: one I/O-bound step, with TensorFlow."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from virtual_stain.config import Config
+from virtual_stain.counting.cells import CellClass
+from virtual_stain.errors import InputError
+from virtual_stain.files import read_json, sha256_file, write_json
+from virtual_stain.labels.label import TileLabel, countable
+from virtual_stain.labels.store import TileStore, TileTable
+from virtual_stain.records.manifest import PairEntry, RegistrationEntry, ShardEntry
+from virtual_stain.records.schema import SCHEMA_VERSION, Record, filename
+from virtual_stain.review.gate import Gate, Passed
+from virtual_stain.review.verdicts import Candidate, Place
+from virtual_stain.workflows.pair_job import PreparedPair, digest_of
+from virtual_stain.workflows.part_job import TILES
+
+_PACKED = "packed.json"
+
+
+@dataclass(frozen=True, slots=True)
+class PackJob:
+    """A pair whose tiles are built and reviewed."""
+
+    prepared: PreparedPair
+    patient_id: str
+    fold: int
+    gate: Gate
+
+    @property
+    def pair(self) -> str:
+        return self.prepared.job.pair
+
+    @property
+    def store(self) -> Path:
+        return self.prepared.job.folder / TILES
+
+
+def candidates(pair: str, table: TileTable) -> list[Candidate]:
+    """The tiles of a pair that a verdict can make records of: all but the dropped ones."""
+    return [
+        Candidate(Place(pair, int(col), int(row)), label_id)
+        for col, row, label_id, dropped in zip(table["col"], table["row"], table.label_ids, table.dropped, strict=True)
+        if not dropped
+    ]
+
+
+def pack(job: PackJob, out: Path, config: Config) -> PairEntry | None:
+    """Writes the pair's shards, unless equal ones are there; None when no tile passes the gate.
+
+    Raises OutputError, VerificationError.
+    """
+    from virtual_stain.records.write import write_shards
+
+    with TileStore(job.store) as store:
+        table = store.table()
+        chosen = _chosen(job, table)
+        if not chosen:
+            return None
+        key = _key(job, store.input_key, table, chosen, config)
+        shards = _reusable(job, out, key)
+        if shards is None:
+            records = _records(job, store, table, chosen, config)
+            shards = write_shards(out, job.pair, records, shard_bytes=round(config.labels.shard_mb * 1e6))
+            value = {"key": key, "shards": [dataclasses.asdict(s) for s in shards]}
+            write_json(job.prepared.job.folder / _PACKED, value)
+    return _entry(job, table, list(chosen), shards)
+
+
+def _chosen(job: PackJob, table: TileTable) -> dict[int, Passed]:
+    """Index in the store → how the tile passed, for those that did."""
+    result: dict[int, Passed] = {}
+    for index, dropped in enumerate(table.dropped):
+        place = Place(job.pair, int(table["col"][index]), int(table["row"][index]))
+        passed = None if dropped else job.gate.passes(place)
+        if passed is not None:
+            result[index] = passed
+    return result
+
+
+def _key(job: PackJob, input_key: str, table: TileTable, chosen: dict[int, Passed], config: Config) -> str:
+    return digest_of(
+        {
+            "schema_version": SCHEMA_VERSION,
+            "tiles": input_key,
+            "patient_id": job.patient_id,
+            "value_definition": config.counting.value_definition.value,
+            "shard_mb": config.labels.shard_mb,
+            "chosen": [[table.label_ids[i], p.verdict, p.reviewer] for i, p in chosen.items()],
+        }
+    )
+
+
+def _reusable(job: PackJob, out: Path, key: str) -> tuple[ShardEntry, ...] | None:
+    """The shards of an earlier run, when they are what would be written now, byte for byte."""
+    try:
+        state = read_json(job.prepared.job.folder / _PACKED, "the state of packing")
+        if state["key"] != key:
+            return None
+        shards = tuple(ShardEntry(**value) for value in state["shards"])
+        if all(sha256_file(out / shard.file) == shard.sha256 for shard in shards):
+            return shards
+    except (InputError, KeyError, TypeError):
+        return None
+    return None
+
+
+def _records(
+    job: PackJob, store: TileStore, table: TileTable, chosen: dict[int, Passed], config: Config
+) -> Iterator[Record]:
+    for index, passed in chosen.items():
+        yield to_record(job, store.tile(index, table), passed, config)
+
+
+def to_record(job: PackJob, tile: TileLabel, passed: Passed, config: Config) -> Record:
+    """The plain dict that the schema describes."""
+    cells = countable(tile.cells)
+    prepared, size = job.prepared, config.tiling.tile_px
+    record: Record = {
+        "image/encoded": tile.he_jpeg,
+        "image/format": "jpeg",
+        "image/height": size,
+        "image/width": size,
+        "image/filename": filename(job.pair, tile.col, tile.row),
+        "tile/pair": job.pair,
+        "tile/patient_id": job.patient_id,
+        "tile/col": tile.col,
+        "tile/row": tile.row,
+        "tile/x_px0": tile.box.x,
+        "tile/y_px0": tile.box.y,
+        "tile/width_px0": tile.box.width,
+        "tile/height_px0": tile.box.height,
+        "tile/mpp": config.tiling.tile_mpp,
+        "tile/tissue_fraction": tile.tissue_fraction,
+        "tile/flags": list(tile.flags),
+        "label/marker": prepared.job.marker.value,
+        "label/value_definition": config.counting.value_definition.value,
+        "label/positive": tile.counts.positive,
+        "label/negative": tile.counts.negative,
+        "label/weight": tile.weight,
+        "label/usable_count": int(tile.usable_count),
+        "cells/x": cells.xy[:, 0].tolist(),
+        "cells/y": cells.xy[:, 1].tolist(),
+        "cells/positive": (cells.cell_class == CellClass.POSITIVE).astype(int).tolist(),
+        "registration/verdict": prepared.verdict or "",
+        "review/verdict": passed.verdict,
+        "review/reviewer": passed.reviewer,
+        "label/id": tile.label_id,
+    }
+    if tile.trust.error_median_um is not None:
+        record["registration/error_median_um"] = tile.trust.error_median_um
+    if tile.trust.error_p95_um is not None:
+        record["registration/error_p95_um"] = tile.trust.error_p95_um
+    return record
+
+
+def _entry(job: PackJob, table: TileTable, chosen: list[int], shards: tuple[ShardEntry, ...]) -> PairEntry:
+    prepared = job.prepared
+    index = np.array(chosen, np.intp)
+    used = index[table["weight"][index] > 0]
+    return PairEntry(
+        pair=job.pair,
+        patient_id=job.patient_id,
+        marker=prepared.job.marker.value,
+        fold=job.fold,
+        he_content_sha256=prepared.he_sha256,
+        ihc_content_sha256=prepared.ihc_sha256,
+        n_records=len(index),
+        n_ratio=len(used),
+        positive=int(table["positive"][used].sum()),
+        negative=int(table["negative"][used].sum()),
+        registration=RegistrationEntry(
+            prepared.error_median_um, prepared.error_p95_um, prepared.verdict, prepared.registration_flags
+        ),
+        shards=shards,
+    )

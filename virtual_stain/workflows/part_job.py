@@ -1,0 +1,134 @@
+"""The second piece of work on a pair: its tiles, in parts of at most 64, and their joining. Runs in workers.
+
+A kill loses at most one part. A part that is there with the right hash is not made again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from virtual_stain.counting.slide_stain import SlideStain
+from virtual_stain.errors import VerificationError
+from virtual_stain.files import make_folder, output_errors
+from virtual_stain.labels.build import PairSources, TileSettings, build_tile, transform_sha256
+from virtual_stain.labels.store import join_parts, stored_key, write_tiles
+from virtual_stain.slides.slide import open_slide
+from virtual_stain.tiles import TileRef
+from virtual_stain.workflows.pair_job import PreparedPair, digest_of, load_registration, read_tissue
+
+TILES_PER_PART = 64
+_WANTED_PARTS = 32  # small pairs are cut finer, so that they too use all processors
+_MIN_TILES_PER_PART = 4
+TILES = "tiles.h5"
+_PARTS = "tiles.parts"
+
+
+@dataclass(frozen=True, slots=True)
+class PartJob:
+    """Some consecutive tiles of one pair."""
+
+    prepared: PreparedPair
+    index: int
+    tiles: tuple[TileRef, ...]
+
+    @property
+    def path(self) -> Path:
+        return self.prepared.job.folder / _PARTS / f"{self.index:04d}.h5"
+
+    @property
+    def key(self) -> str:
+        return _tiles_key(self.prepared.key, self.tiles)
+
+
+@dataclass(frozen=True, slots=True)
+class PartDone:
+    """What a part cost."""
+
+    built: int
+    """Tiles made now; 0 when the part was there."""
+    seconds: float
+
+
+def cut(prepared: PreparedPair) -> list[PartJob]:
+    """The parts of a pair: the same for every number of processors, so that a later run finds them."""
+    tiles = prepared.tiles
+    size = min(TILES_PER_PART, max(_MIN_TILES_PER_PART, -(-len(tiles) // _WANTED_PARTS)))
+    chunks = [tiles[i : i + size] for i in range(0, len(tiles), size)]
+    # without the other parts' tiles, which would travel to the worker for nothing
+    light = dataclasses.replace(prepared, tiles=())
+    return [PartJob(light, index, chunk) for index, chunk in enumerate(chunks)]
+
+
+def tiles_key(prepared: PreparedPair) -> str:
+    """The `input_key` of the pair's whole tiles.h5."""
+    return _tiles_key(prepared.key, prepared.tiles)
+
+
+def is_built(prepared: PreparedPair) -> bool:
+    """Whether tiles.h5 is there, made from the same inputs."""
+    return stored_key(prepared.job.folder / TILES) == tiles_key(prepared)
+
+
+def build_part(part: PartJob) -> PartDone:
+    """Builds the tiles of one part and writes them whole. Raises SlideError, OutputError."""
+    if stored_key(part.path) == part.key:
+        return PartDone(0, 0.0)
+    started = time.perf_counter()
+    job = part.prepared.job
+    registration = load_registration(job.folder)
+    settings = TileSettings(
+        tile_px=job.config.tiling.tile_px,
+        tile_mpp=job.config.tiling.tile_mpp,
+        max_p95_um=job.config.registration.tile_p95_um,
+        labels=job.config.labels,
+        counting=job.config.counting,
+    )
+    with open_slide(job.he) as he, open_slide(job.ihc) as ihc:
+        sources = PairSources(
+            he=he,
+            ihc=ihc,
+            he_tissue=read_tissue(job.folder, "he"),
+            ihc_tissue=read_tissue(job.folder, "ihc"),
+            registration=registration,
+            transform_sha256=transform_sha256(registration.transform),
+            stain=SlideStain.from_dict(part.prepared.stain),
+            marker=job.marker,
+        )
+        tiles = [build_tile(sources, ref, settings) for ref in part.tiles]
+    make_folder(part.path.parent)
+    # a name of its own: a worker that outlives a killed run may still be writing the same part
+    own = part.path.with_name(f"{part.path.stem}.{os.getpid()}.{secrets.token_hex(4)}.part")
+    try:
+        write_tiles(own, tiles, part.key)
+        with output_errors(part.path):
+            own.replace(part.path)
+    finally:
+        with contextlib.suppress(OSError):
+            own.unlink(missing_ok=True)
+    return PartDone(len(tiles), time.perf_counter() - started)
+
+
+def join_pair(prepared: PreparedPair) -> None:
+    """Joins all parts into tiles.h5 and removes them. Raises OutputError, VerificationError."""
+    folder = prepared.job.folder
+    parts = cut(prepared)
+    unfit = [part.path for part in parts if stored_key(part.path) != part.key]
+    if unfit:
+        raise VerificationError(f"{unfit[0]}: expected a part of this run. Received another, or none.")
+    if parts:
+        join_parts(folder / TILES, [part.path for part in parts], tiles_key(prepared))
+    else:
+        write_tiles(folder / TILES, [], tiles_key(prepared))
+    shutil.rmtree(folder / _PARTS, ignore_errors=True)  # a leftover costs space only
+
+
+def _tiles_key(key: str, tiles: Sequence[TileRef]) -> str:
+    return digest_of([key, [[t.col, t.row, t.tissue_fraction.hex(), t.border] for t in tiles]])

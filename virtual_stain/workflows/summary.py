@@ -1,0 +1,144 @@
+"""`summary.html`: what a person looks at after `build-records`; one file, opens from disk, no patient in it."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import cv2
+import jinja2
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from virtual_stain.files import write_text
+from virtual_stain.labels.store import TileTable
+from virtual_stain.markers import Marker, parse_marker
+from virtual_stain.records.manifest import Manifest, PairEntry
+from virtual_stain.workflows.pair_job import OVERLAY
+
+SUMMARY = "summary.html"
+_THUMBNAIL_PX = 360
+_FLAG_ORDER = ("few_cells", "poor_overlap", "border", "blur_he", "blur_ihc", "registration")
+
+
+def write_summary(out: Path, manifest: Manifest, tables: Mapping[str, TileTable], folders: Mapping[str, Path]) -> Path:
+    """Writes `out`/summary.html. `tables`: tiles per pair; `folders`: where a pair's overlay lies."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("virtual_stain.workflows"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters["percent"] = lambda v: "–" if v is None else f"{v * 100:.1f} %"
+    environment.filters["um"] = lambda v: "–" if v is None else f"{v:.1f}"
+    entries = {e.pair: e for e in manifest.pairs}
+    excluded = {e.pair: e.reason for e in manifest.excluded}
+    text = environment.get_template("summary.html").render(
+        manifest=manifest,
+        markers=[_marker(manifest, tables, m) for m in manifest.markers],
+        pairs=[_pair(entries[name], tables[name], folders[name]) for name in entries],
+        excluded=[
+            {"pair": name, "reason": reason, "overlay": _thumbnail(folders[name]) if name in folders else None}
+            for name, reason in excluded.items()
+        ],
+        folds=_folds(manifest),
+    )
+    path = out / SUMMARY
+    write_text(path, text)
+    return path
+
+
+def _marker(manifest: Manifest, tables: Mapping[str, TileTable], marker: str) -> dict[str, Any]:
+    entries = [e for e in manifest.pairs if e.marker == marker]
+    ratios = [_ratios(tables[e.pair]) for e in entries]
+    positive, total = sum(e.positive for e in entries), sum(e.positive + e.negative for e in entries)
+    return {
+        "label": parse_marker(marker).label,
+        "n_ratio": sum(e.n_ratio for e in entries),
+        "n_records": sum(e.n_records for e in entries),
+        "cells": total,
+        "ratio": positive / total if total else None,
+        "histogram": _histogram(parse_marker(marker), np.concatenate([*ratios, np.zeros(0)])),
+    }
+
+
+def _pair(entry: PairEntry, table: TileTable, folder: Path) -> dict[str, Any]:
+    flags = Counter(flag for tile in table.flags for flag in tile)
+    total = entry.positive + entry.negative
+    ratios = _ratios(table)
+    return {
+        "entry": entry,
+        "label": parse_marker(entry.marker).label,
+        "tiles": len(table),
+        "ratio": entry.positive / total if total else None,
+        "low": float(np.quantile(ratios, 0.1)) if len(ratios) else None,
+        "high": float(np.quantile(ratios, 0.9)) if len(ratios) else None,
+        "flags": [(name, flags[name]) for name in _FLAG_ORDER if flags[name]],
+        "overlay": _thumbnail(folder),
+    }
+
+
+def _ratios(table: TileTable) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Ratio of every tile whose ratio may train."""
+    used = table["weight"] > 0
+    positive, negative = table["positive"][used], table["negative"][used]
+    return np.asarray(positive / (positive + negative), np.float64)
+
+
+def _folds(manifest: Manifest) -> list[dict[str, int]]:
+    result = []
+    for fold in range(manifest.n_folds):
+        pairs = manifest.pairs_in([fold])
+        result.append(
+            {
+                "fold": fold,
+                "patients": len({p.patient_id for p in pairs}),
+                "pairs": len(pairs),
+                "records": sum(p.n_records for p in pairs),
+                "n_ratio": sum(p.n_ratio for p in pairs),
+            }
+        )
+    return result
+
+
+def _histogram(marker: Marker, ratios: np.ndarray[Any, Any]) -> str | None:
+    """A PNG as data URL; None without tiles."""
+    if not len(ratios):
+        return None
+    figure = Figure(figsize=(5.6, 2.3), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.hist(ratios * 100, bins=list(range(0, 101, 5)), color="#7a4b94", edgecolor="white", linewidth=0.6)
+    axes.axvline(float(np.mean(ratios)) * 100, color="#222222", linewidth=1, linestyle="--")
+    axes.set_xlim(0, 100)
+    axes.set_xlabel(f"{marker.label} positive tumour cells in a tile, % (dashed: mean)")
+    axes.set_ylabel("tiles")
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", metadata={"Software": None})
+    return _data_url(stream.getvalue(), "png")
+
+
+def _thumbnail(folder: Path) -> str | None:
+    """The registration overlay, small, as data URL."""
+    path = folder / OVERLAY
+    if not path.is_file():
+        return None
+    picture = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
+    if picture is None:
+        return None
+    scale = min(1.0, _THUMBNAIL_PX / max(picture.shape[:2]))
+    small = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    _, data = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 82])
+    return _data_url(data.tobytes(), "jpeg")
+
+
+def _data_url(data: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
