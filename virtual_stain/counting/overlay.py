@@ -1,0 +1,81 @@
+"""overlay.jpg: where the cells are on the slide, and one place at full resolution to judge the counting by."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from virtual_stain.counting.cell_files import COLOURS
+from virtual_stain.counting.cells import CellClass, Cells
+from virtual_stain.geometry import Box, Points, Size
+from virtual_stain.slides.slide import Slide
+from virtual_stain.slides.window import read_window
+
+U8 = npt.NDArray[np.uint8]
+
+PANEL_PX = 1000
+CLOSE_UP_UM = 250.0
+_TEXT_PX = 34
+
+
+def close_up_box(slide: Slide, cells: Cells, mpp: tuple[float, float]) -> Box:
+    """The square of `CLOSE_UP_UM` with the most positive cells (the most cells where none is positive), px0."""
+    b = slide.bounds
+    side = CLOSE_UP_UM / mpp[0], CLOSE_UP_UM / mpp[1]
+    width, height = min(side[0], b.width), min(side[1], b.height)
+    positive = cells.cell_class == CellClass.POSITIVE
+    points = cells.xy[positive] if positive.any() else cells.xy
+    x, y = b.centre
+    if len(points):
+        bins = max(1, round(b.width / width * 2)), max(1, round(b.height / height * 2))
+        edges = (b.x, b.x1), (b.y, b.y1)
+        density, x_edges, y_edges = np.histogram2d(points[:, 0], points[:, 1], bins=bins, range=edges)
+        i, j = np.unravel_index(int(density.argmax()), density.shape)
+        x, y = (x_edges[i] + x_edges[i + 1]) / 2, (y_edges[j] + y_edges[j + 1]) / 2
+    left = float(np.clip(x - width / 2, b.x, b.x1 - width))
+    top = float(np.clip(y - height / 2, b.y, b.y1 - height))
+    return Box(left, top, width, height)
+
+
+def draw_overlay(slide: Slide, cells: Cells, rings: list[tuple[int, Points]], close_up: Box, title: str) -> U8:
+    """uint8[H, W, 3] RGB: the whole scan with a dot for every cell, beside `close_up` with the cells' outlines.
+
+    `rings`: class and outline (px0) of the cells in the close-up. Tumour cells are drawn full, others faint.
+    """
+    left = _whole(slide, cells, close_up)
+    right = _close_up(slide, rings, close_up)
+    height = max(left.shape[0], right.shape[0])
+    canvas = np.full((height + _TEXT_PX, left.shape[1] + right.shape[1] + 8, 3), 255, np.uint8)
+    canvas[_TEXT_PX : _TEXT_PX + left.shape[0], : left.shape[1]] = left
+    canvas[_TEXT_PX : _TEXT_PX + right.shape[0], left.shape[1] + 8 :] = right
+    cv2.putText(canvas, title, (8, 24), cv2.FONT_HERSHEY_SIMPLEX, 0.65, (30, 30, 30), 1, cv2.LINE_AA)
+    return canvas
+
+
+def _whole(slide: Slide, cells: Cells, close_up: Box) -> U8:
+    b = slide.bounds
+    scale = PANEL_PX / max(b.width, b.height)
+    size = Size(max(1, round(b.width * scale)), max(1, round(b.height * scale)))
+    image = np.array(read_window(slide, b, size))
+    image = (255 - (255 - image.astype(np.float32)) * 0.6).astype(np.uint8)  # faded, so that the dots stand out
+    at = ((cells.xy - (b.x, b.y)) * (size.width / b.width, size.height / b.height)).astype(np.intp)
+    radius = 1 if len(cells) > 3000 else 2
+    order = np.argsort(cells.cell_class == CellClass.POSITIVE, kind="stable")  # positives on top
+    for i in order.tolist():
+        colour = COLOURS[CellClass(int(cells.cell_class[i]))]
+        thickness = -1 if cells.tumour[i] else 1
+        cv2.circle(image, (int(at[i, 0]), int(at[i, 1])), radius, colour, thickness, cv2.LINE_AA)
+    corners = ((close_up.corners() - (b.x, b.y)) * scale).round().astype(int)
+    cv2.rectangle(image, corners[0].tolist(), corners[2].tolist(), (0, 0, 0), 2)
+    return image
+
+
+def _close_up(slide: Slide, rings: list[tuple[int, Points]], box: Box) -> U8:
+    scale = PANEL_PX / max(box.width, box.height)
+    size = Size(max(1, round(box.width * scale)), max(1, round(box.height * scale)))
+    image = np.array(read_window(slide, box, size))
+    for cell_class, ring in rings:
+        points = np.round(((ring - (box.x, box.y)) * scale - 0.5) * 8).astype(np.int32)
+        cv2.polylines(image, [points], True, COLOURS[CellClass(cell_class)], 2, cv2.LINE_AA, shift=3)
+    return image

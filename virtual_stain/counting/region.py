@@ -1,0 +1,176 @@
+"""A region of interest: where the tumour is, drawn by a person. QuPath GeoJSON or a mask picture."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from virtual_stain.errors import InputError
+from virtual_stain.geometry import Box, Points
+
+_CHUNK = 4_000_000  # point–edge pairs at a time
+_ASPECT_FRACTION = 0.02  # a mask may be a rounded-down overview, but not of another slide
+_CELL_TYPES = ("detection", "cell", "tile")  # QuPath objects that are no drawn regions
+_LEFT_OUT = ("ignore", "exclude", "necrosis", "artifact", "artefact", "stroma")
+
+
+class Region(Protocol):
+    """Where a cell is a tumour cell."""
+
+    def contains(self, points_px0: Points) -> npt.NDArray[np.bool_]:
+        """float64[N, 2] level-0 px → bool[N]."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PolygonRegion:
+    """The union of polygons, each one ring and its holes."""
+
+    polygons: tuple[tuple[Points, ...], ...]
+
+    def contains(self, points_px0: Points) -> npt.NDArray[np.bool_]:
+        inside = np.zeros(len(points_px0), bool)
+        for rings in self.polygons:
+            low, high = rings[0].min(axis=0), rings[0].max(axis=0)
+            near = np.flatnonzero(((points_px0 >= low) & (points_px0 <= high)).all(axis=1) & ~inside)
+            odd = np.zeros(len(near), bool)
+            for ring in rings:
+                odd ^= _in_ring(points_px0[near], ring)
+            inside[near] |= odd
+        return inside
+
+
+def _in_ring(points: Points, ring: Points) -> npt.NDArray[np.bool_]:
+    """Even–odd rule; half-open in y, so that a point on a vertex is counted once."""
+    start, end = ring, np.roll(ring, -1, axis=0)
+    result = np.zeros(len(points), bool)
+    step = max(1, _CHUNK // len(ring))
+    for i in range(0, len(points), step):
+        x, y = points[i : i + step, :1], points[i : i + step, 1:]
+        crosses = (start[:, 1] <= y) != (end[:, 1] <= y)
+        rise = np.where(start[:, 1] == end[:, 1], 1.0, end[:, 1] - start[:, 1])
+        at = start[:, 0] + (y - start[:, 1]) / rise * (end[:, 0] - start[:, 0])
+        result[i : i + step] = np.count_nonzero(crosses & (x < at), axis=1) % 2 == 1
+    return result
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MaskRegion:
+    """A picture of the scan, non-zero where the region is."""
+
+    mask: npt.NDArray[np.bool_]
+    extent: Box
+    """What the picture covers, level-0 px."""
+
+    def contains(self, points_px0: Points) -> npt.NDArray[np.bool_]:
+        height, width = self.mask.shape
+        column = np.floor((points_px0[:, 0] - self.extent.x) / self.extent.width * width).astype(np.intp)
+        row = np.floor((points_px0[:, 1] - self.extent.y) / self.extent.height * height).astype(np.intp)
+        valid = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+        inside = np.zeros(len(points_px0), bool)
+        inside[valid] = self.mask[row[valid], column[valid]]
+        return inside
+
+
+R = TypeVar("R", bound=Region)
+
+
+def read_region(path: Path, bounds: Box, origin: str = "bounds") -> Region:
+    """`path`: GeoJSON (.geojson, .json) or a mask picture (PNG, TIFF); `bounds`: the scan in level-0 px.
+
+    GeoJSON counts from the corner of `bounds` (QuPath's frame) or, with `origin` "slide", from the corner of level 0.
+    Where any feature's class contains "tumor" or "tumour", these features are the region; otherwise all areas but
+    those classed Ignore*, Exclude*, Necrosis, Artifact or Stroma. A mask covers `bounds` and is non-zero inside.
+    Raises InputError that says what was wrong with the file.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: expected a region of interest (QuPath GeoJSON or mask PNG). Received: no such file")
+    if path.suffix.lower() in (".geojson", ".json"):
+        offset = (bounds.x, bounds.y) if origin == "bounds" else (0.0, 0.0)
+        return _polygons(path, offset)
+    return _mask(path, bounds)
+
+
+def _mask(path: Path, bounds: Box) -> MaskRegion:
+    data = np.fromfile(path, np.uint8)
+    picture = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if len(data) else None
+    if picture is None:
+        raise InputError(f"{path}: expected QuPath GeoJSON or a mask picture. Received: a file of another kind")
+    mask = picture if picture.ndim == 2 else picture[..., :3].max(axis=-1)
+    apart = (mask.shape[1] / mask.shape[0]) / (bounds.width / bounds.height)
+    slack = _ASPECT_FRACTION + 1 / min(mask.shape)
+    if not 1 - slack <= apart <= 1 + slack:
+        raise InputError(
+            f"{path}: expected a mask of the whole scan ({bounds.width:g} × {bounds.height:g} px, or smaller in "
+            f"proportion). Received: {mask.shape[1]} × {mask.shape[0]} px"
+        )
+    return _not_empty(MaskRegion(mask > 0, bounds), bool((mask > 0).any()), path)
+
+
+def _polygons(path: Path, offset: tuple[float, float]) -> PolygonRegion:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path}: expected GeoJSON. Received something else: {error}") from None
+    areas = [a for feature in _features(value, path) for a in _areas(feature, path)]
+    tumour = [polygon for name, polygon in areas if "tumor" in name or "tumour" in name]
+    chosen = tumour or [polygon for name, polygon in areas if not name.startswith(_LEFT_OUT)]
+    polygons = tuple(tuple(ring + offset for ring in polygon) for polygon in chosen)
+    return _not_empty(PolygonRegion(polygons), bool(polygons), path)
+
+
+def _not_empty(region: R, has_area: bool, path: Path) -> R:
+    if not has_area:
+        raise InputError(
+            f"{path}: expected at least one area. Received: none",
+            hint="Draw an annotation with an area in QuPath and export it, or leave --roi out.",
+        )
+    return region
+
+
+def _features(value: Any, path: Path) -> list[Any]:
+    kind = value.get("type") if isinstance(value, dict) else None
+    if kind == "FeatureCollection" and isinstance(value.get("features"), list):
+        return list(value["features"])
+    if kind == "Feature":
+        return [value]
+    if isinstance(value, list):  # older QuPath exports a bare list of features
+        return value
+    raise InputError(f"{path}: expected a GeoJSON FeatureCollection. Received: {kind or type(value).__name__}")
+
+
+def _areas(feature: Any, path: Path) -> Iterator[tuple[str, tuple[Points, ...]]]:
+    if not isinstance(feature, dict) or not isinstance(feature.get("geometry"), dict):
+        raise InputError(f"{path}: expected features with a geometry. Received: {str(feature)[:80]}")
+    properties = feature.get("properties") or {}
+    if str(properties.get("objectType", "")).lower() in _CELL_TYPES:
+        return
+    classification = properties.get("classification")
+    name = classification.get("name") if isinstance(classification, dict) else classification
+    for rings in _rings_of(feature["geometry"]):
+        try:
+            arrays = tuple(np.asarray(ring, np.float64)[:, :2] for ring in rings)
+        except (ValueError, IndexError, TypeError):
+            arrays = ()
+        if not arrays or any(len(a) < 3 or not np.isfinite(a).all() for a in arrays):
+            raise InputError(f"{path}: expected rings of at least three points (x, y). Received: {str(rings)[:80]}")
+        yield str(name or "").lower(), arrays
+
+
+def _rings_of(geometry: dict[str, Any]) -> list[Any]:
+    """Polygons of a geometry; points and lines have no area and are passed over."""
+    kind, coordinates = geometry.get("type"), geometry.get("coordinates")
+    if kind == "Polygon":
+        return [coordinates]
+    if kind == "MultiPolygon":
+        return list(coordinates or [])
+    if kind == "GeometryCollection":
+        return [rings for part in geometry.get("geometries", []) for rings in _rings_of(part)]
+    return []

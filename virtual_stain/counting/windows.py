@@ -1,0 +1,169 @@
+"""A slide as windows with a margin: a cell belongs to the window whose core holds its centroid.
+
+Cores tile the scan without gaps or overlaps, and every window starts at a multiple of the resampling period; so each
+cell is found once, with the same pixels around it, as if the slide were one image.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from virtual_stain.config.counting import CountingSettings
+from virtual_stain.counting.cells import Cells
+from virtual_stain.counting.count import measure_cells
+from virtual_stain.counting.outline import outlines
+from virtual_stain.counting.resample import AreaResampler
+from virtual_stain.counting.slide_stain import SlideStain
+from virtual_stain.errors import ResolutionError
+from virtual_stain.geometry import Box, Points, Size
+from virtual_stain.markers import Marker
+from virtual_stain.slides.resolution import READING_RANGE, require_mpp
+from virtual_stain.slides.slide import Slide, SlideRef, open_slide
+from virtual_stain.slides.tissue import TissueMap
+
+_LEVEL_MPP = 0.26  # a coarser level than the scan is read only up to this pixel size, µm/px: nuclei lose nothing
+_WINDOWS_PER_TASK = 8  # so that a slide is not opened for every window
+
+
+@dataclass(frozen=True, slots=True)
+class CountWindow:
+    """One window in pixels of the level that is read; the core is half-open."""
+
+    core_x: int
+    core_y: int
+    core_x1: int
+    core_y1: int
+
+
+@dataclass(frozen=True, slots=True)
+class WindowPlan:
+    """How a slide is cut; picklable."""
+
+    level: int
+    mpp: tuple[float, float]
+    """µm per pixel of that level, x and y."""
+    scale: tuple[float, float]
+    """px0 per pixel of that level."""
+    extent: tuple[int, int, int, int]
+    """The scan in pixels of that level: x, y, x1, y1."""
+    margin: tuple[int, int]
+    """Context on every side, pixels of that level."""
+    windows: tuple[CountWindow, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FoundCells:
+    """The cells of one core, in level-0 px of the slide."""
+
+    cells: Cells
+    hematoxylin_od: npt.NDArray[np.float32]
+    elongation: npt.NDArray[np.float32]
+    rings: tuple[Points, ...]
+    """Outline of every cell, float64[M, 2] px0, open, positive shoelace."""
+
+
+@dataclass(frozen=True, slots=True)
+class WindowTask:
+    """What a worker needs; picklable."""
+
+    slide: SlideRef
+    plan: WindowPlan
+    windows: tuple[CountWindow, ...]
+    marker: Marker
+    stain: SlideStain
+    settings: CountingSettings
+
+
+def plan_windows(slide: Slide, tissue: TissueMap | None, settings: CountingSettings) -> WindowPlan:
+    """Windows row by row over `slide.bounds`; with `tissue`, only those whose core has any.
+
+    Raises ResolutionError when the pixel size is missing or too coarse to count.
+    """
+    mpp = require_mpp(slide, READING_RANGE)
+    if max(mpp.x, mpp.y) > settings.max_mpp:
+        raise ResolutionError(
+            f"{slide.path}: expected pixels of at most {settings.max_mpp} µm to count nuclei. Received: {mpp}",
+            hint="Give the right pixel size with --mpp, or scan at a higher resolution.",
+        )
+    level = _level(slide, (mpp.x, mpp.y))
+    sx, sy = slide.level_scales[level]
+    level_mpp = mpp.x * sx, mpp.y * sy
+    period = AreaResampler.towards(level_mpp, settings.work_mpp).period
+    b, size = slide.bounds, slide.level_sizes[level]
+    extent = (
+        max(0, math.floor(b.x / sx)),
+        max(0, math.floor(b.y / sy)),
+        min(size.width, math.ceil(b.x1 / sx)),
+        min(size.height, math.ceil(b.y1 / sy)),
+    )
+    step = tuple(max(1, round(settings.window_um / m / p)) * p for m, p in zip(level_mpp, period, strict=True))
+    margin = tuple(math.ceil(settings.margin_um / m / p) * p for m, p in zip(level_mpp, period, strict=True))
+    plan = WindowPlan(level, level_mpp, (sx, sy), extent, (margin[0], margin[1]), ())
+    windows = tuple(w for w in _grid(extent, (step[0], step[1])) if tissue is None or tissue.any_in(_core(plan, w)))
+    return replace(plan, windows=windows)
+
+
+def _level(slide: Slide, mpp: tuple[float, float]) -> int:
+    """The coarsest level that is fine enough and whose pixels are whole numbers of level-0 pixels."""
+    usable = [0]
+    for level, (sx, sy) in enumerate(slide.level_scales):
+        if max(mpp[0] * sx, mpp[1] * sy) <= _LEVEL_MPP and sx.is_integer() and sy.is_integer():
+            usable.append(level)
+    return max(usable)
+
+
+def _grid(extent: tuple[int, int, int, int], step: tuple[int, int]) -> Iterator[CountWindow]:
+    x, y, x1, y1 = extent
+    for top in range(y, y1, step[1]):
+        for left in range(x, x1, step[0]):
+            yield CountWindow(left, top, min(left + step[0], x1), min(top + step[1], y1))
+
+
+def _core(plan: WindowPlan, window: CountWindow) -> Box:
+    sx, sy = plan.scale
+    width, height = window.core_x1 - window.core_x, window.core_y1 - window.core_y
+    return Box(window.core_x * sx, window.core_y * sy, width * sx, height * sy)
+
+
+def window_tasks(
+    slide: SlideRef, plan: WindowPlan, marker: Marker, stain: SlideStain, settings: CountingSettings
+) -> list[WindowTask]:
+    """The plan's windows in their order, several to a task."""
+    w = plan.windows
+    return [
+        WindowTask(slide, plan, w[i : i + _WINDOWS_PER_TASK], marker, stain, settings)
+        for i in range(0, len(w), _WINDOWS_PER_TASK)
+    ]
+
+
+def count_windows(task: WindowTask) -> list[FoundCells]:
+    """Reads and counts the windows of a task. Raises SlideError naming file and region."""
+    with open_slide(task.slide) as slide:
+        return [count_window(slide, task, window) for window in task.windows]
+
+
+def count_window(slide: Slide, task: WindowTask, window: CountWindow) -> FoundCells:
+    """The cells whose centroids lie in the core of one window."""
+    plan = task.plan
+    x, y = max(plan.extent[0], window.core_x - plan.margin[0]), max(plan.extent[1], window.core_y - plan.margin[1])
+    x1 = min(plan.extent[2], window.core_x1 + plan.margin[0])
+    y1 = min(plan.extent[3], window.core_y1 + plan.margin[1])
+    patch = slide.read_patch(plan.level, x, y, Size(x1 - x, y1 - y))
+    cells, measured = measure_cells(patch.image, plan.mpp, task.marker, task.stain, task.settings)
+    # the comparison is made in whole-slide coordinates, so that both neighbours decide alike
+    at = measured.xy + np.array([x, y])
+    inside = (at[:, 0] >= window.core_x) & (at[:, 0] < window.core_x1)
+    inside &= (at[:, 1] >= window.core_y) & (at[:, 1] < window.core_y1)
+    rings = outlines(measured.nuclei.labels, measured.nuclei.count) if inside.any() else []
+    keep = np.flatnonzero(inside)
+    return FoundCells(
+        cells=cells.select(inside).moved((at * plan.scale)[inside]),
+        hematoxylin_od=measured.hematoxylin_od[inside],
+        elongation=measured.elongation[inside],
+        rings=tuple((rings[i] * measured.factor + np.array([x, y])) * plan.scale for i in keep),
+    )
