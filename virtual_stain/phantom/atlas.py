@@ -279,6 +279,13 @@ def _fields(rng: np.random.Generator, inside: npt.NDArray[np.bool_], biology: Ph
     return np.clip(s, -3, 3).astype(np.float32), np.clip(m, -3, 3).astype(np.float32)
 
 
+def world_points(atlas: Atlas) -> Points:
+    """float64[h · w, 2]: centres of the atlas pixels, row by row, µm."""
+    rows, columns = np.mgrid[: atlas.shape[0], : atlas.shape[1]]
+    points: Points = (np.stack([columns.ravel(), rows.ravel()], axis=1) + 0.5) * ATLAS_UM
+    return points
+
+
 def tissue_area_um2(atlas: Atlas) -> float:
     """Area inside the outline, holes included, µm²."""
     return float(np.count_nonzero(atlas.tissue > 0)) * ATLAS_UM**2

@@ -62,7 +62,7 @@ def ground(atlas: Atlas, world_um: npt.NDArray[np.float32], origin_px0: tuple[in
     tex = textures(mpp)
     grain = wrapped(tex.grain, *origin_px0, width, height)
     mottle = wrapped(tex.mottle, *origin_px0, width, height)
-    levels = atlas_pixels(_stack(atlas), world_um)
+    levels = atlas_pixels(_sampled_maps(atlas), world_um)
     wobble = mottle * np.float32(0.7)
     tissue = smoothstep(levels[..., 0] + 3 * wobble, -0.7, 0.9)
     hole = smoothstep(levels[..., 2] + wobble * 0.5, -0.5, 0.5)
@@ -77,7 +77,7 @@ def ground(atlas: Atlas, world_um: npt.NDArray[np.float32], origin_px0: tuple[in
         cv2.INTER_LINEAR,
         borderMode=cv2.BORDER_WRAP,
     )
-    return Ground(tissue * (1 - hole), nest, blood * tissue, fibre, grain, mottle, cleft)
+    return Ground(tissue * (1 - hole), nest, blood * tissue, np.asarray(fibre, np.float32), grain, mottle, cleft)
 
 
 def _solid(g: Ground) -> Image:
@@ -130,29 +130,24 @@ def cell_borders(
     _, labels = cv2.distanceTransformWithLabels(blank, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
     tints = np.zeros(int(labels.max()) + 1, np.float32)
     tints[labels[rows[inside], columns[inside]]] = tint[inside]
-    result = tints[labels]
+    result: Image = tints[labels]
     edge = np.zeros(shape, np.float32)
     edge[:, 1:] = labels[:, 1:] != labels[:, :-1]
     edge[1:] += labels[1:] != labels[:-1]
     sigma = 0.35 / mpp
-    edge = cv2.GaussianBlur(np.minimum(edge, 1), (0, 0), max(sigma, 0.5))
-    return cv2.subtract(result, edge * np.float32(0.22 * max(1.0, sigma)))  # type: ignore[no-any-return]
+    soft = np.asarray(cv2.GaussianBlur(np.minimum(edge, 1), (0, 0), max(sigma, 0.5)), np.float32)
+    result -= soft * np.float32(0.22 * max(1.0, sigma))
+    return result
 
 
-def _stack(atlas: Atlas) -> Image:
-    """The maps that a block samples, float32[h, w, 7], stacked once per atlas."""
-    key = id(atlas)
-    if key not in _STACKS:
-        _STACKS.clear()
-        retraction = cv2.GaussianBlur(atlas.phi - cv2.GaussianBlur(atlas.phi, (0, 0), 12), (0, 0), 2)
-        retraction /= max(float(retraction.std()), 1e-6)
-        _STACKS[key] = (
-            atlas,
-            np.ascontiguousarray(
-                np.stack([atlas.tissue, atlas.nest, atlas.hole, atlas.blood, retraction, atlas.psi, atlas.phi], axis=-1)
-            ),
-        )
-    return _STACKS[key][1]
-
-
-_STACKS: dict[int, tuple[Atlas, Image]] = {}
+@functools.lru_cache(maxsize=2)
+def _sampled_maps(atlas: Atlas) -> Image:
+    """The maps that every block samples, float32[h, w, 7]; the two last atlases' are kept (section and control)."""
+    waves = atlas.phi - np.asarray(cv2.GaussianBlur(atlas.phi, (0, 0), 12), np.float32)
+    retraction = np.asarray(cv2.GaussianBlur(waves, (0, 0), 2), np.float32)
+    retraction = retraction / max(float(retraction.std()), 1e-6)
+    maps = (atlas.tissue, atlas.nest, atlas.hole, atlas.blood, retraction, atlas.psi, atlas.phi)
+    stacked = np.empty((*atlas.shape, len(maps)), np.float32)
+    for k, level in enumerate(maps):
+        stacked[..., k] = level
+    return stacked

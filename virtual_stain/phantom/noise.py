@@ -30,7 +30,7 @@ def smooth_field(rng: np.random.Generator, shape: tuple[int, int], sigma_px: flo
     )  # the blur's own loss of variance: an expectation, so small fields stay random
     if step > 1:
         zoom = np.array([[1 / step, 0, 4], [0, 1 / step, 4]], np.float64)
-        field = cv2.warpAffine(
+        enlarged = cv2.warpAffine(
             field,
             zoom,
             (shape[1], shape[0]),
@@ -38,8 +38,7 @@ def smooth_field(rng: np.random.Generator, shape: tuple[int, int], sigma_px: flo
             borderMode=cv2.BORDER_REFLECT,
         )
         # warpAffine interpolates in steps of 1/32: smooth the steps away where they are wider than a pixel
-        if step > 4:
-            field = cv2.GaussianBlur(field, (0, 0), step / 6)
+        field = np.asarray(cv2.GaussianBlur(enlarged, (0, 0), step / 6) if step > 4 else enlarged, np.float32)
     result: Image = np.ascontiguousarray(field[: shape[0], : shape[1]], np.float32)
     return result
 
@@ -57,9 +56,19 @@ def periodic_noise(rng: np.random.Generator, side: int, sigma_x: float, sigma_y:
 
 def wrapped(texture: Image, x0: int, y0: int, width: int, height: int) -> Image:
     """The window of an endlessly repeated texture that starts at (x0, y0)."""
-    rows = np.arange(y0, y0 + height) % texture.shape[0]
-    columns = np.arange(x0, x0 + width) % texture.shape[1]
-    result: Image = texture[rows][:, columns]
+    side_y, side_x = texture.shape[:2]
+    result: Image = np.empty((height, width, *texture.shape[2:]), texture.dtype)
+    y = 0
+    while y < height:
+        from_y = (y0 + y) % side_y
+        rows = min(height - y, side_y - from_y)
+        x = 0
+        while x < width:
+            from_x = (x0 + x) % side_x
+            columns = min(width - x, side_x - from_x)
+            result[y : y + rows, x : x + columns] = texture[from_y : from_y + rows, from_x : from_x + columns]
+            x += columns
+        y += rows
     return result
 
 

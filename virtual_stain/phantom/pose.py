@@ -19,7 +19,6 @@ from virtual_stain.registration.transform import DisplacementField, PairTransfor
 _MAX_GRADIENT = 0.25
 # canvases end on whole cells of the coarsest pyramid level and of the NDPI restart intervals
 _GRAIN_PX = 64
-CONTROL_UM = 900.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,6 +30,11 @@ class Pose:
     transform: PairTransform
     control_x_px0: float | None
     """Left edge of the strip with control tissue on the IHC slide, None without."""
+
+
+def control_um(settings: PhantomSettings) -> float:
+    """Side of the control tissue, µm."""
+    return float(np.clip(400 * settings.size_mm, 350, 900))
 
 
 def canvas_um(seed: int, settings: PhantomSettings) -> tuple[float, float]:
@@ -56,9 +60,10 @@ def make_pose(seed: int, atlas: Atlas, canvas: tuple[float, float], settings: Ph
     margin = settings.margin_mm * 1000
     moved = _outline_points(atlas) @ linear_um.T
     low, high = moved.min(axis=0) - margin, moved.max(axis=0) + margin
-    control = CONTROL_UM + 2 * margin if "control" in settings.artefacts else 0.0
+    control = control_um(settings) + 100 + margin if "control" in settings.artefacts else 0.0
     extra = rng.uniform(0, 0.04, 2) * (high - low)
     width, height = (high - low) + extra + [control, 0.0]
+    height = max(height, control + margin) if control else height
     ihc_size = Size(_rounded(width / settings.ihc_mpp), _rounded(height / settings.ihc_mpp))
 
     matrix = np.eye(3)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from virtual_stain.geometry import Points, Size
-from virtual_stain.phantom.atlas import ATLAS_UM, Atlas
+from virtual_stain.phantom.atlas import Atlas, atlas_pixels
 from virtual_stain.phantom.background import cell_borders, ground, he_layers, ihc_layers
 from virtual_stain.phantom.cells import Kind
 from virtual_stain.phantom.noise import Image, periodic_noise, rng_for, wrapped
@@ -21,7 +21,8 @@ from virtual_stain.phantom.stamp import PlacedNuclei, stamp
 Rgb = npt.NDArray[np.uint8]
 
 _NODE_PX = 16
-_BLOCK_PX = 2048
+_BLOCK_PX = 1024
+_BAND_PX = 48
 _MARGIN_UM = 10.0
 
 
@@ -73,50 +74,42 @@ class SlideScene:
             part = self._tissue(piece, x0, y0, w, h)
             if part is not None:
                 layers, empty = (part if empty else layers + part), False
-        for change in self.on_layers:
-            layers = change(layers, x0, y0)
-        if empty and not self.on_layers:
+        if empty:
             rgb = np.empty((h, w, 3), np.float32)
             rgb[:] = self.optics.background
         else:
+            for change in self.on_layers:
+                layers = change(layers, x0, y0)
             rgb = self.optics.expose(layers, self.mpp)
         for change in self.on_rgb:
             rgb = change(rgb, x0, y0)
         rgb = rgb[margin : margin + height, margin : margin + width]
         if not self._noise:
             rng = rng_for(self.seed, "camera", int(self.ihc))
-            self._noise.append(np.stack([periodic_noise(rng, 1024, 0.35, 0.35) for _ in range(3)], axis=-1))
-        noise = wrapped(self._noise[0], x, y, width, height)
-        return np.clip(rgb + noise * np.float32(self.optics.noise) + np.float32(0.5), 0, 255).astype(np.uint8)
+            noise = np.stack([periodic_noise(rng, 1024, 0.35, 0.35) for _ in range(3)], axis=-1)
+            self._noise.append(noise * np.float32(self.optics.noise) + np.float32(0.5))
+        noisy = wrapped(self._noise[0], x, y, width, height)
+        noisy += rgb
+        return np.clip(noisy, 0, 255, out=noisy).astype(np.uint8)
 
     def _tissue(self, piece: Piece, x0: int, y0: int, w: int, h: int) -> Image | None:
         nodes = _nodes(piece.world_from_px0, x0, y0, w, h)
-        coarse = cv2.remap(
-            piece.atlas.tissue,
-            (nodes[..., 0] / ATLAS_UM - 0.5).astype(np.float32),
-            (nodes[..., 1] / ATLAS_UM - 0.5).astype(np.float32),
-            cv2.INTER_LINEAR,
-            borderMode=cv2.BORDER_CONSTANT,
-            borderValue=-100,
-        )
+        coarse = atlas_pixels(piece.atlas.tissue, nodes)
         if float(coarse.max()) < -3 * _NODE_PX * self.mpp - 6:
             return None
         world = _enlarged(nodes, w, h)
         inside = piece.placed.within(x0, y0, x0 + w, y0 + h)
-        g = ground(piece.atlas, world, (x0, y0), self.mpp)
         tumour = inside.nuclei.kind == Kind.TUMOUR
         tint = ((inside.nuclei.shape[tumour].astype(np.float32) * 7 % 24) / 24 - 0.5) * np.float32(0.12)
         borders = cell_borders(inside.px0[tumour] - (x0, y0), tint, (h, w), self.mpp)
-        layers = ihc_layers(g, borders) if self.ihc else he_layers(g, borders)
+        layers = np.empty((h, w, 3), np.float32)
+        mix = ihc_layers if self.ihc else he_layers
+        for top in range(0, h, _BAND_PX):  # thin bands: their intermediate images stay in the processor's cache
+            band = slice(top, min(top + _BAND_PX, h))
+            g = ground(piece.atlas, world[band], (x0, y0 + top), self.mpp)
+            layers[band] = mix(g, None if borders is None else borders[band])
         stamp(layers, inside, sprite_bank(self.mpp), (x0, y0), ihc=self.ihc)
-        thickness = cv2.remap(
-            piece.thickness,
-            (nodes[..., 0] / ATLAS_UM - 0.5).astype(np.float32),
-            (nodes[..., 1] / ATLAS_UM - 0.5).astype(np.float32),
-            cv2.INTER_LINEAR,
-            borderMode=cv2.BORDER_REPLICATE,
-        )
-        factors = _enlarged(np.asarray(thickness, np.float32), w, h)
+        factors = _enlarged(atlas_pixels(piece.thickness, nodes), w, h)
         layers[..., 0] *= factors[..., 0]
         layers[..., 1:] *= factors[..., 1:]
         return layers
@@ -133,6 +126,5 @@ def _nodes(world_from_px0: Callable[[Points], Points], x0: int, y0: int, w: int,
 def _enlarged(nodes: Image, w: int, h: int) -> Image:
     """Nodes → pixels, linear between them."""
     size = (nodes.shape[1] * _NODE_PX, nodes.shape[0] * _NODE_PX)
-    full = cv2.resize(nodes, size, interpolation=cv2.INTER_LINEAR)
-    result: Image = full[_NODE_PX : _NODE_PX + h, _NODE_PX : _NODE_PX + w]
-    return result
+    full = np.asarray(cv2.resize(nodes, size, interpolation=cv2.INTER_LINEAR), np.float32)
+    return full[_NODE_PX : _NODE_PX + h, _NODE_PX : _NODE_PX + w]

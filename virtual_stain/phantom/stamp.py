@@ -74,7 +74,7 @@ def stamp(layers: Image, placed: PlacedNuclei, bank: SpriteBank, origin_px0: tup
 
 
 def _sprite(bank: SpriteBank, n: Nuclei, i: int) -> Image:
-    kind, shape = n.kind[i], n.shape[i]
+    kind, shape = int(n.kind[i]), int(n.shape[i])
     if kind == Kind.TUMOUR:
         if n.mitosis[i]:
             return bank.mitoses[shape]
