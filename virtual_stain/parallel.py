@@ -7,6 +7,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
@@ -25,9 +26,23 @@ def default_jobs() -> int:
 def _start_worker() -> None:
     # Ctrl-C goes to the whole process group; the parent alone decides what to do about it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _end_with_parent()
     import cv2
 
     cv2.setNumThreads(1)  # a worker is one core; the pool is the parallelism
+
+
+def _end_with_parent() -> None:
+    """Workers of a killed parent would wait for ever, or go on writing beside the run that takes up its work."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
 
 
 class _Inline(concurrent.futures.Executor):

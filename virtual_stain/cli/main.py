@@ -60,6 +60,8 @@ def main() -> None:
 
 def run(arguments: list[str] | None = None) -> None:
     """Entry point: ends with one of the exit codes of docs/architecture.md."""
+    # TensorFlow's dozen lines at start-up tell the user nothing; what goes wrong in it arrives as an exception
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     code = _run(arguments)
     sys.stdout.flush()
     sys.stderr.flush()

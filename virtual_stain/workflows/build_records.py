@@ -40,11 +40,11 @@ from virtual_stain.review.verdicts import (
 )
 from virtual_stain.workflows.ending import error_of, public_reason
 from virtual_stain.workflows.output_folder import WORK, claim, remove_unlisted_shards
-from virtual_stain.workflows.packing import PackJob, candidates, pack
+from virtual_stain.workflows.packing import Packed, PackJob, candidates, pack
 from virtual_stain.workflows.pair_job import PairJob, PreparedPair, prepare_pair
 from virtual_stain.workflows.part_job import TILES, PartJob, build_part, cut, is_built, join_pair
 from virtual_stain.workflows.scheduling import Failure, Workers, completed, open_workers
-from virtual_stain.workflows.summary import write_summary
+from virtual_stain.workflows.summary import Used, write_summary
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,8 +252,8 @@ def _gate(run: _Run, review: Review, prepared: PreparedPair) -> Gate:
     return Gate(review, run.accept_unreviewed, needs_person=prepared.verdict == "review")
 
 
-def _pack(run: _Run, review: Review) -> list[PairEntry]:
-    entries: list[PairEntry] = []
+def _pack(run: _Run, review: Review) -> list[Packed]:
+    done: list[Packed] = []
     folds = assign_folds(run.pairs, run.key, run.config.labels.n_folds)
     patients = {p.pair: run.key.patient_id(p.patient) for p in run.pairs}
     for prepared in run.progress.track(run.alive(), len(run.alive()), "packing", "pair"):
@@ -267,18 +267,19 @@ def _pack(run: _Run, review: Review) -> list[PairEntry]:
             run.left_out[name] = "no tile has a verdict yet" + (uncertain if gate.needs_person else "")
         else:
             job = PackJob(prepared, patients[name], folds[patients[name]], gate)
-            entry = pack(job, run.out, run.config)
-            if entry is None:
+            packed = pack(job, run.out, run.config)
+            if packed is None:
                 run.left_out[name] = "review accepted none of its tiles"
             else:
-                entries.append(entry)
-    return entries
+                done.append(packed)
+    return done
 
 
 def _finish(run: _Run, review: Review) -> BuildResult:
     """Shards, manifest, summary, run.json; then the error, if there is one to tell."""
     started = time.perf_counter()
-    entries = _pack(run, review)
+    packed = _pack(run, review)
+    entries = [p.entry for p in packed]
     manifest = _manifest(run, entries)
     out = run.out
     if entries or not (run.failed or run.pending):
@@ -286,7 +287,8 @@ def _finish(run: _Run, review: Review) -> BuildResult:
         remove_unlisted_shards(out, manifest)
     run.record.durations_s["pack"] = time.perf_counter() - started
     outcomes = tuple(_outcome(run, pair) for pair in run.pairs)
-    write_summary(out, manifest, run.tables, {p.job.pair: p.job.folder for p in run.alive()})
+    used = {p.entry.pair: Used(run.tables[p.entry.pair], p.chosen) for p in packed}
+    write_summary(out, manifest, used, {p.job.pair: p.job.folder for p in run.prepared.values()})
     per_tile = run.worker_seconds / run.built if run.built else None
     run.record.outcomes = list(outcomes)
     run.record.counts = {

@@ -52,7 +52,16 @@ def candidates(pair: str, table: TileTable) -> list[Candidate]:
     ]
 
 
-def pack(job: PackJob, out: Path, config: Config) -> PairEntry | None:
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """What became of a pair's tiles."""
+
+    entry: PairEntry
+    chosen: tuple[int, ...]
+    """Indices in the store of the tiles that are records."""
+
+
+def pack(job: PackJob, out: Path, config: Config) -> Packed | None:
     """Writes the pair's shards, unless equal ones are there; None when no tile passes the gate.
 
     Raises OutputError, VerificationError.
@@ -71,7 +80,7 @@ def pack(job: PackJob, out: Path, config: Config) -> PairEntry | None:
             shards = write_shards(out, job.pair, records, shard_bytes=round(config.labels.shard_mb * 1e6))
             value = {"key": key, "shards": [dataclasses.asdict(s) for s in shards]}
             write_json(job.prepared.job.folder / _PACKED, value)
-    return _entry(job, table, list(chosen), shards)
+    return Packed(_entry(job, table, list(chosen), shards), tuple(chosen))
 
 
 def _chosen(job: PackJob, table: TileTable) -> dict[int, Passed]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import base64
 import io
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import cv2
 import jinja2
 import numpy as np
+import numpy.typing as npt
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -26,8 +28,24 @@ _THUMBNAIL_PX = 360
 _FLAG_ORDER = ("few_cells", "poor_overlap", "border", "blur_he", "blur_ihc", "registration")
 
 
-def write_summary(out: Path, manifest: Manifest, tables: Mapping[str, TileTable], folders: Mapping[str, Path]) -> Path:
-    """Writes `out`/summary.html. `tables`: tiles per pair; `folders`: where a pair's overlay lies."""
+@dataclass(frozen=True, slots=True)
+class Used:
+    """The tiles of a pair, and which of them are records."""
+
+    table: TileTable
+    chosen: Sequence[int]
+
+    @property
+    def ratios(self) -> npt.NDArray[np.float64]:
+        """float64[N]: ratio of every record whose ratio may train."""
+        index = np.array(self.chosen, np.intp)
+        index = index[self.table["weight"][index] > 0]
+        positive, negative = self.table["positive"][index], self.table["negative"][index]
+        return np.asarray(positive / (positive + negative), np.float64)
+
+
+def write_summary(out: Path, manifest: Manifest, used: Mapping[str, Used], folders: Mapping[str, Path]) -> Path:
+    """Writes `out`/summary.html. `used`: the tiles of every pair with records; `folders`: where overlays lie."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("virtual_stain.workflows"),
         autoescape=True,
@@ -41,8 +59,8 @@ def write_summary(out: Path, manifest: Manifest, tables: Mapping[str, TileTable]
     excluded = {e.pair: e.reason for e in manifest.excluded}
     text = environment.get_template("summary.html").render(
         manifest=manifest,
-        markers=[_marker(manifest, tables, m) for m in manifest.markers],
-        pairs=[_pair(entries[name], tables[name], folders[name]) for name in entries],
+        markers=[_marker(manifest, used, m) for m in manifest.markers],
+        pairs=[_pair(entries[name], used[name], folders[name]) for name in entries],
         excluded=[
             {"pair": name, "reason": reason, "overlay": _thumbnail(folders[name]) if name in folders else None}
             for name, reason in excluded.items()
@@ -54,9 +72,9 @@ def write_summary(out: Path, manifest: Manifest, tables: Mapping[str, TileTable]
     return path
 
 
-def _marker(manifest: Manifest, tables: Mapping[str, TileTable], marker: str) -> dict[str, Any]:
+def _marker(manifest: Manifest, used: Mapping[str, Used], marker: str) -> dict[str, Any]:
     entries = [e for e in manifest.pairs if e.marker == marker]
-    ratios = [_ratios(tables[e.pair]) for e in entries]
+    ratios = [used[e.pair].ratios for e in entries]
     positive, total = sum(e.positive for e in entries), sum(e.positive + e.negative for e in entries)
     return {
         "label": parse_marker(marker).label,
@@ -68,27 +86,20 @@ def _marker(manifest: Manifest, tables: Mapping[str, TileTable], marker: str) ->
     }
 
 
-def _pair(entry: PairEntry, table: TileTable, folder: Path) -> dict[str, Any]:
-    flags = Counter(flag for tile in table.flags for flag in tile)
+def _pair(entry: PairEntry, used: Used, folder: Path) -> dict[str, Any]:
+    flags = Counter(flag for tile in used.table.flags for flag in tile)
     total = entry.positive + entry.negative
-    ratios = _ratios(table)
+    ratios = used.ratios
     return {
         "entry": entry,
         "label": parse_marker(entry.marker).label,
-        "tiles": len(table),
+        "tiles": len(used.table),
         "ratio": entry.positive / total if total else None,
         "low": float(np.quantile(ratios, 0.1)) if len(ratios) else None,
         "high": float(np.quantile(ratios, 0.9)) if len(ratios) else None,
         "flags": [(name, flags[name]) for name in _FLAG_ORDER if flags[name]],
         "overlay": _thumbnail(folder),
     }
-
-
-def _ratios(table: TileTable) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Ratio of every tile whose ratio may train."""
-    used = table["weight"] > 0
-    positive, negative = table["positive"][used], table["negative"][used]
-    return np.asarray(positive / (positive + negative), np.float64)
 
 
 def _folds(manifest: Manifest) -> list[dict[str, int]]:
