@@ -8,10 +8,11 @@ not exist is an absent feature (only where `optional` is set), never 0 or −1.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from virtual_stain.errors import ConfigError
 from virtual_stain.markers import Marker, ValueDefinition
 
 SCHEMA_VERSION = 1
@@ -143,3 +144,15 @@ def _contradictions(record: Mapping[str, Any]) -> list[str]:
 def filename(pair: str, col: int, row: int) -> str:
     """The value of `image/filename`."""
     return f"{pair}/{col}_{row}"
+
+
+def parse_place(words: Sequence[str]) -> str | int:
+    """`[]` → 0, `[INDEX]` → int, `[PAIR, COL, ROW]` → the record's `image/filename`. Raises ConfigError."""
+    whole = [word.isascii() and word.isdigit() for word in words]
+    if not words:
+        return 0
+    if len(words) == 1 and whole[0]:
+        return int(words[0])
+    if len(words) == 3 and whole[1] and whole[2]:
+        return filename(words[0], int(words[1]), int(words[2]))
+    raise ConfigError(f"Expected an index, or PAIR COL ROW. Received: {' '.join(words)}")

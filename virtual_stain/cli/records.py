@@ -1,0 +1,57 @@
+"""`vstain records show` and `vstain records verify`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from virtual_stain.cli.common import Common, common_options
+
+
+@click.group("records")
+def command() -> None:
+    """Show or verify a folder of records.
+
+    \b
+    vstain records verify records
+    vstain records show records 0
+    vstain records show records case-01 12 7
+    """
+
+
+@command.command("show")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("place", metavar="[INDEX | PAIR COL ROW]", nargs=-1)
+@click.option("--out", type=click.Path(path_type=Path), help="Picture [default: DIR/shown/<pair>_<col>_<row>.png].")
+@common_options
+def show(folder: Path, place: tuple[str, ...], out: Path | None, common: Common) -> None:
+    """Print a record and draw its tile with the cells (red positive, blue negative); without a place the first.
+
+    \b
+    vstain records show records 0
+    vstain records show records case-01 12 7
+    """
+    from virtual_stain.records.schema import parse_place
+    from virtual_stain.records.show import show_record
+
+    shown = show_record(folder, parse_place(place), out)
+    for line in shown.lines:
+        click.echo(line)
+    click.echo(f"picture ({'H&E and IHC' if shown.has_ihc else 'H&E'}): {shown.picture}")
+
+
+@command.command("verify")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@common_options
+def verify(folder: Path, common: Common) -> None:
+    """Check every sha256, CRC and record against schema and manifest, and that no patient is in two folds.
+
+    \b
+    vstain records verify records
+    """
+    from virtual_stain.records.verify import verify_records
+
+    done = verify_records(folder, common.progress)
+    patients = len(done.manifest.folds())
+    click.echo(f"{folder}: {done.records} records in {done.shards} shards, {patients} patients: everything fits.")
