@@ -13,8 +13,8 @@ class ScoringSettings:
 
     top_n: int = 30
     """Tiles in the source's top mean."""
-    batch_size: int = 8
-    """Tiles per call of the network."""
+    batch_size: int = 4
+    """Tiles per call of the network; on a CPU larger ones are no faster and need more memory, GPUs like 16 and more."""
     read_ahead_batches: int = 2
     """Batches of tiles that may wait for the network in memory; a 1024-px tile is 3 MB."""
     read_timeout_s: float = 300.0

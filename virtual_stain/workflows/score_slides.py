@@ -36,6 +36,7 @@ from virtual_stain.slides.window import read_window
 from virtual_stain.version import __version__
 
 _log = logging.getLogger("vstain.score")
+_KEPT = "already scored"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,7 +176,7 @@ def _score_one(
         paths = {kind: item.folder / f"{item.stem}.{kind}" for kind in _KINDS}
         done = None if options.force else _current(paths, made_from)
         if done is not None:
-            return Scored(Outcome(item.stem, True, "already scored"), item.folder, done)
+            return Scored(Outcome(item.stem, True, _KEPT), item.folder, done)
         score = score_slide(slide, model, options.scoring, options.tissue, jobs=options.jobs, progress=progress)
         _log.info("%s: first tiles scored after %.1f s", item.stem, score.timing_s.get("first_batch", 0.0))
         seen = seen_in_training(model.card, digest, key)
@@ -253,6 +254,10 @@ def _current(paths: dict[str, Path], made_from: dict[str, Any]) -> dict[str, Any
 def _note(record: RunRecord, scored: Scored) -> None:
     if scored.report is None:
         return
+    if scored.outcome.reason != _KEPT:
+        for name, seconds in scored.report["timing"].items():
+            step = name.removesuffix("_s")
+            record.durations_s[step] = record.durations_s.get(step, 0.0) + seconds
     record.inputs[scored.report["slide"]["path"]] = scored.report["slide"]["content_sha256"]
     for name in ("scored", "glass", "failed"):
         record.counts[name] = record.counts.get(name, 0) + scored.report["tiles"][name]
