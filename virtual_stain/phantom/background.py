@@ -31,14 +31,19 @@ class Textures:
 def textures(mpp: float) -> Textures:
     """Textures in the pixels of a slide of `mpp` µm/px."""
     rng = rng_for(0, "textures", round(mpp * 1000))
-    fibres = (
-        periodic_noise(rng, _SIDE, 1.0, 3.0) + periodic_noise(rng, _SIDE, 2.5, 5) + periodic_noise(rng, _SIDE, 9, 12)
-    )
     return Textures(
-        fibres=(fibres / fibres.std()).astype(np.float32),
+        fibres=_fibres(),
         grain=periodic_noise(rng, _SIDE, 0.45 / mpp, 0.45 / mpp),
         mottle=periodic_noise(rng, _SIDE, 2.6 / mpp, 2.6 / mpp),
     )
+
+
+@functools.lru_cache(maxsize=1)
+def _fibres() -> Image:
+    rng = rng_for(0, "fibres")
+    noise = np.sum([periodic_noise(rng, _SIDE, x, y) for x, y in ((1.0, 3.0), (2.5, 5.0), (9.0, 12.0))], axis=0)
+    result: Image = (noise / np.std(noise)).astype(np.float32)
+    return result
 
 
 @dataclass(frozen=True, slots=True, eq=False)

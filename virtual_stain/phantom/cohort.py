@@ -15,7 +15,7 @@ import cv2
 
 from virtual_stain.config.phantom import PhantomSettings
 from virtual_stain.errors import OutputError
-from virtual_stain.files import folder_lock, make_folder, read_json, write_text
+from virtual_stain.files import folder_lock, make_folder, write_text
 from virtual_stain.parallel import local_executor, map_in_order
 from virtual_stain.phantom.pair import make_pair, slide_names
 from virtual_stain.phantom.slide_file import SUFFIXES, write_slide
@@ -58,8 +58,12 @@ def write_cohort(
         make_folder(out / "slides")
         for stale in (out / "slides").glob("*.tmp"):
             stale.unlink()
+        if force:
+            # a pair is done when its truth.json is there; a kill must not leave one of the old settings
+            for old in (out / "truth").glob("*/truth.json"):
+                old.unlink()
         write_text(out / "settings.txt", _fingerprint(settings))
-        todo = [i for i in range(settings.pairs) if force or not _done(out, settings, i)]
+        todo = [i for i in range(settings.pairs) if not _done(out, settings, i)]
         work = functools.partial(_write_pair, out, settings)
         if executor is None:
             with local_executor(min(jobs, max(1, len(todo)))) as pool:
@@ -93,7 +97,7 @@ def _done(out: Path, settings: PhantomSettings, index: int) -> bool:
     name = pair_name(index)
     slides = slide_names(name, SUFFIXES[settings.format], out / "slides")
     truth = out / "truth" / name / "truth.json"
-    return truth.exists() and all(p.exists() for p in slides) and bool(read_json(truth, "a phantom's truth"))
+    return truth.exists() and all(p.exists() for p in slides)
 
 
 def _write_pair(out: Path, settings: PhantomSettings, index: int) -> WrittenPair:

@@ -7,6 +7,7 @@ import zlib
 import cv2
 import numpy as np
 import numpy.typing as npt
+import scipy.fft
 
 Image = npt.NDArray[np.float32]
 
@@ -49,7 +50,8 @@ def periodic_noise(rng: np.random.Generator, side: int, sigma_x: float, sigma_y:
     fy = np.fft.fftfreq(side)[:, None]
     transfer = np.exp(-2 * np.pi**2 * ((fx * sigma_x) ** 2 + (fy * sigma_y) ** 2))
     transfer[0, 0] = 0
-    field = np.fft.irfft2(np.fft.rfft2(rng.standard_normal((side, side))) * transfer, (side, side))
+    white = rng.standard_normal((side, side), np.float32)
+    field = scipy.fft.irfft2(scipy.fft.rfft2(white) * transfer.astype(np.float32), (side, side))
     result: Image = (field / field.std()).astype(np.float32)
     return result
 

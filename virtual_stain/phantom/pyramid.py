@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -66,7 +67,9 @@ class LevelStore:
         for level in levels[1:]:
             stream = self._stack.enter_context(tempfile.TemporaryFile(dir=folder))  # noqa: SIM115
             shape = (level.size.height, level.size.width, 3)
-            self._images.append(np.memmap(stream, np.uint8, "w+", shape=shape))
+            # a full disk must be an error here, not a bus error at some later write into the map
+            os.posix_fallocate(stream.fileno(), 0, int(np.prod(shape)))
+            self._images.append(np.memmap(stream, np.uint8, "r+", shape=shape))
 
     def __enter__(self) -> LevelStore:
         return self
@@ -116,8 +119,7 @@ def write_tiled(path: Path, source: StripSource, quality: int, description: str,
     Raises OutputError.
     """
     levels = pyramid_levels(source.size)
-    # JPEG at this quality stays below half a byte per pixel and channel; be safe well before 4 GB
-    big = source.size.area * 1.5 * 1.07 > 3.5e9
+    big = needs_big(source.size)
     with replacing(path) as temporary, temporary.open("wb") as stream, LevelStore(levels, path.parent) as store:
         tiff = TiffStream(stream, path.name, big=big)
         for index, level in enumerate(levels):
@@ -129,6 +131,11 @@ def write_tiled(path: Path, source: StripSource, quality: int, description: str,
             if index and reduced_flag:
                 entries[254] = (tb.LONG, 1)
             tiff.directory(entries)
+
+
+def needs_big(size: Size) -> bool:
+    """Whether a slide of `size` may outgrow the 4 GB of a classic TIFF: at half a byte per sample it would."""
+    return size.area * 1.5 * 1.07 > 3.5e9
 
 
 def _level_text(description: str, base: Level, level: Level) -> str:

@@ -13,7 +13,7 @@ from virtual_stain.geometry import Points, Size
 from virtual_stain.phantom.atlas import Atlas, atlas_pixels
 from virtual_stain.phantom.background import cell_borders, ground, he_layers, ihc_layers
 from virtual_stain.phantom.cells import Kind
-from virtual_stain.phantom.noise import Image, periodic_noise, rng_for, wrapped
+from virtual_stain.phantom.noise import Image, rng_for, wrapped
 from virtual_stain.phantom.sprites import sprite_bank
 from virtual_stain.phantom.stains import SlideOptics
 from virtual_stain.phantom.stamp import PlacedNuclei, stamp
@@ -86,7 +86,7 @@ class SlideScene:
         rgb = rgb[margin : margin + height, margin : margin + width]
         if not self._noise:
             rng = rng_for(self.seed, "camera", int(self.ihc))
-            noise = np.stack([periodic_noise(rng, 1024, 0.35, 0.35) for _ in range(3)], axis=-1)
+            noise = rng.standard_normal((1024, 1024, 3), np.float32)
             self._noise.append(noise * np.float32(self.optics.noise) + np.float32(0.5))
         noisy = wrapped(self._noise[0], x, y, width, height)
         noisy += rgb

@@ -1,0 +1,77 @@
+"""The phantom's signal: H&E nuclei tell the ratio up to a known ceiling, and the colour of a tile does not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from virtual_stain.config.phantom import PhantomSettings
+from virtual_stain.phantom.ceiling import fit_ceiling, pearson_r, ridge_ceiling
+from virtual_stain.phantom.colour import mean_tile_colours
+from virtual_stain.phantom.pair import make_pair
+
+PATIENTS = 6
+
+
+@pytest.fixture(scope="module")
+def cohort():
+    settings = PhantomSettings(seed=0, he_mpp=1.8, ihc_mpp=1.8)
+    return [make_pair(f"p{i}", i, settings) for i in range(PATIENTS)]
+
+
+def test_ceiling_of_the_default_phantom_is_0_75_to_0_85(cohort) -> None:
+    tables = [pair.truth.tiles for pair in cohort]
+    within, pooled = [], []
+    for k in range(0, PATIENTS, 2):
+        ceiling = ridge_ceiling([t for i, t in enumerate(tables) if i // 2 != k // 2], tables[k : k + 2])
+        within += ceiling.per_patient_r
+        pooled.append(ceiling.pooled_r)
+    assert 0.75 <= np.mean(within) <= 0.85
+    assert 0.6 <= np.mean(pooled) <= 0.9
+
+
+def test_tiles_are_rich_in_tumour_cells_and_the_field_varies_strongly(cohort) -> None:
+    for pair in cohort:
+        tiles = pair.truth.tiles
+        tissue = tiles.tissue_fraction >= 0.5
+        assert np.mean(tiles.usable[tissue]) > 0.85
+        assert 150 < np.median(tiles.he_tumour[tiles.usable]) < 500
+        ratio = tiles.ratio[tiles.usable]
+        assert ratio.max() - ratio.min() > 0.3
+        assert ratio.std() > 0.08
+
+
+def test_mean_colour_of_a_tile_hardly_tells_its_ratio(cohort) -> None:
+    data = []
+    for pair in cohort:
+        usable = pair.truth.tiles.usable
+        density = -np.log10(mean_tile_colours(pair.he)[usable] / 245)
+        data.append((density, pair.truth.tiles.ratio[usable]))
+    rs = [fit_ceiling(data[:k] + data[k + 1 :], [data[k]]).within_patient_r for k in range(PATIENTS)]
+    assert abs(float(np.mean(rs))) < 0.3
+    # the stain of the slide moves the colour more than the whole range of ratios does
+    between = np.std([density.mean(axis=0) for density, _ in data], axis=0)
+    slope = [np.abs([np.polyfit(y, x[:, c], 1)[0] for c in range(3)]) * y.std() for x, y in data]
+    assert (between > np.mean(slope, axis=0)).all()
+
+
+def test_patients_without_coupling_have_no_signal() -> None:
+    from virtual_stain.config.phantom import PhantomBiology
+
+    settings = PhantomSettings(size_mm=1.6, seed=4, he_mpp=2.0, ihc_mpp=2.0, biology=PhantomBiology(coupling=0.0))
+    tables = [make_pair(f"p{i}", i, settings).truth.tiles for i in range(5)]
+    rs = [ridge_ceiling(tables[:k] + tables[k + 1 :], [tables[k]]).within_patient_r for k in range(5)]
+    assert abs(float(np.mean(rs))) < 0.3
+
+
+def test_ceiling_refuses_too_few_tiles() -> None:
+    few = (np.zeros((2, 3)), np.zeros(2))
+    with pytest.raises(ValueError, match="12 training tiles"):
+        fit_ceiling([few], [few])
+
+
+def test_pearson_r_matches_numpy_and_is_zero_for_constants() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.random(50), rng.random(50)
+    assert pearson_r(a, b) == pytest.approx(np.corrcoef(a, b)[0, 1])
+    assert pearson_r(a, np.ones(50)) == 0.0
