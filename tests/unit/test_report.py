@@ -57,6 +57,14 @@ def test_flags_and_warnings_say_what_to_beware_of():
     assert "training_slides_unknown" not in {w["code"] for w in as_json(scored(seen=False))["warnings"]}
 
 
+def test_overlapping_windows_do_not_multiply_the_cells():
+    plain, dense = as_json(scored()), as_json(scored(stride_um=19.2))
+    assert plain["readings"]["ki67"]["expected_tumour_cells"] == pytest.approx(12 * 120)
+    assert dense["readings"]["ki67"]["expected_tumour_cells"] == pytest.approx(12 * 120 / 4)
+    assert dense["readings"]["ki67"]["global_ratio"] == pytest.approx(plain["readings"]["ki67"]["global_ratio"])
+    assert "overlapping_windows" in dense["readings"]["ki67"]["flags"]
+
+
 def test_the_tile_table_lists_every_tissue_tile():
     report = scored(used=[True] * 11 + [False], failed={2: "damaged"})
     rows = list(csv.DictReader(io.StringIO(tiles_csv(report.score))))

@@ -1,6 +1,7 @@
 """One slide through a model whose answers are known by hand; no TensorFlow."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -17,8 +18,10 @@ from tests.fixtures.models import (
 from tests.fixtures.slides import write_tiled_tiff
 from virtual_stain.config import ScoringSettings, TissueSettings
 from virtual_stain.errors import ModelError, NoTissueError, ResolutionError, SlideError
-from virtual_stain.geometry import Size
+from virtual_stain.geometry import Box, Size
 from virtual_stain.markers import Marker
+from virtual_stain.report.geojson import tiles_geojson
+from virtual_stain.report.report import SlideFacts, make_report
 from virtual_stain.score import score as module
 from virtual_stain.score.score import score_slide
 from virtual_stain.slides.slide import SlideRef, open_slide
@@ -171,6 +174,24 @@ def test_overlapping_windows_are_scored_on_the_bundles_stride(tmp_path):
     score = run(path, TinyPredictor(tiny_card(stride_um=19.2)))
     assert [(t.col, t.row) for t in score.tiles] == [(0, 0), (1, 0), (2, 0)]
     assert score.markers[Marker.KI67].fraction[1] == pytest.approx(175 / 255, abs=0.01)
+
+
+def test_a_slide_with_bounds_is_scored_from_their_corner_in_uncropped_coordinates(tmp_path, monkeypatch):
+    """A scan that begins at (128, 256) of level 0, as MRXS slides do: tiles are px0, GeoJSON is QuPath's frame."""
+    monkeypatch.setattr("virtual_stain.slides.openslide_source._bounds", lambda _: Box(128.0, 256.0, 300.0, 128.0))
+    path = block_slide(tmp_path / "a.tiff", [[None] * 4, [None] * 4, [100, 150, 200, 120]])
+    score = run(path)
+    places = [(t.col, round(t.box.x, 3), round(t.box.y, 3)) for t in score.tiles]
+    assert places == [(0, 128.0, 256.0), (1, 256.0, 256.0), (2, 384.0, 256.0)]
+    fraction = score.markers[Marker.KI67].fraction
+    assert fraction[:2] == pytest.approx([150 / 255, 200 / 255], abs=0.01)
+    assert score.tiles[2].border
+    with open_slide(SlideRef(path)) as slide:
+        report = make_report(SlideFacts.of(slide, "0" * 64), score, "1" * 64, ScoringSettings(), seen=None)
+    features = json.loads(tiles_geojson(report))["features"]
+    corners = [f["geometry"]["coordinates"][0][0] for f in features]
+    assert corners == [[0.0, 0.0], [128.0, 0.0], [256.0, 0.0]]
+    assert features[2]["geometry"]["coordinates"][0][2] == [300.0, 128.0], "cut to the scan"
 
 
 def test_the_pixel_size_decides_the_window_whatever_the_scanner(tmp_path):

@@ -48,6 +48,13 @@ def slide_notes(
             "detail than those it was trained on."
         )
         notes.append(Note("coarse_pixels", text))
+    tiling = score.card.tiling
+    if tiling.step_um < tiling.window_um:
+        text = (
+            f"The model's windows overlap ({tiling.window_um:g} µm every {tiling.step_um:g} µm): neighbouring tiles "
+            "share tissue, and top_mean may count one hot spot several times."
+        )
+        notes.append(Note("overlapping_windows", text))
     if score.failed:
         first = next(iter(score.failed.values()))
         text = f"{len(score.failed)} of {len(score.tiles)} tiles could not be read and are missing. The first: {first}"

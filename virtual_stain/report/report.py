@@ -67,11 +67,12 @@ def make_report(
     readings = {}
     about_slide = slide_notes(score, settings, seen, slide.warnings)
     notes = list(about_slide)
+    # where windows overlap, every cell is expected in several tiles
+    once = min(1.0, score.card.tiling.step_um / score.card.tiling.window_um) ** 2
     for marker, scores in score.markers.items():
         used = scores.used
-        readings[marker] = aggregate(
-            scores.fraction[used], scores.tumour_cells[used], top_n=settings.top_n, few_cells=settings.few_cells
-        )
+        cells = scores.tumour_cells[used] * once
+        readings[marker] = aggregate(scores.fraction[used], cells, top_n=settings.top_n, few_cells=settings.few_cells)
         notes += reading_notes(marker, readings[marker], score)
     notes += unknown_training_note(seen)
     flags = tuple(dict.fromkeys(note.code for note in about_slide))
