@@ -10,6 +10,7 @@ import hashlib
 import math
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -23,6 +24,7 @@ from virtual_stain.labels.focus import focus_ratio
 from virtual_stain.labels.jpeg import encode_jpeg
 from virtual_stain.labels.label import TileLabel, Trust, judge, label_id
 from virtual_stain.labels.raster_map import map_to_ihc
+from virtual_stain.labels.regions import Regions
 from virtual_stain.markers import Marker
 from virtual_stain.registration.result import Registration
 from virtual_stain.registration.transform import PairTransform
@@ -31,6 +33,7 @@ from virtual_stain.slides.tissue import TissueMap
 from virtual_stain.slides.window import read_warped_window, read_window
 from virtual_stain.tiles import TileRef
 
+_Rgb = npt.NDArray[np.uint8]  # uint8[H, W, 3]
 _SAMPLES = 32  # points across a window at which the two tissue masks are compared
 _ERROR_PLACES = np.array([[x, y] for y in (1 / 6, 0.5, 5 / 6) for x in (1 / 6, 0.5, 5 / 6)])
 
@@ -47,6 +50,7 @@ class PairSources:
     transform_sha256: str
     stain: SlideStain
     marker: Marker
+    regions: Regions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,26 +65,32 @@ class TileSettings:
     counting: CountingSettings
 
     @property
+    def fineness(self) -> int:
+        """Pixels that are counted on per tile pixel and axis: coarse tiles must not make the counting coarse."""
+        return max(1, math.ceil(self.tile_mpp / self.counting.work_mpp - 1e-9))
+
+    @property
+    def count_mpp(self) -> float:
+        """Pixel size of the image that cells are counted on, µm/px."""
+        return self.tile_mpp / self.fineness
+
+    @property
     def margin_px(self) -> int:
-        """Context around the tile that its cells may depend on, tile px."""
-        return math.ceil(self.counting.margin_um / self.tile_mpp)
+        """Context around the tile that its cells may depend on, px of the counted image."""
+        return math.ceil(self.counting.margin_um / self.count_mpp)
 
 
 def build_tile(sources: PairSources, ref: TileRef, settings: TileSettings) -> TileLabel:
     """Reads, counts and judges one window. Raises SlideError naming file and region."""
-    size, margin = settings.tile_px, settings.margin_px
+    size = settings.tile_px
     he_from_tile = Affine2D.scale_and_shift(
         "he_px0", "tile", (ref.box.width / size, ref.box.height / size), (ref.box.x, ref.box.y)
     )
     he_image = read_window(sources.he, ref.box, Size(size, size))
-    he_from_wide = he_from_tile @ Affine2D.scale_and_shift("tile", "wide", (1, 1), (-margin, -margin))
-    wide_image, wide_valid = _read_ihc(sources, he_from_wide, size + 2 * margin, ref.box)
-    counted = count_cells(wide_image, settings.tile_mpp, sources.marker, sources.stain, settings.counting)
-    tile = slice(margin, margin + size)
-    ihc_image, valid = np.ascontiguousarray(wide_image[tile, tile]), wide_valid[tile, tile]
     inside = _inside(sources.he.bounds, he_from_tile, size)
-    cells = _cells_of_tile(counted, margin, size, inside)
-    trust = _measure_trust(sources, ref, (he_image, ihc_image), float(valid[inside].mean()), settings)
+    ihc_image, overlap_fraction, cells = _read_and_count(sources, ref.box, he_from_tile, inside, settings)
+    cells = sources.regions.mark(cells, he_from_tile.apply(cells.xy), sources.registration.transform)
+    trust = _measure_trust(sources, ref, (he_image, ihc_image), overlap_fraction, settings)
     flags, weight, usable = judge(trust, cells.counts().total, settings.labels, max_p95_um=settings.max_p95_um)
     return TileLabel(
         col=ref.col,
@@ -109,9 +119,28 @@ def transform_sha256(transform: PairTransform) -> str:
     return digest.hexdigest()
 
 
-def _read_ihc(
-    sources: PairSources, he_from_wide: Affine2D, side: int, box: Box
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+def _read_and_count(
+    sources: PairSources,
+    box: Box,
+    he_from_tile: Affine2D,
+    inside: tuple[slice, slice],
+    settings: TileSettings,
+) -> tuple[_Rgb, float, Cells]:
+    """The IHC tile, the share of the H&E scan's part of it that the IHC scan covers, and the cells in tile px."""
+    fine, margin, size = settings.fineness, settings.margin_px, settings.tile_px
+    tile_from_wide = Affine2D.scale_and_shift("tile", "wide", (1 / fine, 1 / fine), (-margin / fine, -margin / fine))
+    image, valid = _read_ihc(sources, he_from_tile @ tile_from_wide, size * fine + 2 * margin, box)
+    counted = count_cells(image, settings.count_mpp, sources.marker, sources.stain, settings.counting)
+    cells = _cells_of_tile(counted.moved(tile_from_wide.apply(counted.xy)), inside)
+    rows, columns = (slice(margin + s.start * fine, margin + s.stop * fine) for s in inside)
+    middle = slice(margin, margin + size * fine)
+    tile = np.ascontiguousarray(image[middle, middle])
+    if fine > 1:
+        tile = np.asarray(cv2.resize(tile, (size, size), interpolation=cv2.INTER_AREA), np.uint8)
+    return tile, float(valid[rows, columns].mean()), cells
+
+
+def _read_ihc(sources: PairSources, he_from_wide: Affine2D, side: int, box: Box) -> tuple[_Rgb, npt.NDArray[np.bool_]]:
     """The IHC slide as the wide tile sees it, and where it is inside the scan."""
     transform = sources.registration.transform
     out = Size(side, side)
@@ -133,20 +162,19 @@ def _inside(bounds: Box, he_from_tile: Affine2D, size: int) -> tuple[slice, slic
     return slice(y0, max(y1, y0 + 1)), slice(x0, max(x1, x0 + 1))
 
 
-def _cells_of_tile(counted: Cells, margin: int, size: int, inside: tuple[slice, slice]) -> Cells:
-    """The cells whose centre lies in the tile and in the H&E scan, in tile px, top to bottom."""
-    xy = (counted.xy - margin).astype(np.float32).astype(np.float64)
+def _cells_of_tile(counted: Cells, inside: tuple[slice, slice]) -> Cells:
+    """The cells (tile px) whose centre lies in the tile and in the H&E scan, top to bottom."""
+    xy = counted.xy.astype(np.float32).astype(np.float64)
     rows, columns = inside
     keep = (xy[:, 0] >= columns.start) & (xy[:, 0] < columns.stop) & (xy[:, 1] >= rows.start) & (xy[:, 1] < rows.stop)
     order = np.lexsort((xy[:, 0], xy[:, 1]))
-    cells = counted.moved(xy)
-    return cells.select(order[keep[order]])
+    return counted.moved(xy).select(order[keep[order]])
 
 
 def _measure_trust(
     sources: PairSources,
     ref: TileRef,
-    images: tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]],
+    images: tuple[_Rgb, _Rgb],
     overlap_fraction: float,
     settings: TileSettings,
 ) -> Trust:

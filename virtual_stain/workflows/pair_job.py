@@ -17,11 +17,12 @@ import numpy as np
 from virtual_stain.config import Config
 from virtual_stain.counting.count import estimate_slide_stain
 from virtual_stain.counting.slide_stain import SlideStain
-from virtual_stain.errors import InputError
+from virtual_stain.errors import InputError, ResolutionError
 from virtual_stain.files import make_folder, read_json, replacing, sha256_file, write_bytes, write_json
 from virtual_stain.geometry import Affine2D
 from virtual_stain.labels.build import transform_sha256
 from virtual_stain.labels.jpeg import encode_jpeg
+from virtual_stain.labels.regions import read_regions
 from virtual_stain.markers import Marker
 from virtual_stain.registration.overlay import draw_overlay
 from virtual_stain.registration.register import register_pair, side_images
@@ -85,7 +86,8 @@ def prepare_pair(job: PairJob) -> PreparedPair:
     make_folder(job.folder)
     with open_slide(job.he) as he, open_slide(job.ihc) as ihc:
         require_mpp(he)
-        require_mpp(ihc)
+        _require_countable(ihc, job.config.counting.max_mpp)
+        read_regions(he, ihc, job.he_roi, job.ihc_roi)  # an unusable one is told now, not after an hour
         he_sha256, ihc_sha256 = he.content_hash(), ihc.content_hash()
         input_key = _input_key(job, he_sha256, ihc_sha256)
         state = _reusable(job.folder, input_key)
@@ -110,6 +112,17 @@ def prepare_pair(job: PairJob) -> PreparedPair:
     )
 
 
+def _require_countable(ihc: Slide, max_mpp: float) -> None:
+    """A coarser scan would be enlarged to the tile's pixel size and counted all the same, wrongly."""
+    mpp = require_mpp(ihc)
+    if max(mpp.x, mpp.y) > max_mpp:
+        raise ResolutionError(
+            f"{ihc.path}: expected an IHC scan of at most {max_mpp:g} µm/px to count nuclei on. "
+            f"Received: {mpp.x:g} × {mpp.y:g} µm/px ({mpp.origin}).",
+            hint="Scan at a higher resolution, or correct ihc_mpp in the table.",
+        )
+
+
 def _input_key(job: PairJob, he_sha256: str, ihc_sha256: str) -> str:
     settings = job.config.to_dict()
     labels = {k: v for k, v in settings["labels"].items() if k not in _LAYOUT_ONLY}
@@ -120,6 +133,7 @@ def _input_key(job: PairJob, he_sha256: str, ihc_sha256: str) -> str:
             "he": [he_sha256, job.he.mpp_override],
             "ihc": [ihc_sha256, job.ihc.mpp_override],
             "marker": job.marker.value,
+            "regions": [None if p is None else sha256_file(p) for p in (job.he_roi, job.ihc_roi)],
             **{name: settings[name] for name in ("tiling", "tissue", "registration", "counting")},
             "labels": labels,
         }

@@ -19,6 +19,7 @@ from virtual_stain.counting.slide_stain import SlideStain
 from virtual_stain.errors import VerificationError
 from virtual_stain.files import make_folder, output_errors
 from virtual_stain.labels.build import PairSources, TileSettings, build_tile, transform_sha256
+from virtual_stain.labels.regions import read_regions
 from virtual_stain.labels.store import join_parts, stored_key, write_tiles
 from virtual_stain.slides.slide import open_slide
 from virtual_stain.tiles import TileRef
@@ -101,6 +102,7 @@ def build_part(part: PartJob) -> PartDone:
             transform_sha256=transform_sha256(registration.transform),
             stain=SlideStain.from_dict(part.prepared.stain),
             marker=job.marker,
+            regions=read_regions(he, ihc, job.he_roi, job.ihc_roi),
         )
         tiles = [build_tile(sources, ref, settings) for ref in part.tiles]
     make_folder(part.path.parent)
