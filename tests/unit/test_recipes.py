@@ -1,5 +1,7 @@
 """Schedules and phases, in optimizer steps."""
 
+import itertools
+
 import keras
 import pytest
 
@@ -37,7 +39,7 @@ def test_the_cosine_rises_falls_and_ends_at_zero():
     assert rates[10] == pytest.approx(1e-3, rel=1e-3)
     assert rates[500] == pytest.approx(5e-4, rel=1e-6)
     assert rates[1000] == pytest.approx(0, abs=1e-12)
-    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
 
 
 def test_fine_tuning_is_head_first_then_all_with_a_new_optimizer():

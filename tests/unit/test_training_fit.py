@@ -29,7 +29,7 @@ def rows(run):
 
 
 def test_what_a_run_leaves(done):
-    records, run = done
+    _, run = done
     assert {p.name for p in run.iterdir()} == {
         ".lock", "run.json", "best.h5", "last.h5", "history.csv", "tensorboard"
     }  # fmt: skip
@@ -185,7 +185,7 @@ def test_nan_stops_with_a_sentence_and_keeps_what_was_good(tmp_path, monkeypatch
         )
 
     monkeypatch.setattr(loop.TrainStep, "run", poisoned)
-    with pytest.raises(ModelError, match="no longer a number at step 8|is not a number at step 8") as caught:
+    with pytest.raises(ModelError, match=r"(no longer|is not) a number at step 8") as caught:
         fit(records, tmp_path / "run", tiny_config())
     assert "learning_rate" in str(caught.value)
     record = json.loads((tmp_path / "run" / "run.json").read_text())
