@@ -67,9 +67,12 @@ class ImageSource:
         try:
             pixels = _decode_tiff(self._path) if self._tiff else _decode_image(self._path)
         except _UNREADABLE as error:
+            codec = "imagecodecs" in str(error)
             raise SlideError(
                 f"{self._path}: region x={x} y={y}, {size.width} × {size.height} px cannot be read: {error}",
-                hint="The file is probably truncated or damaged: copy it again.",
+                hint="pip install imagecodecs"
+                if codec
+                else "The file is probably truncated or damaged: copy it again.",
             ) from None
         full = self.level_sizes[0]
         if pixels.shape != (full.height, full.width, 3):

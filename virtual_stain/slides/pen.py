@@ -16,7 +16,7 @@ _SMALLEST_STROKE_UM2 = 100_000.0  # smaller black spots are pigment or dust
 _BLACK_RIM_UM = 150.0
 _RIM_UM = 60.0  # blurred rim of a stroke, which has half its colour; black shows through more of it
 _REACH_UM = 500.0  # how far a stroke's darker or mixed parts lie from its pure colour
-_STAIN_FRACTION = 0.4  # where more of the coloured area looks like one pen, it is the stain
+_THINNEST_STROKE_UM = 60.0
 
 
 def pen_mask(od: Float, stained: Mask, mpp_um: float) -> Mask:
@@ -28,14 +28,12 @@ def pen_mask(od: Float, stained: Mask, mpp_um: float) -> Mask:
     # green: blue is absorbed as well as red, which haematoxylin and eosin never do without green
     mask = _grown((r > 0.12) & (r > 1.8 * g) & (b > 0.75 * g), (r > 0.25) & (r > 1.05 * g), mpp_um)
     # blue: haematoxylin alone is blue too, but r - b stays below 0.12 at an overview's pixel size
-    blue = (r - b > 0.16) & (r > 1.35 * g)
-    # red: eosin lets blue through, (b - r) / g up to 0.5; pens do not, 0.6 and more; DAB absorbs red too
-    red = (g > 0.28) & (b - r > 0.58 * g) & (b < 1.3 * g)
-    mixed_red = ((g > 0.06) & (b - r > 0.54 * g)) | ((g > 0.6) & (b > 0.75 * g) & (b < 1.05 * g))
-    area = max(1, np.count_nonzero(stained))
-    for seeds, mixed in ((blue, (r - b > 0.06) & (r > 1.35 * g)), (red, mixed_red)):
-        if np.count_nonzero(seeds) < _STAIN_FRACTION * area:
-            mask |= _grown(seeds, mixed, mpp_um)
+    mask |= _grown((r - b > 0.18) & (r > 1.35 * g), (r - b > 0.06) & (r > 1.35 * g), mpp_um)
+    # red: eosin lets blue through, (b - r) / g up to 0.5; pens do not, 0.6 and more; DAB absorbs red too.
+    # Blood comes close to it, so that a seed has to be as dark and as broad as a stroke
+    strong = _opened((g > 0.35) & (b - r > 0.58 * g) & (b < 1.3 * g), _THINNEST_STROKE_UM / 2 / mpp_um)
+    weak = ((g > 0.06) & (b - r > 0.54 * g)) | ((g > 0.6) & (b > 0.75 * g) & (b < 1.05 * g))
+    mask |= _grown(strong, weak, mpp_um)
     low, high = od.min(axis=0), od.max(axis=0)
     strokes = _grown(_strokes(_black(low, high, od), mpp_um), (low > 0.3) & (high - low < 0.4 * high), mpp_um)
     strokes = _dilated(strokes, _BLACK_RIM_UM / mpp_um)
@@ -58,6 +56,13 @@ def _grown(seeds: Mask, mixed: Mask, mpp_um: float) -> Mask:
     touched[np.unique(labels[seeds])] = True
     touched[0] = False
     return np.asarray(touched[labels], np.bool_)
+
+
+def _opened(mask: Mask, radius_px: float) -> Mask:
+    """Without parts narrower than twice the radius."""
+    if radius_px < 1 or not mask.any():
+        return mask
+    return mask & _dilated(cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 5) > radius_px, radius_px + 1)
 
 
 def _strokes(dark: Mask, mpp_um: float) -> Mask:
