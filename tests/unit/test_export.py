@@ -251,7 +251,7 @@ def run(monkeypatch, tmp_path):
         "patient_key_fingerprint": key.fingerprint,
         "training_patient_ids": ["secret-patient-id"],
         "training_slide_hashes": ["a" * 64],
-        "training": {"recipe": "scratch"},
+        "training": {"recipe": "scratch", "best_step": 40},
     }
     trained = TrainedRun(tmp_path / "run", network.model, card, None, network, {})
     monkeypatch.setattr(saved_model, "load_run", lambda _: trained)
@@ -265,11 +265,27 @@ def test_a_run_is_exported_with_its_weights_and_what_it_was_trained_on(run, tmp_
     for name, values in predictor.predict(tiles).items():
         np.testing.assert_allclose(values, expected[name].numpy(), rtol=1e-5, atol=1e-6)
     assert predictor.card.name == "Ki67_mod_le_1"
-    assert predictor.card.training == {"recipe": "scratch"}
+    assert predictor.card.training == {"recipe": "scratch", "best_step": 40, "evaluation": None}
     assert len(predictor.card.training_slides) == 1
     text = (folder / "bundle.json").read_text()
     assert "a" * 64 not in text
     assert "secret-patient-id" not in text
+
+
+@pytest.mark.parametrize(("step", "known"), [(40, True), (30, False)])
+def test_held_out_figures_stand_in_the_card_when_they_are_of_these_weights(run, tmp_path, step, known):
+    tiles = {"n_labelled": 9, "n_patients": 2, "pearson_within_patient": 0.5, "pearson_pooled": 0.6, "mae": 0.04}
+    slides = {"n": 2, "mae": 0.03, "bias": None, "limits_of_agreement": None, "pearson": None}
+    figures = {"tiles": tiles | {"pearson_per_patient": {"id": 0.5}}, "slide_agreement": slides, "slides": [{}]}
+    (tmp_path / "run").mkdir()
+    value = {"best_step": step, "held_out": "test fold", "fold": 0, "markers": {"ki67": figures}}
+    (tmp_path / "run" / "evaluation.json").write_text(json.dumps(value))
+    card = verify_bundle(saved_model.export_run(tmp_path / "run", tmp_path / "m")).card
+    expected = {"held_out": "test fold", "fold": 0, "markers": {"ki67": {"tiles": tiles, "slides": slides}}}
+    assert card.training["evaluation"] == (expected if known else None)
+    (tmp_path / "run" / "evaluation.json").write_text('{"best_step": 40}')
+    with pytest.raises(VerificationError, match="vstain evaluate"):
+        saved_model.export_run(tmp_path / "run", tmp_path / "m")
 
 
 def test_padding_is_left_out_by_the_graph_and_a_tile_of_it_has_no_reading(run, tmp_path, tiles):

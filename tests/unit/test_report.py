@@ -1,6 +1,7 @@
 """The report: numbers, nulls with a reason, and a page that opens from disk."""
 
 import csv
+import dataclasses
 import html.parser
 import io
 import json
@@ -139,6 +140,16 @@ def test_two_markers_have_a_section_each():
     parser = page(scored({Marker.KI67: [0.1] * 12, Marker.ER: [0.9] * 12}, gallery_tiles=0))
     assert "Ki67 predicted" in parser.text
     assert "ER predicted" in parser.text
+
+
+def test_the_page_says_how_far_off_the_model_is_or_that_nobody_knows():
+    report = scored(gallery_tiles=0)
+    assert "not known" in page(report).text
+    tiles, slides = {"mae": 0.05, "n_labelled": 90, "n_patients": 3}, {"mae": 0.031, "n": 4}
+    figures = {"held_out": "test fold", "markers": {"ki67": {"tiles": tiles, "slides": slides}}}
+    card = dataclasses.replace(report.score.card, training={"evaluation": figures})
+    text = page(dataclasses.replace(report, score=dataclasses.replace(report.score, card=card))).text
+    assert "error of a slide 3.1 % (4 slides)" in text
 
 
 def test_a_gallery_tile_that_cannot_be_read_is_an_error_of_the_slide():

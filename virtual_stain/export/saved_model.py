@@ -25,6 +25,7 @@ from virtual_stain.config.tiling import TilingSettings
 from virtual_stain.errors import ModelError, OutputError
 from virtual_stain.export.bundle import versions, write_bundle_json
 from virtual_stain.export.card import ModelCard, cells_key
+from virtual_stain.export.evaluation import held_out_figures
 from virtual_stain.export.seen import existing_key, keyed_slides
 from virtual_stain.export.serving import prediction_log, write_serving_files
 from virtual_stain.files import folder_lock, output_errors
@@ -61,7 +62,8 @@ def export_run(
             "The patient key that the records were built with is not on this machine: the bundle will not know its "
             "training slides, and `vstain score` cannot warn about them."
         )
-    card = _run_card(run.card, name or _model_name(out), slides)
+    figures = held_out_figures(run_dir, run.card["training"]["best_step"])
+    card = _run_card(run.card, figures, name or _model_name(out), slides)
     model = run.model
 
     def reading(tiles: tf.Tensor) -> Mapping[str, tf.Tensor]:
@@ -70,7 +72,9 @@ def export_run(
     return write_bundle(reading, [v.value for v in model.variables], card, out, version=version)
 
 
-def _run_card(facts: Mapping[str, Any], name: str, training_slides: tuple[str, ...]) -> ModelCard:
+def _run_card(
+    facts: Mapping[str, Any], figures: Mapping[str, Any] | None, name: str, training_slides: tuple[str, ...]
+) -> ModelCard:
     thresholds, tiling = facts["thresholds"], facts["tiling"]
     return ModelCard(
         name=name,
@@ -85,7 +89,7 @@ def _run_card(facts: Mapping[str, Any], name: str, training_slides: tuple[str, .
         min_tumour_cells=float(thresholds["min_tumour_cells"]),
         patient_key_fingerprint=str(facts["patient_key_fingerprint"]),
         training_slides=training_slides,
-        training=dict(facts["training"]),
+        training=dict(facts["training"]) | {"evaluation": figures},
         software=software_versions(tensorflow=True),
     )
 

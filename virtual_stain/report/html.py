@@ -39,6 +39,7 @@ def report_html(report: SlideReport, heatmap: bytes, read_tile: ReadTile) -> str
         slide=report.slide,
         score=report.score,
         card=report.score.card,
+        evaluation=report.score.card.training.get("evaluation"),
         model_sha256=report.model_sha256,
         tissue_mm2=report.score.tissue_um2 / 1e6,
         markers=[_marker(report, m, read_tile) for m in report.readings],
