@@ -14,10 +14,13 @@ import numpy as np
 
 from virtual_stain.config import Config
 from virtual_stain.files import folder_lock, make_folder, read_json
+from virtual_stain.markers import parse_marker
 from virtual_stain.phantom.ceiling import ridge_ceiling
 from virtual_stain.phantom.cohort import write_cohort
 from virtual_stain.phantom.truth import read_truth
 from virtual_stain.progress import Progress
+from virtual_stain.slides.slide import SlideRef
+from virtual_stain.workflows.count_slide import CountRequest, count_slide
 from virtual_stain.workflows.demo.plan import HELD_OUT_FOLD, DemoPlan, pair_names, write_folds
 from virtual_stain.workflows.demo.truth_checks import (
     CountingCheck,
@@ -28,6 +31,7 @@ from virtual_stain.workflows.demo.truth_checks import (
     check_predictions,
     check_registration,
     check_tile_ratios,
+    read_cells,
     read_predictions,
 )
 
@@ -159,11 +163,11 @@ def _check_labels(demo: _Demo) -> None:
 
 
 def _check_counting(demo: _Demo) -> None:
-    from virtual_stain.workflows.demo.count_truth import count_phantom
-
     for name in demo.held_out():
-        cells = count_phantom(demo.cohort, name, demo.config, demo.jobs, demo.progress)
-        demo.result.counting.append(check_counting(read_truth(demo.cohort, name), cells))
+        slide = SlideRef(demo.cohort / "slides" / f"{name}_ihc.tiff")
+        request = CountRequest(slide, parse_marker(demo.plan.phantom.marker), demo.out / "counts" / name)
+        count_slide(request, demo.config, jobs=demo.jobs, force=True, progress=demo.progress)
+        demo.result.counting.append(check_counting(read_truth(demo.cohort, name), read_cells(request.out)))
 
 
 def _fit(demo: _Demo) -> None:

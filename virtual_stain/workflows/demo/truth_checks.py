@@ -99,6 +99,19 @@ def check_tile_ratios(cohort: Path, records: Path, pairs: Sequence[str]) -> Tile
     )
 
 
+def read_cells(folder: Path) -> Cells:
+    """The cells.csv of `vstain count`, level-0 px."""
+    with (folder / "cells.csv").open(newline="", encoding="utf-8") as stream:
+        lines = list(csv.DictReader(stream))
+    return Cells(
+        xy=np.array([[float(line["x"]), float(line["y"])] for line in lines], np.float64).reshape(-1, 2),
+        cell_class=np.array([CellClass[line["class"].upper()] for line in lines], np.uint8),
+        tumour=np.array([line["tumour"] == "1" for line in lines], np.bool_),
+        dab_od=np.array([float(line["dab_od"]) for line in lines], np.float32),
+        area_um2=np.array([float(line["area_um2"]) for line in lines], np.float32),
+    )
+
+
 def check_counting(truth: PairTruth, found: Cells) -> CountingCheck:
     """`found`: a count of the whole IHC slide in its level-0 px. All nuclei, tumour or not; OTHER is no detection."""
     found = found.select(found.cell_class != CellClass.OTHER)
