@@ -23,7 +23,7 @@ class RegistrationSettings:
     """Working resolution is never finer than this, µm/px."""
     local: bool = True
     """Refine the affine by a smooth local displacement."""
-    smoothness: float = 1.0
+    smoothness: float = 4.0
     """Weight of the displacement's bending energy against its windows; larger is stiffer."""
     max_slope_fraction: float = 0.4
     """Largest change of the displacement per length; below 1 nothing folds and the inverse converges."""
@@ -39,8 +39,8 @@ class RegistrationSettings:
     """log10 of the largest acceptable probability that unrelated slides agree as well as these do."""
     min_windows: int = 8
     """Fewer held-out windows than this prove nothing."""
-    error_margin_fraction: float = 1.25
-    """Stated errors are the estimated ones times this (calibrated on truth: docs/registration.md)."""
+    p95_margin_fraction: float = 1.25
+    """The stated p95 is the estimated one times this (calibrated on truth: docs/registration.md)."""
 
     def __post_init__(self) -> None:
         require_range("accept_median_um", self.accept_median_um, 0.1, 1000)
@@ -59,4 +59,4 @@ class RegistrationSettings:
         require_range("unknown_scale_range[1]", self.unknown_scale_range[1], 1, 10)
         require_range("max_chance_log10", self.max_chance_log10, -100, -2)
         require_range("min_windows", self.min_windows, 4, 10_000)
-        require_range("error_margin_fraction", self.error_margin_fraction, 1, 10)
+        require_range("p95_margin_fraction", self.p95_margin_fraction, 1, 10)

@@ -9,7 +9,7 @@ beside the winner.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -46,20 +46,18 @@ class Candidate:
         return self.overlap + self.density + _STRUCTURE_WEIGHT * self.structure
 
 
-def refine_starts(fixed: Foreground, moving: Foreground, starts: Sequence[Start], keep: int) -> list[Candidate]:
-    """ECC from every start at a small size, from the best at a larger one; best first, distinct, at most `keep`."""
+def refine_starts(fixed: Foreground, moving: Foreground, starts: Sequence[Start], keep: int) -> Iterator[Candidate]:
+    """ECC from every start at a small size, then at a larger one when it is asked for; best first, distinct, at most
+    `keep`."""
     side = float(np.sqrt(fixed.tissue_px))
-    small, large = (make_level(fixed, moving, px / side) for px in (_SMALL_PX, _LARGE_PX))
-    first = _refined(small, [s.matrix for s in starts], _SMALL_ITERATIONS)
-    survivors = _distinct(first, fixed, 2 * keep)
-    result = []
-    for candidate in survivors[:keep]:
+    first = _refined(make_level(fixed, moving, _SMALL_PX / side), [s.matrix for s in starts], _SMALL_ITERATIONS)
+    large = make_level(fixed, moving, _LARGE_PX / side)
+    for candidate in _distinct(first, fixed, keep):
         # the small level decides which candidate is right (its structure is the most specific), the large one
         # where it lies
         finer = refine(large, candidate.matrix, _LARGE_ITERATIONS)
         moved = candidate.matrix if finer is None or _apart(finer, candidate.matrix, fixed) > _JUMP else finer
-        result.append(Candidate(moved, candidate.overlap, candidate.density, candidate.structure))
-    return result
+        yield Candidate(moved, candidate.overlap, candidate.density, candidate.structure)
 
 
 def _refined(level: Level, matrices: Sequence[Matrix], iterations: int) -> list[Candidate]:

@@ -92,12 +92,9 @@ def _judged(
     transform = to_pair_transform(pair, alignment)
     flags = _flags(alignment, transform, he, ihc, settings)
     proven = alignment.proven(settings)
-    sigma_px0 = alignment.evidence.sigma * _px0_per_work(pair) * settings.error_margin_fraction
-    median_px0, p95_px0 = (sigma_px0 * k if proven else None for k in (RAYLEIGH_MEDIAN, RAYLEIGH_P95))
-    median_um = p95_um = None
-    if known and proven:
-        sigma_um = alignment.evidence.sigma * pair.unit_px * settings.error_margin_fraction
-        median_um, p95_um = sigma_um * RAYLEIGH_MEDIAN, sigma_um * RAYLEIGH_P95
+    sigma = alignment.evidence.sigma if proven else None
+    median_px0, p95_px0 = _stated(sigma, _px0_per_work(pair), settings)
+    median_um, p95_um = _stated(sigma if known else None, pair.unit_px, settings)
     return Registration(
         transform=transform,
         verdict=verdict_of(median_um, settings) if known else None,
@@ -113,6 +110,13 @@ def _judged(
         ihc=ihc,
         evidence=_error_evidence(pair, alignment.evidence, he, known, settings),
     )
+
+
+def _stated(sigma: float | None, unit: float, settings: RegistrationSettings) -> tuple[float | None, float | None]:
+    """(median, p95) of the pair in `unit` per working px; None where nothing is known."""
+    if sigma is None:
+        return None, None
+    return sigma * unit * RAYLEIGH_MEDIAN, sigma * unit * RAYLEIGH_P95 * settings.p95_margin_fraction
 
 
 def _px0_per_work(pair: WorkingPair) -> float:
@@ -133,7 +137,7 @@ def _error_evidence(
         sigma=evidence.sigma * pair.unit_px,
         spacing=evidence.spacing * pair.unit_px,
         unit_per_px0=unit,
-        margin_fraction=settings.error_margin_fraction,
+        p95_margin_fraction=settings.p95_margin_fraction,
     )
 
 

@@ -48,8 +48,8 @@ class ErrorEvidence:
     """Between neighbouring windows."""
     unit_per_px0: tuple[float, float]
     """H&E µm per level-0 px along x and y (1, 1 without pixel size)."""
-    margin_fraction: float
-    """Factor on all stated errors."""
+    p95_margin_fraction: float
+    """Factor on the stated p95."""
 
     def sigma_at(self, he_points: npt.ArrayLike) -> Vector:
         """float64[N]: local σ; the pair's own where there is little evidence, growing with distance from any."""
@@ -65,7 +65,7 @@ class ErrorEvidence:
         if not recognised.any():
             return np.full(len(points), np.inf)
         away = np.maximum(gaps[:, recognised].min(axis=1) - self.spacing, 0.0)
-        result: Vector = self.margin_fraction * np.hypot(local, _GROWTH * away)
+        result: Vector = np.hypot(local, _GROWTH * away)
         return result
 
 
@@ -142,7 +142,7 @@ class Registration:
         if self.error_median_um is None and self.he.mpp is None:
             raise ValueError("Expected a pair with pixel sizes. Received: one whose errors are in px")
         sigma = self.evidence.sigma_at(he_points)
-        return RAYLEIGH_MEDIAN * sigma, RAYLEIGH_P95 * sigma
+        return RAYLEIGH_MEDIAN * sigma, RAYLEIGH_P95 * self.evidence.p95_margin_fraction * sigma
 
 
 def summary(registration: Registration) -> str:

@@ -114,7 +114,7 @@ def _document(r: Registration) -> dict[str, Any]:
             "sigma": None if math.isnan(r.evidence.sigma) else r.evidence.sigma,
             "spacing": r.evidence.spacing,
             "unit_per_px0": list(r.evidence.unit_per_px0),
-            "margin_fraction": r.evidence.margin_fraction,
+            "p95_margin_fraction": r.evidence.p95_margin_fraction,
         },
     }
 
@@ -230,6 +230,6 @@ def _read_evidence(value: dict[str, Any], arrays: dict[str, Any] | None) -> Erro
         sigma=math.nan if value["sigma"] is None else value["sigma"],
         spacing=value["spacing"],
         unit_per_px0=(unit[0], unit[1]),
-        margin_fraction=value["margin_fraction"],
+        p95_margin_fraction=value["p95_margin_fraction"],
         **windows,
     )
