@@ -38,12 +38,14 @@ class CountingSettings:
     """Radius of the finer blobs whose zero crossing bounds a nucleus in a crowd, µm."""
     relative_contrast: float = 0.08
     """Blob response a nucleus needs, as a share of the contrast of this slide's typical negative nucleus."""
-    level_contrast: float = 0.2
+    level_contrast: float = 0.3
     """Contrast against the surroundings that a nucleus needs, as a share of the same, beyond `min_contrast_od`."""
-    min_contrast_od: float = 0.05
+    min_contrast_od: float = 0.04
     """Contrast that is noise or cytoplasm on any slide, optical density summed over the three channels."""
     merge_saddle: float = 0.92
     """Two peaks are one nucleus where the saddle between them reaches this share of the lower one."""
+    merge_depth: float = 0.03
+    """… or where the lower one stands out from it by less than this share of the typical nucleus' contrast."""
     positive_share: float = 0.17
     """Threshold of positive nuclei, as a share of the DAB optical density of the slide's strong ones."""
     positive_default_od: float = 0.15
@@ -56,10 +58,14 @@ class CountingSettings:
     """Mean nuclear DAB optical density from which a positive nucleus is 2+."""
     class_3_od: float = 0.6
     """… and 3+."""
+    tumour_area_share: float = 0.6
+    """Smallest tumour nucleus, as a share of this slide's typical nuclear area; lymphocytes are below."""
     tumour_min_area_um2: float = 20.0
-    """Smallest tumour nucleus, µm², in the rule by size and shape."""
-    tumour_max_elongation: float = 2.6
-    """Longest tumour nucleus, long axis / short axis, in the rule by size and shape."""
+    """The limit is never below this, µm² …"""
+    tumour_max_min_area_um2: float = 50.0
+    """… and never above this, µm²."""
+    tumour_max_elongation: float = 2.2
+    """Longest tumour nucleus, long axis / short axis; fibroblasts and endothelium are above."""
 
     def __post_init__(self) -> None:
         for name, low, high in _RANGES:
@@ -84,13 +90,16 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("level_contrast", 0, 2),
     ("min_contrast_od", 0.005, 1),
     ("merge_saddle", 0.1, 1),
+    ("merge_depth", 0, 1),
     ("positive_share", 0.01, 1),
     ("positive_default_od", 0.01, 2),
     ("positive_floor_od", 0.01, 1),
     ("positive_ceiling_od", 0.01, 2),
     ("class_2_od", 0.01, 3),
     ("class_3_od", 0.01, 3),
+    ("tumour_area_share", 0, 2),
     ("tumour_min_area_um2", 0, 1000),
+    ("tumour_max_min_area_um2", 0, 1000),
     ("tumour_max_elongation", 1, 100),
 )
 _ORDERED = (
@@ -99,4 +108,5 @@ _ORDERED = (
     ("min_radius_um", "max_radius_um"),
     ("positive_floor_od", "positive_ceiling_od"),
     ("class_2_od", "class_3_od"),
+    ("tumour_min_area_um2", "tumour_max_min_area_um2"),
 )

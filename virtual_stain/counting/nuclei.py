@@ -89,7 +89,7 @@ def ascend(field: F32) -> I64:
         parent = further
 
 
-def _merge_basins(field: F32, top: I64, threshold: float, saddle_share: float) -> I64:
+def _merge_basins(field: F32, top: I64, threshold: float, saddle_share: float, depth: float) -> I64:
     """Joins basins of one nucleus: neighbours whose saddle reaches `saddle_share` of the lower of their peaks."""
     flat = field.ravel()
     pairs, saddles = [], []
@@ -105,7 +105,9 @@ def _merge_basins(field: F32, top: I64, threshold: float, saddle_share: float) -
         pairs.append(np.stack([np.minimum(a[touch], b[touch]), np.maximum(a[touch], b[touch])], axis=1))
         saddles.append(saddle[touch])
     pair, saddle = np.concatenate(pairs), np.concatenate(saddles)
-    share = saddle / np.maximum(np.minimum(flat[pair[:, 0]], flat[pair[:, 1]]), 1e-6)
+    lower = np.minimum(flat[pair[:, 0]], flat[pair[:, 1]])
+    share = saddle / np.maximum(lower, 1e-6)
+    share = np.where(lower - saddle < depth, np.maximum(share, saddle_share), share)
     keep = share >= saddle_share
     root: dict[int, int] = {}
     order = np.argsort(-share[keep], kind="stable")
@@ -139,7 +141,7 @@ def find_nuclei(signal: F32, typical_od: float, mpp: float, settings: CountingSe
     clipped = clip * np.log1p(signal / clip)
     field = blob_response(clipped, mpp, settings)
     threshold = settings.relative_contrast * typical_od
-    top = _merge_basins(field, ascend(field), threshold, settings.merge_saddle)
+    top = _merge_basins(field, ascend(field), threshold, settings.merge_saddle, settings.merge_depth * typical_od)
     peaks, inverse = np.unique(top, return_inverse=True)
     good = field.ravel()[peaks] >= threshold
     number = np.where(good, np.cumsum(good), 0).astype(np.int32)

@@ -24,6 +24,8 @@ class SlideStain:
     """Unit vector of DAB in optical density (R, G, B)."""
     typical_od: float = 0.3
     """Contrast of this slide's typical negative nucleus, optical density summed over the channels."""
+    typical_area_um2: float = 50.0
+    """Area of this slide's typical nucleus, µm²: half of the nuclear area lies in larger ones."""
     positive_od: float = 0.15
     """Mean nuclear DAB optical density from which a nucleus is positive."""
     flags: tuple[str, ...] = ()
@@ -36,8 +38,8 @@ class SlideStain:
                 raise ValueError(f"{name}: expected three finite numbers. Received: {getattr(self, name)}")
         if abs(float(np.dot(self.hematoxylin, self.dab))) > 0.995:
             raise ValueError(f"Expected two different stains. Received: {self.hematoxylin} and {self.dab}")
-        if not (self.typical_od > 0 and self.positive_od > 0):
-            raise ValueError(f"Expected densities > 0. Received: {self.typical_od}, {self.positive_od}")
+        if not min(self.typical_od, self.typical_area_um2, self.positive_od) > 0:
+            raise ValueError(f"Expected densities and area > 0. Received: {self}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; `from_dict` reads them back without loss."""
@@ -51,6 +53,7 @@ class SlideStain:
             return SlideStain(
                 **vectors,
                 typical_od=float(values["typical_od"]),
+                typical_area_um2=float(values["typical_area_um2"]),
                 positive_od=float(values["positive_od"]),
                 flags=tuple(str(f) for f in values["flags"]),
             )

@@ -33,6 +33,7 @@ _MIN_NEGATIVES = 15
 _MIN_POSITIVES = 8
 _TYPICAL_RANGE = (0.06, 1.2)
 _DEFAULT_TYPICAL = 0.25
+_DEFAULT_AREA_UM2 = 50.0
 _PIXELS_PER_IMAGE = 250_000
 _NOISE_SDS = 5.0
 _CLEARLY_NEGATIVE_OD = 0.10  # DAB density below which a nucleus helps to tell what a negative one is
@@ -70,7 +71,12 @@ def estimate_stain(
     threshold, threshold_flags = _threshold(np.concatenate([n.dab_od[~n.other] for n in nuclei]), settings)
     if typical is None:
         threshold_flags = (FEW_NUCLEI, *threshold_flags)
-    return dataclasses.replace(stain, positive_od=threshold, flags=(*flags, *vectors.flags, *threshold_flags))
+    return dataclasses.replace(
+        stain,
+        typical_area_um2=_typical_area(np.concatenate([n.area_um2 for n in nuclei])),
+        positive_od=threshold,
+        flags=(*flags, *vectors.flags, *threshold_flags),
+    )
 
 
 def estimate_slide_stain(slide: Slide, tissue: TissueMap, settings: CountingSettings) -> SlideStain:
@@ -103,6 +109,15 @@ def _typical_contrast(found: list[Measured]) -> float | None:
     mass = np.cumsum((contrast * area)[order])
     median = contrast[order][np.searchsorted(mass, mass[-1] / 2)]
     return float(np.clip(median, *_TYPICAL_RANGE))
+
+
+def _typical_area(area_um2: npt.NDArray[np.float32]) -> float:
+    """Median of the area that nuclei cover, not of the nuclei: lymphocytes and fragments are many but small."""
+    if len(area_um2) < _MIN_NEGATIVES:
+        return _DEFAULT_AREA_UM2
+    area = np.sort(area_um2.astype(np.float64))
+    covered = np.cumsum(area)
+    return float(area[np.searchsorted(covered, covered[-1] / 2)])
 
 
 def _threshold(dab: npt.NDArray[np.float32], settings: CountingSettings) -> tuple[float, tuple[str, ...]]:
