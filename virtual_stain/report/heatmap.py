@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import math
 from dataclasses import dataclass
@@ -25,7 +26,9 @@ from virtual_stain.slides.slide import Overview
 
 OVERVIEW_PX = 1400
 """Longer side of one panel; more shows nothing that a tile's colour could."""
-_OPACITY = 0.62
+_OPACITY = 0.65
+_UNUSED_OPACITY = 0.35
+_PALENESS = 0.6  # contrast that is left of the picture below the colours
 _DPI = 150
 
 
@@ -71,13 +74,13 @@ def heatmap_png(report: SlideReport, overview: Overview) -> bytes:
                 f"{marker.label} predicted: global mean {reading.global_mean * 100:.1f} %, "
                 f"top {reading.top_n} {reading.top_mean * 100:.1f} %"
             )
-        _panel(axis, canvas, title)
+        _panel(axis, _pale(canvas), title)
         _paint(axis, canvas, report, marker, scale)
         mappable = ScalarMappable(Normalize(0, scale.top * 100), "viridis")
         # one scale beside both panels keeps them aligned; several markers have a scale each
         beside_axes = axes if panels == 2 else axis
         figure.colorbar(mappable, ax=beside_axes, label=f"{marker.label}-positive tumour cells, %", shrink=0.8)
-    keys = [Patch(color=_mpl(UNUSED_RGB), alpha=_OPACITY, label="tissue without a reading")]
+    keys = [Patch(color=_mpl(UNUSED_RGB), alpha=_UNUSED_OPACITY, label="tissue without a reading")]
     keys += [Patch(facecolor="none", edgecolor="black", label="highest tiles")]
     if report.score.failed:
         keys.append(Patch(color=_mpl(FAILED_RGB), alpha=_OPACITY, label="could not be read"))
@@ -119,6 +122,13 @@ def _canvas(report: SlideReport, overview: Overview) -> _Canvas:
     x, y = overview.px0_from_ov.apply([0.0, 0.0])
     factor = (float(matrix[0, 0]), float(matrix[1, 1]))
     return _Canvas(overview.image, factor, (float(x), float(y)), report.score.mpp.x / factor[0])
+
+
+def _pale(canvas: _Canvas) -> _Canvas:
+    """Light grey: on a stained picture the colours would mix with the stain and no longer match the legend."""
+    grey = canvas.image.mean(axis=-1, keepdims=True)
+    pale = np.repeat(255 - (255 - grey) * _PALENESS, 3, axis=-1)
+    return dataclasses.replace(canvas, image=pale.astype(np.uint8))
 
 
 def _panel(axis: Axes, canvas: _Canvas, title: str) -> None:
@@ -165,8 +175,12 @@ def _paint(axis: Axes, canvas: _Canvas, report: SlideReport, marker: Marker, sca
         area = np.s_[
             max(0, round(y0)) : max(0, round(y0 + h * share)), max(0, round(x0)) : max(0, round(x0 + w * share))
         ]
-        colour = _mpl(FAILED_RGB) if index in report.score.failed else _mpl(UNUSED_RGB)
-        overlay[area] = (*(colours[index] if scores.used[index] else colour), _OPACITY)
+        if scores.used[index]:
+            overlay[area] = (*colours[index], _OPACITY)
+        elif index in report.score.failed:
+            overlay[area] = (*_mpl(FAILED_RGB), _OPACITY)
+        else:
+            overlay[area] = (*_mpl(UNUSED_RGB), _UNUSED_OPACITY)
     axis.imshow(overlay, interpolation="nearest")
     for index in top_tiles(scores, report.readings[marker].top_n):
         x, y, w, h = canvas.rectangle(tiles[index].box)
