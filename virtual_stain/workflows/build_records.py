@@ -39,9 +39,9 @@ from virtual_stain.review.verdicts import (
     write_template,
 )
 from virtual_stain.workflows.ending import error_of, public_reason
-from virtual_stain.workflows.output_folder import WORK, claim, remove_unlisted_shards
+from virtual_stain.workflows.output_folder import claim, remove_unlisted_shards
 from virtual_stain.workflows.packing import Packed, PackJob, candidates, pack
-from virtual_stain.workflows.pair_job import PairJob, PreparedPair, prepare_pair
+from virtual_stain.workflows.pair_job import PreparedPair, make_job, prepare_pair
 from virtual_stain.workflows.part_job import TILES, PartJob, build_part, cut, is_built, join_pair
 from virtual_stain.workflows.scheduling import Failure, Workers, completed, open_workers
 from virtual_stain.workflows.summary import Used, write_summary
@@ -146,19 +146,7 @@ def build_records(
 
 def _prepare(run: _Run) -> None:
     """Registration, tissue, stain and plan of every pair."""
-    jobs = [
-        PairJob(
-            pair=p.pair,
-            marker=p.marker,
-            he=p.he,
-            ihc=p.ihc,
-            he_roi=p.he_roi,
-            ihc_roi=p.ihc_roi,
-            folder=run.out / WORK / p.pair,
-            config=run.config,
-        )
-        for p in run.pairs
-    ]
+    jobs = [make_job(pair, run.out, run.config) for pair in run.pairs]
     results = completed(run.workers, prepare_pair, jobs)
     for job, result in run.progress.track(results, len(jobs), "registering", "pair"):
         if isinstance(result, Failure):
@@ -167,7 +155,7 @@ def _prepare(run: _Run) -> None:
         run.prepared[job.pair] = result
         run.record.inputs[f"{job.pair}/he"] = result.he_sha256
         run.record.inputs[f"{job.pair}/ihc"] = result.ihc_sha256
-        if result.verdict not in ("accept", "review"):
+        if not result.usable:
             run.fail(job.pair, Failure(_rejected(result)))
         elif not result.tiles:
             run.fail(job.pair, Failure(PairError("no window holds enough H&E tissue.")))

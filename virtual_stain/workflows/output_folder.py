@@ -13,8 +13,8 @@ from virtual_stain.config import Config
 from virtual_stain.errors import InputError, OutputError
 from virtual_stain.files import make_folder, output_errors, read_json, write_json
 from virtual_stain.records.manifest import MANIFEST, Manifest
+from virtual_stain.workflows.pair_job import WORK
 
-WORK = "work"
 _STATE = "build.json"
 _SHARD = re.compile(r".+-\d{5}(-of-\d{5})?\.tfrecord(\.tmp)?")
 _SECTIONS = ("tiling", "tissue", "registration", "counting", "labels")

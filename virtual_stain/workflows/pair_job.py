@@ -24,6 +24,7 @@ from virtual_stain.labels.build import transform_sha256
 from virtual_stain.labels.jpeg import encode_jpeg
 from virtual_stain.labels.regions import read_regions
 from virtual_stain.markers import Marker
+from virtual_stain.pairs import StainPair
 from virtual_stain.registration.overlay import draw_overlay
 from virtual_stain.registration.register import register_pair, side_images
 from virtual_stain.registration.result import Registration
@@ -36,6 +37,7 @@ from virtual_stain.version import __version__
 
 WORK_VERSION = 1
 """Raised when the meaning of anything in the work folder changes: then it is made again."""
+WORK = "work"
 OVERLAY = "overlay.jpg"
 _OVERLAY_QUALITY = 88
 _PREPARED = "prepared.json"
@@ -76,6 +78,25 @@ class PreparedPair:
     n_glass: int
     n_little_tissue: int
     """Windows with less tissue than labels.min_tissue_fraction, which are not built."""
+
+    @property
+    def usable(self) -> bool:
+        """Whether the registration allows tiles at all."""
+        return self.verdict in ("accept", "review")
+
+
+def make_job(pair: StainPair, out: Path, config: Config) -> PairJob:
+    """The work on one row of PAIRS.csv, in `out`/work/<pair>."""
+    return PairJob(
+        pair=pair.pair,
+        marker=pair.marker,
+        he=pair.he,
+        ihc=pair.ihc,
+        he_roi=pair.he_roi,
+        ihc_roi=pair.ihc_roi,
+        folder=out / WORK / pair.pair,
+        config=config,
+    )
 
 
 def prepare_pair(job: PairJob) -> PreparedPair:
