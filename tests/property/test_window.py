@@ -235,3 +235,9 @@ def test_levels_that_are_no_whole_fraction_are_placed_exactly(tmp_path):
 def test_a_map_that_is_not_finite_is_refused(pyramid):
     with pytest.raises(ValueError, match="finite"):
         read_warped_window(pyramid, Affine2D.identity("px0", "out"), OUT, lambda points: points * np.nan)
+
+
+def test_a_map_that_has_nothing_to_do_with_the_transform_is_refused(pyramid):
+    """A broken displacement field must not make us read the whole slide."""
+    with pytest.raises(ValueError, match="near those of"):
+        read_warped_window(pyramid, Affine2D.identity("px0", "out"), OUT, lambda points: points * 50)

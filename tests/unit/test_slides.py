@@ -16,6 +16,7 @@ from tests.fixtures.slides import MemorySource, memory_slide, write_tiled_tiff
 from virtual_stain.errors import ResolutionError, SlideError
 from virtual_stain.geometry import Box, Size
 from virtual_stain.slides import image_source
+from virtual_stain.slides.openslide_source import _on_white
 from virtual_stain.slides.slide import Slide, SlideRef, open_slide
 from virtual_stain.slides.window import read_window
 
@@ -275,3 +276,14 @@ def test_colours_survive_jpeg_tiles(tmp_path, mode):
         difference = np.abs(image.astype(int) - smooth)
         assert difference.mean() < 1.5
         assert difference[:-8, :-8].max() <= 6  # the last blocks ring against their padding
+
+
+def test_half_transparent_pixels_are_blended_with_white():
+    rgba = np.zeros((2, 3, 4), np.uint8)
+    rgba[0] = (100, 50, 0, 255)
+    rgba[1, 0] = (100, 50, 0, 128)
+    image = _on_white(rgba)
+    assert image[0].tolist() == [[100, 50, 0]] * 3
+    assert image[1].tolist() == [[177, 152, 127], [255, 255, 255], [255, 255, 255]]
+    rgba[..., 3] = 255
+    assert np.array_equal(_on_white(rgba), rgba[..., :3])

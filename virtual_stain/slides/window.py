@@ -21,6 +21,8 @@ from PIL import Image
 from virtual_stain.geometry import Affine2D, Box, Points, Size
 from virtual_stain.slides.source import Levels, Patch, Rgb
 
+Plane = npt.NDArray[np.float64]  # float64[H, W], one coordinate of every pixel
+
 _MAX_REGION_PX = 48_000_000  # larger windows are read in parts (a slide without pyramid): memory stays bounded
 _SLACK = 1.001  # a level this much coarser than asked for still counts as fine enough (rounding of mpp)
 _MAX_FINENESS = 3  # samples per output pixel and axis of a warped window; more cost more than they show
@@ -91,11 +93,12 @@ def read_warped_window(
     given, it alone says where the pixels lie (float64[N, 2] of the output → float64[N, 2] px0), and `slide_from_out`
     only how large they are. White outside the scan. Raises SlideError naming file and region.
     """
-    centres = _map_to_px0(slide_from_out, out, displaced)
+    x, y = _centres_px0(slide_from_out, out, displaced)
     finest = slide_from_out.scales[1]
     level = best_level(slide, finest)
     pixel = max(slide.level_scales[level])
-    around = Box.around(centres.reshape(-1, 2)).expanded(2 * max(slide_from_out.scales[0], pixel))
+    seen = Box(float(x.min()), float(y.min()), float(np.ptp(x)), float(np.ptp(y)))
+    around = seen.expanded(2 * max(slide_from_out.scales[0], pixel))
     # shrinking: sample as finely as the source, then reduce as `read_window` does, and nothing aliases
     fineness = max(1, min(_MAX_FINENESS, math.ceil(finest / pixel / _SLACK)))
     patch = _read_reduced(slide, level, around, finest)
@@ -103,27 +106,33 @@ def read_warped_window(
     if displaced is None:
         image = _warp(patch.image, to_patch @ _as_px0(slide_from_out), out, fineness)
     else:
-        image = _remap(patch.image, to_patch.apply(centres), fineness)
-    inside = centres[1:-1, 1:-1]
-    b = slide.bounds
-    valid = (inside[..., 0] >= b.x) & (inside[..., 0] < b.x1) & (inside[..., 1] >= b.y) & (inside[..., 1] < b.y1)
-    return image, valid
+        (scale_x, _, shift_x), (_, scale_y, shift_y) = to_patch.matrix[:2]
+        image = _remap(patch.image, (x * scale_x + shift_x, y * scale_y + shift_y), fineness)
+    b, inner = slide.bounds, np.s_[1:-1, 1:-1]
+    return image, (x[inner] >= b.x) & (x[inner] < b.x1) & (y[inner] >= b.y) & (y[inner] < b.y1)
 
 
 def _as_px0(slide_from_out: Affine2D) -> Affine2D:
     return Affine2D("px0", "out", slide_from_out.matrix)
 
 
-def _map_to_px0(
+def _centres_px0(
     slide_from_out: Affine2D, out: Size, displaced: Callable[[Points], Points] | None
-) -> npt.NDArray[np.float64]:
-    """float64[H + 2, W + 2, 2]: px0 of every pixel centre, and of one ring around the image."""
-    x, y = np.arange(-1, out.width + 1) + 0.5, np.arange(-1, out.height + 1) + 0.5
-    points = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
-    mapped = slide_from_out.apply(points) if displaced is None else np.asarray(displaced(points), np.float64)
+) -> tuple[Plane, Plane]:
+    """x and y, each float64[H + 2, W + 2]: px0 of every pixel centre, and of one ring around the image."""
+    u, v = np.arange(-1, out.width + 1)[None, :] + 0.5, np.arange(-1, out.height + 1)[:, None] + 0.5
+    if displaced is None:
+        m = slide_from_out.matrix
+        return m[0, 0] * u + (m[0, 1] * v + m[0, 2]), m[1, 0] * u + (m[1, 1] * v + m[1, 2])
+    shape = out.height + 2, out.width + 2
+    points = np.stack([np.broadcast_to(u, shape).ravel(), np.broadcast_to(v, shape).ravel()], axis=-1)
+    mapped = np.asarray(displaced(points), np.float64)
     if mapped.shape != points.shape or not np.isfinite(mapped).all():
         raise ValueError(f"Expected finite positions of shape {points.shape}. Received: shape {mapped.shape}")
-    return mapped.reshape(out.height + 2, out.width + 2, 2)
+    reach = float(np.abs(mapped - slide_from_out.apply(points)).max())
+    if reach > 4 * out.diagonal * slide_from_out.scales[0]:
+        raise ValueError(f"Expected displaced positions near those of slide_from_out. Received: {reach:.0f} px0 away")
+    return mapped[:, 0].reshape(shape), mapped[:, 1].reshape(shape)
 
 
 def _read_reduced(slide: Levels, level: int, around: Box, finest: float) -> Patch:
@@ -151,21 +160,16 @@ def _warp(image: Rgb, patch_from_out: Affine2D, out: Size, fineness: int) -> Rgb
     return _reduced(np.asarray(warped, np.uint8), fineness)
 
 
-def _remap(image: Rgb, patch_points: npt.NDArray[np.float64], fineness: int) -> Rgb:
-    """`patch_points`: float64[H + 2, W + 2, 2] with the ring, so that the finer map needs no extrapolation."""
-    maps: npt.NDArray[np.float32] = (patch_points - 0.5).astype(np.float32)  # cv2: the first pixel's centre is at 0
+def _remap(image: Rgb, centres: tuple[Plane, Plane], fineness: int) -> Rgb:
+    """`centres`: x and y in px of `image`, with the ring, so that the finer map needs no extrapolation."""
+    maps = [(plane - 0.5).astype(np.float32) for plane in centres]  # cv2 puts the first pixel's centre at 0
     if fineness > 1:
-        height, width = maps.shape[:2]
-        finer = cv2.resize(maps, (width * fineness, height * fineness), interpolation=cv2.INTER_LINEAR)
-        maps = np.asarray(finer, np.float32)
-    inner = np.ascontiguousarray(maps[fineness:-fineness, fineness:-fineness])
+        height, width = maps[0].shape
+        size = width * fineness, height * fineness
+        maps = [np.asarray(cv2.resize(m, size, interpolation=cv2.INTER_LINEAR), np.float32) for m in maps]
+    x, y = (np.ascontiguousarray(m[fineness:-fineness, fineness:-fineness]) for m in maps)
     warped = cv2.remap(
-        image,
-        inner[..., 0],
-        inner[..., 1],
-        _interpolation(fineness),
-        borderMode=cv2.BORDER_CONSTANT,
-        borderValue=(255, 255, 255),
+        image, x, y, _interpolation(fineness), borderMode=cv2.BORDER_CONSTANT, borderValue=(255, 255, 255)
     )
     return _reduced(np.asarray(warped, np.uint8), fineness)
 
