@@ -95,16 +95,25 @@ def _training_crop(data: tf.Tensor, seed: tf.Tensor, spec: CropSpec, settings: A
 
 
 def tile_batches(
-    folder: Path, pairs: Sequence[PairEntry], spec: CropSpec, batch_tiles: int, max_tiles: int | None = None
+    folder: Path,
+    pairs: Sequence[PairEntry],
+    spec: CropSpec,
+    batch_tiles: int,
+    *,
+    max_tiles: int | None = None,
+    labelled_only: bool = False,
 ) -> tf.data.Dataset:
     """Whole tiles in the manifest's order, the same every time; the last batch may be smaller.
 
     {tile: uint8[B, T, T, 3]; positive, cells: float32[B, g², markers] of the crops of prediction's grid, row by row;
     trusted, usable: float32[B, markers]; pair, patient: string[B]; col, row: int64[B]; tissue_fraction: float32[B]}.
-    `max_tiles`: every n-th tile, so that no more than this many remain. Raises InputError.
+    `labelled_only`: without the tiles whose ratio is no label. `max_tiles`: every n-th tile, so that no more than
+    this many remain. Raises InputError.
     """
     tiles = tf.data.TFRecordDataset(_paths(folder, pairs))
-    total = sum(p.n_records for p in pairs)
+    total = sum(p.n_ratio if labelled_only else p.n_records for p in pairs)
+    if labelled_only:  # before anything is decoded
+        tiles = tiles.filter(lambda data: parse_example(data, ["label/weight"])["label/weight"] > 0)
     if max_tiles is not None and total > max_tiles:
         tiles = tiles.shard(-(-total // max_tiles), 0)
     tiles = tiles.map(lambda data: _whole_tile(data, spec), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)

@@ -115,7 +115,9 @@ def _job(inputs: _Inputs, paths: RunDir, *, load_weights: bool) -> Job:
         paths=paths,
         steps_per_epoch=steps_per_epoch,
         batches_from=lambda step: training_batches(inputs.records, split.train, spec, _order(config, step)),
-        validation_tiles=tile_batches(inputs.records, split.validation, spec, batch_tiles, settings.validation_tiles),
+        validation_tiles=tile_batches(
+            inputs.records, split.validation, spec, batch_tiles, max_tiles=settings.validation_tiles
+        ),
     )
 
 

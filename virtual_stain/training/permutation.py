@@ -21,7 +21,7 @@ from virtual_stain.training.run_dir import TrainedRun
 
 _COMPONENTS = 64
 _TILES_A_COMPONENT = 5
-_MAX_TILES = 4000  # more change nothing but the time
+_MAX_TILES = 1000  # more change nothing but the time
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,9 +124,9 @@ def tile_features(
 
     features, truth, patients = [], [], []
     with reading_errors(records):
-        for batch in tile_batches(records, pairs, spec, batch_tiles, max_tiles):
+        for batch in tile_batches(records, pairs, spec, batch_tiles, max_tiles=max_tiles, labelled_only=True):
             cells = batch["cells"].numpy().sum(axis=(1, 2))
-            chosen = (batch["trusted"].numpy().max(axis=1) > 0) & (cells > 0)
+            chosen = cells > 0
             features.append(pooled(batch["tile"]).numpy()[chosen].astype(np.float64))
             truth.append((batch["positive"].numpy().sum(axis=(1, 2))[chosen] / cells[chosen]).astype(np.float64))
             patients += [p.decode() for p in batch["patient"].numpy()[chosen]]
