@@ -39,7 +39,7 @@ class RegistrationSettings:
     """log10 of the largest acceptable probability that unrelated slides agree as well as these do."""
     min_windows: int = 8
     """Fewer held-out windows than this prove nothing."""
-    p95_margin_fraction: float = 1.25
+    p95_margin_fraction: float = 1.4
     """The stated p95 is the estimated one times this (calibrated on truth: docs/registration.md)."""
 
     def __post_init__(self) -> None:

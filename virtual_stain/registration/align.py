@@ -15,7 +15,7 @@ from virtual_stain.geometry import Affine2D
 from virtual_stain.registration.estimate import Candidate, refine_starts
 from virtual_stain.registration.quality import Evidence, gather_evidence
 from virtual_stain.registration.raster import Matrix
-from virtual_stain.registration.refine import PROBES, refine_locally
+from virtual_stain.registration.refine import probe_plan, refine_locally
 from virtual_stain.registration.search import find_starts
 from virtual_stain.registration.transform import DisplacementField, PairTransform
 from virtual_stain.registration.windows import match_windows
@@ -60,8 +60,9 @@ def align(pair: WorkingPair, settings: RegistrationSettings) -> Alignment | None
 
 def _judge(pair: WorkingPair, candidate: Candidate, settings: RegistrationSettings) -> Alignment:
     local = refine_locally(pair.fixed, pair.moving, candidate.matrix, settings.smoothness, settings.max_slope_fraction)
-    probes = match_windows(pair.fixed, pair.moving, candidate.matrix, local.field, PROBES)
-    keep_away = PROBES.window / PROBES.factor
+    plan = probe_plan(pair.fixed)
+    probes = match_windows(pair.fixed, pair.moving, candidate.matrix, local.field, plan)
+    keep_away = plan.window / plan.factor
     evidence = gather_evidence(pair.fixed.shape, local.fit, probes, local.settings, keep_away)
     return Alignment(candidate.matrix, local.field if settings.local else None, evidence, candidate.overlap)
 

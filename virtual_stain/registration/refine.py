@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from virtual_stain.registration.field import FieldSettings, fit_field
@@ -15,7 +16,8 @@ PASSES = (
     WindowPlan(factor=0.5, window=64, step=20, radius=16),
     WindowPlan(factor=1.0, window=64, step=24, radius=12),
 )
-PROBES = WindowPlan(factor=0.5, window=48, step=48, radius=16)
+_PROBES = WindowPlan(factor=0.5, window=48, step=48, radius=16)
+_SMALL_PX = 500.0  # square root of the tissue area below which half-size probes would be too few
 
 _NODE_PX = 32.0
 _ROBUST_PX = 3.0
@@ -28,6 +30,11 @@ class Local:
     field: DisplacementField | None
     fit: Matches
     settings: FieldSettings
+
+
+def probe_plan(fixed: Foreground) -> WindowPlan:
+    """Windows that judge: none overlaps another, so that each is evidence of its own."""
+    return dataclasses.replace(_PROBES, factor=1.0) if fixed.tissue_px < _SMALL_PX**2 else _PROBES
 
 
 def refine_locally(fixed: Foreground, moving: Foreground, matrix: Matrix, smoothness: float, max_slope: float) -> Local:

@@ -21,6 +21,7 @@ from virtual_stain.registration.raster import Image, Matrix, blur, local_norm, p
 
 _STRUCTURE_SIGMA = 5.0
 _PEAKS_PER_TURN = 2
+_ROUGHER = 0.65
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,21 +54,19 @@ def find_starts(
 
     scales: moving px per fixed px to try (1.0 when both pixel sizes are known).
     """
-    factor = min(1.0, coarse_px / float(np.sqrt(fixed.tissue_px) * 1.6))
+    several = len(scales) > 1
+    # an unknown scale multiplies the tries: each may be rougher, for the best of them are refined anyway
+    coarse_px = round(coarse_px * _ROUGHER) if several else coarse_px
+    angle_step_deg = angle_step_deg / _ROUGHER if several else angle_step_deg
+    factor = min(1.0, coarse_px / math.sqrt(fixed.tissue_px))
     f, m = _coarse(fixed, factor), _coarse(moving, factor)
-    side = scipy.fft.next_fast_len(int(_reach(f, m, scales)) + 8, real=True)
-    canvas = _Canvas(f, m, side)
     starts: list[Start] = []
     for scale in scales:
+        canvas = _Canvas(f, m, scale)
         for mirror in (1.0, -1.0):
             for angle in np.arange(0.0, 360.0, angle_step_deg):
-                starts += canvas.correlate(scale, float(np.deg2rad(angle)), mirror)
+                starts += canvas.correlate(float(np.deg2rad(angle)), mirror)
     return _distinct(starts, fixed, keep)
-
-
-def _reach(f: _Coarse, m: _Coarse, scales: Sequence[float]) -> float:
-    # half of the fixed plus the whole turned moving image, so that the circular correlation does not wrap around
-    return math.hypot(*f.density.shape) / 2 + math.hypot(*m.density.shape) / min(scales)
 
 
 def _coarse(side: Foreground, factor: float) -> _Coarse:
@@ -82,10 +81,13 @@ def _coarse(side: Foreground, factor: float) -> _Coarse:
 
 
 class _Canvas:
-    """The fixed side's spectra, and the correlation of any turned moving side with them."""
+    """The fixed side's spectra, and the correlation with them of the moving side at one scale, turned in any way."""
 
-    def __init__(self, fixed: _Coarse, moving: _Coarse, side: int) -> None:
-        self.fixed, self.moving, self.side = fixed, moving, side
+    def __init__(self, fixed: _Coarse, moving: _Coarse, scale: float) -> None:
+        # half of the fixed plus the whole turned moving image, so that the circular correlation does not wrap around
+        reach = math.hypot(*fixed.density.shape) / 2 + math.hypot(*moving.density.shape) / scale
+        side = scipy.fft.next_fast_len(int(reach) + 8, real=True)
+        self.fixed, self.moving, self.scale, self.side = fixed, moving, scale, side
         self.centre = np.array([side / 2, side / 2])
         self.fixed_shift = self.centre - fixed.centre
         self.spectra = [np.conj(self._spectrum(self._placed(i))) for i in (fixed.density, fixed.structure)]
@@ -101,10 +103,10 @@ class _Canvas:
         result: npt.NDArray[np.complex64] = scipy.fft.rfft2(image)
         return result
 
-    def correlate(self, scale: float, angle: float, mirror: float) -> list[Start]:
-        """The best translations of one turned, mirrored, scaled moving side."""
+    def correlate(self, angle: float, mirror: float) -> list[Start]:
+        """The best translations of the turned, mirrored moving side."""
         c, s = np.cos(angle), np.sin(angle)
-        linear = scale * np.array([[c, -s], [s, c]]) @ np.diag([mirror, 1.0])
+        linear = self.scale * np.array([[c, -s], [s, c]]) @ np.diag([mirror, 1.0])
         offset = self.moving.centre - linear @ self.centre
         into = np.eye(3)
         into[:2, :2], into[:2, 2] = linear, offset

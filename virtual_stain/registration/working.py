@@ -16,7 +16,7 @@ from virtual_stain.registration.raster import Mask, Rgb
 
 _MARGIN_FRACTION = 0.06
 _LONGEST_SIDE = 2.6  # of the working image, in units of work_px: scattered fragments get a coarser resolution
-_SCALE_STEP = 1.12
+_SCALE_STEP = 1.15
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,0 +1,124 @@
+"""register_pair on toy slides: any turn, mirror and scale; bad pairs are told from good ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.fixtures.registration import ToyPair, toy_pair, toy_transform, write_image
+from virtual_stain.config import RegistrationSettings, TissueSettings
+from virtual_stain.errors import NoTissueError, ResolutionError
+from virtual_stain.registration.field import slope
+from virtual_stain.registration.register import register_pair
+from virtual_stain.registration.result import Registration, Verdict
+from virtual_stain.slides.slide import SlideRef, open_slide
+
+
+def register(pair: ToyPair, mpp: bool = True, ihc_mpp: float | None = None) -> Registration:
+    he_mpp = (pair.he_mpp, pair.he_mpp) if mpp else None
+    other = ihc_mpp or pair.ihc_mpp
+    with (
+        open_slide(SlideRef(pair.he, he_mpp)) as he,
+        open_slide(SlideRef(pair.ihc, (other, other) if mpp else None)) as ihc,
+    ):
+        return register_pair(he, ihc, RegistrationSettings(), TissueSettings())
+
+
+def errors_um(pair: ToyPair, registration: Registration) -> np.ndarray:
+    points = pair.points()
+    gaps = registration.transform.to_ihc(points) - pair.transform.to_ihc(points)
+    return np.asarray(np.linalg.norm(gaps, axis=1) * pair.ihc_mpp)
+
+
+@pytest.mark.parametrize(
+    ("rotation", "mirror", "scale", "elastic"),
+    [(0, False, 1.0, 0.0), (37, False, 1.0, 3.0), (180, True, 0.7, 2.0), (251, False, 1.6, 4.0)],
+)
+def test_any_pose_is_found(tmp_path: Path, rotation: float, mirror: bool, scale: float, elastic: float) -> None:
+    pair = toy_pair(tmp_path, toy_transform(rotation, mirror=mirror, scale=scale, elastic_px=elastic))
+    registration = register(pair)
+    error = errors_um(pair, registration)
+    assert np.percentile(error, 90) < 6.0
+    assert registration.verdict is Verdict.ACCEPT
+    assert registration.error_p95_um is not None
+    assert np.mean(error < registration.error_p95_um) >= 0.9
+    assert ("mirrored" in registration.flags) == mirror
+    _, p95 = registration.error_at_um(pair.points())
+    assert np.mean(error < p95) >= 0.9
+
+
+def test_missing_tissue_and_control_tissue(tmp_path: Path) -> None:
+    pair = toy_pair(tmp_path, toy_transform(120, elastic_px=3.0), missing=True, control=True)
+    registration = register(pair)
+    assert registration.usable
+    right = pair.points()[:, 0] > 230  # the part that is there
+    assert np.percentile(errors_um(pair, registration)[right], 90) < 12.0
+
+
+def test_displacement_cannot_fold_and_inverts(tmp_path: Path) -> None:
+    pair = toy_pair(tmp_path, toy_transform(20, elastic_px=6.0))
+    transform = register(pair).transform
+    assert transform.displacement is not None
+    assert slope(transform.displacement) <= RegistrationSettings().max_slope_fraction
+    points = pair.points()
+    assert np.abs(transform.to_he(transform.to_ihc(points)) - points).max() < 0.01
+
+
+@pytest.mark.parametrize("scale", [0.6, 1.7])
+def test_without_pixel_size_the_scale_is_found_and_the_verdict_is_null(tmp_path: Path, scale: float) -> None:
+    pair = toy_pair(tmp_path, toy_transform(75, scale=scale))
+    registration = register(pair, mpp=False)
+    assert registration.verdict is None
+    assert not registration.usable
+    assert registration.error_median_um is None
+    assert registration.error_median_px0 is not None
+    assert "no_mpp" in registration.flags
+    assert np.median(errors_um(pair, registration)) / pair.he_mpp < 1.5
+    with pytest.raises(ValueError, match="pixel sizes"):
+        registration.error_at_um(pair.points())
+
+
+def test_slide_of_another_block_is_rejected(tmp_path: Path) -> None:
+    registration = register(toy_pair(tmp_path, toy_transform(30), ihc_seed=40))
+    assert registration.verdict is Verdict.REJECT
+    assert "no_consensus" in registration.flags
+    assert registration.error_median_um is None
+
+
+def test_wrong_pixel_size_is_never_accepted(tmp_path: Path) -> None:
+    """Twice the true pixel size on one side: either rejected, or flagged with the scale that does not fit."""
+    pair = toy_pair(tmp_path, toy_transform(30))
+    registration = register(pair, ihc_mpp=2 * pair.ihc_mpp)
+    assert registration.verdict is Verdict.REJECT
+
+
+def test_small_error_of_the_pixel_size_is_absorbed(tmp_path: Path) -> None:
+    pair = toy_pair(tmp_path, toy_transform(200))
+    registration = register(pair, ihc_mpp=1.03 * pair.ihc_mpp)
+    assert registration.verdict is Verdict.ACCEPT
+    assert np.percentile(errors_um(pair, registration), 90) < 6.0
+
+
+def test_crumb_of_tissue_proves_nothing(tmp_path: Path) -> None:
+    image = np.full((300, 300, 3), 243, np.uint8)
+    rng = np.random.default_rng(0)
+    image[140:190, 140:200] = rng.integers(90, 200, (50, 60, 3), dtype=np.uint8)
+    path = write_image(tmp_path / "crumb.png", image)
+    registration = register(ToyPair(path, path, toy_transform(0), 4.0, 4.0))
+    assert registration.verdict is Verdict.REJECT
+    assert "few_windows" in registration.flags
+
+
+def test_blank_slide_has_no_tissue(tmp_path: Path) -> None:
+    pair = toy_pair(tmp_path, toy_transform(0))
+    blank = write_image(tmp_path / "blank.png", np.full((400, 400, 3), 243, np.uint8))
+    with pytest.raises(NoTissueError, match=r"blank\.png"):
+        register(ToyPair(pair.he, blank, pair.transform, 4.0, 4.0))
+
+
+def test_absurd_pixel_size_is_refused(tmp_path: Path) -> None:
+    pair = toy_pair(tmp_path, toy_transform(0))
+    with pytest.raises(ResolutionError):
+        register(pair, ihc_mpp=400.0)
