@@ -26,7 +26,7 @@ class PhantomBiology:
     """Spread of `mean_logit` between patients, log-odds."""
     field_scale_um: float = 230.0
     """Smoothness (Gaussian sigma) of the proliferation field; hot spots are about three times as wide, µm."""
-    coupling: float = 0.82
+    coupling: float = 0.84
     """Correlation of the nuclear morphology with the field within a patient; 1 would make H&E tell everything."""
     nucleus_um: float = 9.0
     """Mean diameter of a tumour nucleus in the middle of the morphology field, µm."""

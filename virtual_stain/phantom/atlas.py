@@ -93,7 +93,7 @@ def neighbouring_section(atlas: Atlas, seed: int) -> Atlas:
     return replace(
         atlas,
         nest=atlas.nest + shift,
-        hole=np.where(atlas.fat > 0, atlas.hole, atlas.hole + smooth_field(rng, atlas.shape, 6) * 1.5),
+        hole=np.where(atlas.fat > -30, atlas.hole, atlas.hole + smooth_field(rng, atlas.shape, 6) * 1.5),
         tissue=atlas.tissue + smooth_field(rng, atlas.shape, 15) * 4,
         phi=atlas.phi + smooth_field(rng, atlas.shape, 20) * 12,
     )
@@ -234,8 +234,9 @@ def _fibres(rng: np.random.Generator, tissue: Image, nest: Image) -> tuple[Image
 def _fat_cells(rng: np.random.Generator, fat: Image) -> Image:
     """Level of the fat cells' insides: Voronoi cells of about 55 µm with thin walls."""
     level = np.full(fat.shape, -100, np.float32)
-    where = np.argwhere(fat > 0)
-    if len(where) < 50:
+    # a little beyond the region, so that the level falls smoothly through its border
+    where = np.argwhere(fat > -30)
+    if np.count_nonzero(fat > 0) < 50:
         return level
     pitch_um = 52.0
     n = max(4, int(len(where) * ATLAS_UM**2 / pitch_um**2 * 1.6))
