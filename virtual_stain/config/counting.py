@@ -40,7 +40,7 @@ class CountingSettings:
     """Blob response a nucleus needs, as a share of the contrast of this slide's typical negative nucleus."""
     level_contrast: float = 0.3
     """Contrast against the surroundings that a nucleus needs, as a share of the same, beyond `min_contrast_od`."""
-    min_contrast_od: float = 0.04
+    min_contrast_od: float = 0.03
     """Contrast that is noise or cytoplasm on any slide, optical density summed over the three channels."""
     merge_saddle: float = 0.92
     """Two peaks are one nucleus where the saddle between them reaches this share of the lower one."""

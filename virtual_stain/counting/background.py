@@ -18,7 +18,7 @@ CAST = "background_tinted"
 
 _FLAT_SD = 3.0  # grey levels: sensor and JPEG noise of glass; stroma has texture beyond that
 _GLASS_SHARE = 0.002  # of the pixels, below which flat bright ones may be chance
-_NEAR = 12  # grey levels below the brightest flat pixels that still are the same glass
+_NEAR = 6  # grey levels below the brightest flat pixels that still are the same glass
 _PADDING = 255  # scanners and readers fill what was not scanned with pure white
 _MAX_PIXELS = 400_000  # per image: enough for a mode, cheap on large images
 
@@ -47,10 +47,10 @@ def estimate_background(images: Sequence[U8]) -> tuple[Vector, tuple[str, ...]]:
     flags: tuple[str, ...] = (NO_GLASS,)
     if len(flats) >= max(50, _GLASS_SHARE * total):
         flat_level = flats.astype(np.int32).sum(axis=1)
-        near = flats[flat_level >= np.percentile(flat_level, 95) - 3 * _NEAR]
+        near = flats[flat_level >= np.percentile(flat_level, 99) - 3 * _NEAR]
         glass = np.median(near, axis=0)
         # flat pixels darker than much of the tissue are smears or a cover-slip edge, not glass
-        if len(near) >= max(50, _GLASS_SHARE * total) and glass.sum() >= bright - 3 * _NEAR:
+        if len(near) >= max(50, _GLASS_SHARE * total) and glass.sum() >= bright - 6 * _NEAR:
             colour, flags = glass, ()
     return _checked(colour, flags)
 

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.fixtures.counting import Field, FieldStyle, f1_score, matches, stained_field
+from virtual_stain.config.counting import CountingSettings
+from virtual_stain.counting.cells import CellClass, Cells
+from virtual_stain.counting.count import count_cells, measure_cells
+from virtual_stain.counting.outline import outlines, shoelace
+from virtual_stain.counting.slide_stain import SlideStain
+from virtual_stain.counting.stain import estimate_stain
+from virtual_stain.errors import ConfigError, ResolutionError
+from virtual_stain.markers import Marker
+
+SETTINGS = CountingSettings()
+STAIN = SlideStain(background=(236.0, 234.0, 238.0))
+
+
+def count(field: Field) -> Cells:
+    stain = estimate_stain([field.rgb], SETTINGS, field.mpp)
+    return count_cells(field.rgb, field.mpp, Marker.KI67, stain, SETTINGS)
+
+
+@pytest.mark.parametrize("mpp", [0.2, 0.227, 0.25, 0.3, 0.346, 0.46, 0.6])
+def test_nuclei_are_found_at_every_usual_pixel_size(mpp: float) -> None:
+    field = stained_field(mpp=mpp)
+    cells = count(field)
+    assert f1_score(cells.xy, field.xy, 3 / mpp) > 0.97
+    pairs = matches(cells.xy, field.xy, 3 / mpp)
+    positive = cells.cell_class[pairs[:, 0]] == CellClass.POSITIVE
+    assert (positive == field.positive[pairs[:, 1]]).all()
+    assert np.abs((cells.xy[pairs[:, 0]] - field.xy[pairs[:, 1]]).mean(axis=0) * mpp).max() < 0.15  # no shift
+
+
+def test_areas_are_in_square_micrometres_whatever_the_pixel_size() -> None:
+    median = [float(np.median(count(stained_field(mpp=m)).area_um2)) for m in (0.25, 0.46)]
+    assert median[0] == pytest.approx(np.pi * 4.1**2, rel=0.2)
+    assert median[1] == pytest.approx(median[0], rel=0.1)
+
+
+@pytest.mark.parametrize("style", [FieldStyle(negative_od=0.12), FieldStyle(positive_od=1.6), FieldStyle(glass=False)])
+def test_pale_negatives_and_dark_positives_are_found_by_one_rule(style: FieldStyle) -> None:
+    field = stained_field(style=style)
+    assert f1_score(count(field).xy, field.xy, 3 / field.mpp) > 0.95
+
+
+def test_touching_nuclei_are_told_apart() -> None:
+    field = stained_field(style=FieldStyle(spacing_um=9.0, radius_um=(3.9, 4.3)))
+    assert f1_score(count(field).xy, field.xy, 3 / field.mpp) > 0.9
+
+
+@pytest.mark.parametrize(("positive_fraction", "expected"), [(0.0, 0.0), (1.0, 1.0), (0.5, 0.5)])
+def test_ratio_of_all_negative_all_positive_and_half(positive_fraction: float, expected: float) -> None:
+    counts = count(stained_field(positive_fraction=positive_fraction)).counts(tumour_only=False)
+    assert counts.ratio == pytest.approx(expected, abs=0.02)
+
+
+@pytest.mark.parametrize("grey", [255, 240, 128, 0])
+def test_a_blank_picture_has_no_cells_and_no_ratio(grey: int) -> None:
+    image = np.full((300, 300, 3), grey, np.uint8)
+    cells = count_cells(image, 0.3, Marker.KI67, estimate_stain([image], SETTINGS, 0.3), SETTINGS)
+    assert len(cells) == 0
+    assert cells.counts().ratio is None
+
+
+def test_noise_on_glass_is_no_nucleus() -> None:
+    noise = np.random.default_rng(0).normal(235, 3, (400, 400, 3))
+    image = np.clip(noise, 0, 255).astype(np.uint8)
+    assert len(count_cells(image, 0.3, Marker.KI67, estimate_stain([image], SETTINGS, 0.3), SETTINGS)) == 0
+
+
+@pytest.mark.parametrize("pen", [(20, 140, 60), (20, 40, 160), (200, 30, 40)])
+def test_pen_is_no_nucleus(pen: tuple[int, int, int]) -> None:
+    field = stained_field()
+    marked = field.rgb.copy()
+    yy, xx = np.mgrid[: marked.shape[0], : marked.shape[1]]
+    spots = [(480, 60), (480, 160), (480, 260)]
+    for x, y in spots:
+        marked[(xx - x) ** 2 + (yy - y) ** 2 < 14**2] = pen
+    stain = estimate_stain([field.rgb], SETTINGS, field.mpp)
+    cells = count_cells(marked, field.mpp, Marker.KI67, stain, SETTINGS)
+    at_spots = matches(cells.xy, np.array(spots, np.float64), 5 / field.mpp)[:, 0]
+    assert len(at_spots) == len(spots)
+    assert (cells.cell_class[at_spots] == CellClass.OTHER).all()
+    assert not cells.tumour[at_spots].any()
+
+
+def test_small_round_and_long_nuclei_are_no_tumour_cells() -> None:
+    big = stained_field(positive_fraction=0, style=FieldStyle(radius_um=(4.4, 4.8)))
+    small = stained_field(positive_fraction=0, style=FieldStyle(radius_um=(2.4, 2.6)))
+    stain = estimate_stain([big.rgb], SETTINGS, big.mpp)
+    assert count_cells(big.rgb, big.mpp, Marker.ER, stain, SETTINGS).tumour.mean() > 0.95
+    assert count_cells(small.rgb, small.mpp, Marker.ER, stain, SETTINGS).tumour.mean() < 0.1
+    long = stained_field(positive_fraction=0, style=FieldStyle(radius_um=(2.4, 2.5), spacing_um=16))
+    stretched = np.repeat(long.rgb, 4, axis=0)
+    assert count_cells(stretched, long.mpp, Marker.ER, stain, SETTINGS).tumour.mean() < 0.1
+
+
+def test_a_region_of_interest_decides_what_is_tumour() -> None:
+    field = stained_field()
+    roi = np.zeros(field.rgb.shape[:2], bool)
+    roi[:, :200] = True
+    stain = estimate_stain([field.rgb], SETTINGS, field.mpp)
+    cells = count_cells(field.rgb, field.mpp, Marker.KI67, stain, SETTINGS, roi)
+    assert np.array_equal(cells.tumour, cells.xy[:, 0] < 200)
+
+
+def test_membrane_markers_are_refused() -> None:
+    for marker in (Marker.HER2, Marker.PDL1):
+        with pytest.raises(ConfigError, match="membrane"):
+            count_cells(np.zeros((9, 9, 3), np.uint8), 0.3, marker, STAIN, SETTINGS)
+
+
+@pytest.mark.parametrize("mpp", [0.9, 0.01])
+def test_pixels_that_cannot_be_counted_are_refused(mpp: float) -> None:
+    with pytest.raises(ResolutionError, match="to count nuclei"):
+        count_cells(np.zeros((9, 9, 3), np.uint8), mpp, Marker.KI67, STAIN, SETTINGS)
+
+
+def test_outlines_are_simple_rings_around_their_nuclei() -> None:
+    field = stained_field()
+    _, measured = measure_cells(field.rgb, (0.3, 0.3), Marker.KI67, STAIN, SETTINGS)
+    rings = outlines(measured.nuclei.labels, measured.nuclei.count)
+    assert len(rings) == len(measured) > 50
+    work_mpp = 0.3 * measured.factor[0]
+    for ring, area, centre in zip(rings, measured.area_um2, measured.xy / measured.factor[0], strict=True):
+        assert len(ring) >= 4
+        assert shoelace(ring) * work_mpp**2 == pytest.approx(float(area), rel=0.3, abs=3)
+        assert (ring.min(axis=0) < centre).all()
+        assert (ring.max(axis=0) > centre).all()
+
+
+def test_square_pixels_are_not_assumed() -> None:
+    field = stained_field(mpp=0.25)
+    squeezed = field.rgb[:, ::2]
+    stain = estimate_stain([field.rgb], SETTINGS, field.mpp)
+    cells, _ = measure_cells(squeezed, (0.5, 0.25), Marker.KI67, stain, SETTINGS)
+    assert f1_score(cells.xy * (2, 1), field.xy, 3 / field.mpp) > 0.95
+    assert float(np.median(cells.area_um2)) == pytest.approx(np.pi * 4.1**2, rel=0.2)

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from tests.fixtures.counting import DAB, HEMATOXYLIN, FieldStyle, stained_field
+from virtual_stain.config.counting import CountingSettings
+from virtual_stain.counting import background, vectors
+from virtual_stain.counting.optical_density import optical_density, separate
+from virtual_stain.counting.slide_stain import SlideStain
+from virtual_stain.counting.stain import FEW_NUCLEI, FEW_POSITIVES, estimate_stain
+from virtual_stain.errors import InputError
+
+SETTINGS = CountingSettings()
+
+
+def angle_deg(a: tuple[float, float, float], b: tuple[float, float, float]) -> float:
+    cosine = np.dot(a, b) / np.linalg.norm(a) / np.linalg.norm(b)
+    return float(np.degrees(np.arccos(min(1.0, cosine))))
+
+
+def test_unmixing_gives_back_what_was_mixed() -> None:
+    h, d = vectors.unit(HEMATOXYLIN), vectors.unit(DAB)
+    density = np.array([[0.4 * np.array(h) + 0.7 * np.array(d)]], np.float32)
+    amount_h, amount_d, residual = separate(density, h, d)
+    assert amount_h[0, 0] == pytest.approx(0.4, abs=1e-5)
+    assert amount_d[0, 0] == pytest.approx(0.7, abs=1e-5)
+    assert residual[0, 0] == pytest.approx(0, abs=1e-5)
+
+
+def test_optical_density_is_finite_and_not_negative() -> None:
+    density = optical_density(np.array([[[0, 255, 240]]], np.uint8), (240.0, 240.0, 240.0))
+    assert np.isfinite(density).all()
+    assert density.min() == 0
+    assert density[0, 0, 0] == pytest.approx(np.log10(241), rel=1e-6)
+
+
+@pytest.mark.parametrize("positive_fraction", [0.05, 0.3, 0.9])
+def test_stain_vectors_are_found_with_few_and_with_many_positives(positive_fraction: float) -> None:
+    field = stained_field(positive_fraction=positive_fraction)
+    stain = estimate_stain([field.rgb], SETTINGS, field.mpp)
+    assert angle_deg(stain.hematoxylin, HEMATOXYLIN) < 10
+    assert angle_deg(stain.dab, DAB) < 10  # positive nuclei carry hematoxylin too
+    assert np.allclose(stain.background, (236, 234, 238), atol=3)
+
+
+@pytest.mark.parametrize("cast", [(0.8, 0.8, 0.8), (1.0, 0.92, 0.85), (0.85, 0.95, 1.0)])
+def test_a_colour_cast_goes_into_the_background_and_nowhere_else(cast: tuple[float, float, float]) -> None:
+    field = stained_field()
+    tinted = np.clip(field.rgb * np.array(cast), 0, 255).astype(np.uint8)
+    plain, under_cast = (estimate_stain([image], SETTINGS, field.mpp) for image in (field.rgb, tinted))
+    assert angle_deg(plain.hematoxylin, under_cast.hematoxylin) < 3
+    assert angle_deg(plain.dab, under_cast.dab) < 3
+    assert under_cast.positive_od == pytest.approx(plain.positive_od, rel=0.1)
+
+
+def test_all_negative_falls_back_to_the_published_dab_and_says_so() -> None:
+    field = stained_field(positive_fraction=0)
+    stain = estimate_stain([field.rgb], SETTINGS, field.mpp)
+    assert vectors.DAB_PUBLISHED in stain.flags
+    assert FEW_POSITIVES in stain.flags
+    assert stain.positive_od == SETTINGS.positive_default_od
+
+
+def test_all_positive_says_that_negatives_are_unknown() -> None:
+    style = FieldStyle(cytoplasm_od=0)
+    field = stained_field(positive_fraction=1, style=style)
+    stain = estimate_stain([field.rgb], SETTINGS, field.mpp)
+    assert FEW_NUCLEI in stain.flags
+    assert vectors.HEMATOXYLIN_PUBLISHED in stain.flags
+
+
+def test_a_stronger_stain_gets_a_higher_threshold() -> None:
+    weak, strong = (stained_field(positive_fraction=0.4, style=FieldStyle(positive_od=od)) for od in (0.7, 0.7 * 1.2))
+    low, high = (estimate_stain([f.rgb], SETTINGS, f.mpp).positive_od for f in (weak, strong))
+    assert high / low == pytest.approx(1.2, rel=0.06)
+
+
+def test_pink_and_blue_is_not_taken_for_dab() -> None:
+    field = stained_field(positive_fraction=0.4, style=FieldStyle(dab=(0.2, 0.85, 0.48), positive_od=0.5))
+    assert vectors.OTHER_STAIN in estimate_stain([field.rgb], SETTINGS, field.mpp).flags
+
+
+def test_tissue_without_glass_says_so() -> None:
+    rng = np.random.default_rng(0)
+    field = stained_field(style=FieldStyle(glass=False, noise_grey=6))
+    texture = np.clip(field.rgb - rng.integers(0, 40, field.rgb.shape[:2])[..., None], 0, 255).astype(np.uint8)
+    assert background.NO_GLASS in estimate_stain([texture], SETTINGS, field.mpp).flags
+
+
+def test_padding_around_the_scan_is_not_its_glass() -> None:
+    field = stained_field(style=FieldStyle(background=(225.0, 222.0, 220.0)))
+    padded = np.full((field.rgb.shape[0], field.rgb.shape[1] * 2, 3), 255, np.uint8)
+    padded[:, : field.rgb.shape[1]] = field.rgb
+    colour, flags = background.estimate_background([padded])
+    assert np.allclose(colour, (225, 222, 220), atol=3)
+    assert flags == ()
+
+
+def test_a_dark_picture_is_flagged() -> None:
+    _, flags = background.estimate_background([np.full((80, 80, 3), 20, np.uint8)])
+    assert background.DARK in flags
+
+
+def test_a_blank_picture_gives_the_published_vectors() -> None:
+    blank = np.full((300, 300, 3), 240, np.uint8)
+    stain = estimate_stain([blank], SETTINGS, 0.3)
+    assert {vectors.HEMATOXYLIN_PUBLISHED, vectors.DAB_PUBLISHED, FEW_NUCLEI, FEW_POSITIVES} <= set(stain.flags)
+
+
+def test_a_stain_survives_json() -> None:
+    field = stained_field()
+    stain = estimate_stain([field.rgb], SETTINGS, field.mpp)
+    assert SlideStain.from_dict(json.loads(json.dumps(stain.to_dict()))) == stain
+
+
+@pytest.mark.parametrize("change", [{"dab": [1, 2]}, {"typical_od": -1}, {"background": None}])
+def test_a_broken_stain_is_refused(change: dict[str, object]) -> None:
+    value = SlideStain(background=(240.0, 240.0, 240.0)).to_dict() | change
+    with pytest.raises(InputError, match="Expected a stain"):
+        SlideStain.from_dict(value)
+
+
+def test_estimating_from_nothing_is_an_error() -> None:
+    with pytest.raises(ValueError, match="at least one image"):
+        estimate_stain([], SETTINGS)
