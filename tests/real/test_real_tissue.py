@@ -40,7 +40,7 @@ MARKED = [
     ("pen/1k_version/pen_green", 20, 0.98, 0.98),
     ("pen/1k_version/pen_red", 20, 0.68, 0.99),  # half of what is left is thin smear on top of tissue
     ("pen/1k_version/pen_black", 10, 0.90, None),
-    ("models/coverslip_edge_he/coverslip_edge", 20, 0.80, 0.99),
+    ("models/coverslip_edge_he/coverslip_edge", 20, 0.75, 0.99),
     ("models/coverslip_edge_ihc/coverslip_edge", 12, 0.85, None),
 ]
 

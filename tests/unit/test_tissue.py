@@ -220,3 +220,23 @@ def test_questions_about_boxes():
     assert found.any_in(Box(pixel.x1 - 0.5, pixel.y1 - 0.5, 100, 100))
     assert not found.any_in(Box(pixel.x1, pixel.y, 100, 100))
     assert found.area_um2(Mpp(0.25, 0.5, "override")) == 32 * 16 * 0.125
+
+
+def test_a_short_black_stroke_into_crowded_tissue_costs_little_of_it():
+    """Half on glass, half on dark H&E: the stroke goes, and the tissue beside it stays."""
+    crowded = (0.35, 0.55, 0.32)
+    image = _rgb(_stain(_slide(), TISSUE, crowded, 0.2))
+    cv2.line(image, (60, 250), (260, 250), (52, 53, 55), 14, cv2.LINE_AA)
+    stroke = np.zeros(SHAPE, np.uint8)
+    cv2.line(stroke, (60, 250), (260, 250), 1, 14)
+    mask = tissue_mask(image, MPP_UM, SETTINGS)
+    assert mask[stroke > 0].mean() < 0.02
+    assert mask[TISSUE & (cv2.dilate(stroke, np.ones((41, 41))) == 0)].mean() > 0.98
+
+
+def test_folds_and_pigment_are_no_pen():
+    image = _rgb(_stain(_slide(), TISSUE, HE_OD, 0.3))
+    cv2.line(image, (200, 200), (400, 320), (70, 20, 75), 8)
+    for i in range(12):
+        cv2.circle(image, (220 + 15 * i, 300), 3, (20, 18, 16), -1)
+    assert _iou(tissue_mask(image, MPP_UM, SETTINGS), TISSUE) > 0.95

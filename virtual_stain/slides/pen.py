@@ -12,11 +12,11 @@ from virtual_stain.slides.glass import Float
 Mask = npt.NDArray[np.bool_]
 
 _WIDEST_STROKE_UM = 2000.0  # a wider black area is a section (silver stain), not a stroke
-_SMALLEST_STROKE_UM2 = 100_000.0  # smaller black spots are pigment or dust
-_BLACK_RIM_UM = 150.0
-_RIM_UM = 60.0  # blurred rim of a stroke, which has half its colour; black shows through more of it
+_SMALLEST_STROKE_UM2 = 15_000.0  # smaller black spots are pigment or dust
+_RIM_UM = 60.0  # blurred rim of a stroke, which has half its colour
+_BLACK_RIM_UM = 120.0  # black shows through more of it
 _REACH_UM = 500.0  # how far a stroke's darker or mixed parts lie from its pure colour
-_THINNEST_STROKE_UM = 60.0
+_THINNEST_STROKE_UM = 60.0  # of red pen; thinner is blood
 
 
 def pen_mask(od: Float, stained: Mask, mpp_um: float) -> Mask:
@@ -35,15 +35,12 @@ def pen_mask(od: Float, stained: Mask, mpp_um: float) -> Mask:
     weak = ((g > 0.06) & (b - r > 0.54 * g)) | ((g > 0.6) & (b > 0.75 * g) & (b < 1.05 * g))
     mask |= _grown(strong, weak, mpp_um)
     low, high = od.min(axis=0), od.max(axis=0)
-    strokes = _grown(_strokes(_black(low, high, od), mpp_um), (low > 0.3) & (high - low < 0.4 * high), mpp_um)
+    # folds and crowded nuclei are dark as well, but magenta: green is absorbed most; dense DAB leaves some red
+    neutral = g < 0.56 * (r + b)
+    black = neutral & (low > 0.55) & (high - low < 0.2 * high)
+    strokes = _grown(_strokes(black, mpp_um), neutral & (low > 0.3) & (high - low < 0.4 * high), mpp_um)
     strokes = _dilated(strokes, _BLACK_RIM_UM / mpp_um)
     return (_dilated(mask, _RIM_UM / mpp_um) | strokes) & stained
-
-
-def _black(low: Float, high: Float, od: Float) -> Mask:
-    # folds and crowded nuclei are dark as well, but magenta: green is absorbed most; dense DAB leaves some red
-    magenta = od[1] > 0.56 * (od[0] + od[2])
-    return np.asarray((low > 0.55) & (high - low < 0.2 * high) & ~magenta, np.bool_)
 
 
 def _grown(seeds: Mask, mixed: Mask, mpp_um: float) -> Mask:
