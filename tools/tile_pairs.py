@@ -32,12 +32,16 @@ def parse_share(text: str) -> tuple[int, int]:
 def main(pairs: Path, out: Path, share: str, common: Common) -> None:
     """Build the tiles of a share of PAIRS.csv."""
     from virtual_stain.pairs import read_pairs
+    from virtual_stain.patients import load_patient_key
+    from virtual_stain.workflows.output_folder import claim, identities
     from virtual_stain.workflows.pair_job import make_job, prepare_pair
     from virtual_stain.workflows.part_job import build_part, cut, is_built, join_pair
     from virtual_stain.workflows.scheduling import Failure, completed, open_workers
 
     number, of = parse_share(share)
-    mine = read_pairs(pairs, n_folds=common.config.labels.n_folds)[number::of]
+    table = read_pairs(pairs, n_folds=common.config.labels.n_folds)
+    claim(out, common.config, identities(table, load_patient_key()), force=False)
+    mine = table[number::of]
     failed = 0
     with open_workers(common.jobs) as workers:
         jobs = [make_job(pair, out, common.config) for pair in mine]

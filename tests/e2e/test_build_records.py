@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from scipy.spatial import cKDTree
 
 from tests.fixtures.phantoms import TinyPair, tiny_cohort
@@ -28,7 +30,7 @@ from virtual_stain.registration.store import read_registration
 from virtual_stain.workflows.build_records import BuildOptions, build_records
 
 NAME = "Zyxwvut Mustermann"  # must never leave the table
-ACCEPT = BuildOptions(accept_unreviewed=True, jobs=2)
+ACCEPT = BuildOptions(accept_unreviewed=True)  # one process: with the work done, a pool costs more than it saves
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     key.chmod(0o600)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VSTAIN_PATIENT_KEY", str(key))
-        build_records(pairs_csv, root / "records", Config(), ACCEPT)
+        build_records(pairs_csv, root / "records", Config(), BuildOptions(accept_unreviewed=True, jobs=2))
     return Built(cohort, pairs_csv, root / "records", key)
 
 
@@ -287,6 +289,21 @@ def test_another_runs_folder_is_refused_and_force_takes_it_over(built: Built, co
     done = build_records(fewer, copy, Config(), BuildOptions(accept_unreviewed=True, force=True, jobs=2))
     assert done.tiles_built == done.manifest.n_records == verify_records(copy).records
     assert (copy / "review-template.csv").exists()
+
+
+def test_shares_of_a_cluster_array_leave_only_review_and_packing(built: Built, copy: Path) -> None:
+    script = Path(__file__).parents[2] / "tools" / "tile_pairs.py"
+    spec = importlib.util.spec_from_file_location("tile_pairs", script)
+    assert spec is not None
+    assert spec.loader is not None
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    for share in ("0/2", "1/2"):
+        arguments = [str(built.pairs_csv), "--out", str(copy), "--share", share, "--jobs", "1", "-q"]
+        done = CliRunner().invoke(tool.main, arguments)
+        assert done.exit_code == 0, done.output
+        assert done.output.startswith(built.cohort[int(share[0])].pair + ": accept, ")
+    assert build_records(built.pairs_csv, copy, Config(), ACCEPT).tiles_built == 0
 
 
 def test_two_runs_in_one_folder_are_refused(built: Built, copy: Path) -> None:

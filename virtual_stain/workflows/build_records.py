@@ -39,7 +39,7 @@ from virtual_stain.review.verdicts import (
     write_template,
 )
 from virtual_stain.workflows.ending import error_of, public_reason
-from virtual_stain.workflows.output_folder import claim, remove_unlisted_shards
+from virtual_stain.workflows.output_folder import claim, identities, remove_unlisted_shards
 from virtual_stain.workflows.packing import Packed, PackJob, candidates, pack
 from virtual_stain.workflows.pair_job import PreparedPair, make_job, prepare_pair
 from virtual_stain.workflows.part_job import TILES, PartJob, build_part, cut, is_built, join_pair
@@ -134,8 +134,7 @@ def build_records(
     record.inputs["pairs"] = sha256_file(pairs_csv)
     opened = contextlib.nullcontext(workers) if workers else open_workers(options.jobs, options.scheduler)
     with folder_lock(out), opened as ready:
-        identity = {p.pair: (key.patient_id(p.patient), p.marker.value) for p in pairs}
-        claim(out, config, identity, force=options.force)
+        claim(out, config, identities(pairs, key), force=options.force)
         run = _Run(out, config, options.accept_unreviewed, pairs, key, ready, progress, record)
         for stage in (_prepare, _build, _join):
             started = time.perf_counter()

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from virtual_stain.config import Config
 from virtual_stain.errors import InputError, OutputError
 from virtual_stain.files import make_folder, output_errors, read_json, write_json
+from virtual_stain.pairs import StainPair
+from virtual_stain.patients import PatientKey
 from virtual_stain.records.manifest import MANIFEST, Manifest
 from virtual_stain.workflows.pair_job import WORK
 
@@ -19,6 +21,11 @@ _STATE = "build.json"
 _SHARD = re.compile(r".+-\d{5}(-of-\d{5})?\.tfrecord(\.tmp)?")
 _SECTIONS = ("tiling", "tissue", "registration", "counting", "labels")
 _FREE = ("n_folds", "shard_mb")  # may change between runs: no tile depends on them
+
+
+def identities(pairs: Sequence[StainPair], key: PatientKey) -> dict[str, tuple[str, str]]:
+    """pair → (patient_id, marker): what makes a pair the same pair in a later run."""
+    return {p.pair: (key.patient_id(p.patient), p.marker.value) for p in pairs}
 
 
 def claim(out: Path, config: Config, pairs: Mapping[str, tuple[str, str]], *, force: bool) -> None:
@@ -95,7 +102,9 @@ def _foreign(out: Path) -> str | None:
     with output_errors(out):
         names = sorted(p.name for p in out.iterdir())
     for name in names:
-        if name in (MANIFEST, WORK, "run.json", "summary.html") or _SHARD.fullmatch(name):
+        if name in (MANIFEST, "run.json", "summary.html") or _SHARD.fullmatch(name):
+            return name
+        if name == WORK and any(p.name != f"{_STATE}.tmp" for p in (out / name).iterdir()):
             return name
     return None
 
