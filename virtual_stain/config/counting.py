@@ -18,7 +18,7 @@ class CountingSettings:
     """Pixel size nuclei are looked for at, µm/px; finer images are averaged to about this."""
     max_mpp: float = 0.75
     """Coarsest pixel size that is counted, µm/px; above it nuclei are too few pixels and the image is refused."""
-    margin_um: float = 60.0
+    margin_um: float = 48.0
     """Context around a window that its cells may depend on, µm."""
     window_um: float = 512.0
     """Side of the windows that a whole slide is read in, µm."""

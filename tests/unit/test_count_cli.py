@@ -1,0 +1,181 @@
+"""`vstain count` from the outside: files, refusals, exit codes."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from tests.fixtures.counting import Field, FieldStyle, stained_field
+from virtual_stain.cli.main import _run
+
+FIELD = stained_field(200.0, 0.5, style=FieldStyle(spacing_um=12.0))
+
+
+def write(path: Path, rgb: np.ndarray[Any, np.dtype[np.uint8]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(cv2.imencode(path.suffix, rgb[:, :, ::-1])[1].tobytes())
+    return path
+
+
+def count(slide: Path, out: Path, *more: str, mpp: str | None = "0.5") -> int:
+    pixel = [] if mpp is None else ["--mpp", mpp]
+    return _run(["count", str(slide), "--marker", "ki67", "--out", str(out), "-q", "--jobs", "1", *pixel, *more])
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Field, Path]:
+    folder = tmp_path_factory.mktemp("größe mit leer")
+    assert count(write(folder / "schnitt é 1.png", FIELD.rgb), folder / "out") == 0
+    return FIELD, folder / "out"
+
+
+def read_cells(out: Path) -> list[dict[str, str]]:
+    with (out / "cells.csv").open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_every_promised_file_is_there_and_no_other(done: tuple[Field, Path]) -> None:
+    names = {p.name for p in done[1].iterdir()} - {".lock"}
+    assert names == {"cells.csv", "cells.geojson", "summary.json", "overlay.jpg", "run.json"}
+
+
+def test_the_csv_has_the_promised_columns_and_the_cells(done: tuple[Field, Path]) -> None:
+    field, out = done
+    rows = read_cells(out)
+    assert {"x", "y", "class", "dab_od", "area_um2", "tumour"} <= set(rows[0])
+    assert len(rows) == pytest.approx(len(field.xy), rel=0.03)
+    assert {r["class"] for r in rows} == {"positive", "negative"}
+    assert {r["tumour"] for r in rows} <= {"0", "1"}
+
+
+def test_the_summary_agrees_with_the_csv(done: tuple[Field, Path]) -> None:
+    field, out = done
+    summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
+    rows = read_cells(out)
+    for part, chosen in (("all_nuclei", rows), ("tumour", [r for r in rows if r["tumour"] == "1"])):
+        positive = sum(r["class"] == "positive" for r in chosen)
+        assert summary[part]["positive"] == positive
+        assert summary[part]["ratio"] == pytest.approx(positive / len(chosen), abs=1e-6)
+    assert summary["all_nuclei"]["ratio"] == pytest.approx(field.positive.mean(), abs=0.02)
+    assert summary["tumour_source"] == "nuclear_size_and_shape"
+    assert summary["slide"]["mpp_origin"] == "override"
+    assert summary["allred_proportion_bins"]
+    assert json.loads((out / "run.json").read_text(encoding="utf-8"))["complete"] is True
+
+
+def test_qupath_can_open_the_geojson(done: tuple[Field, Path]) -> None:
+    _, out = done
+    value = json.loads((out / "cells.geojson").read_text(encoding="utf-8"))
+    assert value["type"] == "FeatureCollection"
+    assert value["offset_px0"] == [0, 0]
+    assert len(value["features"]) == len(read_cells(out))
+    for feature in value["features"]:
+        (ring,) = feature["geometry"]["coordinates"]
+        assert ring[0] == ring[-1]
+        assert len(ring) >= 5
+        x, y = np.array(ring).T
+        assert np.dot(x[:-1], y[1:]) - np.dot(x[1:], y[:-1]) > 0
+        properties = feature["properties"]
+        assert properties["objectType"] == "detection"
+        assert properties["classification"]["name"] in ("Positive", "Negative")
+        assert len(properties["classification"]["color"]) == 3
+        assert all(isinstance(v, float) for v in properties["measurements"].values())
+
+
+def test_the_same_run_again_gives_the_same_files(done: tuple[Field, Path]) -> None:
+    _, out = done
+    before = {n: (out / n).read_bytes() for n in ("cells.csv", "cells.geojson", "summary.json", "overlay.jpg")}
+    assert count(out.parent / "schnitt é 1.png", out) == 0
+    assert before == {n: (out / n).read_bytes() for n in before}
+
+
+def test_another_slide_or_setting_in_the_same_folder_is_refused_without_force(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = write(tmp_path / "a.png", FIELD.rgb[:150, :150])
+    second = write(tmp_path / "b.png", FIELD.rgb[:150, 50:200])
+    out = tmp_path / "out"
+    assert count(first, out) == 0
+    kept = (out / "summary.json").read_bytes()
+    assert count(second, out) == 3
+    assert count(first, out, "--set", "counting.min_area_um2=30") == 3
+    assert "--force" in capsys.readouterr().err
+    assert (out / "summary.json").read_bytes() == kept
+    assert count(second, out, "--force") == 0
+    assert (out / "summary.json").read_bytes() != kept
+
+
+def test_a_killed_run_is_done_again(tmp_path: Path) -> None:
+    slide, out = write(tmp_path / "a.png", FIELD.rgb[:150, :150]), tmp_path / "out"
+    assert count(slide, out) == 0
+    whole = (out / "cells.csv").read_bytes()
+    run = json.loads((out / "run.json").read_text(encoding="utf-8"))
+    (out / "run.json").write_text(json.dumps({**run, "complete": False}), encoding="utf-8")
+    (out / "summary.json").unlink()
+    (out / "cells.csv.tmp").write_text("half a li", encoding="utf-8")
+    assert count(slide, out) == 0
+    assert (out / "cells.csv").read_bytes() == whole
+    assert not (out / "cells.csv.tmp").exists()
+
+
+def test_a_region_of_interest_is_recorded_and_decides(tmp_path: Path) -> None:
+    slide = write(tmp_path / "a.png", FIELD.rgb)
+    ring = [[0, 0], [150, 0], [150, 400], [0, 400], [0, 0]]
+    geometry = {"type": "Polygon", "coordinates": [ring]}
+    roi = tmp_path / "roi.geojson"
+    feature = {"type": "Feature", "geometry": geometry, "properties": {}}
+    roi.write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}), encoding="utf-8")
+    assert count(slide, tmp_path / "out", "--roi", str(roi)) == 0
+    assert json.loads((tmp_path / "out/summary.json").read_text())["tumour_source"] == "region_of_interest"
+    for row in read_cells(tmp_path / "out"):
+        assert (row["tumour"] == "1") == (float(row["x"]) < 150)
+
+
+def test_a_blank_field_reads_null_with_a_reason(tmp_path: Path) -> None:
+    slide = write(tmp_path / "blank.png", np.full((200, 200, 3), 238, np.uint8))
+    assert count(slide, tmp_path / "out") == 0
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    for part in ("tumour", "all_nuclei"):
+        assert summary[part]["ratio"] is None
+        assert summary[part]["h_score"] is None
+        assert summary[part]["reason"]
+    assert any("null" in warning for warning in summary["warnings"])
+    assert json.loads((tmp_path / "out/cells.geojson").read_text())["features"] == []
+
+
+@pytest.mark.parametrize("marker", ["her2", "pdl1", "melan-a"])
+def test_markers_that_are_not_read_are_refused_before_any_work(tmp_path: Path, marker: str) -> None:
+    slide = write(tmp_path / "a.png", FIELD.rgb[:60, :60])
+    assert _run(["count", str(slide), "--marker", marker, "--out", str(tmp_path / "out"), "--mpp", "0.5"]) == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_input_ends_with_a_sentence_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    slide = write(tmp_path / "a.png", FIELD.rgb[:60, :60])
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(slide.read_bytes()[:300])
+    black = write(tmp_path / "black.png", np.full((300, 300, 3), 4, np.uint8))
+    for path, mpp, said in (
+        (tmp_path / "missing.png", "0.5", "missing.png"),
+        (broken, "0.5", "broken.png"),
+        (slide, None, "--mpp"),
+        (slide, "2.0", "--mpp"),
+        (slide, "900", "--mpp"),
+        (black, "0.5", "fluorescence"),
+    ):
+        assert count(path, tmp_path / "out", mpp=mpp) == 3
+        assert said in capsys.readouterr().err
+        assert not (tmp_path / "out/summary.json").exists()
+    assert count(slide, tmp_path / "out", "--roi", str(tmp_path / "no.geojson")) == 3
+
+
+def test_an_unwritable_folder_is_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    slide = write(tmp_path / "a.png", FIELD.rgb[:60, :60])
+    assert count(slide, slide / "out") == 3
+    assert "cannot be written" in capsys.readouterr().err

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from virtual_stain.counting.region import read_region
+from virtual_stain.errors import InputError
+from virtual_stain.geometry import Box
+
+BOUNDS = Box(100.0, 200.0, 1000.0, 800.0)
+SQUARE = [[0, 0], [100, 0], [100, 100], [0, 100], [0, 0]]
+HOLE = [[40, 40], [60, 40], [60, 60], [40, 60], [40, 40]]
+
+
+def feature(coordinates: Any, kind: str = "Polygon", **properties: Any) -> dict[str, Any]:
+    return {"type": "Feature", "geometry": {"type": kind, "coordinates": coordinates}, "properties": properties}
+
+
+def write(path: Path, *features: dict[str, Any]) -> Path:
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": list(features)}), encoding="utf-8")
+    return path
+
+
+def test_a_polygon_counts_from_the_corner_of_the_scan_as_qupath_does(tmp_path: Path) -> None:
+    path = write(tmp_path / "tumour é.geojson", feature([SQUARE, HOLE]))
+    points = np.array([[150.0, 210.0], [150.0, 250.0], [10.0, 10.0], [205.0, 250.0]])
+    assert read_region(path, BOUNDS).contains(points).tolist() == [True, False, False, False]
+    assert read_region(path, BOUNDS, "slide").contains(points - (100, 200)).tolist() == [True, False, False, False]
+
+
+def test_several_polygons_are_joined_and_not_cut_out_of_each_other(tmp_path: Path) -> None:
+    moved = [[x + 50, y] for x, y in SQUARE]
+    path = write(tmp_path / "a.json", feature([[SQUARE], [moved]], "MultiPolygon"))
+    inside = read_region(path, BOUNDS, "slide").contains(np.array([[75.0, 50.0], [125.0, 50.0], [175.0, 50.0]]))
+    assert inside.tolist() == [True, True, False]
+
+
+def test_classes_say_what_is_tumour(tmp_path: Path) -> None:
+    other = [[x + 200, y] for x, y in SQUARE]
+    tumour = feature([SQUARE], classification={"name": "Tumor"})
+    plain, ignored = feature([other]), feature([other], classification={"name": "Ignore*"})
+    points = np.array([[50.0, 50.0], [250.0, 50.0]])
+    for features, expected in (([tumour, plain], [True, False]), ([feature([SQUARE]), ignored], [True, False])):
+        path = write(tmp_path / "a.geojson", *features)
+        assert read_region(path, BOUNDS, "slide").contains(points).tolist() == expected
+
+
+def test_a_mask_covers_the_scan(tmp_path: Path) -> None:
+    mask = np.zeros((80, 100), np.uint8)
+    mask[:40, :50] = 255
+    path = tmp_path / "mask.png"
+    cv2.imwrite(str(path), mask)
+    points = np.array([[101.0, 201.0], [599.0, 599.0], [601.0, 599.0], [99.0, 201.0], [5000.0, 201.0]])
+    assert read_region(path, BOUNDS).contains(points).tolist() == [True, True, False, False, False]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.geojson", "{broken", "expected GeoJSON"),
+        ("a.geojson", "[]", "at least one area"),
+        ("a.geojson", '{"type": "Polygon"}', "FeatureCollection"),
+        ("a.geojson", json.dumps({"type": "FeatureCollection", "features": [{"a": 1}]}), "with a geometry"),
+        ("a.png", "no picture", "mask picture"),
+        ("a.png", "", "mask picture"),
+    ],
+)
+def test_a_file_that_is_no_region_is_refused(tmp_path: Path, name: str, content: str, message: str) -> None:
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match=message):
+        read_region(tmp_path / name, BOUNDS)
+
+
+def test_regions_without_an_area_or_of_another_shape_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such file"):
+        read_region(tmp_path / "missing.geojson", BOUNDS)
+    with pytest.raises(InputError, match="at least one area"):
+        read_region(write(tmp_path / "a.geojson", feature([1, 2], "Point")), BOUNDS)
+    with pytest.raises(InputError, match="at least one area"):
+        read_region(write(tmp_path / "a.geojson", feature([SQUARE], objectType="detection")), BOUNDS)
+    with pytest.raises(InputError, match="at least three points"):
+        read_region(write(tmp_path / "a.geojson", feature([[[0, 0], [1, 1]]])), BOUNDS)
+    for shape, message in (((80, 200), "in proportion"), ((80, 100), "at least one area")):
+        cv2.imwrite(str(tmp_path / "m.png"), np.zeros(shape, np.uint8))
+        with pytest.raises(InputError, match=message):
+            read_region(tmp_path / "m.png", BOUNDS)

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from tests.fixtures.counting import FieldStyle, stained_field
+from virtual_stain.config.counting import CountingSettings
+from virtual_stain.counting.cells import Cells
+from virtual_stain.counting.outline import shoelace
+from virtual_stain.counting.stain import estimate_stain
+from virtual_stain.counting.windows import FoundCells, count_windows, plan_windows, window_tasks
+from virtual_stain.errors import ResolutionError
+from virtual_stain.markers import Marker
+from virtual_stain.slides.slide import SlideRef, open_slide
+
+SETTINGS = CountingSettings()
+
+
+def count(path: Path, mpp: float, window_um: float) -> list[FoundCells]:
+    settings = dataclasses.replace(SETTINGS, window_um=window_um)
+    ref = SlideRef(path, (mpp, mpp))
+    image = cv2.imread(str(path))[:, :, ::-1]
+    stain = estimate_stain([np.ascontiguousarray(image[:600, :600])], settings, mpp)
+    with open_slide(ref) as slide:
+        plan = plan_windows(slide, None, settings)
+    return [f for task in window_tasks(ref, plan, Marker.KI67, stain, settings) for f in count_windows(task)]
+
+
+def joined(found: list[FoundCells]) -> Cells:
+    cells = Cells.concatenated([f.cells for f in found])
+    return cells.select(np.lexsort((cells.xy[:, 0], cells.xy[:, 1])))
+
+
+@pytest.mark.parametrize(("mpp", "size_um"), [(0.5, 330.0), (0.346, 260.0)])
+def test_windows_give_the_same_cells_as_one_big_window(tmp_path: Path, mpp: float, size_um: float) -> None:
+    field = stained_field(size_um, mpp, style=FieldStyle(spacing_um=9.5, noise_grey=4, cytoplasm_od=0.08))
+    path = tmp_path / "field.png"
+    cv2.imwrite(str(path), field.rgb[:, :, ::-1])
+    whole, parts = joined(count(path, mpp, 4096)), count(path, mpp, 96)
+    assert len(parts) >= 9
+    pieces = joined(parts)
+    assert len(pieces) == len(whole) > 400
+    assert np.allclose(pieces.xy, whole.xy, rtol=0, atol=1e-6)
+    assert np.array_equal(pieces.cell_class, whole.cell_class)
+    assert np.array_equal(pieces.tumour, whole.tumour)
+    assert np.array_equal(pieces.area_um2, whole.area_um2)
+    assert np.allclose(pieces.dab_od, whole.dab_od, atol=1e-5)
+
+
+def test_outlines_lie_around_their_cells_in_slide_pixels(tmp_path: Path) -> None:
+    field = stained_field(200.0, 0.5)
+    path = tmp_path / "field.png"
+    cv2.imwrite(str(path), field.rgb[:, :, ::-1])
+    for found in count(path, 0.5, 96):
+        for xy, area, ring in zip(found.cells.xy, found.cells.area_um2, found.rings, strict=True):
+            assert (ring.min(axis=0) < xy).all()
+            assert (ring.max(axis=0) > xy).all()
+            assert 0 < shoelace(ring) * 0.25 < 1.3 * area + 4
+
+
+def test_a_slide_too_coarse_to_count_is_refused_with_the_option(tmp_path: Path) -> None:
+    path = tmp_path / "field.png"
+    cv2.imwrite(str(path), np.full((50, 50, 3), 200, np.uint8))
+    with open_slide(SlideRef(path, (1.5, 1.5))) as slide, pytest.raises(ResolutionError, match=r"--mpp|at most 0.75"):
+        plan_windows(slide, None, SETTINGS)
+    with open_slide(SlideRef(path)) as slide, pytest.raises(ResolutionError, match="--mpp"):
+        plan_windows(slide, None, SETTINGS)
