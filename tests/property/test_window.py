@@ -94,7 +94,7 @@ def _inside(expected: Points) -> bool:
 
 
 @given(transform=transforms())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_a_warped_window_lies_where_its_transform_says(pyramid, fine_pyramid, transform):
     expected = transform.apply(centres(OUT))
     slide, period = (pyramid, PERIOD) if transform.scales[1] > 1.6 else (fine_pyramid, FINE_PERIOD)

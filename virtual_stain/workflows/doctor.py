@@ -92,7 +92,7 @@ PROBES = (
     Probe("skimage", "scikit-image", "import skimage as m; print(m.__version__)", "counting"),
     Probe("PIL", "pillow", "import PIL.Image, PIL as m; print(m.__version__)", "windows of slides"),
     Probe("tifffile", "tifffile", "import tifffile as m; print(m.__version__)", "TIFF files that OpenSlide refuses"),
-    Probe("imagecodecs", "imagecodecs", "import imagecodecs as m; print(m.__version__)", "JPEG-tiled OME-TIFF", False),
+    Probe("imagecodecs", "imagecodecs", "import imagecodecs as m; print(m.__version__)", "JPEG-tiled OME-TIFF"),
     Probe("matplotlib", "matplotlib", "import matplotlib as m; print(m.__version__)", "plots"),
     Probe("jinja2", "jinja2", "import jinja2 as m; print(m.__version__)", "HTML reports"),
     Probe("tensorflow", "tensorflow", _TF_CODE, "training and scoring"),
