@@ -47,7 +47,9 @@ def common_options(function: Callable[..., Any]) -> Callable[..., Any]:
         force: bool,
         **kwargs: Any,
     ) -> Any:
-        logging.basicConfig(level=logging.DEBUG if verbose else logging.WARNING, format="%(name)s: %(message)s")
+        logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+        # our own loggers alone: those of the libraries would drown them
+        logging.getLogger("vstain").setLevel(logging.DEBUG if verbose else logging.WARNING)
         common = Common(
             config=load_config(config_path, overrides),
             progress=QUIET if quiet else Console(),
