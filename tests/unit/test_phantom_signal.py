@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from virtual_stain.config.phantom import PhantomSettings
+from virtual_stain.config.phantom import PhantomBiology, PhantomSettings
 from virtual_stain.phantom.ceiling import fit_ceiling, pearson_r, ridge_ceiling
 from virtual_stain.phantom.colour import mean_tile_colours
 from virtual_stain.phantom.pair import make_pair
@@ -15,24 +15,20 @@ PATIENTS = 6
 
 @pytest.fixture(scope="module")
 def cohort():
-    settings = PhantomSettings(seed=0, he_mpp=1.8, ihc_mpp=1.8)
-    return [make_pair(f"p{i}", i, settings) for i in range(PATIENTS)]
+    """Default patients: fields and cells, nothing is rendered."""
+    return [make_pair(f"p{i}", i, PhantomSettings(seed=11)).truth.tiles for i in range(PATIENTS)]
 
 
 def test_ceiling_of_the_default_phantom_is_0_75_to_0_85(cohort) -> None:
-    tables = [pair.truth.tiles for pair in cohort]
-    within, pooled = [], []
-    for k in range(0, PATIENTS, 2):
-        ceiling = ridge_ceiling([t for i, t in enumerate(tables) if i // 2 != k // 2], tables[k : k + 2])
-        within += ceiling.per_patient_r
-        pooled.append(ceiling.pooled_r)
-    assert 0.75 <= np.mean(within) <= 0.85
-    assert 0.6 <= np.mean(pooled) <= 0.9
+    ceilings = [ridge_ceiling(cohort[:k] + cohort[k + 1 :], [cohort[k]]) for k in range(PATIENTS)]
+    assert 0.75 <= np.mean([c.within_patient_r for c in ceilings]) <= 0.85
+    two = ridge_ceiling(cohort[2:], cohort[:2])
+    assert 0.65 <= two.pooled_r <= 0.9
+    assert len(two.per_patient_r) == 2
 
 
 def test_tiles_are_rich_in_tumour_cells_and_the_field_varies_strongly(cohort) -> None:
-    for pair in cohort:
-        tiles = pair.truth.tiles
+    for tiles in cohort:
         tissue = tiles.tissue_fraction >= 0.5
         assert np.mean(tiles.usable[tissue]) > 0.85
         assert 150 < np.median(tiles.he_tumour[tiles.usable]) < 500
@@ -41,23 +37,22 @@ def test_tiles_are_rich_in_tumour_cells_and_the_field_varies_strongly(cohort) ->
         assert ratio.std() > 0.08
 
 
-def test_mean_colour_of_a_tile_hardly_tells_its_ratio(cohort) -> None:
+def test_mean_colour_of_a_tile_hardly_tells_its_ratio() -> None:
     data = []
-    for pair in cohort:
+    for index in range(5):
+        pair = make_pair("p", index, PhantomSettings(size_mm=1.7, seed=0, he_mpp=2.0, ihc_mpp=2.0))
         usable = pair.truth.tiles.usable
         density = -np.log10(mean_tile_colours(pair.he)[usable] / 245)
         data.append((density, pair.truth.tiles.ratio[usable]))
-    rs = [fit_ceiling(data[:k] + data[k + 1 :], [data[k]]).within_patient_r for k in range(PATIENTS)]
-    assert abs(float(np.mean(rs))) < 0.3
-    # the stain of the slide moves the colour more than the whole range of ratios does
+    rs = [fit_ceiling(data[:k] + data[k + 1 :], [data[k]]).within_patient_r for k in range(len(data))]
+    assert abs(float(np.mean(rs))) < 0.35
+    # the stain of the slide moves the colour more than the whole spread of ratios does
     between = np.std([density.mean(axis=0) for density, _ in data], axis=0)
     slope = [np.abs([np.polyfit(y, x[:, c], 1)[0] for c in range(3)]) * y.std() for x, y in data]
     assert (between > np.mean(slope, axis=0)).all()
 
 
 def test_patients_without_coupling_have_no_signal() -> None:
-    from virtual_stain.config.phantom import PhantomBiology
-
     settings = PhantomSettings(size_mm=1.6, seed=4, he_mpp=2.0, ihc_mpp=2.0, biology=PhantomBiology(coupling=0.0))
     tables = [make_pair(f"p{i}", i, settings).truth.tiles for i in range(5)]
     rs = [ridge_ceiling(tables[:k] + tables[k + 1 :], [tables[k]]).within_patient_r for k in range(5)]
