@@ -44,7 +44,7 @@ class DemoPlan:
 
 
 DEFAULT = DemoPlan("default", PhantomSettings(pairs=10, seed=11), 2, 1, "demo.toml")
-FULL = DemoPlan("full", PhantomSettings(pairs=24, seed=11), 4, 2, "demo_full.toml")
+FULL = DemoPlan("full", PhantomSettings(pairs=16, seed=11), 4, 2, "demo_full.toml")
 
 
 def write_folds(pairs_csv: Path, plan: DemoPlan) -> Path:
