@@ -1,0 +1,148 @@
+"""The pieces of the registration on images whose answer is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.fixtures.registration import ihc_density, noise, toy_tissue, toy_transform
+from virtual_stain.config import RegistrationSettings
+from virtual_stain.geometry import Affine2D, Size
+from virtual_stain.registration.field import FieldSettings, fit_field, slope
+from virtual_stain.registration.foreground import Foreground
+from virtual_stain.registration.quality import gather_evidence
+from virtual_stain.registration.raster import from_index, pulled, to_index
+from virtual_stain.registration.result import Verdict, verdict_of
+from virtual_stain.registration.search import find_starts
+from virtual_stain.registration.transform import DisplacementField
+from virtual_stain.registration.warping import dense_displacement, pull, pull_map
+from virtual_stain.registration.windows import Matches, WindowPlan, find_peaks, match_windows
+
+SETTINGS = FieldSettings(node_px=32.0, smoothness=4.0, robust_px=3.0, max_slope=0.4)
+
+
+def foreground(density: np.ndarray) -> Foreground:
+    return Foreground(density, density, density > 0, Affine2D.identity("px0", "work"))
+
+
+@pytest.mark.parametrize(("rotation", "mirror"), [(0, False), (137, False), (180, True), (293, True)])
+def test_search_finds_the_turn(rotation: float, mirror: bool) -> None:
+    transform = toy_transform(rotation, mirror=mirror)
+    tissue = toy_tissue(3)
+    moved = ihc_density(tissue, transform, Size(580, 570))
+    starts = find_starts(foreground(tissue), foreground(moved), coarse_px=100, angle_step_deg=8, scales=(1.0,), keep=5)
+    points = np.array([[150.0, 150.0], [350.0, 250.0]])
+    found = points @ starts[0].matrix[:2, :2].T + starts[0].matrix[:2, 2]
+    assert np.linalg.norm(found - transform.to_ihc(points), axis=1).max() < 35
+
+
+def test_pulling_with_the_identity_changes_nothing() -> None:
+    """Half a pixel of a mistake in any convention would blur the image."""
+    image = noise(1, (40, 50), 1.0)
+    assert np.allclose(pull(image, pull_map((40, 50), np.eye(3), None)), image, atol=1e-5)
+    assert np.allclose(pulled(image, np.eye(3), (50, 40)), image, atol=1e-5)
+    matrix = np.array([[0.9, 0.2, 3.0], [-0.1, 1.1, 4.0], [0, 0, 1]])
+    assert np.allclose(from_index(to_index(matrix)), matrix)
+
+
+def test_dense_displacement_is_the_field_at_pixel_centres() -> None:
+    field = DisplacementField((3.0, -2.0), (17.0, 13.0), np.stack([noise(k, (5, 6), 1.0) for k in (1, 2)], axis=-1))
+    dense = dense_displacement((45, 60), field)
+    y, x = np.mgrid[:45, :60] + 0.5
+    expected = field.at(np.stack([x, y], axis=-1).reshape(-1, 2)).reshape(45, 60, 2)
+    assert np.abs(dense - expected).max() < 1e-4
+
+
+def test_windows_find_a_shift_to_a_tenth_of_a_pixel() -> None:
+    tissue = toy_tissue(4)
+    shift = np.eye(3)
+    shift[:2, 2] = (2.3, -1.6)
+    moved = pulled(tissue, np.linalg.inv(shift), (500, 420))
+    plan = WindowPlan(factor=1.0, window=64, step=48, radius=6)
+    matches = match_windows(foreground(tissue), foreground(moved), np.eye(3), None, plan)
+    peaks = find_peaks(matches)
+    assert len(matches) > 15
+    assert np.abs(np.median(peaks.shifts, axis=0) - [2.3, -1.6]).max() < 0.1
+    # with the shift in the matrix nothing is left
+    again = find_peaks(match_windows(foreground(tissue), foreground(moved), shift, None, plan))
+    assert np.abs(np.median(again.shifts, axis=0)).max() < 0.1
+
+
+def surfaces_with_peaks(shifts: np.ndarray, radius: int = 12) -> np.ndarray:
+    steps = np.arange(-radius, radius + 1)
+    dx = (steps[None] - shifts[:, :1]) ** 2
+    dy = (steps[None] - shifts[:, 1:]) ** 2
+    return np.asarray(0.8 * np.exp(-(dy[:, :, None] + dx[:, None, :]) / 18), np.float32)
+
+
+def grid_points(step: int = 24, shape: tuple[int, int] = (400, 480)) -> np.ndarray:
+    y, x = np.mgrid[step // 2 : shape[0] : step, step // 2 : shape[1] : step]
+    return np.stack([x.ravel(), y.ravel()], axis=1).astype(np.float64)
+
+
+def true_shift(points: np.ndarray) -> np.ndarray:
+    return np.stack([3 * np.sin(points[:, 0] / 110), 2 * np.cos(points[:, 1] / 90)], axis=1)
+
+
+def test_field_outvotes_wrong_windows() -> None:
+    rng = np.random.default_rng(2)
+    points = grid_points()
+    shifts = true_shift(points)
+    wrong = rng.random(len(points)) < 0.3
+    shifts[wrong] = rng.uniform(-11, 11, (wrong.sum(), 2))
+    matches = Matches(points, np.zeros_like(points), surfaces_with_peaks(shifts), 1.0)
+    field = fit_field((400, 480), matches, SETTINGS)
+    assert field is not None
+    gap = np.linalg.norm(field.at(points) - true_shift(points), axis=1)
+    assert np.percentile(gap, 90) < 0.7
+
+
+def test_field_never_folds() -> None:
+    """Opposite pulls side by side: stiffened until the slope is below the limit."""
+    points = grid_points()
+    shifts = np.where(points[:, :1] < 240, [[11.0, 0.0]], [[-11.0, 0.0]])
+    matches = Matches(points, np.zeros_like(points), surfaces_with_peaks(shifts), 4.0)
+    field = fit_field((400, 480), matches, FieldSettings(32.0, 0.01, 50.0, 0.2))
+    assert field is not None
+    assert slope(field) <= 0.2
+    wavy = field.values_px0[..., 0]
+    assert wavy.max() > 5
+
+
+def test_slope_of_a_shear_is_exact() -> None:
+    values = np.zeros((3, 4, 2), np.float32)
+    values[..., 0] = np.arange(3)[:, None] * 2.0  # ux grows by 2 per row of 10 px
+    assert slope(DisplacementField((0, 0), (10.0, 10.0), values)) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("sigma", [0.5, 2.0])
+def test_evidence_measures_the_error_and_knows_chance(sigma: float) -> None:
+    rng = np.random.default_rng(3)
+    fit_points, probe_points = grid_points(), grid_points(60)
+    fit = Matches(fit_points, np.zeros_like(fit_points), surfaces_with_peaks(true_shift(fit_points)), 1.0)
+    shifts = true_shift(probe_points) + rng.normal(0, sigma, probe_points.shape)
+    lost = rng.random(len(shifts)) < 0.3
+    shifts[lost] = rng.uniform(-11, 11, (lost.sum(), 2))
+    probes = Matches(probe_points, np.zeros_like(probe_points), surfaces_with_peaks(shifts), 1.0)
+    evidence = gather_evidence((400, 480), fit, probes, SETTINGS, 40.0)
+    assert 0.5 * sigma < evidence.sigma < 1.8 * sigma + 0.5
+    assert 0.5 < evidence.consensus < 0.95
+    assert evidence.chance_log10 < -8
+    lost_shifts = rng.uniform(-11, 11, probe_points.shape)
+    noise_only = Matches(probe_points, np.zeros_like(probe_points), surfaces_with_peaks(lost_shifts), 1.0)
+    assert gather_evidence((400, 480), fit, noise_only, SETTINGS, 40.0).chance_log10 > -4
+
+
+def test_no_probe_is_no_evidence() -> None:
+    none = Matches(np.zeros((0, 2)), np.zeros((0, 2)), np.zeros((0, 25, 25), np.float32), 1.0)
+    evidence = gather_evidence((100, 100), none, none, SETTINGS, 40.0)
+    assert len(evidence) == 0
+    assert evidence.chance_log10 == 0.0
+
+
+@pytest.mark.parametrize(
+    ("median", "verdict"),
+    [(0.0, "accept"), (30.0, "accept"), (30.1, "review"), (60.0, "review"), (60.1, "reject"), (None, "reject")],
+)
+def test_verdict_goes_by_the_median(median: float | None, verdict: str) -> None:
+    assert verdict_of(median, RegistrationSettings()) is Verdict(verdict)

@@ -1,0 +1,171 @@
+"""`warp`: tables and QuPath annotations, there and back."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.fixtures.registration import plain_registration, toy_transform
+from virtual_stain.errors import InputError
+from virtual_stain.geometry import Box
+from virtual_stain.registration.warp import WarpFrame, frame_of, warp_file
+
+TRANSFORM = toy_transform(33, mirror=True, elastic_px=4.0)
+
+
+def warp(tmp_path: Path, name: str, text: str, frame: WarpFrame | None = None) -> str:
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    warp_file(TRANSFORM, tmp_path / name, tmp_path / f"out-{name}", frame or WarpFrame())
+    return (tmp_path / f"out-{name}").read_text(encoding="utf-8")
+
+
+def geojson(tmp_path: Path, value: Any, frame: WarpFrame | None = None) -> Any:
+    return json.loads(warp(tmp_path, "a.geojson", json.dumps(value), frame))
+
+
+def mapped(points: Any) -> np.ndarray:
+    return TRANSFORM.to_ihc(np.array(points, np.float64))
+
+
+def test_table_keeps_order_and_other_columns(tmp_path: Path) -> None:
+    out = warp(tmp_path, "cells.csv", 'name,y,x,note\nb,200,100,"a, b"\na,210.5,300.25,\n')
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert [r["name"] for r in rows] == ["b", "a"]
+    assert rows[0]["note"] == "a, b"
+    assert list(rows[0]) == ["name", "y", "x", "note"]
+    got = [[float(r["x"]), float(r["y"])] for r in rows]
+    assert np.abs(got - mapped([[100, 200], [300.25, 210.5]])).max() < 1e-3
+
+
+def test_there_and_back(tmp_path: Path) -> None:
+    text = "x,y\n100,200\n300.5,222.25\n"
+    there = warp(tmp_path, "there.csv", text)
+    back = warp(tmp_path, "back.csv", there, WarpFrame(inverse=True))
+    got = np.array([[float(v) for v in line.split(",")] for line in back.splitlines()[1:]])
+    assert np.abs(got - [[100, 200], [300.5, 222.25]]).max() < 0.01
+
+
+def test_empty_table_and_byte_order_mark(tmp_path: Path) -> None:
+    assert warp(tmp_path, "e.csv", "\ufeffx,y\n") == "x,y\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a,b\n1,2\n", "columns x and y"),
+        ("", "empty file"),
+        ("x,y\n1,2\n3,oops\n", "row 3"),
+        ("x,y\n1,nan\n", "row 2"),
+        ("x,y\n1\n", "row 2"),
+    ],
+)
+def test_bad_tables_name_the_row(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        warp(tmp_path, "bad.csv", text)
+
+
+SQUARE = [[100, 100], [200, 100], [200, 180], [100, 180], [100, 100]]
+GEOMETRIES: list[tuple[str, Any]] = [
+    ("Point", [120, 130]),
+    ("MultiPoint", [[120, 130], [140, 150]]),
+    ("LineString", [[120, 130], [140, 150], [160, 150]]),
+    ("MultiLineString", [[[120, 130], [140, 150]], [[200, 200], [220, 230]]]),
+    ("Polygon", [SQUARE, [[120, 120], [140, 120], [140, 140], [120, 120]]]),
+    ("MultiPolygon", [[SQUARE], [[[300, 300], [320, 300], [320, 320], [300, 300]]]]),
+]
+
+
+def flat(value: Any) -> list[list[float]]:
+    return [value] if not isinstance(value[0], list) else [p for v in value for p in flat(v)]
+
+
+@pytest.mark.parametrize(("kind", "coordinates"), GEOMETRIES)
+def test_every_geometry(tmp_path: Path, kind: str, coordinates: Any) -> None:
+    feature = {
+        "type": "Feature",
+        "id": "7",
+        "bbox": [0, 0, 1, 1],
+        "geometry": {"type": kind, "coordinates": coordinates},
+        "properties": {"classification": {"name": "Tumour", "color": [1, 2, 3]}, "objectType": "annotation"},
+    }
+    out = geojson(tmp_path, {"type": "FeatureCollection", "features": [feature], "name": "x"})
+    assert out["name"] == "x"
+    result = out["features"][0]
+    assert result["properties"] == feature["properties"]
+    assert result["id"] == "7"
+    assert "bbox" not in result
+    assert result["geometry"]["type"] == kind
+    got, expected = flat(result["geometry"]["coordinates"]), mapped(flat(coordinates))
+    assert np.abs(np.array(got) - expected).max() < 1e-3
+
+
+def test_rings_stay_closed_and_open_ones_are_closed(tmp_path: Path) -> None:
+    for ring in (SQUARE, SQUARE[:-1]):
+        out = geojson(tmp_path, {"type": "Polygon", "coordinates": [ring]})
+        got = out["coordinates"][0]
+        assert got[0] == got[-1]
+        assert len(got) == 5
+
+
+def test_long_edges_are_bent(tmp_path: Path) -> None:
+    line = {"type": "LineString", "coordinates": [[60, 210], [440, 210]]}
+    out = geojson(tmp_path, line, WarpFrame(step_px0=20.0))["coordinates"]
+    assert len(out) == 20
+    assert np.abs(np.array(out[10]) - mapped([[260, 210]])[0]).max() < 1e-3
+
+
+def test_bare_list_null_geometry_collection_and_nucleus(tmp_path: Path) -> None:
+    point = {"type": "Point", "coordinates": [120, 130, 5.0]}
+    out = geojson(
+        tmp_path,
+        [
+            {"type": "Feature", "geometry": None, "properties": None},
+            {"type": "Feature", "geometry": {"type": "GeometryCollection", "geometries": [point]}, "properties": {}},
+            {"type": "Feature", "geometry": point, "nucleusGeometry": point, "properties": {}},
+        ],
+    )
+    expected = mapped([[120, 130]])[0]
+    assert out[0]["geometry"] is None
+    assert np.abs(np.array(out[1]["geometry"]["geometries"][0]["coordinates"][:2]) - expected).max() < 1e-3
+    assert out[2]["nucleusGeometry"] == out[2]["geometry"]
+    assert out[2]["geometry"]["coordinates"][2] == 5.0
+
+
+def test_frame_of_a_slide_with_bounds(tmp_path: Path) -> None:
+    """QuPath counts from the corner of the scanned area, of each slide its own."""
+    registration = plain_registration(TRANSFORM, bounds=(Box(30, 40, 400, 300), Box(11, 7, 500, 500)))
+    point = {"type": "Point", "coordinates": [120, 130]}
+    there = geojson(tmp_path, point, frame_of(registration, inverse=False, from_bounds=True))["coordinates"]
+    assert np.abs(there - (mapped([[150, 170]])[0] - [11, 7])).max() < 1e-3
+    back = frame_of(registration, inverse=True, from_bounds=True)
+    out = geojson(tmp_path, {"type": "Point", "coordinates": there}, back)["coordinates"]
+    assert np.abs(np.array(out) - [120, 130]).max() < 0.01
+    slide = geojson(tmp_path, point, frame_of(registration, inverse=False, from_bounds=False))["coordinates"]
+    assert np.abs(slide - mapped([[120, 130]])[0]).max() < 1e-3
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"type": "Circle", "coordinates": [1, 2]},
+        {"type": "Point", "coordinates": ["a", "b"]},
+        {"type": "Point"},
+        {"type": "Polygon", "coordinates": [[[1, 2], [3, 4]]]},
+        {"type": "Point", "coordinates": [1]},
+        7,
+    ],
+)
+def test_bad_geojson_is_refused(tmp_path: Path, value: Any) -> None:
+    with pytest.raises(InputError, match=r"a\.geojson"):
+        geojson(tmp_path, value)
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="expected \\.csv"):
+        warp(tmp_path, "x.txt", "x,y\n")
