@@ -30,14 +30,16 @@ def write_flow_picture(result: DemoResult) -> Path:
     from matplotlib.figure import Figure
 
     pair = result.readings[0].pair
-    figure = Figure(figsize=(15, 10.4), layout="constrained")
+    figure = Figure(figsize=(16, 9), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(2, 3).ravel()
+    panels = figure.subplot_mosaic([["1", "2", "3", "4"], ["5", "5", "6", "6"]], height_ratios=(1, 1.15))
+    axes = [panels[name] for name in "123456"]
     slides = result.out / "cohort" / "slides"
     work = result.out / "records" / "work" / pair
     _show(axes[0], _overview(slides / f"{pair}_he.tiff"), "1  H&E slide")
-    _show(axes[1], _overview(slides / f"{pair}_ihc.tiff"), "2  IHC slide of the neighbouring section")
-    _show(axes[2], _read(work / "overlay.jpg"), "3  Registered: IHC warped onto the H&E")
+    _show(axes[1], _overview(slides / f"{pair}_ihc.tiff"), "2  IHC slide, neighbouring section")
+    overlay = _read(work / "overlay.jpg")  # checkerboard above, false colours below
+    _show(axes[2], overlay[: overlay.shape[0] // 2], "3  Registered: IHC warped onto the H&E")
     _tile(axes[3], work / "tiles.h5")
     _scatter(axes[4], result)
     _show(axes[5], _read(result.out / "scores" / f"{pair}_he.heatmap.png"), "6  H&E slide scored by the exported model")
