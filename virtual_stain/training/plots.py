@@ -32,6 +32,7 @@ def write_scatter(path: Path, tiles: TileTable) -> None:
         axis.set(xlim=(0, top), ylim=(0, top), aspect="equal")
         axis.set_xlabel(f"{parse_marker(marker).label} counted on the IHC tile, %")
         axis.set_ylabel("read from the H&E tile, %")
+        _legend(axis)
     _save(figure, path)
 
 
@@ -49,20 +50,21 @@ def write_bland_altman(path: Path, tiles: TileTable, figures: dict[str, Any]) ->
             s=70, marker="D", facecolor="none", edgecolor="black", lw=1.4, label="slides",
         )  # fmt: skip
         limits = limits_of_agreement(part.truth, part.ratio)
-        for value, style in zip(limits or (), ("-", "--", "--"), strict=False):
-            axis.axhline(100 * value, color="0.4", ls=style, lw=1)
+        names = ("tiles: mean", "tiles: mean ± 1.96 sd", None)
+        for value, style, name in zip(limits or (), ("-", "--", "--"), names, strict=False):
+            axis.axhline(100 * value, color="0.4", ls=style, lw=1, label=name)
             axis.annotate(f"{100 * value:+.1f}", (1, 100 * value), xycoords=("axes fraction", "data"),
                           xytext=(-4, 3), textcoords="offset points", ha="right", fontsize=8)  # fmt: skip
         axis.axhline(0, color="0.8", lw=0.8, zorder=0)
         axis.set_xlabel("mean of counted and read, %")
         axis.set_ylabel("read − counted, points")
-        axis.legend(loc="best", fontsize=8, frameon=False)
+        _legend(axis)
     _save(figure, path)
 
 
 def _panels(tiles: TileTable) -> tuple[Figure, list[tuple[Axes, str]]]:
     markers = sorted(set(tiles.marker.tolist()))
-    figure = Figure(figsize=(5.4 * len(markers), 5.2), layout="constrained")
+    figure = Figure(figsize=(5.4 * len(markers), 5.8), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, len(markers), squeeze=False)[0]
     return figure, list(zip(axes, markers, strict=True))
@@ -75,10 +77,14 @@ def _points(axis: Axes, tiles: TileTable, x: np.ndarray, y: np.ndarray) -> None:
         chosen = tiles.patient == patient
         few = len(patients) <= _MANY_PATIENTS
         label = f"patient {patient[:8]}…, {int(chosen.sum())} tiles" if few else None
-        axis.scatter(x[chosen], y[chosen], s=9, alpha=0.55, color=colours(index % 10), lw=0, label=label)
+        axis.scatter(x[chosen], y[chosen], s=14, alpha=0.6, color=colours(index % 10), lw=0, label=label)
     axis.spines[["top", "right"]].set_visible(False)
-    if len(patients) <= _MANY_PATIENTS:
-        axis.legend(loc="best", fontsize=8, frameon=False)
+
+
+def _legend(axis: Axes) -> None:
+    # below the axes: inside there is no corner that is free in every evaluation
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, fontsize=8, frameon=False)
 
 
 def _save(figure: Figure, path: Path) -> None:
