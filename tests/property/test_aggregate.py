@@ -5,7 +5,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from virtual_stain.report.aggregate import aggregate
+from virtual_stain.readings import aggregate
 
 TILES = st.lists(st.tuples(st.floats(0, 1), st.floats(1, 5000)), min_size=1, max_size=80)
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from virtual_stain.report.aggregate import aggregate
+from virtual_stain.readings import aggregate
 
 
 def test_top_mean_is_the_mean_of_the_highest_n_and_the_ratio_is_weighted_by_cells():

@@ -11,8 +11,8 @@ import pytest
 from tests.fixtures.records import tiny_records
 from tests.fixtures.training import tiny_run
 from virtual_stain.errors import InputError
+from virtual_stain.readings import aggregate
 from virtual_stain.records.manifest import read_manifest, write_manifest
-from virtual_stain.report.aggregate import aggregate
 from virtual_stain.training.evaluate import evaluate, marker_figures
 from virtual_stain.training.held_out import held_out_pairs
 from virtual_stain.training.metrics import limits_of_agreement, mean_within, pearson, per_group

@@ -8,7 +8,7 @@ import numpy as np
 
 from virtual_stain.config import ScoringSettings
 from virtual_stain.markers import Marker
-from virtual_stain.report.aggregate import SlideReading
+from virtual_stain.readings import SlideReading
 from virtual_stain.score.score import SlideScore
 
 # beyond this the tile is blown up from fewer pixels than the network was trained on

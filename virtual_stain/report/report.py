@@ -14,7 +14,7 @@ from virtual_stain.export.card import cells_key
 from virtual_stain.geometry import Box, Size
 from virtual_stain.markers import Marker
 from virtual_stain.provenance import software_versions
-from virtual_stain.report.aggregate import SlideReading, aggregate
+from virtual_stain.readings import SlideReading, aggregate
 from virtual_stain.report.notes import RESEARCH_USE, Note, reading_notes, slide_notes, unknown_training_note
 from virtual_stain.score.score import SlideScore
 from virtual_stain.slides.slide import Slide

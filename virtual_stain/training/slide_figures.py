@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from virtual_stain.training.predict import Column, TileTable
+from virtual_stain.readings import aggregate
+from virtual_stain.training.predict import TileTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,32 +64,22 @@ def slide_figures(tiles: TileTable, rule: ReadingRule) -> list[SlideFigures]:
 
 def _one(tiles: TileTable, rule: ReadingRule) -> SlideFigures:
     used = tiles.select(used_tiles(tiles, rule))
-    truth = tiles.truth[(tiles.weight > 0) & (tiles.cells > 0)]
+    labelled = tiles.select((tiles.weight > 0) & (tiles.cells > 0))
+    read = aggregate(used.ratio, used.expected_cells, top_n=rule.top_n)
+    true = aggregate(labelled.truth, labelled.cells, top_n=rule.top_n)
     counted = tiles.select(tiles.usable > 0)
     return SlideFigures(
         pair=str(tiles.pair[0]),
         patient=str(tiles.patient[0]),
         n_tiles=len(tiles),
         n_used=len(used),
-        read_global_ratio=_weighted(used.ratio, used.expected_cells),
-        read_global_mean=_mean(used.ratio),
-        read_top_mean=_top_mean(used.ratio, rule.top_n),
+        read_global_ratio=read.global_ratio,
+        read_global_mean=read.global_mean,
+        read_top_mean=read.top_mean,
         true_ratio=_quotient(counted.positive.sum(), counted.cells.sum()),
-        true_mean=_mean(truth),
-        true_top_mean=_top_mean(truth, rule.top_n),
+        true_mean=true.global_mean,
+        true_top_mean=true.top_mean,
     )
-
-
-def _mean(values: Column) -> float | None:
-    return float(values.mean()) if len(values) else None
-
-
-def _top_mean(values: Column, n: int) -> float | None:
-    return _mean(np.sort(values)[::-1][:n])
-
-
-def _weighted(values: Column, weights: Column) -> float | None:
-    return _quotient(float((values * weights).sum()), float(weights.sum()))
 
 
 def _quotient(part: float, whole: float) -> float | None:

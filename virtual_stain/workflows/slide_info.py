@@ -1,4 +1,4 @@
-"""`vstain info`: what a slide is, where its pixel size comes from, how much tissue it carries, or why it is unusable."""
+"""`vstain info`: what a slide is, where its pixel size comes from, how much tissue it carries, or why it is no use."""
 
 from __future__ import annotations
 
