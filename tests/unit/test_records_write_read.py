@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.fixtures.records import TinyRecords, tiny_record
 from virtual_stain.errors import OutputError, VerificationError
@@ -110,3 +111,20 @@ def test_an_output_that_is_a_file_is_refused_in_words(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("x")
     with pytest.raises(OutputError, match="cannot be written"):
         write_shards(tmp_path / "out", "p1", _records(1), shard_bytes=100)
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full:
+        def __init__(self, path: str) -> None:
+            Path(path).write_bytes(b"half")
+
+        def write(self, data: bytes) -> None:
+            raise tf.errors.ResourceExhaustedError(None, None, "No space left on device")
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(tf.io, "TFRecordWriter", Full)
+    with pytest.raises(OutputError, match="the disk is full"):
+        write_shards(tmp_path, "p1", _records(2), shard_bytes=10**9)
+    assert list(tmp_path.iterdir()) == []

@@ -286,7 +286,7 @@ def _finish(run: _Run, review: Review) -> BuildResult:
         "verdicts_applied": len(review.applied),
         "verdicts_stale": len(review.stale),
     }
-    run.record.extra = {"worker_seconds_per_tile": None if per_tile is None else round(per_tile, 4)}
+    run.record.extra = {"processor_seconds_per_tile": None if per_tile is None else round(per_tile, 4)}
     run.record.write(out, tensorflow=True)
     error = error_of(
         {pair: f.error for pair, f in run.failed.items()}, run.pending, len(run.pairs), out, out / TEMPLATE
