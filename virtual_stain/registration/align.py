@@ -39,7 +39,7 @@ class Alignment:
 
 
 def align(pair: WorkingPair, settings: RegistrationSettings) -> Alignment | None:
-    """The best proven alignment, else the best unproven one; None when no start leads anywhere."""
+    """The first proven alignment, else the best-looking one; None when no start leads anywhere."""
     starts = find_starts(
         pair.fixed,
         pair.moving,
@@ -48,14 +48,14 @@ def align(pair: WorkingPair, settings: RegistrationSettings) -> Alignment | None
         scales=pair.scales,
         keep=settings.starts if len(pair.scales) == 1 else 2 * settings.starts,
     )
-    best: Alignment | None = None
+    first: Alignment | None = None
     for candidate in refine_starts(pair.fixed, pair.moving, starts, keep=_TRIES):
         alignment = _judge(pair, candidate, settings)
-        if best is None or alignment.evidence.chance_log10 < best.evidence.chance_log10:
-            best = alignment
         if alignment.proven(settings):
-            break
-    return best
+            return alignment
+        # among unproven ones the evidence is noise: the one that looks best stands for them, for a person to see
+        first = first or alignment
+    return first
 
 
 def _judge(pair: WorkingPair, candidate: Candidate, settings: RegistrationSettings) -> Alignment:

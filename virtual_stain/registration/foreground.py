@@ -1,9 +1,11 @@
 """One side of a pair as registration sees it: how much tissue, and the pattern in it, whatever the stain.
 
-Two stains of one block agree in where tissue is dense and in the layout of its structures, not in colour. So each side
-becomes two absorbance images: `density` (all light lost) and `nuclei` (red light lost: haematoxylin absorbs red, eosin
-hardly, so the nuclear counter-stain of both sides weighs most). Both are relative to the slide's own glass and to
-its own typical tissue.
+Two stains of one block agree in where tissue is dense and in the layout of its structures, not in colour. So each
+side becomes two absorbance images: `density` (all light lost) and `nuclei` (what haematoxylin took of it: the nuclear
+counter-stain is on both sides). Both are relative to the slide's own glass and to its own typical tissue.
+
+Haematoxylin is told from eosin and DAB by the colour deconvolution of Ruifrok & Johnston 2001, with their vectors:
+the same for every slide, since here only the pattern counts.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ from virtual_stain.errors import NoTissueError
 from virtual_stain.geometry import Affine2D
 from virtual_stain.registration.raster import Image, Mask, Rgb
 
+_STAINS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])  # haematoxylin, eosin, DAB; R, G, B
+_HAEMATOXYLIN = np.linalg.inv(_STAINS / np.linalg.norm(_STAINS, axis=1, keepdims=True))[:, 0].astype(np.float32)
 _GLASS_LOW = 150  # darker pixels outside the mask are dirt, not glass
 _MIN_TISSUE_PX = 60
 _CLIP = 2.0
@@ -29,7 +33,7 @@ class Foreground:
     density: Image
     """float32[H, W], 0 on glass, about 1 in typical tissue, at most 2."""
     nuclei: Image
-    """float32[H, W], the same of the red absorbance."""
+    """float32[H, W], the same of haematoxylin alone."""
     mask: Mask
     """bool[H, W]: tissue."""
     px0_from_work: Affine2D
@@ -63,7 +67,7 @@ def make_foreground(rgb: Rgb, mask: Mask, px0_from_work: Affine2D) -> Foreground
         absorbance[..., channel] = np.maximum(table, 0.0)[rgb[..., channel]]
     return Foreground(
         density=_relative(absorbance.mean(axis=2), mask),
-        nuclei=_relative(absorbance[..., 0], mask),
+        nuclei=_relative(np.maximum(absorbance @ _HAEMATOXYLIN, np.float32(0.0)), mask),
         mask=mask,
         px0_from_work=px0_from_work,
     )

@@ -10,7 +10,7 @@ from virtual_stain.geometry import Affine2D
 from virtual_stain.registration.align import Alignment, align, to_pair_transform
 from virtual_stain.registration.quality import RAYLEIGH_MEDIAN, RAYLEIGH_P95, Evidence
 from virtual_stain.registration.raster import Mask
-from virtual_stain.registration.result import ErrorEvidence, Registration, Side, verdict_of
+from virtual_stain.registration.result import ErrorEvidence, Registration, Side, Verdict, verdict_of
 from virtual_stain.registration.transform import PairTransform
 from virtual_stain.registration.working import SideImage, WorkingPair, prepare, wanted_resolution
 from virtual_stain.slides.resolution import REGISTRATION_RANGE, require_mpp
@@ -90,14 +90,17 @@ def _judged(
 ) -> Registration:
     known = he.mpp is not None and ihc.mpp is not None
     transform = to_pair_transform(pair, alignment)
-    flags = _flags(alignment, transform, he, ihc, settings)
     proven = alignment.proven(settings)
     sigma = alignment.evidence.sigma if proven else None
     median_px0, p95_px0 = _stated(sigma, _px0_per_work(pair), settings)
     median_um, p95_um = _stated(sigma if known else None, pair.unit_px, settings)
+    verdict = verdict_of(median_um, settings) if known else None
+    flags = _flags(alignment, transform, he, ihc, settings)
+    if verdict is Verdict.REJECT and median_um is not None:
+        flags += ("large_error",)
     return Registration(
         transform=transform,
-        verdict=verdict_of(median_um, settings) if known else None,
+        verdict=verdict,
         flags=flags,
         error_median_um=median_um,
         error_p95_um=p95_um,
