@@ -104,15 +104,15 @@ def _inside(xy: Points, x: float, y: float, side: float) -> npt.NDArray[np.bool_
 
 
 def baseline_cells(scene: Scene) -> Cells:
-    """Fixed stain vectors, Otsu on the sum, watershed on the distance, DAB above Otsu: the usual first script."""
+    """Fixed stain vectors, Otsu on either stain, watershed on the distance, DAB above Otsu: the usual first script."""
     from skimage.color import rgb2hed
     from skimage.feature import peak_local_max
     from skimage.filters import gaussian, threshold_otsu
     from skimage.segmentation import watershed
 
     hed = rgb2hed(scene.rgb)
-    both = gaussian(hed[..., 0] + hed[..., 2], 0.5 / scene.mpp)
-    mask = both > threshold_otsu(both)
+    blue, brown = (gaussian(hed[..., i], 0.5 / scene.mpp) for i in (0, 2))
+    mask = (blue > threshold_otsu(blue)) | (brown > threshold_otsu(brown))
     distance = ndimage.distance_transform_edt(mask)
     peaks = peak_local_max(gaussian(distance, 1), min_distance=round(2.5 / scene.mpp), labels=mask.astype(int))
     markers = np.zeros(mask.shape, int)

@@ -20,11 +20,11 @@ import numpy.typing as npt
 from virtual_stain.config.counting import CountingSettings
 
 F32 = npt.NDArray[np.float32]
-I64 = npt.NDArray[np.int64]
+Index = npt.NDArray[np.int32]
 
 _CLIP = 1.0  # typical negative nuclei: from here on the signal grows like its logarithm
 _FINE_UM = 0.6  # smoothing before outlines are drawn: below the smallest detail of an outline, above noise
-_SURROUND_UM = 8.0  # radius of the surroundings that contrast is measured against
+_SURROUND_UM = 7.0  # half the side of the surroundings that contrast is measured against: beyond one nucleus
 _HOLE_UM2 = 20.0  # a pale centre of a vesicular nucleus
 _TRUNCATE = 3.0  # Gaussians end here, in sigmas: a finite reach makes windows exact
 _DISC = 2 * math.exp(-1)  # response of the normalised Laplacian to a disc of the matched radius and contrast 1
@@ -67,21 +67,21 @@ def blob_response(signal: F32, mpp: float, settings: CountingSettings) -> F32:
     return best
 
 
-def ascend(field: F32) -> I64:
-    """int64[h, w]: flat index of the maximum that the steepest ascent over the 8 neighbours reaches."""
+def ascend(field: F32) -> Index:
+    """int32[h, w]: flat index of the maximum that the steepest ascent over the 8 neighbours reaches."""
     h, w = field.shape
     padded = np.full((h + 2, w + 2), -np.inf, np.float32)
     padded[1:-1, 1:-1] = field
     best = field.copy()
-    step = np.zeros((h, w), np.int64)
+    step = np.zeros((h, w), np.int32)
     for dy in (-1, 0, 1):
         for dx in (-1, 0, 1):
             if dy or dx:
                 neighbour = padded[1 + dy : 1 + dy + h, 1 + dx : 1 + dx + w]
                 higher = neighbour > best
                 np.copyto(best, neighbour, where=higher)
-                step[higher] = dy * w + dx
-    parent = np.arange(h * w) + step.ravel()
+                np.copyto(step, np.int32(dy * w + dx), where=higher)
+    parent = np.arange(h * w, dtype=np.int32) + step.ravel()
     while True:
         further = parent[parent]
         if np.array_equal(further, parent):
@@ -89,7 +89,7 @@ def ascend(field: F32) -> I64:
         parent = further
 
 
-def _merge_basins(field: F32, top: I64, threshold: float, saddle_share: float, depth: float) -> I64:
+def _merge_basins(field: F32, top: Index, threshold: float, saddle_share: float, depth: float) -> Index:
     """Joins basins of one nucleus: neighbours whose saddle reaches `saddle_share` of the lower of their peaks."""
     flat = field.ravel()
     pairs, saddles = [], []
@@ -119,7 +119,7 @@ def _merge_basins(field: F32, top: I64, threshold: float, saddle_share: float, d
             root[loser] = winner
     if not root:
         return top
-    merged = np.arange(top.size)
+    merged = np.arange(top.size, dtype=np.int32)
     for peak in root:
         merged[peak] = _find(root, peak)
     return merged[top]
@@ -142,10 +142,10 @@ def find_nuclei(signal: F32, typical_od: float, mpp: float, settings: CountingSe
     field = blob_response(clipped, mpp, settings)
     threshold = settings.relative_contrast * typical_od
     top = _merge_basins(field, ascend(field), threshold, settings.merge_saddle, settings.merge_depth * typical_od)
-    peaks, inverse = np.unique(top, return_inverse=True)
-    good = field.ravel()[peaks] >= threshold
-    number = np.where(good, np.cumsum(good), 0).astype(np.int32)
-    basins = number[inverse.reshape(field.shape)]
+    is_peak = np.zeros(field.size, bool)
+    is_peak[top.ravel()] = True
+    good = is_peak & (field.ravel() >= threshold)
+    basins = np.where(good, np.cumsum(good), 0).astype(np.int32)[top]
     return _outline(signal, clipped, field, basins, typical_od, mpp, settings)
 
 
@@ -169,7 +169,8 @@ def _outline(
     mask = (basins > 0) & (fine > cut[basins]) & ((edge > 0) | (fine > sure[basins]))
     labels = _largest_part(np.where(mask, basins, 0), count)
     labels = _fill_holes(labels, _HOLE_UM2 / mpp / mpp)
-    level, ground = _means(labels, count, signal, np.float32(1) * clip * np.expm1(around / clip))
+    # … undoing the logarithm: contrast is told in plain optical density
+    level, ground = _means(labels, count, signal, clip * np.expm1(around / clip))
     contrast = level - ground
     area = np.bincount(labels.ravel(), minlength=count + 1)[1:] * mpp * mpp
     keep = (area >= settings.min_area_um2) & (area <= settings.max_area_um2)
@@ -190,10 +191,9 @@ def _means(
 
 
 def _surroundings(fine: F32, mpp: float) -> F32:
-    """The level between nuclei: an opening with a disc larger than a nucleus, on a coarser grid for speed."""
+    """The level between nuclei: the least of a square larger than a nucleus, smoothed."""
     size = 2 * round(_SURROUND_UM / mpp) + 1
-    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))
-    lowest = cv2.erode(fine, kernel, borderType=cv2.BORDER_REFLECT_101)
+    lowest = cv2.erode(fine, np.ones((size, size), np.uint8), borderType=cv2.BORDER_REFLECT_101)
     return _blur(np.asarray(lowest, np.float32), _SURROUND_UM / 2 / mpp)
 
 

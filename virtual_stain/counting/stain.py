@@ -16,18 +16,36 @@ import numpy as np
 import numpy.typing as npt
 
 from virtual_stain.config.counting import CountingSettings
-from virtual_stain.counting.background import estimate_background
+from virtual_stain.counting.background import CAST, DARK, NO_GLASS, estimate_background
 from virtual_stain.counting.measure import Measured, measure, stain_plane
 from virtual_stain.counting.optical_density import F32, Vector, optical_density
 from virtual_stain.counting.resample import AreaResampler
 from virtual_stain.counting.sampling import sample_glass, sample_windows
 from virtual_stain.counting.slide_stain import SlideStain
-from virtual_stain.counting.vectors import estimate_vectors
+from virtual_stain.counting.vectors import (
+    DAB_PUBLISHED,
+    HEMATOXYLIN_PUBLISHED,
+    NOT_SEPARABLE,
+    OTHER_STAIN,
+    estimate_vectors,
+)
 from virtual_stain.slides.slide import Slide
 from virtual_stain.slides.tissue import TissueMap
 
 FEW_NUCLEI = "too_few_negative_nuclei_for_an_estimate"
 FEW_POSITIVES = "too_few_positive_nuclei_for_an_estimate"
+FLAG_SENTENCES = {
+    NO_GLASS: "no empty glass was found; the brightest tissue stands in for it, so densities may be too low",
+    DARK: "the background is darker than a brightfield slide's",
+    CAST: "the background is strongly tinted",
+    HEMATOXYLIN_PUBLISHED: "too little blue to estimate the hematoxylin vector; the published one is used",
+    DAB_PUBLISHED: "too little brown to estimate the DAB vector; the published one is used",
+    NOT_SEPARABLE: "the two stains cannot be told apart by colour; published vectors are used: trust no class",
+    OTHER_STAIN: "the second stain is pink or red, not brown: is this slide stained with DAB? Do not trust the classes",
+    FEW_NUCLEI: "too few negative nuclei to say what a typical one is; a default is used",
+    FEW_POSITIVES: "too few positive nuclei for a threshold of this slide's own; the default is used",
+}
+"""What each flag of a SlideStain means, for people."""
 
 _MIN_NEGATIVES = 15
 _MIN_POSITIVES = 8

@@ -27,7 +27,7 @@ from virtual_stain.slides.slide import Slide, SlideRef, open_slide
 from virtual_stain.slides.tissue import TissueMap
 
 _LEVEL_MPP = 0.26  # a coarser level than the scan is read only up to this pixel size, µm/px: nuclei lose nothing
-_WINDOWS_PER_TASK = 8  # so that a slide is not opened for every window
+_WINDOWS_PER_TASK = 4  # so that a slide is not opened for every window
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,11 +159,10 @@ def count_window(slide: Slide, task: WindowTask, window: CountWindow) -> FoundCe
     at = measured.xy + np.array([x, y])
     inside = (at[:, 0] >= window.core_x) & (at[:, 0] < window.core_x1)
     inside &= (at[:, 1] >= window.core_y) & (at[:, 1] < window.core_y1)
-    rings = outlines(measured.nuclei.labels, measured.nuclei.count) if inside.any() else []
-    keep = np.flatnonzero(inside)
+    rings = outlines(measured.nuclei.labels, measured.nuclei.count, np.flatnonzero(inside))
     return FoundCells(
         cells=cells.select(inside).moved((at * plan.scale)[inside]),
         hematoxylin_od=measured.hematoxylin_od[inside],
         elongation=measured.elongation[inside],
-        rings=tuple((rings[i] * measured.factor + np.array([x, y])) * plan.scale for i in keep),
+        rings=tuple((ring * measured.factor + np.array([x, y])) * plan.scale for ring in rings),
     )

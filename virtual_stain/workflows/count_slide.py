@@ -22,7 +22,7 @@ from virtual_stain.counting.overlay import close_up_box, draw_overlay
 from virtual_stain.counting.readings import ALLRED_BINS, ALLRED_INTENSITY, intensity_class, read_cells
 from virtual_stain.counting.region import Region, read_region
 from virtual_stain.counting.slide_stain import SlideStain
-from virtual_stain.counting.stain import estimate_slide_stain, estimate_stain
+from virtual_stain.counting.stain import FLAG_SENTENCES, estimate_slide_stain, estimate_stain
 from virtual_stain.counting.tumour import REGION, SIZE_AND_SHAPE
 from virtual_stain.counting.windows import FoundCells, WindowPlan, count_windows, plan_windows, window_tasks
 from virtual_stain.errors import OutputError
@@ -262,7 +262,7 @@ def _summary(
     tumour = read_cells(cells, settings, tumour_only=True)
     nuclei = read_cells(cells, settings, tumour_only=False)
     other = int(np.count_nonzero(cells.cell_class == CellClass.OTHER))
-    warnings = [*slide.warnings, *(f"stain: {flag}" for flag in stain.flags)]
+    warnings = [*slide.warnings, *(f"stain: {FLAG_SENTENCES.get(flag, flag)}" for flag in stain.flags)]
     if tumour.ratio is None:
         warnings.append("tumour: every reading is null: no tumour cells were counted")
     if nuclei.ratio is None:
