@@ -101,6 +101,21 @@ def test_small_error_of_the_pixel_size_is_absorbed(tmp_path: Path) -> None:
     assert np.percentile(errors_um(pair, registration), 90) < 6.0
 
 
+def test_same_slide_twice_is_rejected(tmp_path: Path) -> None:
+    pair = toy_pair(tmp_path, toy_transform(0))
+    registration = register(ToyPair(pair.he, pair.he, pair.transform, 4.0, 4.0))
+    assert registration.verdict is Verdict.REJECT
+    assert "same_slide" in registration.flags
+    assert "same slide" in registration.reason()
+
+
+def test_scale_that_contradicts_the_pixel_sizes_is_not_accepted(tmp_path: Path) -> None:
+    """The IHC's pixel size stated 1.3 times too large: found all the same, but µm are doubtful then."""
+    pair = toy_pair(tmp_path, toy_transform(15))
+    registration = register(pair, ihc_mpp=1.3 * pair.ihc_mpp)
+    assert registration.verdict is not Verdict.ACCEPT
+
+
 def test_crumb_of_tissue_proves_nothing(tmp_path: Path) -> None:
     image = np.full((300, 300, 3), 243, np.uint8)
     rng = np.random.default_rng(0)

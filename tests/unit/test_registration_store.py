@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -122,3 +123,15 @@ def test_unwritable_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OutputError):
         write_registration(plain_registration(toy_transform(0)), tmp_path / "file" / "below")
+
+
+def test_error_grows_where_windows_are_not_recognised() -> None:
+    """A fragment that lies elsewhere must not inherit the good error of the rest."""
+    evidence = plain_registration(toy_transform(0)).evidence
+    good, lost = np.full(12, 0.95), np.full(12, 0.95)
+    lost[[3, 7, 11]] = 0.02  # the right edge
+    there, far = np.array([[420.0, 200.0]]), np.array([[100.0, 200.0], [3000.0, 200.0]])
+    whole, torn = (dataclasses.replace(evidence, trust=t) for t in (good, lost))
+    assert torn.sigma_at(there)[0] > 1.2 * whole.sigma_at(there)[0]
+    assert torn.sigma_at(far)[0] < 1.1 * whole.sigma_at(far)[0]
+    assert whole.sigma_at(far)[1] > 100

@@ -100,7 +100,7 @@ def _judged(
         flags += ("large_error",)
     return Registration(
         transform=transform,
-        verdict=verdict,
+        verdict=_capped(verdict, flags),
         flags=flags,
         error_median_um=median_um,
         error_p95_um=p95_um,
@@ -113,6 +113,13 @@ def _judged(
         ihc=ihc,
         evidence=_error_evidence(pair, alignment.evidence, he, known, settings),
     )
+
+
+def _capped(verdict: Verdict | None, flags: tuple[str, ...]) -> Verdict | None:
+    """What the flags leave of a verdict by error: a contradicted pixel size makes all µm doubtful."""
+    if "same_slide" in flags and verdict is not None:
+        return Verdict.REJECT
+    return Verdict.REVIEW if verdict is Verdict.ACCEPT and "unusual_scale" in flags else verdict
 
 
 def _stated(sigma: float | None, unit: float, settings: RegistrationSettings) -> tuple[float | None, float | None]:
@@ -156,6 +163,8 @@ def _flags(
         flags.append("weak_overlap")
     if alignment.field is None and settings.local:
         flags.append("affine_only")
+    if he.content_sha256 == ihc.content_sha256:
+        flags.append("same_slide")
     if he.mpp is None or ihc.mpp is None:
         flags.append("no_mpp")
     elif not 1 / _UNUSUAL_SCALE < _tissue_scale(transform, he, ihc) < _UNUSUAL_SCALE:

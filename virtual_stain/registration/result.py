@@ -19,7 +19,7 @@ Vector = npt.NDArray[np.float64]  # float64[N]
 
 _NEIGHBOURS = 2.0  # reach of local evidence, in spacings between evidence windows
 _PRIOR_WINDOWS = 4.0  # the pair's overall error counts as much as this many windows at the place itself
-_GROWTH = 0.05  # px of error per px of distance from the nearest recognised window
+_GROWTH = 0.05  # µm of error per µm of distance from the nearest recognised window
 
 
 class Verdict(enum.StrEnum):
@@ -52,20 +52,24 @@ class ErrorEvidence:
     """Factor on the stated p95."""
 
     def sigma_at(self, he_points: npt.ArrayLike) -> Vector:
-        """float64[N]: local σ; the pair's own where there is little evidence, growing with distance from any."""
+        """float64[N]: local σ; the pair's own where there is little evidence, growing with distance from any.
+
+        Where fewer windows are recognised than elsewhere on the pair (a torn and turned fragment, another level of the
+        block), it grows as well.
+        """
         points = np.asarray(he_points, np.float64).reshape(-1, 2) * self.unit_per_px0
-        if not len(self.distances) or not np.isfinite(self.sigma):
-            return np.full(len(points), np.inf)
-        centres = self.centres_px0 * self.unit_per_px0
-        gaps = np.linalg.norm(points[:, None] - centres[None], axis=2)
-        near = np.exp(-0.5 * (gaps / (_NEIGHBOURS * self.spacing)) ** 2) * self.trust[None]
-        total = (near * (self.distances**2 / 2)[None]).sum(axis=1) + _PRIOR_WINDOWS * self.sigma**2
-        local = np.sqrt(total / (near.sum(axis=1) + _PRIOR_WINDOWS))
         recognised = self.trust > 0.5
-        if not recognised.any():
+        if not recognised.any() or not np.isfinite(self.sigma):
             return np.full(len(points), np.inf)
+        gaps = np.linalg.norm(points[:, None] - (self.centres_px0 * self.unit_per_px0)[None], axis=2)
+        near = np.exp(-0.5 * (gaps / (_NEIGHBOURS * self.spacing)) ** 2)
+        trusted = near * self.trust[None]
+        total = (trusted * (self.distances**2 / 2)[None]).sum(axis=1) + _PRIOR_WINDOWS * self.sigma**2
+        local = np.sqrt(total / (trusted.sum(axis=1) + _PRIOR_WINDOWS))
+        overall = float(self.trust.mean())
+        share = (trusted.sum(axis=1) + _PRIOR_WINDOWS * overall) / (near.sum(axis=1) + _PRIOR_WINDOWS)
         away = np.maximum(gaps[:, recognised].min(axis=1) - self.spacing, 0.0)
-        result: Vector = np.hypot(local, _GROWTH * away)
+        result: Vector = np.hypot(local * np.maximum(overall / share, 1.0), _GROWTH * away)
         return result
 
 
@@ -126,13 +130,16 @@ class Registration:
 
     def reason(self) -> str:
         """The verdict in words."""
+        if "same_slide" in self.flags:
+            return "both files are the same slide."
         if "few_windows" in self.flags:
             return "too little tissue in common to tell whether it is right."
         if "no_consensus" in self.flags:
             return "held-out windows agree no better than those of unrelated slides do."
         if self.error_median_um is None:
             return "no pixel size, so the error is in pixels and records cannot be built."
-        return f"estimated error {self.error_median_um:.1f} µm (median), {self.error_p95_um:.1f} µm (p95)."
+        doubt = ", but the scale contradicts the pixel sizes" if "unusual_scale" in self.flags else ""
+        return f"estimated error {self.error_median_um:.1f} µm (median), {self.error_p95_um:.1f} µm (p95){doubt}."
 
     def error_at_um(self, he_points: npt.ArrayLike) -> tuple[Vector, Vector]:
         """Estimated (median, p95) error in µm at float64[N, 2] H&E level-0 px; infinite where nothing is known.
