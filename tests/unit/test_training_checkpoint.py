@@ -1,10 +1,13 @@
 """A checkpoint comes back exactly, or says that it does not fit."""
 
+import errno
+
+import h5py
 import keras
 import numpy as np
 import pytest
 
-from virtual_stain.errors import ModelError
+from virtual_stain.errors import ModelError, OutputError
 from virtual_stain.training.checkpoint import Named, assign, named_values, read_checkpoint, write_checkpoint
 
 VALUES = [Named("a/kernel", np.float32([[1, np.pi], [np.inf, -0.0]])), Named("b/step", np.int64(7))]
@@ -28,6 +31,20 @@ def test_a_failed_write_leaves_the_old_one(tmp_path):
         write_checkpoint(tmp_path / "x.h5", {"weights": VALUES}, {"step": float("nan")})
     assert read_checkpoint(tmp_path / "x.h5")[1] == {"step": 3}
     assert [p.name for p in tmp_path.iterdir()] == ["x.h5"]
+
+
+def test_a_full_disk_is_a_sentence_and_the_old_one_stays(tmp_path, monkeypatch):
+    path = tmp_path / "x.h5"
+    write_checkpoint(path, {"weights": VALUES}, {"step": 3})
+
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(h5py.Group, "create_dataset", full)
+        with pytest.raises(OutputError, match=r"x\.h5: cannot be written: the disk is full"):
+            write_checkpoint(path, {"weights": VALUES}, {"step": 4})
+    assert read_checkpoint(path)[1] == {"step": 3}
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut", "other"])

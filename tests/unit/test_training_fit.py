@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 
 import numpy as np
@@ -20,7 +21,14 @@ from virtual_stain.training.run_dir import load_run
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
-    return tiny_run(tmp_path_factory.mktemp("done"))
+    """(records, run), trained without the shards of the test fold on the disk."""
+    folder = tmp_path_factory.mktemp("done")
+    records, run = folder / "records", folder / "run"
+    manifest = tiny_records(records, tile_px=64, window_um=19.2)
+    for path in shard_paths(records, manifest.pairs_in([0])):
+        path.unlink()
+    fit(records, run, tiny_config())
+    return records, run
 
 
 def rows(run):
@@ -45,7 +53,7 @@ def test_what_a_run_leaves(done):
 
 
 def test_it_learns(tmp_path):
-    _, run = tiny_run(tmp_path, "training.max_steps=80", "training.validate_every_steps=20")
+    _, run = tiny_run(tmp_path, "training.max_steps=60", "training.validate_every_steps=15")
     losses = [float(r["validation_loss"]) for r in rows(run) if r["validation_loss"]]
     assert min(losses) < 0.97 * losses[0]
 
@@ -68,13 +76,12 @@ def test_the_best_weights_come_back_with_the_card(done):
     json.dumps(card, allow_nan=False)
 
 
-def test_no_test_patient_is_read_while_training(tmp_path):
-    """Without the shards of the test fold on the disk nothing changes."""
-    records = tmp_path / "records"
-    manifest = tiny_records(records, tile_px=64, window_um=19.2)
-    for path in shard_paths(records, manifest.pairs_in([0])):
-        path.unlink()
-    fit(records, tmp_path / "run", tiny_config("training.max_steps=2"))
+def test_no_test_patient_is_read_while_training(done):
+    """The test fold's shards were not there, and nobody missed them."""
+    records, run = done
+    manifest = read_manifest(records)
+    assert not any(path.exists() for path in shard_paths(records, manifest.pairs_in([0])))
+    assert json.loads((run / "run.json").read_text())["status"] == "finished"
 
 
 def stop_after(monkeypatch, step):
@@ -89,9 +96,8 @@ def stop_after(monkeypatch, step):
     monkeypatch.setattr(loop.Trainer, "_one_step", one_step)
 
 
-@pytest.mark.parametrize("recipe", ["scratch", "inception"])
-def test_interrupted_and_taken_up_again_it_is_the_undisturbed_run(tmp_path, monkeypatch, recipe):
-    overrides = (f"training.recipe={recipe}", "training.micro_batch_size=4")
+def test_interrupted_and_taken_up_again_it_is_the_undisturbed_run(tmp_path, monkeypatch):
+    overrides = ("training.recipe=inception", "training.micro_batch_size=4")
     records, undisturbed = tiny_run(tmp_path, *overrides)
     run, config = tmp_path / "interrupted", tiny_config(*overrides)
     with monkeypatch.context() as patch:
@@ -158,8 +164,9 @@ def test_another_runs_folder_is_refused_with_the_differences(done):
         fit(records, run, tiny_config(), fold=1)
 
 
-def test_force_begins_anew(tmp_path):
-    records, run = tiny_run(tmp_path, "training.max_steps=2")
+def test_force_begins_anew(done, tmp_path):
+    records, run = done[0], tmp_path / "run"
+    shutil.copytree(done[1], run)
     result = fit(records, run, tiny_config("training.max_steps=3"), force=True)
     assert result.steps == 3
     assert [r["step"] for r in rows(run) if r["validation_loss"]] == ["3"]
@@ -239,6 +246,13 @@ def test_bad_input_is_refused_before_a_folder_is_made(tmp_path):
     with pytest.raises(VerificationError, match="changed since"):
         fit(records, run, tiny_config())
     assert read_manifest(records) == manifest
+
+
+def test_a_place_that_cannot_be_written_is_exit_3(done, tmp_path):
+    records, _ = done
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OutputError, match="cannot be written"):
+        fit(records, tmp_path / "file" / "run", tiny_config())
 
 
 def test_a_run_that_was_never_validated_has_no_model(tmp_path, monkeypatch):

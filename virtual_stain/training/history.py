@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -15,10 +16,11 @@ from virtual_stain.training.run_dir import RunDir
 from virtual_stain.training.validate import Validation
 
 COLUMNS = (
-    "step", "epoch", "seconds", "learning_rate", "loss",
+    "step", "epoch", "seconds", "learning_rate", "loss", "cells_loss",
     "validation_loss", "validation_cells_loss", "validation_tile_r", "validation_tile_mae",
 )  # fmt: skip
-"""step: optimizer steps done; seconds: of training so far; loss: mean since the last line; empty: not measured."""
+"""step: optimizer steps done; seconds: of training so far; loss: mean since the last line, comparable with
+validation_loss; cells_loss: the other part of what is minimised, with its factor; empty: not measured."""
 
 
 class History:
@@ -41,16 +43,19 @@ class History:
         self._stream.close()
         self._board.close()
 
-    def training(self, step: int, epoch: float, seconds: float, learning_rate: float, loss: float) -> None:
-        """A line of training."""
-        self._write(step, epoch, seconds, {"learning_rate": learning_rate, "loss": loss})
+    def training(
+        self, step: int, epoch: float, seconds: float, learning_rate: float, loss: tuple[float, float]
+    ) -> None:
+        """A line of training; `loss`: (ratio, cells)."""
+        values = {"learning_rate": learning_rate, "loss": loss[0], "cells_loss": loss[1]}
+        self._write(step, epoch, seconds, values)
 
     def validation(self, step: int, epoch: float, seconds: float, found: Validation) -> None:
         """A line of a validation."""
         values = {f"validation_{k}": v for k, v in found.to_dict().items() if k != "n_tiles"}
         self._write(step, epoch, seconds, values)
 
-    def _write(self, step: int, epoch: float, seconds: float, values: dict[str, float | int | None]) -> None:
+    def _write(self, step: int, epoch: float, seconds: float, values: Mapping[str, float | int | None]) -> None:
         row = {"step": step, "epoch": f"{epoch:.4f}", "seconds": f"{seconds:.1f}"}
         known = {k: v for k, v in values.items() if v is not None and math.isfinite(v)}
         text = io.StringIO()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from virtual_stain.config.training import TrainingSettings
@@ -141,12 +142,12 @@ class Trainer:
     def _log(self, history: History) -> None:
         if not self._losses:
             return
-        losses = [float(loss) for loss in self._losses]  # waits for the device, so that the clock is right
+        losses = np.array([loss.numpy() for loss in self._losses])  # waits for the device: the clock is right
         self._losses.clear()
         self._tick()
         state = self.state
-        mean = sum(losses) / len(losses)
-        if not all(math.isfinite(loss) for loss in losses):
+        ratio, cells = losses.mean(axis=0)
+        if not np.isfinite(losses).all():
             raise ModelError(
                 f"{self.job.paths.path}: the loss is no longer a number at step {state.step} "
                 f"(learning rate {self._phase.learning_rate(state.step - 1):.3g}). Training has stopped; "
@@ -154,7 +155,9 @@ class Trainer:
                 hint="Start again with a lower training.learning_rate, or training.clip_norm = 1.0.",
             )
         rate = self._phase.learning_rate(state.step - 1)
-        history.training(state.step, state.step / self.job.steps_per_epoch, state.seconds, rate, mean)
+        history.training(
+            state.step, state.step / self.job.steps_per_epoch, state.seconds, rate, (float(ratio), float(cells))
+        )
 
     def _validate(self, history: History) -> None:
         self._log(history)

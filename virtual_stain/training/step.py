@@ -55,7 +55,7 @@ class TrainStep:
         self.network, self.loss = network, loss
         self._clip_norm, self._averaging = settings.clip_norm, settings.weight_average > 0
         self.averaged = [tf.Variable(w.value, trainable=False) for w in network.model.weights]
-        self._loss = tf.Variable(0.0, trainable=False)
+        self._loss = tf.Variable([0.0, 0.0], trainable=False)
 
     def use(self, optimizer: keras.optimizers.Optimizer, *, head_only: bool) -> None:
         """Starts a phase: these layers learn, with this optimizer; the average goes on."""
@@ -70,7 +70,10 @@ class TrainStep:
         self._finish = tf.function(self._apply_sums, autograph=False)
 
     def run(self, batch: Batch, micro_batches: int, learning_rate: float, decay: float) -> tf.Tensor:
-        """One optimizer step on the whole batch; float32 scalar loss of it, not yet waited for."""
+        """One optimizer step on the whole batch; its loss as float32[2] (ratio, cells), not yet waited for.
+
+        The sum of the two is what is minimised; the first is comparable with the validation loss.
+        """
         rate, keep = tf.constant(learning_rate, tf.float32), tf.constant(decay, tf.float32)
         if micro_batches == 1:
             return self._whole(batch, rate, keep)
@@ -91,8 +94,9 @@ class TrainStep:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([v.value for v in self._variables])
             ratio, cells = loss_sums(self.network, batch, self.loss, training=True)
-            loss = ratio / denominators[0] + self.loss.cells_factor * cells / denominators[1]
-        return loss, tape.gradient(loss, [v.value for v in self._variables])
+            parts = ratio / denominators[0], self.loss.cells_factor * cells / denominators[1]
+            loss = parts[0] + parts[1]
+        return tf.stack(parts), tape.gradient(loss, [v.value for v in self._variables])
 
     def _whole_batch(self, batch: Batch, rate: tf.Tensor, keep: tf.Tensor) -> tf.Tensor:
         loss, gradients = self._gradients(batch, self._denominators(batch))
