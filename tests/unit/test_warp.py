@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ import pytest
 from tests.fixtures.registration import plain_registration, toy_transform
 from virtual_stain.errors import InputError
 from virtual_stain.geometry import Box
-from virtual_stain.registration.warp import WarpFrame, frame_of, warp_file
+from virtual_stain.registration.warp import frame_of, warp_file
+from virtual_stain.registration.warp_geojson import WarpFrame
 
 TRANSFORM = toy_transform(33, mirror=True, elastic_px=4.0)
 
@@ -102,7 +104,41 @@ def test_every_geometry(tmp_path: Path, kind: str, coordinates: Any) -> None:
     assert "bbox" not in result
     assert result["geometry"]["type"] == kind
     got, expected = flat(result["geometry"]["coordinates"]), mapped(flat(coordinates))
+    if "Polygon" in kind:  # the map is a mirror: rings keep their sense, so their corners come in the other order
+        got, expected = sorted(got), np.array(sorted(expected.tolist()))
     assert np.abs(np.array(got) - expected).max() < 1e-3
+
+
+def area(ring: list[list[float]]) -> float:
+    return sum(a[0] * b[1] - b[0] * a[1] for a, b in itertools.pairwise(ring))
+
+
+def test_rings_keep_their_sense_through_a_mirror(tmp_path: Path) -> None:
+    hole = [[120, 120], [120, 140], [140, 140], [120, 120]]
+    out = geojson(tmp_path, {"type": "Polygon", "coordinates": [SQUARE, hole]})["coordinates"]
+    assert TRANSFORM.ihc_from_he.mirrored
+    assert [area(r) > 0 for r in out] == [True, False]
+    assert all(r[0] == r[-1] for r in out)
+
+
+def test_frame_stands_in_the_file_and_a_contradiction_is_refused(tmp_path: Path) -> None:
+    registration = plain_registration(TRANSFORM, bounds=(Box(30, 40, 400, 300), Box(11, 7, 500, 500)))
+    frame = frame_of(registration, inverse=False, from_bounds=True)
+    cells = {"type": "FeatureCollection", "origin": "bounds", "offset_px0": [30.0, 40.0], "slide": "he", "features": []}
+    out = geojson(tmp_path, cells, frame)
+    assert (out["origin"], out["offset_px0"], out["slide"]) == ("bounds", [11, 7], "ihc")
+    with pytest.raises(InputError, match="origin"):
+        geojson(tmp_path, {**cells, "origin": "slide"}, frame)
+    with pytest.raises(InputError, match="registered slide"):  # annotations of the IHC, or of another slide
+        geojson(tmp_path, {**cells, "offset_px0": [11.0, 7.0]}, frame)
+
+
+def test_many_rings_are_mapped_at_once(tmp_path: Path) -> None:
+    ring = {"type": "Feature", "properties": {}, "geometry": {"type": "Polygon", "coordinates": [SQUARE]}}
+    document = {"type": "FeatureCollection", "features": [ring] * 3000}
+    out = geojson(tmp_path, document, WarpFrame(inverse=True))
+    assert len(out["features"]) == 3000
+    assert out["features"][0] == out["features"][-1]
 
 
 def test_rings_stay_closed_and_open_ones_are_closed(tmp_path: Path) -> None:

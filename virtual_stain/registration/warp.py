@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-import itertools
 import json
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -19,32 +15,7 @@ from virtual_stain.files import read_json, write_text
 from virtual_stain.geometry import Points
 from virtual_stain.registration.result import Registration
 from virtual_stain.registration.transform import PairTransform
-
-Mapping = Callable[[Points], Points]
-
-_DEPTH = {
-    "Point": 0,
-    "MultiPoint": 1,
-    "LineString": 1,
-    "MultiLineString": 2,
-    "Polygon": 2,
-    "MultiPolygon": 3,
-}
-_MAX_SEGMENTS = 64
-
-
-@dataclass(frozen=True, slots=True)
-class WarpFrame:
-    """How a file's coordinates relate to level-0 px of the slide they belong to and of the one they go to."""
-
-    inverse: bool = False
-    """From IHC to H&E."""
-    source_offset_px0: tuple[float, float] = (0.0, 0.0)
-    """Added to what is read: the corner of the source slide's bounds where the file is in QuPath's frame."""
-    target_offset_px0: tuple[float, float] = (0.0, 0.0)
-    """Taken off what is written."""
-    step_px0: float = math.inf
-    """Edges of annotations longer than this are divided, so that a bent edge is bent; level-0 px of the source."""
+from virtual_stain.registration.warp_geojson import Mapping, WarpFrame, warp_geojson
 
 
 def frame_of(registration: Registration, *, inverse: bool, from_bounds: bool) -> WarpFrame:
@@ -56,9 +27,9 @@ def frame_of(registration: Registration, *, inverse: bool, from_bounds: bool) ->
     if inverse and u is not None:
         step *= registration.transform.ihc_from_he.scales[1]
     if not from_bounds:
-        return WarpFrame(inverse=inverse, step_px0=step)
+        return WarpFrame(inverse, "slide", step_px0=step, target_name=target.name)
     corners = ((source.bounds.x, source.bounds.y), (target.bounds.x, target.bounds.y))
-    return WarpFrame(inverse, *corners, step)
+    return WarpFrame(inverse, "bounds", *corners, step, target.name)
 
 
 def warp_file(transform: PairTransform, source: Path, target: Path, frame: WarpFrame) -> int:
@@ -69,10 +40,8 @@ def warp_file(transform: PairTransform, source: Path, target: Path, frame: WarpF
         mapping = _mapping(transform, WarpFrame(frame.inverse))
         text, count = warp_csv(_read_text(source), mapping, source)
     elif suffix in (".geojson", ".json"):
-        document = read_json(source, "GeoJSON")
-        warper = _Warper(_mapping(transform, frame), frame.step_px0, source)
-        text = json.dumps(warper.document(document), ensure_ascii=False, allow_nan=False) + "\n"
-        count = warper.count
+        document, count = warp_geojson(read_json(source, "GeoJSON"), _mapping(transform, frame), frame, source)
+        text = json.dumps(document, ensure_ascii=False, allow_nan=False) + "\n"
     else:
         raise InputError(f"{source}: expected .csv with columns x,y, or .geojson. Received: {source.name}")
     write_text(target, text)
@@ -124,85 +93,3 @@ def _point(row: list[str], x_column: int, y_column: int, path: Path, line: int) 
     if not (math.isfinite(x) and math.isfinite(y)):
         raise InputError(f"{path}: row {line}: expected numbers in x and y. Received: {','.join(row)}")
     return x, y
-
-
-class _Warper:
-    """Walks a GeoJSON document; everything that is not a coordinate stays as it is."""
-
-    def __init__(self, mapping: Mapping, step_px0: float, path: Path) -> None:
-        self.mapping, self.step_px0, self.path = mapping, step_px0, path
-        self.count = 0
-
-    def document(self, value: Any) -> Any:
-        if isinstance(value, list):  # QuPath also writes a bare list of features
-            return [self.document(v) for v in value]
-        kind = value.get("type") if isinstance(value, dict) else None
-        if kind == "FeatureCollection":
-            return {**_without_box(value), "features": [self.document(f) for f in value.get("features", [])]}
-        if kind == "Feature":
-            result = {**_without_box(value), "geometry": self.geometry(value.get("geometry"))}
-            if "nucleusGeometry" in value:  # QuPath's cells carry a second outline
-                result["nucleusGeometry"] = self.geometry(value["nucleusGeometry"])
-            return result
-        return self.geometry(value)
-
-    def geometry(self, value: Any) -> Any:
-        if value is None:
-            return None
-        kind = value.get("type") if isinstance(value, dict) else None
-        if kind == "GeometryCollection":
-            return {**_without_box(value), "geometries": [self.geometry(g) for g in value.get("geometries", [])]}
-        if kind not in _DEPTH:
-            raise InputError(f"{self.path}: expected GeoJSON geometry. Received: {kind or type(value).__name__}")
-        area = kind in ("Polygon", "MultiPolygon")
-        line = area or kind in ("LineString", "MultiLineString")
-        try:
-            coordinates = self._nested(value["coordinates"], _DEPTH[kind], line, area)
-        except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise InputError(f"{self.path}: a {kind} has unusable coordinates: {error}") from None
-        return {**_without_box(value), "coordinates": coordinates}
-
-    def _nested(self, value: Any, depth: int, line: bool, area: bool) -> Any:
-        if depth == 0:
-            return self._map([value])[0]
-        if depth == 1:
-            return self._path(value, area) if line else self._map(value)
-        return [self._nested(v, depth - 1, line, area) for v in value]
-
-    def _path(self, value: Any, area: bool) -> list[list[float]]:
-        points = [list(p) for p in value]
-        if area and points and points[0] != points[-1]:
-            points.append(points[0])
-        if area and len(points) < 4:
-            raise ValueError(f"a ring needs three corners. Received: {len(points)} points")
-        mapped = self._map(_divided(points, self.step_px0))
-        if area:
-            mapped[-1] = list(mapped[0])
-        return mapped
-
-    def _map(self, value: Any) -> list[list[float]]:
-        if not len(value):
-            return []
-        points = np.array([p[:2] for p in value], np.float64)
-        if points.ndim != 2 or points.shape[1] != 2 or not np.isfinite(points).all():
-            raise ValueError("expected positions of two finite numbers")
-        self.count += len(points)
-        mapped = self.mapping(points)
-        # a third number (z) is kept
-        return [[round(float(x), 4), round(float(y), 4), *p[2:]] for (x, y), p in zip(mapped, value, strict=True)]
-
-
-def _without_box(value: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in value.items() if k != "bbox"}  # a bounding box of the old coordinates would be wrong
-
-
-def _divided(points: list[list[float]], step: float) -> list[list[float]]:
-    if not math.isfinite(step):
-        return points
-    result = points[:1]
-    for before, after in itertools.pairwise(points):
-        n = min(max(1, math.ceil(math.dist(before[:2], after[:2]) / step)), _MAX_SEGMENTS)
-        for k in range(1, n):
-            result.append([before[0] + (after[0] - before[0]) * k / n, before[1] + (after[1] - before[1]) * k / n])
-        result.append(after)
-    return result

@@ -1,0 +1,178 @@
+"""GeoJSON as QuPath writes it, with every coordinate mapped and everything else as it was.
+
+All coordinates of a document are collected, mapped in one call, and written back: a file of cells has a hundred
+thousand rings.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from virtual_stain.errors import InputError
+from virtual_stain.geometry import Points
+
+Mapping = Callable[[Points], Points]
+Position = list[Any]
+
+_DEPTH = {"Point": 0, "MultiPoint": 1, "LineString": 1, "MultiLineString": 2, "Polygon": 2, "MultiPolygon": 3}
+_MAX_SEGMENTS = 64
+_SAME_CORNER_PX0 = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class WarpFrame:
+    """How a file's coordinates relate to level-0 px of the slide they belong to and of the one they go to."""
+
+    inverse: bool = False
+    """From IHC to H&E."""
+    origin: str = "slide"
+    """"bounds" (QuPath: from the corner of the scanned area) or "slide"."""
+    source_offset_px0: tuple[float, float] = (0.0, 0.0)
+    """Added to what is read: the corner of the source slide's bounds where `origin` is "bounds"."""
+    target_offset_px0: tuple[float, float] = (0.0, 0.0)
+    """Taken off what is written."""
+    step_px0: float = math.inf
+    """Edges longer than this are divided, so that a bent edge is bent; level-0 px of the source."""
+    target_name: str = ""
+    """The slide that the result belongs to."""
+
+
+def warp_geojson(document: Any, mapping: Mapping, frame: WarpFrame, path: Path) -> tuple[Any, int]:
+    """The mapped document and its number of positions. Raises InputError that names `path`."""
+    warper = _Warper(frame, path)
+    result = warper.document(document)
+    return result, warper.finish(mapping)
+
+
+class _Warper:
+    """Copies a document, and remembers its positions to map them at the end."""
+
+    def __init__(self, frame: WarpFrame, path: Path) -> None:
+        self.frame, self.path = frame, path
+        self.positions: list[Position] = []
+        self.rings: list[list[Position]] = []
+
+    def finish(self, mapping: Mapping) -> int:
+        """Maps in place; rings end where they began and keep their sense, also when the map is a mirror."""
+        if not self.positions:
+            return 0
+        before = [_area(ring) for ring in self.rings]
+        mapped = mapping(np.array([p[:2] for p in self.positions], np.float64))
+        for position, (x, y) in zip(self.positions, mapped, strict=True):
+            position[:2] = round(float(x), 4), round(float(y), 4)
+        for ring, area in zip(self.rings, before, strict=True):
+            ring[-1] = list(ring[0])
+            if _area(ring) * area < 0:
+                ring.reverse()
+        return len(self.positions)
+
+    def document(self, value: Any) -> Any:
+        if isinstance(value, list):  # QuPath also writes a bare list of features
+            return [self.document(v) for v in value]
+        kind = value.get("type") if isinstance(value, dict) else None
+        if kind == "FeatureCollection":
+            return self.collection(value)
+        if kind == "Feature":
+            result = {**_without_box(value), "geometry": self.geometry(value.get("geometry"))}
+            if "nucleusGeometry" in value:  # QuPath's cells carry a second outline
+                result["nucleusGeometry"] = self.geometry(value["nucleusGeometry"])
+            return result
+        return self.geometry(value)
+
+    def collection(self, value: dict[str, Any]) -> dict[str, Any]:
+        origin = value.get("origin", self.frame.origin)
+        if origin in ("bounds", "slide") and origin != self.frame.origin:
+            raise InputError(
+                f"{self.path}: expected coordinates with origin {self.frame.origin!r}. Received: {origin!r}",
+                hint=f"Pass --geojson-origin {origin}.",
+            )
+        self._check_offset(value.get("offset_px0"))
+        head = {"type": "FeatureCollection", "origin": self.frame.origin, "offset_px0": [*self.frame.target_offset_px0]}
+        if "slide" in value:
+            head["slide"] = self.frame.target_name
+        rest = {k: v for k, v in _without_box(value).items() if k not in head}
+        return {**head, **rest, "features": [self.document(f) for f in value.get("features", [])]}
+
+    def _check_offset(self, offset: Any) -> None:
+        if offset is None:
+            return
+        try:
+            distance = math.dist([float(v) for v in offset], self.frame.source_offset_px0)
+        except (TypeError, ValueError):
+            distance = math.inf
+        if distance > _SAME_CORNER_PX0:
+            raise InputError(
+                f"{self.path}: expected annotations of the registered slide, whose scan begins at "
+                f"{list(self.frame.source_offset_px0)}. Received: offset_px0 {offset}",
+                hint="Is it the right slide, and the right direction (--inverse: from IHC to H&E)?",
+            )
+
+    def geometry(self, value: Any) -> Any:
+        if value is None:
+            return None
+        kind = value.get("type") if isinstance(value, dict) else None
+        if kind == "GeometryCollection":
+            return {**_without_box(value), "geometries": [self.geometry(g) for g in value.get("geometries", [])]}
+        if kind not in _DEPTH:
+            raise InputError(f"{self.path}: expected GeoJSON geometry. Received: {kind or type(value).__name__}")
+        area = kind in ("Polygon", "MultiPolygon")
+        line = area or kind in ("LineString", "MultiLineString")
+        try:
+            coordinates = self._nested(value["coordinates"], _DEPTH[kind], line, area)
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise InputError(f"{self.path}: a {kind} has unusable coordinates: {error}") from None
+        return {**_without_box(value), "coordinates": coordinates}
+
+    def _nested(self, value: Any, depth: int, line: bool, area: bool) -> Any:
+        if depth == 0:
+            return self._remembered([value])[0]
+        if depth == 1:
+            return self._path(value, area) if line else self._remembered(value)
+        return [self._nested(v, depth - 1, line, area) for v in value]
+
+    def _path(self, value: Any, area: bool) -> list[Position]:
+        points = [list(p) for p in value]
+        if area and points and points[0] != points[-1]:
+            points.append(points[0])
+        if area and len(points) < 4:
+            raise ValueError(f"a ring needs three corners. Received: {len(points)} points")
+        path = self._remembered(_divided(points, self.frame.step_px0))
+        if area:
+            self.rings.append(path)
+        return path
+
+    def _remembered(self, value: Any) -> list[Position]:
+        # a third number (z) is kept
+        positions = [[float(p[0]), float(p[1]), *p[2:]] for p in value]
+        if not all(math.isfinite(p[0]) and math.isfinite(p[1]) for p in positions):
+            raise ValueError("expected positions of finite numbers")
+        self.positions += positions
+        return positions
+
+
+def _area(ring: list[Position]) -> float:
+    """Shoelace: positive when it runs clockwise on the screen."""
+    return float(sum(a[0] * b[1] - b[0] * a[1] for a, b in itertools.pairwise(ring)))
+
+
+def _without_box(value: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in value.items() if k != "bbox"}  # a bounding box of the old coordinates would be wrong
+
+
+def _divided(points: list[Position], step: float) -> list[Position]:
+    if not math.isfinite(step):
+        return points
+    result = points[:1]
+    for before, after in itertools.pairwise(points):
+        n = min(max(1, math.ceil(math.dist(before[:2], after[:2]) / step)), _MAX_SEGMENTS)
+        for k in range(1, n):
+            result.append([before[0] + (after[0] - before[0]) * k / n, before[1] + (after[1] - before[1]) * k / n])
+        result.append(after)
+    return result
