@@ -46,13 +46,13 @@ class CountingSettings:
     """Two peaks are one nucleus where the saddle between them reaches this share of the lower one."""
     merge_depth: float = 0.03
     """… or where the lower one stands out from it by less than this share of the typical nucleus' contrast."""
-    positive_share: float = 0.17
+    positive_share: float = 0.23
     """Threshold of positive nuclei, as a share of the DAB optical density of the slide's strong ones."""
-    positive_default_od: float = 0.15
+    positive_default_od: float = 0.2
     """The threshold on slides with too few positive nuclei for an estimate, mean DAB optical density."""
     positive_floor_od: float = 0.08
     """The threshold is never below this."""
-    positive_ceiling_od: float = 0.25
+    positive_ceiling_od: float = 0.3
     """… and never above this."""
     class_2_od: float = 0.4
     """Mean nuclear DAB optical density from which a positive nucleus is 2+."""
