@@ -45,6 +45,13 @@ def test_a_patient_in_two_folds_is_refused_on_writing_and_on_reading(manifest: M
         read_manifest(tmp_path)
 
 
+def test_a_slide_under_two_patients_is_refused(manifest: Manifest, tmp_path: Path) -> None:
+    first, second, third = manifest.pairs
+    copied = dataclasses.replace(second, ihc_content_sha256=first.he_content_sha256)
+    with pytest.raises(VerificationError, match="case01-0: one of its slides also stands under another patient"):
+        write_manifest(tmp_path, dataclasses.replace(manifest, pairs=(first, copied, third)))
+
+
 @pytest.mark.parametrize("name", ["../a.tfrecord", "/etc/passwd"])
 def test_a_shard_outside_the_folder_is_refused(manifest: Manifest, tmp_path: Path, name: str) -> None:
     pair = manifest.pairs[0]

@@ -159,6 +159,7 @@ def read_manifest(folder: Path) -> Manifest:
 def _check(path: Path, manifest: Manifest) -> None:
     problems: list[str] = []
     folds: dict[str, int] = {}
+    slides: dict[str, str] = {}
     names: set[str] = set()
     files: set[str] = set()
     for pair in manifest.pairs:
@@ -171,6 +172,9 @@ def _check(path: Path, manifest: Manifest) -> None:
         names.add(pair.pair)
         if sum(s.records for s in pair.shards) != pair.n_records:
             problems.append(f"pair {pair.pair}: its shards do not add up to {pair.n_records} records")
+        for content in (pair.he_content_sha256, pair.ihc_content_sha256):
+            if slides.setdefault(content, pair.patient_id) != pair.patient_id:
+                problems.append(f"pair {pair.pair}: one of its slides also stands under another patient")
         for shard in pair.shards:
             if Path(shard.file).name != shard.file or shard.file in files:
                 problems.append(f"pair {pair.pair}: shard {shard.file!r} is outside the folder or listed twice")

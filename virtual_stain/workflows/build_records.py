@@ -162,6 +162,7 @@ def _prepare(run: _Run) -> None:
             run.progress.say(
                 f"{job.pair}: registered, median error {result.error_median_um:.1f} µm, {result.verdict}; "
                 f"{len(result.tiles)} tiles, {result.n_glass} windows of glass"
+                + (f"; stain: {', '.join(result.stain_flags)}" if result.stain_flags else "")
             )
     _refuse_shared_slides(run)
 
@@ -274,7 +275,9 @@ def _finish(run: _Run, review: Review) -> BuildResult:
         remove_unlisted_shards(out, manifest)
     run.record.durations_s["pack"] = time.perf_counter() - started
     outcomes = tuple(_outcome(run, pair) for pair in run.pairs)
-    used = {p.entry.pair: Used(run.tables[p.entry.pair], p.chosen) for p in packed}
+    used = {
+        p.entry.pair: Used(run.tables[p.entry.pair], p.chosen, run.prepared[p.entry.pair].stain_flags) for p in packed
+    }
     write_summary(out, manifest, used, {p.job.pair: p.job.folder for p in run.prepared.values()})
     per_tile = run.worker_seconds / run.built if run.built else None
     run.record.outcomes = list(outcomes)

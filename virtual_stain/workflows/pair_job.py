@@ -84,6 +84,11 @@ class PreparedPair:
         """Whether the registration allows tiles at all."""
         return self.verdict in ("accept", "review")
 
+    @property
+    def stain_flags(self) -> tuple[str, ...]:
+        """What makes the estimate of the IHC stain, and with it every count, less trustworthy."""
+        return tuple(self.stain["flags"])
+
 
 def make_job(pair: StainPair, out: Path, config: Config) -> PairJob:
     """The work on one row of PAIRS.csv, in `out`/work/<pair>."""

@@ -34,6 +34,7 @@ class Used:
 
     table: TileTable
     chosen: Sequence[int]
+    stain_flags: tuple[str, ...]
 
     @property
     def ratios(self) -> npt.NDArray[np.float64]:
@@ -94,6 +95,7 @@ def _pair(entry: PairEntry, used: Used, folder: Path) -> dict[str, Any]:
         "entry": entry,
         "label": parse_marker(entry.marker).label,
         "tiles": len(used.table),
+        "stain_flags": used.stain_flags,
         "ratio": entry.positive / total if total else None,
         "low": float(np.quantile(ratios, 0.1)) if len(ratios) else None,
         "high": float(np.quantile(ratios, 0.9)) if len(ratios) else None,

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from virtual_stain.labels.store import TileTable
+from virtual_stain.records.manifest import (
+    ExcludedEntry,
+    Manifest,
+    PairEntry,
+    RegistrationEntry,
+    ShardEntry,
+    TilingEntry,
+)
+from virtual_stain.workflows.summary import Used, write_summary
+
+
+def _table() -> TileTable:
+    columns = {
+        "weight": np.array([1.0, 0.0, 1.0, 1.0]),
+        "positive": np.array([30, 1, 10, 50]),
+        "negative": np.array([70, 3, 90, 50]),
+    }
+    return TileTable(columns, (("border",), ("few_cells", "border"), (), ()), ("a", "b", "c", "d"))
+
+
+def _manifest(**changes: object) -> Manifest:
+    entry = PairEntry(
+        pair="case-1",
+        patient_id="f" * 64,
+        marker="ki67",
+        fold=1,
+        he_content_sha256="1",
+        ihc_content_sha256="2",
+        n_records=3,
+        n_ratio=2,
+        positive=40,
+        negative=160,
+        registration=RegistrationEntry(4.25, None, "accept", ("mirrored",)),
+        shards=(ShardEntry("case-1-00000-of-00001.tfrecord", "0", 1, 3),),
+    )
+    manifest = Manifest(
+        tiling=TilingEntry(307.2, 307.2, 1024),
+        value_definition="positive_ratio",
+        markers=("ki67",),
+        n_folds=2,
+        min_tumour_cells=50,
+        patient_key_fingerprint="0" * 16,
+        accept_unreviewed=False,
+        pairs=(entry,),
+        excluded=(ExcludedEntry("case-2", "<b>H&E slide</b>: cut off"),),
+    )
+    return dataclasses.replace(manifest, **changes)
+
+
+def test_the_summary_counts_records_and_not_tiles_left_out(tmp_path: Path) -> None:
+    used = Used(_table(), (0, 1, 2), ("dab_default",))
+    np.testing.assert_allclose(used.ratios, [0.3, 0.1])  # tile 3 is no record, tile 1 has no weight
+    text = write_summary(tmp_path, _manifest(), {"case-1": used}, {"case-1": tmp_path}).read_text()
+    for expected in (
+        "20.0 % (40 of 200 tumour cells)",
+        "median 4.2 µm, p95 – µm, accept (mirrored)",
+        "4 built, 3 records, 2 with a ratio",
+        "few_cells 1, border 2",
+        "dab_default",
+        "&lt;b&gt;H&amp;E slide&lt;/b&gt;: cut off",
+        "Folds without patients",
+        "data:image/png;base64",
+    ):
+        assert expected in text, expected
+    assert "accept-unreviewed" not in text
+    assert "f" * 64 not in text
+
+
+def test_a_waiver_is_said(tmp_path: Path) -> None:
+    manifest = _manifest(accept_unreviewed=True, pairs=(), markers=())
+    assert "--accept-unreviewed" in write_summary(tmp_path, manifest, {}, {}).read_text()
