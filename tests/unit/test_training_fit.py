@@ -167,8 +167,10 @@ def test_another_runs_folder_is_refused_with_the_differences(done):
 def test_force_begins_anew(done, tmp_path):
     records, run = done[0], tmp_path / "run"
     shutil.copytree(done[1], run)
+    (run / "evaluation.json").write_text("{}")  # of the old weights
     result = fit(records, run, tiny_config("training.max_steps=3"), force=True)
     assert result.steps == 3
+    assert not (run / "evaluation.json").exists()
     assert [r["step"] for r in rows(run) if r["validation_loss"]] == ["3"]
 
 

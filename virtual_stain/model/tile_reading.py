@@ -41,12 +41,18 @@ def tile_reading(model: keras.Model, tiles: tf.Tensor) -> dict[str, tf.Tensor]:
     crop_px = int(model.input_shape[1])
     crops = crop_grid(tiles, crop_px)
     per_tile = crops_per_side(int(tiles.shape[1]), crop_px) ** 2
-    shown = tf.reduce_any(crops < PADDING_MIN, axis=(1, 2, 3))
-    present = tf.reshape(tf.cast(shown, tf.float32), (-1, per_tile))
-    count = tf.reduce_sum(present, axis=1)
     readings = {}
     for name, values in model(crops, training=False).items():
-        total = tf.reduce_sum(tf.reshape(tf.cast(values, tf.float32), (-1, per_tile)) * present, axis=1)
+        total, count = sum_over_tile(values[:, None], crops, per_tile)
         # 0 / 0 is NaN on purpose: a missing ratio is never a number
-        readings[name] = total if name.endswith(CELLS) else total / count
+        readings[name] = total[:, 0] if name.endswith(CELLS) else total[:, 0] / count[:, 0]
     return readings
+
+
+def sum_over_tile(values: tf.Tensor, crops: tf.Tensor, per_tile: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """(Σ, number) float32[B, F], float32[B, 1] of crops' values [B·g², F], without the crops that are all padding."""
+    shown = tf.cast(tf.reduce_any(crops < PADDING_MIN, axis=(1, 2, 3)), tf.float32)[:, None]
+    # where, not a product: a value that is not finite on padding must not reach the tile
+    kept = tf.where(shown > 0, tf.cast(values, tf.float32), 0.0)
+    total = tf.reduce_sum(tf.reshape(kept, (-1, per_tile, values.shape[1])), axis=1)
+    return total, tf.reduce_sum(tf.reshape(shown, (-1, per_tile, 1)), axis=1)

@@ -14,7 +14,7 @@ import numpy as np
 from virtual_stain.config import ScoringSettings
 from virtual_stain.dataset.shards import verify_shards
 from virtual_stain.errors import InputError
-from virtual_stain.files import make_folder, sha256_file, write_json, write_text
+from virtual_stain.files import make_folder, output_errors, sha256_file, write_json, write_text
 from virtual_stain.progress import QUIET, Progress
 from virtual_stain.provenance import RunRecord
 from virtual_stain.records.manifest import MANIFEST, read_manifest
@@ -123,6 +123,8 @@ def _agreement(slides: list[SlideFigures]) -> dict[str, Any]:
 def _write(
     folder: Path, run: TrainedRun, tiles: TileTable, rule: ReadingRule, figures: dict[str, Any], *, own: bool
 ) -> None:
+    with output_errors(folder):
+        (folder / "evaluation.json").unlink(missing_ok=True)  # the old one must not stand beside new predictions
     write_text(folder / "predictions.csv", predictions_csv(tiles, rule))
     write_scatter(folder / "scatter.png", tiles)
     write_bland_altman(folder / "bland_altman.png", tiles, figures)

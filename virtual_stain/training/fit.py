@@ -19,7 +19,7 @@ from virtual_stain.model.tile_reading import crops_per_side
 from virtual_stain.progress import QUIET, Progress
 from virtual_stain.provenance import RunRecord
 from virtual_stain.records.manifest import Manifest, read_manifest
-from virtual_stain.training.identity import claim, describe_data
+from virtual_stain.training.identity import claim, describe_data, drop_evaluation
 from virtual_stain.training.loop import Job, Trainer
 from virtual_stain.training.recipes import make_recipe
 from virtual_stain.training.run_dir import RunDir
@@ -146,6 +146,7 @@ def _start_at_the_mean(network: Network, inputs: _Inputs) -> float:
 
 
 def _train(trainer: Trainer, paths: RunDir, config: Config, data: dict[str, Any], records: Path) -> FitResult:
+    drop_evaluation(paths)
     run = RunRecord("fit", config=config.to_dict(), inputs={"manifest.json": data["manifest_sha256"]})
     run.extra = {"status": "running", "data": data}
     run.write(paths.path, tensorflow=True)

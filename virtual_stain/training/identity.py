@@ -9,7 +9,7 @@ from typing import Any
 
 from virtual_stain.config import Config
 from virtual_stain.dataset.split import Split
-from virtual_stain.errors import OutputError
+from virtual_stain.errors import InputError, OutputError
 from virtual_stain.files import output_errors, sha256_file
 from virtual_stain.records.manifest import MANIFEST, Manifest
 from virtual_stain.training.run_dir import RunDir, read_run_json
@@ -67,7 +67,7 @@ def claim(paths: RunDir, config: Config, data: dict[str, Any], *, resume: bool, 
         return None
     try:
         record = read_run_json(paths.path)
-    except Exception as error:
+    except InputError as error:
         raise OutputError(f"{paths.path}: this folder belongs to another command: {error}", hint=_ANOTHER) from error
     found = differences(record, config, data)
     if found:
@@ -86,7 +86,15 @@ def claim(paths: RunDir, config: Config, data: dict[str, Any], *, resume: bool, 
 _ANOTHER = "Choose another --out, or --force to begin anew here (the old run's files are deleted)."
 
 
+def drop_evaluation(paths: RunDir) -> None:
+    """Removes the figures of earlier weights: beside new ones they would be wrong. Raises OutputError."""
+    with output_errors(paths.path):
+        for path in paths.evaluation:
+            path.unlink(missing_ok=True)
+
+
 def _clear(paths: RunDir) -> None:
+    drop_evaluation(paths)
     with output_errors(paths.path):
         for path in (paths.run_json, paths.best, paths.last, paths.history):
             path.unlink(missing_ok=True)

@@ -14,7 +14,7 @@ from virtual_stain.dataset.pipeline import CropSpec, tile_batches
 from virtual_stain.dataset.shards import reading_errors
 from virtual_stain.markers import parse_marker
 from virtual_stain.model.build import CELLS
-from virtual_stain.model.tile_reading import PADDING_MIN, crop_grid, crops_per_side, tile_reading
+from virtual_stain.model.tile_reading import crop_grid, crops_per_side, sum_over_tile, tile_reading
 from virtual_stain.progress import QUIET, Progress
 from virtual_stain.records.manifest import PairEntry
 from virtual_stain.training.run_dir import TrainedRun
@@ -117,10 +117,8 @@ def tile_features(
     @tf.function(autograph=False)
     def pooled(tiles: tf.Tensor) -> tf.Tensor:
         crops = crop_grid(tiles, spec.crop_px)
-        shown = tf.cast(tf.reduce_any(crops < PADDING_MIN, axis=(1, 2, 3)), tf.float32)
-        values = run.network.features(crops, training=False) * shown[:, None]
-        count = tf.maximum(tf.reduce_sum(tf.reshape(shown, (-1, per_tile, 1)), axis=1), 1.0)
-        return tf.reduce_sum(tf.reshape(values, (-1, per_tile, values.shape[1])), axis=1) / count
+        total, count = sum_over_tile(run.network.features(crops, training=False), crops, per_tile)
+        return total / tf.maximum(count, 1.0)
 
     features, truth, patients = [], [], []
     with reading_errors(records):

@@ -48,6 +48,12 @@ class RunDir:
         return self.path / "history.csv"
 
     @property
+    def evaluation(self) -> tuple[Path, ...]:
+        """What `vstain evaluate` writes here; the first one says that the others are whole."""
+        names = ("evaluation.json", "predictions.csv", "scatter.png", "bland_altman.png")
+        return tuple(self.path / name for name in names)
+
+    @property
     def tensorboard(self) -> Path:
         return self.path / "tensorboard"
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from virtual_stain.model.build import Network
 from virtual_stain.model.losses import cells_loss_sum, ratio_loss_sum
-from virtual_stain.model.tile_reading import crop_grid
+from virtual_stain.model.tile_reading import crop_grid, sum_over_tile
 from virtual_stain.training.metrics import mean_absolute_error, mean_within, pearson
 from virtual_stain.training.step import Batch, LossWeights, TrainStep, ratio_weights
 
@@ -84,7 +84,8 @@ class Validator:
             logit, log_cells = outputs[f"{marker}_logit"], outputs[f"{marker}_log_cells"]
             ratio += ratio_loss_sum(logit, k, n, weights[:, index])
             cells += cells_loss_sum(log_cells, n, flat["usable"][:, index])
-            readings.append(tf.reduce_mean(tf.reshape(tf.sigmoid(logit), (-1, per_tile)), axis=1))
+            total, count = sum_over_tile(tf.sigmoid(logit)[:, None], crops, per_tile)
+            readings.append(total[:, 0] / count[:, 0])
         sums = [ratio, tf.reduce_sum(weights), cells, tf.reduce_sum(flat["usable"])]
         return sums, tf.stack(readings, axis=1)
 
@@ -95,7 +96,7 @@ def _labelled(batch: Batch, ratios: np.ndarray) -> list[tuple[bytes, int, float,
     cells, positive = batch["cells"].numpy().sum(axis=1), batch["positive"].numpy().sum(axis=1)
     return [
         (pair[i], m, float(positive[i, m] / cells[i, m]), float(ratios[i, m]))
-        for i, m in zip(*np.nonzero((trusted > 0) & (cells > 0)), strict=True)
+        for i, m in zip(*np.nonzero((trusted > 0) & (cells > 0) & np.isfinite(ratios)), strict=True)
     ]
 
 
