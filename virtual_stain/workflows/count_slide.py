@@ -26,7 +26,7 @@ from virtual_stain.counting.stain import FLAG_SENTENCES, estimate_slide_stain, e
 from virtual_stain.counting.tumour import REGION, SIZE_AND_SHAPE
 from virtual_stain.counting.windows import FoundCells, WindowPlan, count_windows, plan_windows, window_tasks
 from virtual_stain.errors import OutputError
-from virtual_stain.files import folder_lock, read_json, replacing, sha256_file, write_bytes, write_json
+from virtual_stain.files import folder_lock, output_errors, read_json, replacing, sha256_file, write_bytes, write_json
 from virtual_stain.geometry import Box, Points, Size
 from virtual_stain.markers import Marker, require_nuclear
 from virtual_stain.parallel import local_executor, map_in_order
@@ -124,8 +124,9 @@ def _claim(out: Path, identity: dict[str, Any], *, force: bool) -> None:
                 hint="Choose another --out, or replace it with --force.",
             )
     write_json(run, {"command": "count", "identity": identity, "complete": False})
-    for name in _OUTPUTS:
-        (out / name).unlink(missing_ok=True)
+    with output_errors(out):
+        for name in _OUTPUTS:
+            (out / name).unlink(missing_ok=True)
 
 
 def _count(
