@@ -123,7 +123,8 @@ def main() -> None:
     if options.real:
         real.ROOT = str(options.real)
         bench_real(options.quick)
-    bench_phantom(options.phantom)
+    if options.phantom:
+        bench_phantom(options.phantom)
     if options.unrelated:
         bench_unrelated(options.phantom, options.unrelated)
 
