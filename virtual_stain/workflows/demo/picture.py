@@ -92,6 +92,6 @@ def _scatter(axis: Any, result: DemoResult) -> None:
         read = [readings[int(tiles.col[i]), int(tiles.row[i])] for i in index]
         axis.scatter(100 * tiles.ratio[index], 100 * np.array(read), s=14, alpha=0.7, label=pair)
     axis.plot([0, 100], [0, 100], color="grey", linewidth=0.8)
-    axis.set(xlim=(0, 80), ylim=(0, 80), aspect="equal", xlabel="true Ki67 of the tile, %", ylabel="read from H&E, %")
+    axis.set(xlim=(0, 90), ylim=(0, 90), aspect="equal", xlabel="true Ki67 of the tile, %", ylabel="read from H&E, %")
     axis.set_title("5  Held-out patients: read against true")
     axis.legend(title="patient", loc="upper left")
