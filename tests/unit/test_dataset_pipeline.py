@@ -137,3 +137,10 @@ def test_a_shard_edited_after_the_manifest_is_found_before_training(tmp_path):
 def test_no_shards_is_an_error(folder):
     with pytest.raises(InputError, match="Expected|expected shards"):
         training_batches(folder[0], (), SPEC, order())
+
+
+def test_tiles_without_a_label_can_be_left_out(folder):
+    path, manifest = folder
+    kept = take(tile_batches(path, manifest.pairs, SPEC, 18, labelled_only=True), 1)[0]
+    assert len(kept["tile"]) == sum(p.n_ratio for p in manifest.pairs) < 18
+    assert (kept["trusted"] == 1).all()
