@@ -29,7 +29,8 @@ from virtual_stain.report.heatmap import OVERVIEW_PX, heatmap_png
 from virtual_stain.report.html import GALLERY_PX, report_html
 from virtual_stain.report.report import SCHEMA_VERSION, SlideFacts, SlideReport, make_report, report_json, tiles_csv
 from virtual_stain.score.inputs import ScoreInput
-from virtual_stain.score.predictor import Predictor, open_predictor
+from virtual_stain.score.open_model import open_predictor
+from virtual_stain.score.predictor import Predictor
 from virtual_stain.score.score import score_slide
 from virtual_stain.slides.slide import Slide, open_slide
 from virtual_stain.slides.window import read_window
