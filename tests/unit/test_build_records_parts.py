@@ -245,8 +245,12 @@ def test_a_folder_may_gain_pairs_and_keeps_its_settings(tmp_path: Path) -> None:
 def test_folds_and_shard_size_may_change_without_doing_the_tiles_again(tmp_path: Path) -> None:
     pairs = {"a": ("id-a", "ki67")}
     claim(tmp_path, Config(), pairs, force=False)
+    tiles = tmp_path / "work" / "a" / "tiles.h5"
+    tiles.parent.mkdir()
+    tiles.write_text("x")
     labels = dataclasses.replace(Config().labels, n_folds=3, shard_mb=10.0)
     claim(tmp_path, dataclasses.replace(Config(), labels=labels), pairs, force=False)
+    assert tiles.read_text() == "x"
 
 
 def test_force_clears_records_and_work_and_nothing_else(tmp_path: Path) -> None:
