@@ -15,9 +15,11 @@ from pathlib import Path
 import pytest
 
 from virtual_stain.config import Config
+from virtual_stain.counting.region import read_region
 from virtual_stain.errors import (
     BatchError,
     ConfigError,
+    InputError,
     OutputError,
     PairError,
     RejectedError,
@@ -186,6 +188,20 @@ def test_reasons_that_travel_hold_no_path() -> None:
     pair = StainPair("p", "Ann", Marker.KI67, SlideRef(Path("/x/Ann B/he.svs")), SlideRef(Path("/x/Ann B/ihc.svs")))
     text = public_reason("/x/Ann B/he.svs: cut off; see /out/y/work/p/overlay.jpg", pair, Path("/out/y"))
     assert text == "H&E slide: cut off; see DIR/work/p/overlay.jpg"
+
+
+def test_a_public_reason_hides_a_broken_roi_and_bare_file_names(tmp_path: Path) -> None:
+    """The path of an ROI, and names of files without their folder, stood in the manifest."""
+    he_roi, ihc_roi = tmp_path / "Ann Bo.geojson", tmp_path / "Ann-ihc.json"
+    he_roi.write_text("{broken")
+    he, ihc = SlideRef(Path("/x/he.svs")), SlideRef(Path("/x/Ann_Bo.ome.tiff"))
+    pair = StainPair("p", "Ann", Marker.KI67, he, ihc, he_roi=he_roi, ihc_roi=ihc_roi)
+    with pytest.raises(InputError) as caught:
+        read_region(he_roi, Box(0, 0, 10, 10))
+    assert public_reason(caught.value.message, pair, Path("out")).startswith("H&E region: expected GeoJSON")
+    text = public_reason("the file Ann_Bo.ome.tiff, Ann_Bo_label, Ann Bo and Ann-ihc.json", pair, Path("out"))
+    assert text == "the file IHC slide, IHC slide_label, H&E region and IHC region"
+    assert public_reason("the scan ends.", pair, Path()) == "the scan ends."
 
 
 def _prepared(n: int, folder: Path = Path("work/p")) -> PreparedPair:

@@ -50,6 +50,51 @@ def test_classes_say_what_is_tumour(tmp_path: Path) -> None:
         assert read_region(path, BOUNDS, "slide").contains(points).tolist() == expected
 
 
+def test_an_excluded_class_is_cut_out_of_the_tumour(tmp_path: Path) -> None:
+    """Ignore tumor fold counted as tumour, and an ignored area within the region stayed in it."""
+    fold = feature([HOLE], classification={"name": "Ignore tumor fold"})
+    for drawn in (feature([SQUARE], classification={"name": "Tumour: Positive"}), feature([SQUARE])):
+        region = read_region(write(tmp_path / "a.geojson", drawn, fold), BOUNDS, "slide")
+        assert region.contains(np.array([[10.0, 10.0], [50.0, 50.0]])).tolist() == [True, False]
+
+
+@pytest.mark.parametrize("name", ["Non-tumor", "Peritumoral stroma", "No Tumour", "Tumor-free", "tumoral"])
+def test_a_class_that_only_contains_tumor_is_no_tumour(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / "a.geojson", feature([SQUARE], classification={"name": name}))
+    with pytest.raises(InputError, match=rf"a\.geojson.*{name}") as caught:
+        read_region(path, BOUNDS)
+    assert caught.value.hint
+
+
+def declare(path: Path, **head: Any) -> Path:
+    path.write_text(json.dumps({"type": "FeatureCollection", **head, "features": [feature([SQUARE])]}))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("declared", "requested", "head"),
+    [
+        ("slide", "bounds", {}),
+        ("bounds", "slide", {}),
+        ("bounds", "slide", {"offset_px0": [100.4, 200.0]}),
+        ("slide", "bounds", {"offset_px0": [0, 0]}),
+    ],
+)
+def test_the_origin_that_a_region_declares_was_ignored(
+    tmp_path: Path, declared: str, requested: str, head: dict[str, Any]
+) -> None:
+    path = declare(tmp_path / "a.geojson", origin=declared, **head)
+    inside = read_region(path, BOUNDS, requested).contains(np.array([[50.0, 50.0], [150.0, 250.0]]))
+    assert inside.tolist() == [declared == "slide", declared == "bounds"]
+
+
+@pytest.mark.parametrize("offset", [[101.0, 200.0], [0, 0], [100.0], "100", [float("nan"), 200.0]])
+def test_a_region_with_the_offset_of_another_slide_is_refused(tmp_path: Path, offset: Any) -> None:
+    with pytest.raises(InputError, match="offset_px0") as caught:
+        read_region(declare(tmp_path / "a.geojson", offset_px0=offset), BOUNDS)
+    assert "--geojson-origin" in str(caught.value.hint)
+
+
 def test_a_mask_covers_the_scan(tmp_path: Path) -> None:
     mask = np.zeros((80, 100), np.uint8)
     mask[:40, :50] = 255

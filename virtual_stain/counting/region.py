@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,8 @@ _CHUNK = 4_000_000  # point–edge pairs at a time
 _ASPECT_FRACTION = 0.02  # a mask may be a rounded-down overview, but not of another slide
 _CELL_TYPES = ("detection", "cell", "tile")  # QuPath objects that are no drawn regions
 _LEFT_OUT = ("ignore", "exclude", "necrosis", "artifact", "artefact", "stroma")
+_TUMOUR = re.compile(r"tumou?r(?![\w-])")
+_MAX_OFFSET_ERROR_PX = 0.5
 
 
 class Region(Protocol):
@@ -31,20 +35,25 @@ class Region(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PolygonRegion:
-    """The union of polygons, each one ring and its holes."""
+    """The union of polygons, each one ring and its holes, less the union of others."""
 
     polygons: tuple[tuple[Points, ...], ...]
+    excluded: tuple[tuple[Points, ...], ...] = ()
 
     def contains(self, points_px0: Points) -> npt.NDArray[np.bool_]:
-        inside = np.zeros(len(points_px0), bool)
-        for rings in self.polygons:
-            low, high = rings[0].min(axis=0), rings[0].max(axis=0)
-            near = np.flatnonzero(((points_px0 >= low) & (points_px0 <= high)).all(axis=1) & ~inside)
-            odd = np.zeros(len(near), bool)
-            for ring in rings:
-                odd ^= _in_ring(points_px0[near], ring)
-            inside[near] |= odd
-        return inside
+        return _in_any(points_px0, self.polygons) & ~_in_any(points_px0, self.excluded)
+
+
+def _in_any(points_px0: Points, polygons: tuple[tuple[Points, ...], ...]) -> npt.NDArray[np.bool_]:
+    inside = np.zeros(len(points_px0), bool)
+    for rings in polygons:
+        low, high = rings[0].min(axis=0), rings[0].max(axis=0)
+        near = np.flatnonzero(((points_px0 >= low) & (points_px0 <= high)).all(axis=1) & ~inside)
+        odd = np.zeros(len(near), bool)
+        for ring in rings:
+            odd ^= _in_ring(points_px0[near], ring)
+        inside[near] |= odd
+    return inside
 
 
 def _in_ring(points: Points, ring: Points) -> npt.NDArray[np.bool_]:
@@ -85,16 +94,17 @@ R = TypeVar("R", bound=Region)
 def read_region(path: Path, bounds: Box, origin: str = "bounds") -> Region:
     """`path`: GeoJSON (.geojson, .json) or a mask picture (PNG, TIFF); `bounds`: the scan in level-0 px.
 
-    GeoJSON counts from the corner of `bounds` (QuPath's frame) or, with `origin` "slide", from the corner of level 0.
-    Where any feature's class contains "tumor" or "tumour", these features are the region; otherwise all areas but
-    those classed Ignore*, Exclude*, Necrosis, Artifact or Stroma. A mask covers `bounds` and is non-zero inside.
+    GeoJSON counts from the corner of `bounds` (QuPath's frame) or, with `origin` "slide", from the corner of level 0;
+    an `origin` that the file itself declares goes before, and its `offset_px0` has to be that of the scan.
+    Areas of the class Tumor (or one that begins with this word) are the region, or all areas where there are none;
+    those classed Ignore*, Exclude*, Necrosis*, Artifact* or Stroma* are taken out of it. Other classes that speak of
+    a tumour (Non-tumor, Peritumoral) are refused. A mask covers `bounds` and is non-zero inside.
     Raises InputError that says what was wrong with the file.
     """
     if not path.is_file():
         raise InputError(f"{path}: expected a region of interest (QuPath GeoJSON or mask PNG). Received: no such file")
     if path.suffix.lower() in (".geojson", ".json"):
-        offset = (bounds.x, bounds.y) if origin == "bounds" else (0.0, 0.0)
-        return _polygons(path, offset)
+        return _polygons(path, bounds, origin)
     return _mask(path, bounds)
 
 
@@ -114,16 +124,57 @@ def _mask(path: Path, bounds: Box) -> MaskRegion:
     return _not_empty(MaskRegion(mask > 0, bounds), bool((mask > 0).any()), path)
 
 
-def _polygons(path: Path, offset: tuple[float, float]) -> PolygonRegion:
+def _polygons(path: Path, bounds: Box, origin: str) -> PolygonRegion:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise InputError(f"{path}: expected GeoJSON. Received something else: {error}") from None
-    areas = [a for feature in _features(value, path) for a in _areas(feature, path)]
-    tumour = [polygon for name, polygon in areas if "tumor" in name or "tumour" in name]
-    chosen = tumour or [polygon for name, polygon in areas if not name.startswith(_LEFT_OUT)]
-    polygons = tuple(tuple(ring + offset for ring in polygon) for polygon in chosen)
-    return _not_empty(PolygonRegion(polygons), bool(polygons), path)
+    offset = _offset(value, path, bounds, origin)
+    areas: dict[str, list[tuple[Points, ...]]] = {"tumour": [], "excluded": [], "other": []}
+    for feature in _features(value, path):
+        for name, polygon in _areas(feature, path):
+            areas[_kind(name, path)].append(tuple(ring + offset for ring in polygon))
+    region = PolygonRegion(tuple(areas["tumour"] or areas["other"]), tuple(areas["excluded"]))
+    return _not_empty(region, bool(region.polygons), path)
+
+
+def _offset(value: Any, path: Path, bounds: Box, origin: str) -> tuple[float, float]:
+    """What the coordinates count from, level-0 px: as the file declares, or else as `origin` says."""
+    head = value if isinstance(value, dict) else {}
+    if head.get("origin") in ("bounds", "slide"):
+        origin = head["origin"]
+    offset = (bounds.x, bounds.y) if origin == "bounds" else (0.0, 0.0)
+    declared = head.get("offset_px0")
+    if declared is not None and not _is_near(declared, offset):
+        raise InputError(
+            f"{path}: expected coordinates with origin {origin!r}, offset_px0 {list(offset)}. Received: offset_px0 "
+            f"{str(declared)[:80]}",
+            hint="The file seems to belong to another slide; for this one, it may lack its origin: see "
+            "--geojson-origin.",
+        )
+    return offset
+
+
+def _is_near(declared: Any, offset: tuple[float, float]) -> bool:
+    try:
+        return math.dist([float(v) for v in declared], offset) <= _MAX_OFFSET_ERROR_PX
+    except (TypeError, ValueError):
+        return False
+
+
+def _kind(name: str, path: Path) -> str:
+    """Of a class: "tumour", "excluded" or "other"."""
+    plain = name.strip().lower()
+    if plain.startswith(_LEFT_OUT):
+        return "excluded"
+    if _TUMOUR.match(plain):
+        return "tumour"
+    if "tumor" in plain or "tumour" in plain:
+        raise InputError(
+            f"{path}: expected the class Tumor, or one that does not speak of a tumour. Received: {name!r}",
+            hint='Rename the class in QuPath: "Tumor" for what counts, "Ignore*" for what does not.',
+        )
+    return "other"
 
 
 def _not_empty(region: R, has_area: bool, path: Path) -> R:
@@ -161,7 +212,7 @@ def _areas(feature: Any, path: Path) -> Iterator[tuple[str, tuple[Points, ...]]]
             arrays = ()
         if not arrays or any(len(a) < 3 or not np.isfinite(a).all() for a in arrays):
             raise InputError(f"{path}: expected rings of at least three points (x, y). Received: {str(rings)[:80]}")
-        yield str(name or "").lower(), arrays
+        yield str(name or ""), arrays
 
 
 def _rings_of(geometry: dict[str, Any]) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,11 +13,23 @@ _LISTED = 20
 
 
 def public_reason(text: str, pair: StainPair, out: Path) -> str:
-    """The reason without paths: folders and files are often named after patients."""
-    shown = [(pair.he.path, "H&E slide"), (pair.ihc.path, "IHC slide"), (out, "DIR")]
-    for path, name in sorted(shown, key=lambda item: -len(str(item[0]))):
-        text = text.replace(str(path), name)
-    return text
+    """The reason without paths and names of files: folders and files are often named after patients."""
+    files = [(pair.he.path, "H&E slide"), (pair.ihc.path, "IHC slide")]
+    files += [(p, name) for p, name in ((pair.he_roi, "H&E region"), (pair.ihc_roi, "IHC region")) if p is not None]
+    shown = ({str(out): "DIR"} if out.name else {}) | {str(path): name for path, name in files}  # not of "." or "/"
+    for path, name in files:
+        for word in (path.name, path.stem, path.name.split(".")[0]):
+            if word:
+                shown.setdefault(word, name)
+    # In one pass, longest first: what stands in for a name is not masked again.
+    pattern = "|".join(_masked(key) for key in sorted(shown, key=len, reverse=True))
+    return re.sub(pattern, lambda found: shown[found.group()], text)
+
+
+def _masked(key: str) -> str:
+    """A path wherever it stands; a bare name as a whole word only ("he" is in "the")."""
+    escaped = re.escape(key)
+    return escaped if Path(key).name != key else rf"(?<![^\W_]){escaped}(?![^\W_])"
 
 
 def error_of(
