@@ -10,7 +10,8 @@ import pytest
 
 from tests.fixtures.records import tiny_records
 from tests.fixtures.training import tiny_run
-from virtual_stain.errors import InputError
+from virtual_stain.errors import InputError, OutputError
+from virtual_stain.files import folder_lock
 from virtual_stain.readings import aggregate
 from virtual_stain.records.manifest import read_manifest, write_manifest
 from virtual_stain.training.evaluate import evaluate, marker_figures
@@ -120,6 +121,31 @@ def test_other_records_have_their_own_folder(done, tmp_path):
     result = evaluate(run, tmp_path)
     assert result.folder == run / f"evaluation-{tmp_path.name}"
     assert json.loads((result.folder / "run.json").read_text())["command"] == "evaluate"
+
+
+def test_the_runs_folder_under_another_name_keeps_the_record_of_the_training(done, monkeypatch):
+    _, run = done
+    before = (run / "run.json").read_bytes()
+    monkeypatch.chdir(run.parent)
+    evaluate(run.relative_to(run.parent), out=run.parent / "records" / ".." / run.name)
+    assert (run / "run.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("content", ['{"command": "fit"}', "[]", "no JSON"])
+def test_a_folder_of_another_command_gets_no_evaluation(done, tmp_path, content):
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(OutputError, match="belongs to another command"):
+        evaluate(done[1], out=tmp_path)
+    assert (tmp_path / "run.json").read_text() == content
+    assert [p.name for p in tmp_path.iterdir()] == ["run.json"]
+
+
+def test_two_runs_do_not_write_one_evaluation(done, tmp_path):
+    with folder_lock(tmp_path), pytest.raises(OutputError, match="writing here"):
+        evaluate(done[1], out=tmp_path)
+    evaluate(done[1], out=tmp_path)
+    evaluate(done[1], out=tmp_path)
+    assert json.loads((tmp_path / "run.json").read_text())["command"] == "evaluate"
 
 
 @pytest.mark.parametrize(

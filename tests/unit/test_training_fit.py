@@ -13,10 +13,10 @@ from tests.fixtures.records import tiny_records
 from tests.fixtures.training import tiny_config, tiny_run
 from virtual_stain.errors import ConfigError, InputError, ModelError, OutputError, VerificationError
 from virtual_stain.records.manifest import read_manifest, shard_paths
-from virtual_stain.training import loop
+from virtual_stain.training import identity, loop
 from virtual_stain.training.checkpoint import read_checkpoint
-from virtual_stain.training.fit import fit
-from virtual_stain.training.run_dir import load_run
+from virtual_stain.training.fit import _job, _read, fit
+from virtual_stain.training.run_dir import RunDir, load_run
 
 
 @pytest.fixture(scope="module")
@@ -268,3 +268,70 @@ def test_a_run_that_was_never_validated_has_no_model(tmp_path, monkeypatch):
         load_run(tmp_path / "run")
     with pytest.raises(InputError, match="training run"):
         load_run(records)
+
+
+def test_validation_crops_without_enough_cells_are_no_loss_of_zero(tmp_path):
+    records, run = tmp_path / "records", tmp_path / "run"
+    tiny_records(records, tile_px=64, window_um=19.2)
+    with pytest.raises(InputError, match=r"model\.crop_px = 32.*training\.min_crop_cells = 1000"):
+        fit(records, run, tiny_config("training.min_crop_cells=1000", "training.max_crop_cells=1000"))
+    assert not (run / "best.h5").exists()
+    assert json.loads((run / "run.json").read_text())["status"] == "failed"
+
+
+def test_a_kill_while_the_old_run_is_deleted_leaves_no_old_weights_under_a_new_run(done, tmp_path, monkeypatch):
+    records, run = done[0], tmp_path / "run"
+    shutil.copytree(done[1], run)
+    changed = tiny_config("training.max_steps=3")
+
+    def die(path):
+        raise RuntimeError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(identity.shutil, "rmtree", die)
+        with pytest.raises(RuntimeError):
+            fit(records, run, changed, force=True)
+    with pytest.raises(OutputError, match="another run"):
+        fit(records, run, changed)
+    with pytest.raises(OutputError, match=r"best\.h5 is gone"):
+        fit(records, run, tiny_config())
+
+
+def test_checkpoints_without_a_record_are_not_taken_for_the_new_runs(done, tmp_path, monkeypatch):
+    records, run = done[0], tmp_path / "run"
+    shutil.copytree(done[1], run)
+    (run / "run.json").unlink()
+    (run / "evaluation.json").write_text("{}")
+    stop_after(monkeypatch, 1)
+    with pytest.raises(KeyboardInterrupt):
+        fit(records, run, tiny_config())
+    assert not (run / "best.h5").exists()
+    assert not (run / "evaluation.json").exists()
+
+
+def test_another_content_of_the_weights_file_is_another_run(tmp_path):
+    from virtual_stain.model.small_cnn import small_cnn
+
+    weights = tmp_path / "start.weights.h5"
+    small_cnn(32).save_weights(weights)
+    overrides = ("training.max_steps=2", f"model.weights={weights}")
+    records, run = tiny_run(tmp_path, *overrides)
+    config = tiny_config(*overrides)
+    assert len(json.loads((run / "run.json").read_text())["data"]["weights_sha256"]) == 64
+    assert fit(records, run, config).steps == 2
+    weights.write_bytes(weights.read_bytes() + b" ")
+    with pytest.raises(OutputError, match=r"content of model\.weights"):
+        fit(records, run, config)
+    weights.unlink()
+    assert fit(records, run, config).steps == 2, "a checkpoint needs no starting weights"
+
+
+def test_the_mean_cells_of_a_crop_are_those_of_the_tiles_that_were_counted(tmp_path):
+    """The manifest sums the cells of the tiles with a ratio: the others must not enter the divisor."""
+    manifest = tiny_records(tmp_path, tile_px=64, window_um=19.2, few_cells_every=2)
+    inputs = _read(tmp_path, tiny_config(), 0)
+    train = inputs.split.train
+    assert sum(p.n_ratio for p in train) < sum(p.n_records for p in train) <= sum(p.n_records for p in manifest.pairs)
+    mean = sum(p.positive + p.negative for p in train) / sum(p.n_ratio for p in train) / 4
+    factor = _job(inputs, RunDir(tmp_path), load_weights=False).loss.cells_factor
+    assert factor == pytest.approx(inputs.config.training.cells_loss_weight / mean)

@@ -13,8 +13,8 @@ import numpy as np
 
 from virtual_stain.config import ScoringSettings
 from virtual_stain.dataset.shards import verify_shards
-from virtual_stain.errors import InputError
-from virtual_stain.files import make_folder, output_errors, sha256_file, write_json, write_text
+from virtual_stain.errors import InputError, OutputError
+from virtual_stain.files import folder_lock, output_errors, read_json, sha256_file, write_json, write_text
 from virtual_stain.progress import QUIET, Progress
 from virtual_stain.provenance import RunRecord
 from virtual_stain.records.manifest import MANIFEST, read_manifest
@@ -59,7 +59,8 @@ def evaluate(
     verify_shards(records, pairs, progress)
     digest = sha256_file(records / MANIFEST)
     own = digest == run.data["manifest_sha256"]
-    folder = make_folder(out or (run_dir if own else run_dir / f"evaluation-{records.resolve().name}"))
+    folder = out or (run_dir if own else run_dir / f"evaluation-{records.resolve().name}")
+    _refuse_other_run(folder, run_dir)
     record = RunRecord("evaluate", config=run.config.to_dict(), inputs={MANIFEST: digest})
     tiles = predict_tiles(run, records, pairs, progress)
     rule = ReadingRule(
@@ -68,11 +69,29 @@ def evaluate(
         top_n=(scoring or ScoringSettings()).top_n,
     )
     figures = {m: marker_figures(tiles.select(tiles.marker == m), rule) for m in sorted(set(tiles.marker.tolist()))}
-    _write(folder, run, tiles, rule, figures, own=own)
-    if folder != run_dir:  # the run's own folder keeps the record of its training
-        record.counts = {"tiles": len(tiles)}
-        record.write(folder, tensorflow=True)
+    record.counts = {"tiles": len(tiles)}
+    with folder_lock(folder):
+        _refuse_other_run(folder, run_dir)
+        _write(folder, run, tiles, rule, figures, own=own)
+        if folder.resolve() != run_dir.resolve():  # the run's own folder keeps the record of its training
+            record.write(folder, tensorflow=True)
     return Evaluation(folder, figures, tiles)
+
+
+def _refuse_other_run(folder: Path, run_dir: Path) -> None:
+    """Raises OutputError when `folder` holds the record of a command that is no evaluation, this run's excepted."""
+    path = folder / "run.json"
+    if folder.resolve() == run_dir.resolve() or not path.exists():
+        return
+    try:
+        record = read_json(path, "the record of an evaluation")
+    except InputError as error:
+        raise OutputError(f"{folder}: this folder belongs to another command: {error}", hint=_ANOTHER) from error
+    if not isinstance(record, dict) or record.get("command") != "evaluate":
+        raise OutputError(f"{folder}: this folder belongs to another command.", hint=_ANOTHER)
+
+
+_ANOTHER = "Choose another --out."
 
 
 def _records_of(run: TrainedRun) -> Path:

@@ -10,7 +10,7 @@ from virtual_stain.config import Config
 from virtual_stain.dataset.pipeline import CropSpec, TrainingOrder, tile_batches, training_batches
 from virtual_stain.dataset.shards import reading_errors, verify_shards
 from virtual_stain.dataset.split import Split, split_by_patient, trained_markers
-from virtual_stain.errors import ModelError
+from virtual_stain.errors import InputError, ModelError
 from virtual_stain.files import folder_lock
 from virtual_stain.markers import Marker
 from virtual_stain.model.build import BuildOptions, Network, build_network, set_starting_outputs
@@ -70,7 +70,7 @@ def fit(
     """
     inputs = _read(records_dir, config, fold)
     paths = RunDir(run_dir)
-    data = describe_data(records_dir, inputs.manifest, inputs.split)
+    data = describe_data(records_dir, inputs.manifest, inputs.split, config.model.weights)
     with folder_lock(run_dir):
         record = claim(paths, config, data, resume=resume, force=force)
         if record is not None and record.get("status") == "finished":
@@ -132,7 +132,10 @@ def _order(config: Config, step: int) -> TrainingOrder:
 
 
 def _start_at_the_mean(network: Network, inputs: _Inputs) -> float:
-    """Sets the first outputs from the training pairs' counts; returns the mean tumour cells of a crop, ≥ 1."""
+    """Sets the first outputs from the training pairs' counts; returns the mean tumour cells of a crop, ≥ 1.
+
+    The manifest counts the cells of the records that enter the ratio, so they alone are divided by.
+    """
     per_tile = crops_per_side(inputs.spec.tile_px, inputs.spec.crop_px) ** 2
     ratio: dict[Marker, float] = {}
     cells: dict[Marker, float] = {}
@@ -140,7 +143,7 @@ def _start_at_the_mean(network: Network, inputs: _Inputs) -> float:
         pairs = [p for p in inputs.split.train if p.marker == marker.value]
         total = sum(p.positive + p.negative for p in pairs)
         ratio[marker] = sum(p.positive for p in pairs) / total if total else 0.5
-        cells[marker] = total / max(sum(p.n_records for p in pairs) * per_tile, 1)
+        cells[marker] = total / max(sum(p.n_ratio for p in pairs) * per_tile, 1)
     set_starting_outputs(network, ratio, cells)
     return max(1.0, sum(cells.values()) / len(cells))
 
@@ -156,7 +159,7 @@ def _train(trainer: Trainer, paths: RunDir, config: Config, data: dict[str, Any]
     except KeyboardInterrupt:
         _close(run, paths, trainer, "interrupted", "interrupted; --resume goes on")
         raise
-    except ModelError as error:
+    except (InputError, ModelError) as error:
         _close(run, paths, trainer, "failed", error.message)
         raise
     return _result(paths.path, _close(run, paths, trainer, "finished", reason))

@@ -17,12 +17,16 @@ from virtual_stain.training.run_dir import RunDir, read_run_json
 _SECTIONS = ("model", "augment", "training")
 
 
-def describe_data(records: Path, manifest: Manifest, split: Split) -> dict[str, Any]:
-    """What `run.json` keeps of the records: enough to evaluate, to export, and to refuse a mix-up."""
+def describe_data(records: Path, manifest: Manifest, split: Split, weights: str) -> dict[str, Any]:
+    """What `run.json` keeps of the records: enough to evaluate, to export, and to refuse a mix-up.
+
+    `weights`: `model.weights`; of a file the content counts, whatever its name.
+    """
     seen = split.train + split.validation
     return {
         "records": str(records.resolve()),
         "manifest_sha256": sha256_file(records / MANIFEST),
+        "weights_sha256": _file_sha256(weights),
         "fold": split.fold,
         "n_folds": manifest.n_folds,
         "markers": list(manifest.markers),
@@ -40,6 +44,12 @@ def describe_data(records: Path, manifest: Manifest, split: Split) -> dict[str, 
     }
 
 
+def _file_sha256(weights: str) -> str | None:
+    """Digest of the starting weights' file; None for "none", "imagenet" and a file that is not there (any more)."""
+    path = Path(weights).expanduser()
+    return sha256_file(path) if weights not in ("none", "imagenet") and path.is_file() else None
+
+
 def differences(record: dict[str, Any], config: Config, data: dict[str, Any]) -> list[str]:
     """What separates the recorded run from the one that is asked for, as sentences; empty when it is the same."""
     asked, found = config.to_dict(), []
@@ -52,6 +62,9 @@ def differences(record: dict[str, Any], config: Config, data: dict[str, Any]) ->
     for key, what in (("fold", "--fold"), ("manifest_sha256", "the records' manifest (sha256)")):
         if record["data"][key] != data[key]:
             found.append(f"{what}: {record['data'][key]} there, {data[key]} now")
+    before, now = record["data"].get("weights_sha256"), data["weights_sha256"]
+    if before and now and before != now:  # going on needs the checkpoint only: the file may be gone
+        found.append(f"the content of model.weights (sha256): {before} there, {now} now")
     return found
 
 
@@ -59,11 +72,13 @@ def claim(paths: RunDir, config: Config, data: dict[str, Any], *, resume: bool, 
     """Makes sure that the folder is this run's; returns its record where there is one to go on from, else None.
 
     Raises OutputError when it belongs to another run, or to this one half done and neither `resume` nor `force` is
-    given. `force` begins anew, and the old run's files go.
+    given. `force` begins anew, and the old run's files go; so do those that lie there without a `run.json`.
     """
     if force:
         _clear(paths)
     if not paths.run_json.is_file():
+        if any(path.is_file() for path in (paths.best, paths.last, *paths.evaluation)):
+            _clear(paths)
         return None
     try:
         record = read_run_json(paths.path)
@@ -75,11 +90,14 @@ def claim(paths: RunDir, config: Config, data: dict[str, Any], *, resume: bool, 
             f"{paths.path}: this folder belongs to another run:\n" + "\n".join(f"  - {line}" for line in found),
             hint=_ANOTHER,
         )
+    if record.get("status") == "finished" and not paths.best.is_file():
+        raise OutputError(f"{paths.path}: this run is finished, but its best.h5 is gone.", hint="Begin anew: --force.")
     if not resume and record.get("status") != "finished":
         raise OutputError(
             f"{paths.path}: this run was begun here and is not finished.",
             hint="Go on with it: --resume. Begin anew: --force.",
         )
+    data["weights_sha256"] = data["weights_sha256"] or record["data"].get("weights_sha256")
     return record
 
 
@@ -96,10 +114,11 @@ def drop_evaluation(paths: RunDir) -> None:
 def _clear(paths: RunDir) -> None:
     drop_evaluation(paths)
     with output_errors(paths.path):
-        for path in (paths.run_json, paths.best, paths.last, paths.history):
+        for path in (paths.last, paths.best, paths.history):
             path.unlink(missing_ok=True)
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(paths.tensorboard)
+        paths.run_json.unlink(missing_ok=True)  # last: while a file of the old run lies there, it is the old run's
 
 
 def _plain(value: Any) -> Any:

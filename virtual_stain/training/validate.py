@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
+from virtual_stain.errors import InputError
 from virtual_stain.model.build import Network
 from virtual_stain.model.losses import cells_loss_sum, ratio_loss_sum
 from virtual_stain.model.tile_reading import crop_grid, sum_over_tile
@@ -49,17 +50,24 @@ class Validator:
         self._compiled = tf.function(self._batch, autograph=False)
 
     def run(self) -> Validation:
-        """One pass over the tiles with the network's present weights."""
+        """One pass over the tiles with the network's present weights. Raises InputError when no crop counts."""
         sums = np.zeros(4)
         rows: list[tuple[bytes, int, float, float]] = []
         for batch in self._tiles:
             parts, ratios = self._compiled({k: v for k, v in batch.items() if k not in ("patient",)})
             sums += np.array([float(p) for p in parts])
             rows += _labelled(batch, ratios.numpy())
+        if sums[1] <= 0:  # a loss of 0 would make the first checkpoint the best for ever
+            raise InputError(
+                f"None of the validation crops (model.crop_px = {self._network.crop_px}) holds the "
+                f"training.min_crop_cells = {self._loss.min_cells} tumour cells that a ratio needs: no checkpoint "
+                "can be chosen.",
+                hint="Raise model.crop_px or lower training.min_crop_cells, or take another --fold.",
+            )
         pairs = np.array([r[0] + b"/%d" % r[1] for r in rows])
         truth, read = np.array([r[2] for r in rows]), np.array([r[3] for r in rows])
         return Validation(
-            loss=float(sums[0] / max(sums[1], 1e-9)),
+            loss=float(sums[0] / sums[1]),
             cells_loss=float(sums[2] / max(sums[3], 1e-9)),
             tile_r=mean_within(pairs, truth, read, pearson),
             tile_mae=mean_absolute_error(truth, read),
