@@ -3,7 +3,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-DEMO_OUT ?= demo-out
+DEMO_OUT ?= $(if $(FULL),demo-out-full,demo-out)
 
 # python3.12, then 3.11: a name on the PATH is not enough (version managers leave names that do not run)
 PYTHON ?= $(shell for p in python3.12 python3.11 python3; do \

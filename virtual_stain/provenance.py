@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import platform
 import time
 from dataclasses import dataclass, field
@@ -10,7 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from virtual_stain.files import write_json
+from virtual_stain.errors import InputError, OutputError
+from virtual_stain.files import read_json, write_json
 from virtual_stain.version import __version__
 
 _RECORDED = ("numpy", "opencv-python", "openslide-python", "openslide-bin", "h5py", "scipy", "scikit-image")
@@ -26,6 +28,37 @@ def software_versions(*, tensorflow: bool = False) -> dict[str, str]:
         except metadata.PackageNotFoundError:
             versions[name] = "not installed"
     return versions
+
+
+def code_sha256(*parts: str) -> str:
+    """Hash of the sources of parts of this package ("slides", "tiles.py" …): results of other code are not reused.
+
+    The version alone would not do: between two releases, and in a checkout, code changes under one version.
+    """
+    root = Path(__file__).parent
+    digest = hashlib.sha256()
+    for part in parts:
+        path = root / part
+        files = sorted(path.rglob("*.py")) if path.is_dir() else [path]
+        for file in files:
+            digest.update(str(file.relative_to(root)).encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()
+
+
+def refuse_foreign_run(folder: Path, command: str) -> None:
+    """Raises OutputError when `folder` holds the run.json of another command: it would be lost."""
+    path = folder / "run.json"
+    if not path.exists():
+        return
+    try:
+        found = read_json(path, "the record of a run")["command"]
+    except (InputError, KeyError, TypeError):
+        found = "something unreadable"
+    if found != command:
+        raise OutputError(
+            f"{folder}: expected a new folder, or one of `vstain {command}`. Received: one of `vstain {found}`.",
+            hint="Choose another folder with --out.",
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,6 +96,19 @@ def test_whatever_the_result_depends_on_makes_it_stale(tmp_path, what):
     assert scored.outcome.reason == ""
 
 
+def test_a_slide_with_unread_tiles_is_tried_again(tmp_path):
+    path, out, predictor = block_slide(tmp_path / "a.tiff", [[150, 170]]), tmp_path / "o", TinyPredictor()
+    score([path], out, predictor)
+    report = out / "a.report.json"
+    value = json.loads(report.read_text())
+    value["tiles"]["failed"] = 1  # as after a network drop
+    report.write_text(json.dumps(value))
+    calls = len(predictor.batches)
+    (again,) = score([path], out, predictor)
+    assert len(predictor.batches) > calls
+    assert again.report["tiles"]["failed"] == 0
+
+
 def test_one_bad_slide_does_not_stop_the_others_and_does_not_disappear(tmp_path):
     good = [block_slide(tmp_path / f"{n}.tiff", [[150, 170]]) for n in "ac"]
     empty = block_slide(tmp_path / "empty.tiff", [[None, None]])

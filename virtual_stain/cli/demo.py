@@ -23,12 +23,19 @@ def command(out: Path, full: bool, common: Common) -> None:
     Makes phantoms, registers and counts them, writes records, trains, evaluates on patients held out, exports the
     model and scores slides with it. Finished stages are not done again.
     """
+    from virtual_stain.config import Config
+    from virtual_stain.errors import ConfigError
     from virtual_stain.workflows.demo.picture import write_flow_picture
     from virtual_stain.workflows.demo.plan import DEFAULT, FULL
     from virtual_stain.workflows.demo.run import run_demo
     from virtual_stain.workflows.demo.summary import summary_text, write_result
 
-    result = run_demo(out, FULL if full else DEFAULT, jobs=common.jobs, progress=common.progress)
+    if common.config != Config():
+        raise ConfigError(
+            "the demo has its own configuration: --config and --set are not taken.",
+            hint="Try settings with the single commands on its folders, e.g. vstain fit demo-out/records --out run.",
+        )
+    result = run_demo(out, FULL if full else DEFAULT, jobs=common.jobs, force=common.force, progress=common.progress)
     write_result(result)
     write_flow_picture(result)
     click.echo(summary_text(result))

@@ -32,7 +32,7 @@ from virtual_stain.files import folder_lock, output_errors
 from virtual_stain.markers import ValueDefinition, parse_marker
 from virtual_stain.model.tile_reading import tile_reading
 from virtual_stain.progress import QUIET, Progress
-from virtual_stain.provenance import software_versions
+from virtual_stain.provenance import RunRecord, refuse_foreign_run, software_versions
 from virtual_stain.training.run_dir import load_run
 
 TileReading = Callable[[tf.Tensor], Mapping[str, tf.Tensor]]
@@ -69,7 +69,11 @@ def export_run(
     def reading(tiles: tf.Tensor) -> Mapping[str, tf.Tensor]:
         return tile_reading(model, tiles)
 
-    return write_bundle(reading, [v.value for v in model.variables], card, out, version=version)
+    refuse_foreign_run(out, "export")
+    folder = write_bundle(reading, [v.value for v in model.variables], card, out, version=version)
+    record = RunRecord("export", extra={"run": str(run_dir), "version": int(folder.name), "training": card.training})
+    record.write(out, tensorflow=True)
+    return folder
 
 
 def _run_card(

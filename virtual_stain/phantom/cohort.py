@@ -21,7 +21,7 @@ from virtual_stain.phantom.pair import make_pair, slide_names
 from virtual_stain.phantom.slide_file import SUFFIXES, write_slide
 from virtual_stain.phantom.truth import write_truth
 from virtual_stain.progress import QUIET, Progress
-from virtual_stain.provenance import Outcome, RunRecord
+from virtual_stain.provenance import Outcome, RunRecord, refuse_foreign_run
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,7 @@ def write_cohort(
     """
     record = RunRecord("phantom", config={"phantom": dataclasses.asdict(settings)})
     with folder_lock(out):
+        refuse_foreign_run(out, "phantom")
         _refuse_other_cohort(out, settings, force)
         make_folder(out / "slides")
         for stale in (out / "slides").glob("*.tmp"):

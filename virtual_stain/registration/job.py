@@ -13,7 +13,7 @@ from virtual_stain.config import Config
 from virtual_stain.errors import InputError, OutputError
 from virtual_stain.files import folder_lock, read_json, write_bytes
 from virtual_stain.progress import QUIET, Progress
-from virtual_stain.provenance import Outcome, RunRecord
+from virtual_stain.provenance import Outcome, RunRecord, refuse_foreign_run
 from virtual_stain.registration.overlay import draw_overlay
 from virtual_stain.registration.raster import Rgb
 from virtual_stain.registration.register import register_pair, side_images
@@ -43,6 +43,7 @@ def register_files(job: RegistrationJob, progress: Progress = QUIET) -> Registra
     """
     started = time.monotonic()
     with open_slide(job.he) as he, open_slide(job.ihc) as ihc, folder_lock(job.out):
+        refuse_foreign_run(job.out, "register")
         if not job.force:
             _refuse_other_pair(job.out, he, ihc)
         for slide in (he, ihc):

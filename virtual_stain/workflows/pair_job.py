@@ -25,6 +25,7 @@ from virtual_stain.labels.jpeg import encode_jpeg
 from virtual_stain.labels.regions import read_regions
 from virtual_stain.markers import Marker
 from virtual_stain.pairs import StainPair
+from virtual_stain.provenance import code_sha256
 from virtual_stain.registration.overlay import draw_overlay
 from virtual_stain.registration.register import register_pair, side_images
 from virtual_stain.registration.result import Registration
@@ -156,6 +157,7 @@ def _input_key(job: PairJob, he_sha256: str, ihc_sha256: str) -> str:
         {
             "work_version": WORK_VERSION,
             "software": __version__,
+            "code_sha256": code_sha256("slides", "registration", "counting", "labels", "tiles.py"),
             "he": [he_sha256, job.he.mpp_override],
             "ihc": [ihc_sha256, job.ihc.mpp_override],
             "marker": job.marker.value,

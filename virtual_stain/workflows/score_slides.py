@@ -23,7 +23,7 @@ from virtual_stain.geometry import Size
 from virtual_stain.markers import parse_marker
 from virtual_stain.patients import PatientKey
 from virtual_stain.progress import QUIET, Progress
-from virtual_stain.provenance import Outcome, RunRecord
+from virtual_stain.provenance import Outcome, RunRecord, code_sha256, refuse_foreign_run
 from virtual_stain.report.geojson import tiles_geojson
 from virtual_stain.report.heatmap import OVERVIEW_PX, heatmap_png
 from virtual_stain.report.html import GALLERY_PX, report_html
@@ -91,6 +91,7 @@ def score_slides(
         record = RunRecord("score", config=_settings(options), extra={"model": options.model})
         record.extra["model_sha256"] = model.sha256
         with folder_lock(folder):
+            refuse_foreign_run(folder, "score")
             try:
                 for item in group:
                     results.append(_outcome(item, model, options, key, progress, errors))
@@ -173,14 +174,14 @@ def _score_one(
 ) -> Scored:
     with open_slide(item.ref) as slide:
         digest = slide.content_hash()
-        made_from = _made_from(slide, digest, model, options)
+        seen = seen_in_training(model.card, digest, key)
+        made_from = _made_from(slide, digest, model, options) | {"seen_in_training": seen}
         paths = {kind: item.folder / f"{item.stem}.{kind}" for kind in _KINDS}
         done = None if options.force else _current(paths, made_from)
         if done is not None:
             return Scored(Outcome(item.stem, True, _KEPT), item.folder, done)
         score = score_slide(slide, model, options.scoring, options.tissue, jobs=options.jobs, progress=progress)
         _log.info("%s: first tiles scored after %.1f s", item.stem, score.timing_s.get("first_batch", 0.0))
-        seen = seen_in_training(model.card, digest, key)
         report = make_report(SlideFacts.of(slide, digest), score, model.sha256, options.scoring, seen=seen)
         value = _write(report, slide, paths, made_from, options)
     return Scored(Outcome(item.stem, True), item.folder, value)
@@ -222,6 +223,7 @@ def _made_from(slide: Slide, digest: str, model: Predictor, options: ScoreOption
         "settings": _settings(options),
         "schema_version": SCHEMA_VERSION,
         "virtual_stain": __version__,
+        "code_sha256": code_sha256("slides", "tiles.py", "score", "readings.py", "report"),
     }
 
 
@@ -245,7 +247,10 @@ def _current(paths: dict[str, Path], made_from: dict[str, Any]) -> dict[str, Any
         outputs = dict(value["outputs"])
         same = value["made_from"] == made_from and set(outputs) == {paths[k].name for k in _KINDS[1:]}
         folder = paths["report.json"].parent
-        whole = same and all(sha256_file(folder / name) == entry["sha256"] for name, entry in outputs.items())
+        complete = not value["tiles"]["failed"]  # what could not be read then may be readable now
+        whole = (
+            same and complete and all(sha256_file(folder / name) == entry["sha256"] for name, entry in outputs.items())
+        )
     except (InputError, KeyError, TypeError, ValueError):
         return None  # damaged or of another kind: scored again
     result: dict[str, Any] | None = value if whole else None

@@ -14,7 +14,7 @@ from virtual_stain.config.tissue import TissueSettings
 from virtual_stain.errors import BatchError, InputError, OutputError
 from virtual_stain.files import make_folder, write_bytes
 from virtual_stain.geometry import Box
-from virtual_stain.provenance import Outcome, RunRecord
+from virtual_stain.provenance import Outcome, RunRecord, refuse_foreign_run
 from virtual_stain.slides.resolution import REGISTRATION_RANGE, require_mpp
 from virtual_stain.slides.slide import Slide, SlideRef, open_slide
 from virtual_stain.slides.source import Rgb
@@ -49,6 +49,8 @@ def describe_slides(refs: Sequence[SlideRef], settings: TissueSettings, out: Pat
     if out is not None:
         make_folder(out)
     stems = _distinct_stems(refs)
+    if out is not None:
+        refuse_foreign_run(out, "info")
     record = RunRecord("info", inputs={str(ref.path): "not hashed" for ref in refs})
     for ref, stem in zip(refs, stems, strict=True):
         report = describe_slide(ref, settings, None if out is None else out / stem)

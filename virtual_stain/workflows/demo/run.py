@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,12 +14,14 @@ from typing import Any
 import numpy as np
 
 from virtual_stain.config import Config
+from virtual_stain.errors import OutputError
 from virtual_stain.files import folder_lock, make_folder, read_json
 from virtual_stain.markers import parse_marker
 from virtual_stain.phantom.ceiling import ridge_ceiling
 from virtual_stain.phantom.cohort import write_cohort
 from virtual_stain.phantom.truth import read_truth
 from virtual_stain.progress import Progress
+from virtual_stain.provenance import RunRecord, refuse_foreign_run
 from virtual_stain.slides.slide import SlideRef
 from virtual_stain.workflows.count_slide import CountRequest, count_slide
 from virtual_stain.workflows.demo.plan import HELD_OUT_FOLD, DemoPlan, pair_names, write_folds
@@ -36,6 +39,7 @@ from virtual_stain.workflows.demo.truth_checks import (
 )
 
 N_REFITS = 20
+_FOLDERS = ("cohort", "records", "counts", "run", "model", "scores")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,13 +118,15 @@ class _Demo:
         return [n for i, n in enumerate(names) if self.plan.fold(i) == HELD_OUT_FOLD]
 
 
-def run_demo(out: Path, plan: DemoPlan, *, jobs: int, progress: Progress) -> DemoResult:
+def run_demo(out: Path, plan: DemoPlan, *, jobs: int, force: bool = False, progress: Progress) -> DemoResult:
     """Runs every stage below `out`, checks each against the truth; finished stages are not done again.
 
-    Raises what the stages raise; nothing is caught here.
+    `force`: begins anew in a folder of an earlier demo. Raises OutputError for a folder of another plan or command,
+    and what the stages raise; nothing is caught here.
     """
     make_folder(out)
     with folder_lock(out):
+        _claim(out, plan, force=force)
         demo = _Demo(plan, out, plan.load_config(), jobs, progress, DemoResult(plan.name, out))
         stages: list[tuple[str, Callable[[_Demo], None]]] = [
             ("phantoms", _phantoms),
@@ -137,6 +143,21 @@ def run_demo(out: Path, plan: DemoPlan, *, jobs: int, progress: Progress) -> Dem
                 function(demo)
         demo.result.peak_gb = _peak_gb()
     return demo.result
+
+
+def _claim(out: Path, plan: DemoPlan, *, force: bool) -> None:
+    """Leaves run.json with the plan; refuses another plan's folder before any work, or empties it (`force`)."""
+    refuse_foreign_run(out, "demo")
+    known = read_json(out / "run.json", "the record of a demo") if (out / "run.json").exists() else None
+    if known is not None and known.get("plan") != plan.name and not force:
+        raise OutputError(
+            f"{out}: holds the demo {known.get('plan')!r}; this is {plan.name!r}.",
+            hint="Choose another --out, or --force to begin anew.",
+        )
+    if force:
+        for name in _FOLDERS:
+            shutil.rmtree(out / name, ignore_errors=True)
+    RunRecord("demo", config=plan.load_config().to_dict(), extra={"plan": plan.name}).write(out, tensorflow=True)
 
 
 def _phantoms(demo: _Demo) -> None:

@@ -1,0 +1,64 @@
+"""Records of runs: no command writes over another's, and other code is other work."""
+
+import json
+
+import pytest
+
+from virtual_stain import provenance
+from virtual_stain.cli import main as cli
+from virtual_stain.errors import OutputError
+from virtual_stain.provenance import RunRecord, code_sha256, refuse_foreign_run
+from virtual_stain.workflows.demo.plan import DEFAULT, FULL
+from virtual_stain.workflows.demo.run import _claim
+
+
+def test_another_commands_run_json_is_never_written_over(tmp_path):
+    RunRecord("fit").write(tmp_path)
+    before = (tmp_path / "run.json").read_bytes()
+    with pytest.raises(OutputError, match="one of `vstain fit`"):
+        refuse_foreign_run(tmp_path, "score")
+    refuse_foreign_run(tmp_path, "fit")
+    refuse_foreign_run(tmp_path / "new", "score")
+    assert (tmp_path / "run.json").read_bytes() == before
+
+
+def test_info_does_not_destroy_a_training_run(tmp_path, capsys):
+    run = tmp_path / "run"
+    run.mkdir()
+    RunRecord("fit").write(run)
+    (tmp_path / "bad.svs").write_text("no slide")
+    assert cli._run(["info", str(tmp_path / "bad.svs"), "--out", str(run)]) == 3
+    assert json.loads((run / "run.json").read_text())["command"] == "fit"
+
+
+def test_a_damaged_run_json_is_not_taken_for_ours(tmp_path):
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(OutputError, match="unreadable"):
+        refuse_foreign_run(tmp_path, "score")
+
+
+def test_the_hash_of_the_code_changes_with_a_file_of_it(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x.py").write_text("1")
+    (tmp_path / "b.py").write_text("2")
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "provenance.py"))
+    first = code_sha256("a", "b.py")
+    assert code_sha256("a", "b.py") == first
+    (tmp_path / "a" / "x.py").write_text("3")
+    assert code_sha256("a", "b.py") != first
+
+
+def test_a_demo_of_another_plan_is_refused_before_any_work(tmp_path):
+    _claim(tmp_path, DEFAULT, force=False)
+    _claim(tmp_path, DEFAULT, force=False)
+    with pytest.raises(OutputError, match="holds the demo 'default'"):
+        _claim(tmp_path, FULL, force=False)
+    (tmp_path / "cohort").mkdir()
+    _claim(tmp_path, FULL, force=True)
+    assert not (tmp_path / "cohort").exists()
+
+
+def test_the_demo_does_not_swallow_a_configuration(tmp_path, capsys):
+    assert cli._run(["demo", "--out", str(tmp_path / "d"), "--set", "training.max_steps=10"]) == 2
+    assert "its own configuration" in capsys.readouterr().err
+    assert not (tmp_path / "d").exists()
