@@ -5,12 +5,14 @@ from pathlib import Path
 import pytest
 
 from virtual_stain.errors import InputError
+from virtual_stain.review.gate import Gate, Passed
 from virtual_stain.review.verdicts import (
     Candidate,
     Decision,
     Place,
     Verdict,
     apply_verdicts,
+    read_stale,
     read_verdicts,
     write_template,
 )
@@ -106,5 +108,50 @@ def test_stale_verdicts_are_written_beside(tmp_path: Path) -> None:
     old = Verdict(Place("p", 0, 0), B, Decision.ACCEPT, "x")
     write_template(tmp_path, now, apply_verdicts([old], now))
     assert [v.label_id for v in read_verdicts(tmp_path / "review-stale.csv")] == [B]
-    write_template(tmp_path, now, apply_verdicts([], now))
-    assert not (tmp_path / "review-stale.csv").exists()
+
+
+def test_stale_verdicts_were_unlinked_by_the_next_run(tmp_path: Path) -> None:
+    now = [Candidate(Place("p", 0, 0), A)]
+    old = Verdict(Place("p", 0, 0), B, Decision.ACCEPT, "x")
+    older = Verdict(Place("p", 0, 0), B, Decision.REJECT, "y")
+    for given in ([old], [], [old], [older], [older, old]):
+        write_template(tmp_path, now, apply_verdicts(given, now, earlier=read_stale(tmp_path)))
+    assert [v.reviewer for v in read_stale(tmp_path)] == ["x", "y"]
+
+
+def test_an_unreadable_list_of_stale_verdicts_is_put_aside(tmp_path: Path) -> None:
+    _write(tmp_path, f"p,0,0,{A},perhaps,x,", name="review-stale.csv")
+    assert read_stale(tmp_path) == ()
+    assert "perhaps" in (tmp_path / "review-stale.1.csv").read_text()
+
+
+def test_verdicts_of_a_pair_that_failed_in_this_run_were_lost_as_stale(tmp_path: Path) -> None:
+    now = [Candidate(Place("p", 0, 0), A)]
+    verdicts = read_verdicts(_write(tmp_path, f"q,0,0,{B},reject,x,", name="review-template.csv"))
+    review = apply_verdicts(verdicts, now, failed={"q"})
+    assert (dict(review.applied), review.stale, review.waiting) == ({}, (), verdicts)
+    path = write_template(tmp_path, now, review)
+    assert path.read_text() == f"{HEADER}\np,0,0,{A},,,\nq,0,0,{B},reject,x,\n"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["review-template.csv"]
+
+
+@pytest.mark.parametrize("other", ["accept,y,", "reject,y,", "reject,x,pen"])
+def test_a_filled_template_was_overwritten_by_another_verdict_on_the_same_tile(tmp_path: Path, other: str) -> None:
+    now = [Candidate(Place("p", 0, 0), A)]
+    filled = _write(tmp_path, f"p,0,0,{A},reject,x,", name="review-template.csv").read_text()
+    verdicts = read_verdicts(_write(tmp_path, f"p,0,0,{A},{other}"))
+    write_template(tmp_path, now, apply_verdicts(verdicts, now))
+    assert (tmp_path / "review-template.1.csv").read_text() == filled
+
+
+@pytest.mark.parametrize("since", ["this run", "an earlier run"])
+def test_a_tile_with_a_stale_reject_or_skip_passed_under_the_waiver(since: str) -> None:
+    places = {decision: Place("p", n, 0) for n, decision in enumerate(Decision)}
+    now = [Candidate(place, A) for place in places.values()]
+    stale = [Verdict(place, B, decision, "x") for decision, place in places.items()]
+    review = apply_verdicts(stale, now) if since == "this run" else apply_verdicts([], now, earlier=stale)
+    gate = Gate(review, accept_unreviewed=True, needs_person=False)
+    assert [d for d, place in places.items() if gate.passes(place)] == [Decision.ACCEPT]
+    anew = Verdict(places[Decision.REJECT], A, Decision.ACCEPT, "y")
+    gate = Gate(apply_verdicts([anew], now, earlier=stale), accept_unreviewed=True, needs_person=False)
+    assert gate.passes(anew.place) == Passed("accept", "y")

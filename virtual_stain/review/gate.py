@@ -36,7 +36,7 @@ class Gate:
         """None: the tile stays out (rejected, skipped, or without the verdict it needs)."""
         verdict = self.review.applied.get(place)
         if verdict is None:
-            return Passed(UNREVIEWED, "") if self.waived else None
+            return Passed(UNREVIEWED, "") if self.waived and place not in self.review.refused else None
         return Passed(Decision.ACCEPT.value, verdict.reviewer) if verdict.decision is Decision.ACCEPT else None
 
     def pending(self, pair: str) -> bool:

@@ -10,7 +10,7 @@ import csv
 import enum
 import io
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -66,6 +66,12 @@ class Review:
     applied: Mapping[Place, Verdict] = field(default_factory=dict)
     stale: tuple[Verdict, ...] = ()
     """Given on a label that has changed since, or on a tile that is gone."""
+    earlier: tuple[Verdict, ...] = ()
+    """Stale since an earlier run."""
+    waiting: tuple[Verdict, ...] = ()
+    """Of pairs that failed in this run: neither applied nor stale."""
+    refused: frozenset[Place] = frozenset()
+    """Places with a stale reject or skip: the waiver does not cover them, they need a new look."""
 
     def n_for(self, pair: str) -> int:
         """Tiles of a pair that have a verdict."""
@@ -105,55 +111,87 @@ def read_verdicts(path: Path) -> tuple[Verdict, ...]:
     return tuple(verdicts)
 
 
-def apply_verdicts(verdicts: Iterable[Verdict], candidates: Iterable[Candidate]) -> Review:
-    """A verdict applies where the label is still the one it was given on."""
+def read_stale(folder: Path) -> tuple[Verdict, ...]:
+    """What earlier runs found stale; a file that cannot be read is put aside as review-stale.1.csv, .2 …"""
+    path = folder / STALE
+    if not path.is_file():
+        return ()
+    try:
+        return _every_verdict(path)
+    except (InputError, ValueError):
+        _put_aside(path)
+        return ()
+
+
+def apply_verdicts(
+    verdicts: Iterable[Verdict],
+    candidates: Iterable[Candidate],
+    *,
+    failed: Collection[str] = (),
+    earlier: Iterable[Verdict] = (),
+) -> Review:
+    """A verdict applies where the label is still the one it was given on; those of `failed` pairs wait."""
     current = {c.place: c.label_id for c in candidates}
     applied: dict[Place, Verdict] = {}
     stale: list[Verdict] = []
+    waiting: list[Verdict] = []
     for verdict in verdicts:
-        if current.get(verdict.place) == verdict.label_id:
+        if verdict.place.pair in failed:
+            waiting.append(verdict)
+        elif current.get(verdict.place) == verdict.label_id:
             applied[verdict.place] = verdict
         else:
             stale.append(verdict)
-    return Review(applied, tuple(stale))
+    before = tuple(earlier)
+    refused = frozenset(v.place for v in (*before, *stale) if v.decision is not Decision.ACCEPT)
+    return Review(applied, tuple(stale), before, tuple(waiting), refused)
 
 
 def write_template(folder: Path, candidates: Sequence[Candidate], review: Review) -> Path:
-    """Writes `folder`/review-template.csv: one row a tile, filled where a verdict applies, and the stale ones beside.
+    """Writes `folder`/review-template.csv: one row a tile, filled where a verdict applies or waits, and the stale ones
+    beside, after those of earlier runs.
 
-    A template in the way that holds verdicts which are in neither is kept as review-template.1.csv, .2 …: a
+    A template in the way that holds verdicts which are in none of these is kept as review-template.1.csv, .2 …: a
     pathologist's work is never overwritten.
     """
     path = folder / TEMPLATE
-    known = {(v.place, v.label_id) for v in (*review.applied.values(), *review.stale)}
-    _keep_filled(path, known)
+    stale = list(dict.fromkeys(_filled(v) for v in (*review.earlier, *review.stale)))
+    waiting = [_filled(v) for v in review.waiting]
+    _keep_filled(path, {*(_filled(v) for v in review.applied.values()), *stale, *waiting})
     if review.stale:
-        write_text(folder / STALE, _to_csv([_filled(v) for v in review.stale]))
-    else:
-        (folder / STALE).unlink(missing_ok=True)
+        write_text(folder / STALE, _to_csv(stale))
     rows = []
     for candidate in candidates:
         verdict = review.applied.get(candidate.place)
         place = candidate.place
         blank = (place.pair, str(place.col), str(place.row), candidate.label_id, "", "", "")
         rows.append(blank if verdict is None else _filled(verdict))
-    write_text(path, _to_csv(rows))
+    write_text(path, _to_csv([*rows, *waiting]))
     return path
 
 
-def _keep_filled(path: Path, known: set[tuple[Place, str]]) -> None:
+def _every_verdict(path: Path) -> tuple[Verdict, ...]:
+    """All filled rows, also where they say the same or the opposite of one tile; ValueError at the first bad one."""
+    parsed = (_parse(line, row) for line, row in _rows(path))
+    return tuple(verdict for verdict in parsed if verdict is not None)
+
+
+def _keep_filled(path: Path, known: Collection[tuple[str, ...]]) -> None:
     if not path.is_file():
         return
     try:
-        filled = {(v.place, v.label_id) for v in read_verdicts(path)}
-        lost = not filled <= known
-    except InputError:
+        lost = any(_filled(v) not in known for v in _every_verdict(path))
+    except (InputError, ValueError):
         lost = True  # half filled, or not ours: keep it as well
     if lost:
-        number = 1
-        while (kept := path.with_name(f"{path.stem}.{number}.csv")).exists():
-            number += 1
-        path.rename(kept)
+        _put_aside(path)
+
+
+def _put_aside(path: Path) -> None:
+    number = 1
+    while (kept := path.with_name(f"{path.stem}.{number}.csv")).exists():
+        number += 1
+    path.rename(kept)
 
 
 def _filled(verdict: Verdict) -> tuple[str, ...]:

@@ -35,6 +35,7 @@ from virtual_stain.review.verdicts import (
     Review,
     Verdict,
     apply_verdicts,
+    read_stale,
     read_verdicts,
     write_template,
 )
@@ -226,7 +227,8 @@ def _review(run: _Run, verdicts: Iterable[Verdict]) -> Review:
     listed: list[Candidate] = []
     for prepared in run.alive():
         listed += candidates(prepared.job.pair, run.tables[prepared.job.pair])
-    review = apply_verdicts(verdicts, listed)
+    failed = {p.pair for p in run.pairs} - {p.job.pair for p in run.alive()}
+    review = apply_verdicts(verdicts, listed, failed=failed, earlier=read_stale(run.out))
     write_template(run.out, listed, review)
     if review.stale:
         run.progress.say(
