@@ -21,7 +21,7 @@ _CHUNK = 4_000_000  # point–edge pairs at a time
 _ASPECT_FRACTION = 0.02  # a mask may be a rounded-down overview, but not of another slide
 _CELL_TYPES = ("detection", "cell", "tile")  # QuPath objects that are no drawn regions
 _LEFT_OUT = ("ignore", "exclude", "necrosis", "artifact", "artefact", "stroma")
-_TUMOUR = re.compile(r"tumou?r(?![\w-])")
+_TUMOUR = re.compile(r"tumou?r(\s*:.*)?$")  # QuPath writes derived classes as "Tumor: Positive"
 _MAX_OFFSET_ERROR_PX = 0.5
 
 
