@@ -58,7 +58,9 @@ def test_an_excluded_class_is_cut_out_of_the_tumour(tmp_path: Path) -> None:
         assert region.contains(np.array([[10.0, 10.0], [50.0, 50.0]])).tolist() == [True, False]
 
 
-@pytest.mark.parametrize("name", ["Non-tumor", "Peritumoral stroma", "No Tumour", "Tumor-free", "tumoral", "Tumor necrosis"])
+@pytest.mark.parametrize(
+    "name", ["Non-tumor", "Peritumoral stroma", "No Tumour", "Tumor-free", "tumoral", "Tumor necrosis"]
+)
 def test_a_class_that_only_contains_tumor_is_no_tumour(tmp_path: Path, name: str) -> None:
     path = write(tmp_path / "a.geojson", feature([SQUARE], classification={"name": name}))
     with pytest.raises(InputError, match=rf"a\.geojson.*{name}") as caught:
