@@ -78,7 +78,7 @@ def test_the_ascent_ends_on_a_maximum(height: int, width: int, seed: int) -> Non
         assert field[y, x] == padded[y : y + 3, x : x + 3].max()
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(st.floats(-5, 15), st.floats(-5, 15)), min_size=1, max_size=20))
 def test_a_square_contains_what_lies_in_it(points: list[tuple[float, float]]) -> None:
     square = np.array([[0.0, 0.0], [10.0, 0.0], [10.0, 10.0], [0.0, 10.0]])

@@ -34,7 +34,7 @@ def sound_records(draw: st.DrawFn) -> dict:
         "image/filename": f"{pair}/{col}_{row}",
         "tile/x_px0": draw(FLOAT32),
         "tile/flags": draw(st.lists(st.sampled_from(["few_cells", "border", "blur_he"]), unique=True)),
-        "review/reviewer": draw(st.text(max_size=20)),
+        "review/reviewer": draw(st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)),
     }
     if draw(st.booleans()):
         del record["registration/error_p95_um"]
