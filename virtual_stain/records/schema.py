@@ -103,6 +103,9 @@ def problems_of(record: Mapping[str, Any]) -> list[str]:
             if not isinstance(item, _PYTHON[feature.kind]) or isinstance(item, bool):
                 problems.append(f"{feature.key}: expected {feature.kind}. Received: {type(item).__name__}")
                 break
+            if isinstance(item, str) and "\0" in item:  # readers drop it, and with it what the record said
+                problems.append(f"{feature.key}: expected a text without NUL. Received: {item!r}")
+                break
             if isinstance(item, float) and not math.isfinite(item):
                 problems.append(f"{feature.key}: expected a finite number. Received: {item}")
                 break
