@@ -204,6 +204,21 @@ def test_without_verdicts_nothing_is_taken_and_the_way_out_is_told(built: Built,
     assert len(rows) - 1 == read_manifest(copy).n_records
 
 
+def test_an_old_manifest_stayed_when_every_label_had_changed_and_waited_for_review(built: Built, copy: Path) -> None:
+    for pair in built.cohort:
+        packed = copy / "work" / pair.pair / "packed.json"
+        state = json.loads(packed.read_text())
+        packed.write_text(json.dumps({**state, "tiles": "of other slides"}))
+    with pytest.raises(ReviewPendingError):
+        build_records(built.pairs_csv, copy, Config(), BuildOptions(jobs=1))
+    assert not (copy / "manifest.json").exists()
+    assert (copy / "manifest.outdated.json").exists()
+    assert list(copy.glob("*.tfrecord"))  # nothing is lost before there is something new
+    build_records(built.pairs_csv, copy, Config(), ACCEPT)
+    assert _outputs(copy) == _outputs(built.out)
+    assert not (copy / "manifest.outdated.json").exists()
+
+
 def test_only_accepted_tiles_become_records(built: Built, copy: Path, tmp_path: Path) -> None:
     header, *rows = (copy / "review-template.csv").read_text().splitlines()
     first = [r.removesuffix(",,,") for r in rows if r.startswith(built.cohort[0].pair + ",")]

@@ -22,6 +22,7 @@ from virtual_stain.patients import PatientKey, load_patient_key
 from virtual_stain.progress import QUIET, Progress
 from virtual_stain.provenance import Outcome, RunRecord
 from virtual_stain.records.manifest import (
+    MANIFEST,
     ExcludedEntry,
     Manifest,
     PairEntry,
@@ -40,8 +41,14 @@ from virtual_stain.review.verdicts import (
     write_template,
 )
 from virtual_stain.workflows.ending import error_of, public_reason
-from virtual_stain.workflows.output_folder import claim, identities, remove_unlisted_shards
-from virtual_stain.workflows.packing import Packed, PackJob, candidates, pack
+from virtual_stain.workflows.output_folder import (
+    OUTDATED_MANIFEST,
+    claim,
+    identities,
+    put_manifest_aside,
+    remove_unlisted_shards,
+)
+from virtual_stain.workflows.packing import Packed, PackJob, candidates, is_outdated, pack
 from virtual_stain.workflows.pair_job import PreparedPair, make_job, prepare_pair
 from virtual_stain.workflows.part_job import TILES, PartJob, build_part, cut, is_built, join_pair
 from virtual_stain.workflows.scheduling import Failure, Workers, completed, open_workers
@@ -275,6 +282,10 @@ def _finish(run: _Run, review: Review) -> BuildResult:
     if entries or not (run.failed or run.pending):
         write_manifest(out, manifest)
         remove_unlisted_shards(out, manifest)
+    elif any(is_outdated(prepared) for prepared in run.alive()) and put_manifest_aside(out):
+        run.progress.say(
+            f"The older records hold labels that have changed since: {MANIFEST} is now {OUTDATED_MANIFEST}."
+        )
     run.record.durations_s["pack"] = time.perf_counter() - started
     outcomes = tuple(_outcome(run, pair) for pair in run.pairs)
     used = {

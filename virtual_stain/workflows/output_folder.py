@@ -17,6 +17,7 @@ from virtual_stain.patients import PatientKey
 from virtual_stain.records.manifest import MANIFEST, Manifest
 from virtual_stain.workflows.pair_job import WORK
 
+OUTDATED_MANIFEST = "manifest.outdated.json"
 _STATE = "build.json"
 _SHARD = re.compile(r".+-\d{5}(-of-\d{5})?\.tfrecord(\.tmp)?")
 _SECTIONS = ("tiling", "tissue", "registration", "counting", "labels")
@@ -54,12 +55,26 @@ def claim(out: Path, config: Config, pairs: Mapping[str, tuple[str, str]], *, fo
 
 
 def remove_unlisted_shards(out: Path, manifest: Manifest) -> None:
-    """Removes shards that the manifest does not name: of pairs that have no records any more, or of a killed run."""
+    """Removes shards that the manifest does not name: of pairs that have no records any more, or of a killed run; and
+    a manifest that was put aside."""
     listed = {shard.file for pair in manifest.pairs for shard in pair.shards}
     with output_errors(out):
         for path in sorted(out.iterdir()):
             if _SHARD.fullmatch(path.name) and path.name not in listed:
                 path.unlink()
+        (out / OUTDATED_MANIFEST).unlink(missing_ok=True)
+
+
+def put_manifest_aside(out: Path) -> bool:
+    """Renames a manifest whose labels have changed since, so that no reader takes the old shards for current ones.
+
+    Nothing is lost: the next run that has records writes a manifest and removes the old one and its shards.
+    """
+    with output_errors(out):
+        if not (out / MANIFEST).is_file():
+            return False
+        (out / MANIFEST).replace(out / OUTDATED_MANIFEST)
+    return True
 
 
 def _relevant(config: Config) -> dict[str, Any]:
@@ -112,7 +127,7 @@ def _foreign(out: Path) -> str | None:
 def _clear(out: Path) -> None:
     with output_errors(out):
         for path in sorted(out.iterdir()):
-            if path.name in (MANIFEST, "summary.html", "run.json") or _SHARD.fullmatch(path.name):
+            if path.name in (MANIFEST, OUTDATED_MANIFEST, "summary.html", "run.json") or _SHARD.fullmatch(path.name):
                 path.unlink()
         if (out / WORK).is_dir():
             shutil.rmtree(out / WORK)

@@ -78,9 +78,19 @@ def pack(job: PackJob, out: Path, config: Config) -> Packed | None:
         if shards is None:
             records = _records(job, store, table, chosen, config)
             shards = write_shards(out, job.pair, records, shard_bytes=round(config.labels.shard_mb * 1e6))
-            value = {"key": key, "shards": [dataclasses.asdict(s) for s in shards]}
+            value = {"key": key, "tiles": store.input_key, "shards": [dataclasses.asdict(s) for s in shards]}
             write_json(job.prepared.job.folder / _PACKED, value)
     return Packed(_entry(job, table, list(chosen), shards), tuple(chosen))
+
+
+def is_outdated(prepared: PreparedPair) -> bool:
+    """Whether the pair's shards, packed by an earlier run, hold labels of other slides or code than `tiles.h5` does."""
+    with TileStore(prepared.job.folder / TILES) as store:
+        try:
+            state = read_json(prepared.job.folder / _PACKED, "the state of packing")
+        except InputError:
+            return False  # never packed
+        return not isinstance(state, dict) or state.get("tiles") != store.input_key
 
 
 def _chosen(job: PackJob, table: TileTable) -> dict[int, Passed]:
