@@ -37,6 +37,11 @@ class ModelCard:
     """Keyed hashes of the training slides' content; empty: unknown."""
     training: Mapping[str, Any] = field(default_factory=dict)
     """Summary of the training, with held-out figures when they are known."""
+    intervals: Mapping[str, Any] = field(default_factory=dict)
+    """Marker id → payload of `virtual_stain.intervals.fit_interval`, applied with `slide_interval`; a marker that is
+    missing has none."""
+    training_range: Mapping[str, Any] | None = None
+    """Payload of `virtual_stain.appearance.training_range`, compared with `outside_training`; None: not measured."""
     software: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -85,6 +90,8 @@ class ModelCard:
             "patient_key_fingerprint": self.patient_key_fingerprint,
             "training_slides": list(self.training_slides),
             "training": dict(self.training),
+            "intervals": {marker: dict(payload) for marker, payload in self.intervals.items()},
+            "training_range": None if self.training_range is None else dict(self.training_range),
             "software": dict(self.software),
         }
 
@@ -124,6 +131,9 @@ def card_from_json(value: Mapping[str, Any], where: str) -> ModelCard:
             patient_key_fingerprint=str(value["patient_key_fingerprint"]),
             training_slides=tuple(str(h) for h in value["training_slides"]),
             training=dict(value["training"]),
+            # bundles of before know neither: they say so instead of being refused
+            intervals={str(m): dict(v) for m, v in (value.get("intervals") or {}).items()},
+            training_range=None if not value.get("training_range") else dict(value["training_range"]),
             software={str(k): str(v) for k, v in value["software"].items()},
         )
         require_built(card.value_definition)

@@ -1,0 +1,194 @@
+"""An honest interval for a slide reading: calibration and CV+ from out-of-fold residuals, the patient being the unit.
+
+Every patient is read by the network of a fold that has not seen it (cross-validation). On these readings, with the
+jackknife+/CV+ of Barber, Candès, Ramdas and Tibshirani, Ann. Statist. 2021; 49: 486–507:
+
+    calibration   c₋ᵢ: least squares of z(truth) on z(reading) over all patients but i
+    residual      Rᵢ = |z(truthᵢ) − c₋ᵢ(z(readingᵢ))|
+    interval      from the α(n+1)-th smallest of c₋ᵢ(z) − Rᵢ to the (1−α)(n+1)-th smallest of c₋ᵢ(z) + Rᵢ
+
+z = arcsin √p: on this scale the error of a proportion hardly depends on p (Anscombe, Biometrika 1948; 35: 246–254), so
+the interval is narrow near 0 and 1 and never leaves 0…1. Ranks that are not whole are interpolated: coverage is then
+the nominal one on average (docs/evaluation.md has the measurement) and not, at 24 patients, 92 % for 90 %.
+
+The interval belongs to one of the cross-validated networks. A network trained anew has an offset of its own.
+
+No TensorFlow, and nothing but numpy: training writes the payload, `bundle.json` carries it, scoring applies it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+MIN_PATIENTS = 20
+"""Below this no interval is given: the outermost residuals alone would decide it."""
+LEVEL = 0.90
+METHOD = "cv_plus"
+SCALE = "arcsine"
+Values = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class OutOfFold:
+    """One slide that the network which read it has never seen."""
+
+    patient: str
+    slide: str
+    fold: int
+    """The fold whose network read it."""
+    reading: float
+    """`global_ratio`, fraction."""
+    truth: float
+    """Σ positive / Σ tumour cells, fraction."""
+
+
+@dataclass(frozen=True, slots=True)
+class SlideInterval:
+    """What can be said about one slide's reading. Without an interval the numbers are None and `reason` says why."""
+
+    calibrated: float | None
+    """The reading after calibration, fraction: the middle of what is expected, not of the interval."""
+    low: float | None
+    high: float | None
+    level: float
+    """Nominal coverage, e.g. 0.9: over many new patients of the same kind, this share of intervals holds the truth."""
+    reason: str | None
+
+    @property
+    def available(self) -> bool:
+        return self.reason is None
+
+
+def fit_interval(slides: Iterable[OutOfFold], *, level: float = LEVEL) -> dict[str, Any]:
+    """The payload of one marker for `bundle.json`; `slide_interval` applies it. Holds no patient and no slide.
+
+    Of a patient with several slides one enters (chosen by hash): residuals of one patient are no independent evidence.
+    Too few patients, or readings that do not rise with the truth: `available` is false and `reason` says why.
+    Raises ValueError for values outside 0…1.
+    """
+    points = _one_a_patient(slides)
+    payload: dict[str, Any] = {
+        "method": METHOD,
+        "scale": SCALE,
+        "reading": "global_ratio",
+        "level": level,
+        "n_patients": len(points),
+        "n_folds": len({p.fold for p in points}),
+        "available": False,
+        "reason": None,
+    }
+    needed = max(MIN_PATIENTS, round(1 / (1 - level)))
+    if len(points) < needed:
+        return payload | {
+            "reason": f"an interval needs at least {needed} patients with out-of-fold readings; there are {len(points)}"
+        }
+    z, truth = _arcsine([p.reading for p in points]), _arcsine([p.truth for p in points])
+    whole, lines = _line(z, truth), _lines_without_one(z, truth)
+    if whole is None or lines is None:
+        return payload | {"reason": "the out-of-fold readings do not rise with the truth"}
+    residual = np.abs(truth - (lines[:, 0] + lines[:, 1] * z))
+    order = np.argsort(residual)  # nobody's place in the list says whose it is
+    return payload | {
+        "available": True,
+        "calibration": list(whole),
+        "left_out_calibrations": [[round(float(v), 9) for v in line] for line in lines[order]],
+        "left_out_residuals": [round(float(r), 9) for r in residual[order]],
+        "reading_range": [float(min(p.reading for p in points)), float(max(p.reading for p in points))],
+    }
+
+
+def slide_interval(payload: Mapping[str, Any] | None, reading: float | None) -> SlideInterval:
+    """Applies a marker's payload to one slide.
+
+    `payload`: of `fit_interval`; None or {}: the bundle has none. `reading`: the slide's `global_ratio`, fraction, None
+    where there is none. Raises ValueError for a payload that is not ours or a reading outside 0…1.
+    """
+    if not payload:
+        return SlideInterval(None, None, None, LEVEL, "the model carries no out-of-fold residuals")
+    if payload.get("method") != METHOD or payload.get("scale") != SCALE:
+        raise ValueError(f"Expected an interval of method {METHOD} on the {SCALE} scale. Received: {payload!r:.120}")
+    level = float(payload["level"])
+    if not payload["available"]:
+        return SlideInterval(None, None, None, level, str(payload["reason"]))
+    if reading is None:
+        return SlideInterval(None, None, None, level, "the slide has no reading")
+    if not 0 <= reading <= 1:
+        raise ValueError(f"Expected a fraction from 0 to 1. Received: {reading}")
+    z = float(_arcsine([reading])[0])
+    lines = np.asarray(payload["left_out_calibrations"], np.float64)
+    residual = np.asarray(payload["left_out_residuals"], np.float64)
+    centre = lines[:, 0] + lines[:, 1] * z
+    n, alpha = len(residual), 1 - level
+    low, high = _at_rank(centre - residual, alpha * (n + 1)), _at_rank(centre + residual, (1 - alpha) * (n + 1))
+    intercept, slope = payload["calibration"]
+    calibrated = _fraction(float(intercept) + float(slope) * z)
+    return SlideInterval(calibrated, _fraction(low), _fraction(max(low, high)), level, None)
+
+
+def left_out_hits(slides: Iterable[OutOfFold], *, level: float = LEVEL) -> list[bool]:
+    """For every patient: does the interval that the *other* patients give hold this one's truth?
+
+    Empty where the others are too few. The check that an evaluation can make on its own images.
+    """
+    points = _one_a_patient(slides)
+    hits = []
+    for index, point in enumerate(points):
+        payload = fit_interval([*points[:index], *points[index + 1 :]], level=level)
+        found = slide_interval(payload, point.reading)
+        if found.low is None or found.high is None:
+            return []
+        hits.append(found.low <= point.truth <= found.high)
+    return hits
+
+
+def _one_a_patient(slides: Iterable[OutOfFold]) -> list[OutOfFold]:
+    chosen: dict[str, OutOfFold] = {}
+    for slide in slides:
+        if not (0 <= slide.reading <= 1 and 0 <= slide.truth <= 1):
+            raise ValueError(f"Expected fractions from 0 to 1. Received: {slide}")
+        before = chosen.get(slide.patient)
+        if before is None or _lot(slide) < _lot(before):
+            chosen[slide.patient] = slide
+    return [chosen[p] for p in sorted(chosen)]
+
+
+def _lot(slide: OutOfFold) -> str:
+    return hashlib.sha256(f"{slide.patient}/{slide.slide}".encode()).hexdigest()
+
+
+def _arcsine(fraction: Sequence[float]) -> Values:
+    z: Values = np.arcsin(np.sqrt(np.asarray(fraction, np.float64)))
+    return z
+
+
+def _fraction(z: float) -> float:
+    return math.sin(min(max(z, 0.0), math.pi / 2)) ** 2
+
+
+def _line(x: Values, y: Values) -> tuple[float, float] | None:
+    """(intercept, slope) by least squares; None where y does not rise with x."""
+    dx = x - x.mean()
+    if float(dx @ dx) <= 1e-12 * len(x):
+        return None
+    slope = float(dx @ (y - y.mean()) / (dx @ dx))
+    return (float(y.mean()) - slope * float(x.mean()), slope) if slope > 0 else None
+
+
+def _lines_without_one(x: Values, y: Values) -> Values | None:
+    """float64[n, 2]: (intercept, slope) without each patient in turn; None where one of them does not rise."""
+    lines = [_line(np.delete(x, i), np.delete(y, i)) for i in range(len(x))]
+    known = [line for line in lines if line is not None]
+    return np.array(known) if len(known) == len(lines) else None
+
+
+def _at_rank(values: Values, rank: float) -> float:
+    """The `rank`-th smallest, ranks from 1, linear between neighbours."""
+    ordered = np.sort(values)
+    return float(np.interp(rank, np.arange(1, len(ordered) + 1), ordered))
