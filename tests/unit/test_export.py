@@ -15,8 +15,9 @@ from tests.fixtures.models import expected_reading, tiny_card, write_tiny_bundle
 from virtual_stain.config.training import ModelSettings
 from virtual_stain.errors import ModelError, OutputError, VerificationError
 from virtual_stain.export import saved_model
-from virtual_stain.export.bundle import verify_bundle
+from virtual_stain.export.bundle import verify_bundle, versions
 from virtual_stain.export.serving import prediction_log
+from virtual_stain.export.signing import create_key, load_signing_key, sign_bundle, signer_of
 from virtual_stain.markers import Marker
 from virtual_stain.model.build import BuildOptions, build_network
 from virtual_stain.model.tile_reading import tile_reading
@@ -138,6 +139,21 @@ def test_versions_count_up_and_are_never_overwritten(tmp_path):
         write_tiny_bundle(out, version=7)
     assert (out / "7" / "bundle.json").read_bytes() == before
     assert verify_bundle(out).card.version == 8
+
+
+def test_a_signed_version_appears_signed_or_not_at_all(tmp_path):
+    create_key(tmp_path / "lab.pem")
+    key = load_signing_key(tmp_path / "lab.pem")
+    folder = write_tiny_bundle(tmp_path / "m", seal=lambda new: sign_bundle(new, key))
+    assert signer_of(folder) == key.public
+    assert verify_bundle(folder).folder == folder
+
+    def broken(new):
+        raise ModelError("no ink")
+
+    with pytest.raises(ModelError, match="no ink"):
+        write_tiny_bundle(tmp_path / "m", seal=broken)
+    assert versions(tmp_path / "m") == (1,)
 
 
 def test_a_failed_export_leaves_no_version(tmp_path, monkeypatch):

@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "fit": ("fit", "Train a model on a folder of records."),
     "evaluate": ("evaluate", "Evaluate a run on patients it has never seen."),
     "export": ("export", "Export a run as a SavedModel bundle."),
+    "models": ("models", "Verify, sign and register model bundles."),
     "score": ("score", "Score H&E slides with a model."),
     "phantom": ("phantom", "Make synthetic slide pairs with complete truth."),
     "demo": ("demo", "All of it on phantoms, compared with the truth."),

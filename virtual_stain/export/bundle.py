@@ -3,6 +3,7 @@
     MODEL/<version>/saved_model.pb, variables/, fingerprint.pb     the graph, with preprocessing inside
     MODEL/<version>/assets.extra/tf_serving_warmup_requests         what TF Serving replays on start
     MODEL/<version>/bundle.json                                     the card + every other file with size and sha256
+    MODEL/<version>/bundle.sig                                      where signed: see signing.py
 
 No TensorFlow here: a bundle is verified by people and machines that do not have it.
 """
@@ -19,6 +20,7 @@ from virtual_stain.export.card import ModelCard, card_from_json
 from virtual_stain.files import read_json, sha256_file, write_json
 
 BUNDLE_JSON = "bundle.json"
+BUNDLE_SIGNATURE = "bundle.sig"
 SAVED_MODEL = "saved_model.pb"
 
 
@@ -102,13 +104,13 @@ def _bundle_json(folder: Path) -> dict[str, Any]:
 
 
 def _files(folder: Path) -> dict[str, dict[str, Any]]:
-    """Every file below `folder` except bundle.json; a link is listed as one, so that it never passes for a file."""
+    """Every file below `folder` except bundle.json and its signature; a link is listed as one, never as a file."""
     result: dict[str, dict[str, Any]] = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_symlink():
             result[name] = {"bytes": -1, "sha256": "a link"}
-        elif path.is_file() and name != BUNDLE_JSON:
+        elif path.is_file() and name not in (BUNDLE_JSON, BUNDLE_SIGNATURE):
             result[name] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
     return result
 

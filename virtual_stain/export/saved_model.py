@@ -47,11 +47,13 @@ def export_run(
     *,
     version: int | None = None,
     name: str | None = None,
+    seal: Callable[[Path], None] | None = None,
     progress: Progress = QUIET,
 ) -> Path:
     """The best weights of a training run as the next version of the model `out`; returns the version's folder.
 
-    `name`: for TF Serving, default the name of `out`. Raises InputError, ModelError, OutputError, ConfigError.
+    `name`: for TF Serving, default the name of `out`. `seal`: see `write_bundle`.
+    Raises InputError, ModelError, OutputError, ConfigError.
     """
     run = load_run(run_dir)
     key = existing_key()
@@ -70,7 +72,7 @@ def export_run(
         return tile_reading(model, tiles)
 
     refuse_foreign_run(out, "export")
-    folder = write_bundle(reading, [v.value for v in model.variables], card, out, version=version)
+    folder = write_bundle(reading, [v.value for v in model.variables], card, out, version=version, seal=seal)
     record = RunRecord("export", extra={"run": str(run_dir), "version": int(folder.name), "training": card.training})
     record.write(out, tensorflow=True)
     return folder
@@ -111,11 +113,13 @@ def write_bundle(
     out: Path,
     *,
     version: int | None = None,
+    seal: Callable[[Path], None] | None = None,
 ) -> Path:
     """Writes `out`/<version> and `out`/serving; returns the version's folder.
 
     `version`: default the next free one; an existing one is never overwritten (`card.version` is replaced).
-    `variables`: every variable that `reading` uses. The bundle is written beside its place and renamed when it is
+    `variables`: every variable that `reading` uses. `seal`: called with the folder when bundle.json is written and
+    before the version appears, to sign it. The bundle is written beside its place and renamed when it is
     whole. Raises OutputError, ModelError (the network does not answer what the card says).
     """
     with folder_lock(out), output_errors(out):
@@ -134,6 +138,8 @@ def write_bundle(
             _write_warmup(final, temporary)
             _sync(temporary)
             write_bundle_json(temporary, final)
+            if seal is not None:
+                seal(temporary)
             temporary.rename(target)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
