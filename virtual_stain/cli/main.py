@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("export", "Export a run as a SavedModel bundle."),
     "models": ("models", "Verify, sign and register model bundles."),
     "score": ("score", "Score H&E slides with a model."),
+    "panel": ("panel", "Join several markers into one page with published rule sets."),
     "phantom": ("phantom", "Make synthetic slide pairs with complete truth."),
     "demo": ("demo", "All of it on phantoms, compared with the truth."),
 }
