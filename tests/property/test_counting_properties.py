@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from virtual_stain.config.counting import CountingSettings
 from virtual_stain.counting.cells import CellClass, Cells
-from virtual_stain.counting.nuclei import ascend
+from virtual_stain.counting.contours import Rays, on_grid, shapes, trace
 from virtual_stain.counting.optical_density import optical_density, separate
 from virtual_stain.counting.readings import read_cells
 from virtual_stain.counting.region import PolygonRegion
@@ -66,16 +67,20 @@ def test_darker_is_denser(level: int, glass: int) -> None:
     assert np.isfinite(density).all()
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.integers(3, 24), st.integers(3, 24), st.integers(0, 2**32 - 1))
-def test_the_ascent_ends_on_a_maximum(height: int, width: int, seed: int) -> None:
-    field = np.random.default_rng(seed).normal(size=(height, width)).astype(np.float32)
-    top = ascend(field)
-    padded = np.pad(field, 1, constant_values=-np.inf)
-    for peak in np.unique(top):
-        y, x = divmod(int(peak), width)
-        assert top[y, x] == peak
-        assert field[y, x] == padded[y : y + 3, x : x + 3].max()
+@settings(max_examples=40, deadline=None)
+@given(st.floats(2, 7), st.floats(0.5, 1), st.floats(0, 3.2), st.floats(-5, 5), st.floats(-5, 5))
+def test_the_outline_of_an_ellipse_is_found_from_a_point_inside(
+    radius_um: float, flatness: float, turn: float, x0: float, y0: float
+) -> None:
+    mpp = 0.5
+    yy, xx = np.mgrid[:81, :81] - 40.0
+    u, v = xx * np.cos(turn) + yy * np.sin(turn), yy * np.cos(turn) - xx * np.sin(turn)
+    distance = np.hypot(u, v / flatness) * mpp - radius_um
+    field = np.clip(0.5 - distance, 0, 1).astype(np.float32)
+    start = on_grid(0.08 * radius_um * np.array([[x0, y0]]) * flatness) + 40
+    found = shapes(trace(field, start, mpp, Rays.between(1.25, 9, 0.5, 32)).corners(mpp))
+    assert np.abs(start[0] + found.middle[0] - 40).max() * mpp < 0.6
+    assert float(found.area_px[0]) * mpp**2 == pytest.approx(np.pi * radius_um**2 * flatness, rel=0.2, abs=2)
 
 
 @settings(max_examples=50, deadline=None)

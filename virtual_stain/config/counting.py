@@ -18,8 +18,8 @@ class CountingSettings:
     """Pixel size nuclei are looked for at, µm/px; finer images are averaged to about this."""
     max_mpp: float = 0.75
     """Coarsest pixel size that is counted, µm/px; above it nuclei are too few pixels and the image is refused."""
-    margin_um: float = 48.0
-    """Context around a window that its cells may depend on, µm."""
+    margin_um: float = 64.0
+    """Context around a window, µm; no cell depends on anything further away than 64 µm."""
     window_um: float = 512.0
     """Side of the windows that a whole slide is read in, µm."""
     sample_windows: int = 12
@@ -30,29 +30,25 @@ class CountingSettings:
     """Smallest nucleus, µm²."""
     max_area_um2: float = 400.0
     """Largest nucleus, µm²."""
-    min_radius_um: float = 2.8
-    """Radius of the smallest nuclei that blobs are matched to, µm."""
-    max_radius_um: float = 4.5
-    """Radius of the largest nuclei that blobs are matched to, µm."""
-    edge_radius_um: float = 3.0
-    """Radius of the finer blobs whose zero crossing bounds a nucleus in a crowd, µm."""
-    relative_contrast: float = 0.08
-    """Blob response a nucleus needs, as a share of the contrast of this slide's typical negative nucleus."""
+    min_radius_um: float = 1.25
+    """Smallest distance of a nucleus' outline from its middle, µm."""
+    max_radius_um: float = 9.0
+    """Largest distance of a nucleus' outline from its middle, µm."""
+    min_edge_score: float = 0.2
+    """How complete and clear an outline must be, 0–1; a typical negative nucleus in focus reaches 0.6–1."""
+    overlap_share: float = 0.4
+    """Share of the smaller one's area from which two outlines are rivals for one nucleus."""
     level_contrast: float = 0.3
     """Contrast against the surroundings that a nucleus needs, as a share of the same, beyond `min_contrast_od`."""
     min_contrast_od: float = 0.03
     """Contrast that is noise or cytoplasm on any slide, optical density summed over the three channels."""
-    merge_saddle: float = 0.92
-    """Two peaks are one nucleus where the saddle between them reaches this share of the lower one."""
-    merge_depth: float = 0.03
-    """… or where the lower one stands out from it by less than this share of the typical nucleus' contrast."""
-    positive_share: float = 0.23
+    positive_share: float = 0.3
     """Threshold of positive nuclei, as a share of the DAB optical density of the slide's strong ones."""
     positive_default_od: float = 0.2
     """The threshold on slides with too few positive nuclei for an estimate, mean DAB optical density."""
     positive_floor_od: float = 0.08
     """The threshold is never below this."""
-    positive_ceiling_od: float = 0.3
+    positive_ceiling_od: float = 0.5
     """… and never above this."""
     class_2_od: float = 0.4
     """Mean nuclear DAB optical density from which a positive nucleus is 2+."""
@@ -77,20 +73,18 @@ class CountingSettings:
 _RANGES: tuple[tuple[str, float, float], ...] = (
     ("work_mpp", 0.2, 0.6),
     ("max_mpp", 0.2, 1.0),
-    ("margin_um", 30, 500),
+    ("margin_um", 64, 500),
     ("window_um", 64, 4096),
     ("sample_windows", 1, 200),
     ("sample_window_um", 64, 2000),
     ("min_area_um2", 1, 1000),
     ("max_area_um2", 1, 5000),
-    ("min_radius_um", 1, 10),
-    ("max_radius_um", 1, 15),
-    ("edge_radius_um", 0.5, 10),
-    ("relative_contrast", 0, 2),
+    ("min_radius_um", 0.5, 3),
+    ("max_radius_um", 4, 9),
+    ("min_edge_score", 0.01, 1),
+    ("overlap_share", 0.05, 1),
     ("level_contrast", 0, 2),
     ("min_contrast_od", 0.005, 1),
-    ("merge_saddle", 0.1, 1),
-    ("merge_depth", 0, 1),
     ("positive_share", 0.01, 1),
     ("positive_default_od", 0.01, 2),
     ("positive_floor_od", 0.01, 1),

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from virtual_stain.config.counting import CountingSettings
+from virtual_stain.counting.contours import on_grid
 from virtual_stain.counting.nuclei import Nuclei, find_nuclei
 from virtual_stain.counting.optical_density import F32, optical_density, separate
 from virtual_stain.counting.resample import AreaResampler
@@ -15,6 +16,7 @@ from virtual_stain.counting.slide_stain import SlideStain
 from virtual_stain.geometry import Points
 
 # Beyond these it is another dye: pen, ink, a coloured speck. Nuclei of real slides stay below 0.2 and above −0.25.
+_GRID = 1024  # parts of a pixel: a position is the same number in every window
 _OTHER_RESIDUAL = 0.3  # residual / (H + DAB)
 _OTHER_NEGATIVE = -0.3  # the lesser of both / the greater: no mixture of the two stains makes this colour
 
@@ -47,12 +49,22 @@ class Measured:
 
     xy: Points
     """float64[N, 2]: centroids, px of the image, pixel centres at + 0.5."""
-    area_um2: npt.NDArray[np.float32]
-    dab_od: npt.NDArray[np.float32]
+    area_um2: F32
+    dab_od: F32
     """float32[N]: mean over the nucleus; may be slightly negative."""
-    hematoxylin_od: npt.NDArray[np.float32]
-    elongation: npt.NDArray[np.float32]
+    max_dab_od: F32
+    """float32[N]: of its darkest working pixel."""
+    hematoxylin_od: F32
+    texture_od: F32
+    """float32[N]: standard deviation of the signal inside, optical density: coarse chromatin is large."""
+    elongation: F32
     """float32[N]: long axis / short axis of the ellipse of equal moments, ≥ 1."""
+    width_um: F32
+    """float32[N]: its short axis."""
+    circularity: F32
+    """float32[N]: 4 π area / perimeter²."""
+    edge_score: F32
+    """float32[N]: how complete and clear the outline is, 0–1."""
     contrast_od: npt.NDArray[np.float32]
     """float32[N]: signal of the nucleus above its surroundings."""
     other: npt.NDArray[np.bool_]
@@ -92,24 +104,30 @@ def measure(plane: Plane, stain: SlideStain, settings: CountingSettings) -> Meas
     n, labels = nuclei.count, nuclei.labels
     at = np.flatnonzero(labels)
     owner = labels.ravel()[at] - 1
-    row, column = np.divmod(at, labels.shape[1])
     count = np.bincount(owner, minlength=n).astype(np.float64)
 
     def mean(values: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        return np.asarray(np.bincount(owner, weights=values, minlength=n), np.float64) / count
+        return np.asarray(np.bincount(owner, weights=values, minlength=n) / np.maximum(count, 1), np.float64)
 
-    # whole numbers summed exactly: the centroid does not depend on where the window starts
-    x, y = mean(column.astype(np.float64)), mean(row.astype(np.float64))
-    dx, dy = (column - x[owner]) * plane.mpp[0], (row - y[owner]) * plane.mpp[1]
     dab = mean(plane.dab.ravel()[at])
     hematoxylin = mean(plane.hematoxylin.ravel()[at])
     residual = mean(np.abs(plane.residual.ravel()[at]))
+    signal = plane.signal.ravel()[at].astype(np.float64)
+    level = mean(signal)
+    darkest = np.zeros(n, np.float32)
+    np.maximum.at(darkest, owner, plane.dab.ravel()[at])
+    um2, um = plane.mpp[0] * plane.mpp[1], plane.mean_mpp
     return Measured(
-        xy=np.stack([(x + 0.5) * plane.factor[0], (y + 0.5) * plane.factor[1]], axis=1).reshape(-1, 2),
-        area_um2=(count * plane.mpp[0] * plane.mpp[1]).astype(np.float32),
+        xy=on_grid(nuclei.centroid * plane.factor, _GRID),
+        area_um2=(nuclei.shape.area_px * um2).astype(np.float32),
         dab_od=dab.astype(np.float32),
+        max_dab_od=darkest,
         hematoxylin_od=hematoxylin.astype(np.float32),
-        elongation=_elongation(mean(dx * dx), mean(dy * dy), mean(dx * dy)),
+        texture_od=np.sqrt(mean(np.square(signal - level[owner]))).astype(np.float32),
+        elongation=nuclei.shape.elongation.astype(np.float32),
+        width_um=(nuclei.shape.width_px * um).astype(np.float32),
+        circularity=nuclei.shape.circularity.astype(np.float32),
+        edge_score=nuclei.edge_score,
         contrast_od=nuclei.contrast_od,
         other=_is_other(hematoxylin, dab, residual),
         nuclei=nuclei,
@@ -123,12 +141,3 @@ def _is_other(
     off_plane = residual > _OTHER_RESIDUAL * np.maximum(hematoxylin + dab, 1e-3)
     beyond = np.minimum(hematoxylin, dab) < _OTHER_NEGATIVE * np.maximum(hematoxylin, dab)
     return np.asarray(off_plane | beyond, np.bool_)
-
-
-def _elongation(
-    xx: npt.NDArray[np.float64], yy: npt.NDArray[np.float64], xy: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float32]:
-    """Square root of the ratio of the second moments along the two axes; a pixel has 1/12 of its own, here ≈ 0.02."""
-    middle, spread = (xx + yy) / 2, np.hypot((xx - yy) / 2, xy)
-    result: npt.NDArray[np.float32] = np.sqrt((middle + spread + 0.02) / (middle - spread + 0.02)).astype(np.float32)
-    return result

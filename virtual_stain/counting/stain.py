@@ -49,6 +49,7 @@ FLAG_SENTENCES = {
 
 _MIN_NEGATIVES = 15
 _MIN_POSITIVES = 8
+_THRESHOLD_ROUNDS = 4
 _TYPICAL_RANGE = (0.06, 1.2)
 _DEFAULT_TYPICAL = 0.25
 _DEFAULT_AREA_UM2 = 50.0
@@ -80,7 +81,7 @@ def estimate_stain(
         typical_od=_DEFAULT_TYPICAL,
         positive_od=settings.positive_default_od,
     )
-    loose = dataclasses.replace(settings, relative_contrast=0.05, level_contrast=0.0, min_contrast_od=_LOOSE_CONTRAST)
+    loose = dataclasses.replace(settings, min_edge_score=0.1, level_contrast=0.0, min_contrast_od=_LOOSE_CONTRAST)
     planes = [stain_plane(image, (mpp, mpp), stain, settings) for image in images]
     for _ in range(2):  # the clipping of the signal depends on the typical nucleus, weakly: two rounds settle it
         typical = _typical_contrast([measure(plane, stain, loose) for plane in planes])
@@ -144,10 +145,12 @@ def _threshold(dab: npt.NDArray[np.float32], settings: CountingSettings) -> tupl
     if len(negatives) >= _MIN_NEGATIVES:
         middle = float(np.median(negatives))
         noise = middle + _NOISE_SDS * 1.4826 * float(np.median(np.abs(negatives - middle)))
-    positives = dab[dab >= settings.positive_default_od]
-    if len(positives) >= _MIN_POSITIVES:
-        wanted = settings.positive_share * float(np.percentile(positives, 75))
-        flags: tuple[str, ...] = ()
-    else:
-        wanted, flags = settings.positive_default_od, (FEW_POSITIVES,)
+    flags: tuple[str, ...] = (FEW_POSITIVES,)
+    wanted = settings.positive_default_od
+    for _ in range(_THRESHOLD_ROUNDS):
+        # what is strong depends a little on what is positive: a few rounds make both follow the slide's own scale
+        positives = dab[dab >= wanted]
+        if len(positives) < _MIN_POSITIVES:
+            break
+        wanted, flags = settings.positive_share * float(np.percentile(positives, 75)), ()
     return float(np.clip(max(wanted, noise), settings.positive_floor_od, settings.positive_ceiling_od)), flags

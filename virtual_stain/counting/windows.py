@@ -16,7 +16,6 @@ import numpy.typing as npt
 from virtual_stain.config.counting import CountingSettings
 from virtual_stain.counting.cells import Cells
 from virtual_stain.counting.count import measure_cells
-from virtual_stain.counting.outline import outlines
 from virtual_stain.counting.resample import AreaResampler
 from virtual_stain.counting.slide_stain import SlideStain
 from virtual_stain.errors import ResolutionError
@@ -159,10 +158,9 @@ def count_window(slide: Slide, task: WindowTask, window: CountWindow) -> FoundCe
     at = measured.xy + np.array([x, y])
     inside = (at[:, 0] >= window.core_x) & (at[:, 0] < window.core_x1)
     inside &= (at[:, 1] >= window.core_y) & (at[:, 1] < window.core_y1)
-    rings = outlines(measured.nuclei.labels, measured.nuclei.count, np.flatnonzero(inside))
     return FoundCells(
         cells=cells.select(inside).moved((at * plan.scale)[inside]),
         hematoxylin_od=measured.hematoxylin_od[inside],
         elongation=measured.elongation[inside],
-        rings=tuple((ring * measured.factor + np.array([x, y])) * plan.scale for ring in rings),
+        rings=tuple((measured.nuclei.polygon[inside] * measured.factor + np.array([x, y])) * plan.scale),
     )
