@@ -11,17 +11,19 @@ import pytest
 from tests.fixtures.records import tiny_records
 from tests.fixtures.training import tiny_run
 from virtual_stain.errors import InputError, OutputError
+from virtual_stain.evaluation.evaluate import evaluate
+from virtual_stain.evaluation.figures import marker_figures
+from virtual_stain.evaluation.held_out import held_out_pairs
+from virtual_stain.evaluation.permutation import head_readings, permutation_check
+from virtual_stain.evaluation.plots import PICTURES
+from virtual_stain.evaluation.predict import TileTable
+from virtual_stain.evaluation.slide_figures import ReadingRule, slide_figures
+from virtual_stain.evaluation.summary import summary_lines
 from virtual_stain.files import folder_lock
 from virtual_stain.readings import aggregate
 from virtual_stain.records.manifest import read_manifest, write_manifest
-from virtual_stain.training.evaluate import evaluate, marker_figures
-from virtual_stain.training.held_out import held_out_pairs
 from virtual_stain.training.metrics import limits_of_agreement, mean_within, pearson, per_group
-from virtual_stain.training.permutation import head_readings, permutation_check
-from virtual_stain.training.predict import TileTable
 from virtual_stain.training.run_dir import load_run
-from virtual_stain.training.slide_figures import ReadingRule, slide_figures
-from virtual_stain.training.summary import summary_lines
 
 RULE = ReadingRule(min_tissue_fraction=0.5, min_tumour_cells=50, top_n=3)
 RNG = np.random.default_rng(0)
@@ -48,6 +50,8 @@ def table(n=40, seed=0, **columns):
         "cells": cells,
         "ratio": rng.uniform(0, 1, n),
         "expected_cells": rng.uniform(50, 300, n),
+        "registration_um": rng.uniform(2, 40, n),
+        "fold": np.zeros(n, np.int64),
     }
     return TileTable(**(values | columns))
 
@@ -62,7 +66,7 @@ def test_the_test_fold_alone_is_read(done):
     value = json.loads((run / "evaluation.json").read_text())
     assert value["markers"]["ki67"]["tiles"]["n_patients"] == 2
     assert {s["pair"] for s in value["markers"]["ki67"]["slides"]} == held_out
-    for name in ("scatter.png", "bland_altman.png"):
+    for name in PICTURES:
         picture = cv2.imread(str(run / name))
         assert picture.shape[0] > 400
         assert picture.std() > 5

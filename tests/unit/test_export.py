@@ -12,12 +12,14 @@ from PIL import Image
 from tensorflow.core.framework import tensor_pb2  # registers tensor.proto
 
 from tests.fixtures.models import expected_reading, tiny_card, write_tiny_bundle
+from virtual_stain.appearance import Appearance, training_range
 from virtual_stain.config.training import ModelSettings
 from virtual_stain.errors import ModelError, OutputError, VerificationError
 from virtual_stain.export import saved_model
 from virtual_stain.export.bundle import verify_bundle, versions
 from virtual_stain.export.serving import prediction_log
 from virtual_stain.export.signing import create_key, load_signing_key, sign_bundle, signer_of
+from virtual_stain.intervals import fit_interval
 from virtual_stain.markers import Marker
 from virtual_stain.model.build import BuildOptions, build_network
 from virtual_stain.model.tile_reading import tile_reading
@@ -268,6 +270,7 @@ def run(monkeypatch, tmp_path):
         "training_patient_ids": ["secret-patient-id"],
         "training_slide_hashes": ["a" * 64],
         "training": {"recipe": "scratch", "best_step": 40},
+        "training_range": training_range([Appearance(0.3, 0.2, 0.02, -0.5, 0.9, 40)]),
     }
     trained = TrainedRun(tmp_path / "run", network.model, card, None, network, {})
     monkeypatch.setattr(saved_model, "load_run", lambda _: trained)
@@ -291,14 +294,25 @@ def test_a_run_is_exported_with_its_weights_and_what_it_was_trained_on(run, tmp_
 @pytest.mark.parametrize(("step", "known"), [(40, True), (30, False)])
 def test_held_out_figures_stand_in_the_card_when_they_are_of_these_weights(run, tmp_path, step, known):
     tiles = {"n_labelled": 9, "n_patients": 2, "pearson_within_patient": 0.5, "pearson_pooled": 0.6, "mae": 0.04}
-    slides = {"n": 2, "mae": 0.03, "bias": None, "limits_of_agreement": None, "pearson": None}
-    figures = {"tiles": tiles | {"pearson_per_patient": {"id": 0.5}}, "slide_agreement": slides, "slides": [{}]}
+    names = ["n", "mae", "bias", "limits_of_agreement", "pearson", "icc_2_1", "calibration", "cut_offs", "intervals"]
+    level = dict.fromkeys(names) | {"n": 2, "mae": 0.03}
+    interval = fit_interval([])
+    figures = {
+        "tiles": tiles | {"pearson_per_patient": {"id": 0.5}}, "slide_agreement": level | {"spearman": 1.0},
+        "patient_agreement": level, "slides": [{}], "interval": interval, "interval_check": None,
+    }  # fmt: skip
     (tmp_path / "run").mkdir()
-    value = {"best_step": step, "held_out": "test fold", "fold": 0, "markers": {"ki67": figures}}
+    value = {
+        "runs": [{"name": "run", "fold": 0, "best_step": step}], "held_out": "test fold", "fold": 0,
+        "duplicate_tissue": None, "markers": {"ki67": figures},
+    }  # fmt: skip
     (tmp_path / "run" / "evaluation.json").write_text(json.dumps(value))
     card = verify_bundle(saved_model.export_run(tmp_path / "run", tmp_path / "m")).card
-    expected = {"held_out": "test fold", "fold": 0, "markers": {"ki67": {"tiles": tiles, "slides": slides}}}
+    short = {"tiles": tiles, "slides": level, "patients": level, "interval_check": None}
+    expected = {"held_out": "test fold", "fold": 0, "duplicate_tissue": None, "markers": {"ki67": short}}
     assert card.training["evaluation"] == (expected if known else None)
+    assert card.intervals == ({"ki67": interval} if known else {})
+    assert card.training_range == run.card["training_range"]
     (tmp_path / "run" / "evaluation.json").write_text('{"best_step": 40}')
     with pytest.raises(VerificationError, match="vstain evaluate"):
         saved_model.export_run(tmp_path / "run", tmp_path / "m")

@@ -24,8 +24,8 @@ def command(run_dir: Path, records: Path | None, out: Path | None, common: Commo
     vstain evaluate run/
     vstain evaluate run/ other-hospital/records/ --out run/other-hospital/
     """
-    from virtual_stain.training.evaluate import evaluate
-    from virtual_stain.training.summary import summary_lines
+    from virtual_stain.evaluation.evaluate import evaluate
+    from virtual_stain.evaluation.summary import summary_lines
 
     result = evaluate(run_dir, records, out, scoring=common.config.scoring, progress=common.progress)
     for line in summary_lines(result):

@@ -55,3 +55,9 @@ def verify(folder: Path, common: Common) -> None:
     done = verify_records(folder, common.progress)
     patients = len(done.manifest.folds())
     click.echo(f"{folder}: {done.records} records in {done.shards} shards, {patients} patients: everything fits.")
+    for twin in done.duplicates:
+        click.echo(
+            f"Beware: pairs {twin.pair} and {twin.other}, of two patients, show the same tissue "
+            f"({twin.n_tiles} tiles look alike). One patient under two names is a leak: mend PAIRS.csv.",
+            err=True,
+        )

@@ -112,6 +112,8 @@ class TrainingSettings:
 
     validate_every_steps: int = 1000
     """Optimizer steps between validations."""
+    validation_patients: float = 0.0
+    """Share of the patients outside the test fold that chooses the checkpoint; 0: the whole fold after the test."""
     validation_tiles: int = 2000
     """At most this many tiles a validation, the same ones every time, spread over all validation pairs."""
     patience: int = 20
@@ -158,6 +160,7 @@ class TrainingSettings:
         require_range("max_crop_cells", self.max_crop_cells, self.min_crop_cells, 1_000_000)
         require_range("cells_loss_weight", self.cells_loss_weight, 0, 1000)
         require_range("validate_every_steps", self.validate_every_steps, 1, 10_000_000)
+        require_range("validation_patients", self.validation_patients, 0, 0.9)
         require_range("validation_tiles", self.validation_tiles, 1, 10_000_000)
         require_range("patience", self.patience, 0, 1_000_000)
         require_range("min_improvement", self.min_improvement, 0, 1)

@@ -17,7 +17,9 @@ from virtual_stain.records.manifest import PairEntry, shard_paths
 from virtual_stain.records.read import parse_example
 
 _KEYS = ("image/encoded", "label/marker", "label/weight", "label/usable_count", "cells/x", "cells/y", "cells/positive")
-_PLACE = ("tile/pair", "tile/patient_id", "tile/col", "tile/row", "tile/tissue_fraction")
+_PLACE = (
+    "tile/pair", "tile/patient_id", "tile/col", "tile/row", "tile/tissue_fraction", "registration/error_median_um",
+)  # fmt: skip
 _OPEN_SHARDS = 16
 _ENDLESS = 1 << 40
 
@@ -106,7 +108,8 @@ def tile_batches(
     """Whole tiles in the manifest's order, the same every time; the last batch may be smaller.
 
     {tile: uint8[B, T, T, 3]; positive, cells: float32[B, g², markers] of the crops of prediction's grid, row by row;
-    trusted, usable: float32[B, markers]; pair, patient: string[B]; col, row: int64[B]; tissue_fraction: float32[B]}.
+    trusted, usable: float32[B, markers]; pair, patient: string[B]; col, row: int64[B]; tissue_fraction,
+    registration_um (NaN: not known): float32[B]}.
     `labelled_only`: without the tiles whose ratio is no label. `max_tiles`: every n-th tile, so that no more than
     this many remain. Raises InputError.
     """
@@ -136,6 +139,7 @@ def _whole_tile(data: tf.Tensor, spec: CropSpec) -> dict[str, tf.Tensor]:
         "col": record["tile/col"],
         "row": record["tile/row"],
         "tissue_fraction": record["tile/tissue_fraction"],
+        "registration_um": record["registration/error_median_um"],
     }
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from virtual_stain.errors import ConfigError, InputError, VerificationError
 from virtual_stain.markers import Marker, ValueDefinition, parse_marker, require_built, require_nuclear
@@ -29,21 +33,64 @@ class Split:
         return {side: sorted({p.patient_id for p in pairs}) for side, pairs in self.sides().items()}
 
 
-def split_by_patient(manifest: Manifest, fold: int) -> Split:
+def split_by_patient(manifest: Manifest, fold: int, validation_share: float = 0.0) -> Split:
     """Test: fold K; validation: fold K + 1 (after the last one comes 0); train: the rest.
 
-    Raises ConfigError for a fold that does not exist, InputError when a side would have no patient or no label,
-    VerificationError when a patient or a slide would stand on two sides.
+    `validation_share` > 0: this share of the patients outside fold K validates instead (with three folds a whole one
+    would leave a third to train on). Raises ConfigError for a fold that does not exist, InputError when a side would
+    have no patient or no label, VerificationError when a patient or a slide would stand on two sides.
     """
     if not 0 <= fold < manifest.n_folds:
         raise ConfigError(f"--fold: expected 0 to {manifest.n_folds - 1}. Received: {fold}")
     following = (fold + 1) % manifest.n_folds
-    test, validation = manifest.pairs_in([fold]), manifest.pairs_in([following])
-    train = tuple(p for p in manifest.pairs if p.fold not in (fold, following))
-    split = Split(fold, train, validation, test)
+    choosing = {p.patient_id for p in manifest.pairs if p.fold == following}
+    if validation_share > 0:
+        choosing = _some_patients(manifest, fold, validation_share)
+    test = manifest.pairs_in([fold])
+    rest = [p for p in manifest.pairs if p.fold != fold]
+    split = Split(
+        fold,
+        tuple(p for p in rest if p.patient_id not in choosing),
+        tuple(p for p in rest if p.patient_id in choosing),
+        test,
+    )
     _require_labels(manifest, split)
     _require_disjoint(split)
     return split
+
+
+def recorded_split(manifest: Manifest, fold: int, patients: Mapping[str, Sequence[str]]) -> Split:
+    """The split of a run as it recorded it: side → keyed hashes of patients. Raises VerificationError."""
+    side_of = {p: side for side, ids in patients.items() for p in ids}
+    sides: dict[str, list[PairEntry]] = {"train": [], "validation": [], "test": []}
+    for pair in manifest.pairs:
+        if pair.patient_id not in side_of:
+            raise VerificationError(
+                f"pair {pair.pair}: its patient stands on no side of the run. Received other records."
+            )
+        sides[side_of[pair.patient_id]].append(pair)
+    split = Split(fold, *(tuple(sides[s]) for s in ("train", "validation", "test")))
+    _require_disjoint(split)
+    return split
+
+
+def _some_patients(manifest: Manifest, fold: int, share: float) -> set[str]:
+    """Patients with labels outside the test fold, the same ones every time; at least one, never all."""
+    labelled = {p.patient_id for p in manifest.pairs if p.fold != fold and p.n_ratio}
+    order = sorted(labelled, key=lambda p: hashlib.sha256(f"validation {fold} {p}".encode()).digest())
+    return set(order[: min(max(1, round(share * len(order))), len(order) - 1)])
+
+
+def require_no_shared_tissue(folder: Path, split: Split, duplicates: Sequence[Mapping[str, Any]] | None) -> None:
+    """`duplicates`: what `vstain records verify` found; None: not looked for. Raises VerificationError."""
+    side_of = {p.pair: side for side, pairs in split.sides().items() for p in pairs}
+    torn = [d for d in duplicates or () if side_of.get(d["pair"]) != side_of.get(d["other"])]
+    if torn:
+        raise VerificationError(
+            f"{folder}: the same tissue stands on two sides of the split, under two patients:\n"
+            + "\n".join(f"  - pairs {d['pair']} and {d['other']}: {d['n_tiles']} tiles look alike" for d in torn),
+            hint="Give both the same patient in PAIRS.csv and build again. If they do differ, remove duplicates.json.",
+        )
 
 
 def _require_labels(manifest: Manifest, split: Split) -> None:

@@ -1,43 +1,88 @@
-"""A run's held-out figures in a few numbers, for the model card."""
+"""A run's held-out figures in a few numbers, for the model card, and the interval of its slide readings."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from virtual_stain.errors import VerificationError
+from virtual_stain.errors import InputError, VerificationError
 from virtual_stain.files import read_json
+from virtual_stain.training.cross_validation import cross_validation_runs
 
 _TILES = ("n_labelled", "n_patients", "pearson_within_patient", "pearson_pooled", "mae")
-_SLIDES = ("n", "mae", "bias", "limits_of_agreement", "pearson")
+_AGREEMENT = ("n", "mae", "bias", "limits_of_agreement", "pearson", "icc_2_1", "calibration", "cut_offs", "intervals")
 
 
-def held_out_figures(run_dir: Path, best_step: int) -> dict[str, Any] | None:
-    """What RUN/evaluation.json says per marker; None when the run was not evaluated with these weights.
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """What an evaluation says that goes into a bundle."""
+
+    figures: dict[str, Any] | None
+    """For the card; None: the run was not evaluated with these weights."""
+    intervals: dict[str, Any] = field(default_factory=dict)
+    """Marker → payload of `virtual_stain.intervals`."""
+
+
+def exported_run(folder: Path) -> Path:
+    """The run whose weights are exported: `folder` itself, or fold 0 of a cross-validation.
+
+    The folds' networks are equally good guesses, and the one is taken that no figure has chosen: the best of K would
+    be better on paper only. Raises InputError for a cross-validation that is not finished.
+    """
+    runs = cross_validation_runs(folder)
+    return folder if runs is None else runs[0]
+
+
+def held_out(run_dir: Path, best_step: int) -> HeldOut:
+    """The evaluation of the whole cross-validation where the run is a fold of one, else the run's own.
 
     `best_step`: of the weights that are exported; figures of other weights would be somebody else's. Raises
-    InputError, VerificationError when the file is there and cannot be understood.
+    InputError, VerificationError when a file is there and cannot be understood.
     """
-    path = run_dir / "evaluation.json"
-    if not path.is_file():
-        return None
+    for folder in (run_dir.resolve().parent, run_dir):
+        path = folder / "evaluation.json"
+        if not path.is_file() or (folder != run_dir and not _is_fold_of(run_dir, folder)):
+            continue
+        found = _read(path, run_dir, best_step)
+        if found.figures is not None:
+            return found
+    return HeldOut(None)
+
+
+def _is_fold_of(run_dir: Path, folder: Path) -> bool:
+    try:
+        runs = cross_validation_runs(folder)
+    except InputError:
+        return False  # unfinished, or another command's folder
+    return runs is not None and run_dir.resolve() in [run.resolve() for run in runs]
+
+
+def _read(path: Path, run_dir: Path, best_step: int) -> HeldOut:
     value = read_json(path, "the evaluation of a run")
     try:
-        if value["best_step"] != best_step:
-            return None
-        return {
+        steps = {run["name"]: run["best_step"] for run in value["runs"]}
+        if steps.get(run_dir.resolve().name) != best_step:
+            return HeldOut(None)
+        figures = {
             "held_out": value["held_out"],
             "fold": value["fold"],
-            "markers": {
-                marker: {
-                    "tiles": {name: figures["tiles"][name] for name in _TILES},
-                    "slides": {name: figures["slide_agreement"][name] for name in _SLIDES},
-                }
-                for marker, figures in value["markers"].items()
-            },
+            "duplicate_tissue": value["duplicate_tissue"],
+            "markers": {marker: _short(found) for marker, found in value["markers"].items()},
         }
+        return HeldOut(figures, {marker: found["interval"] for marker, found in value["markers"].items()})
     except (KeyError, TypeError, AttributeError) as error:
         raise VerificationError(
             f"{path}: expected the figures that `vstain evaluate` writes. Received something else: {error!r}",
-            hint=f"Evaluate again: vstain evaluate {run_dir}",
+            hint=f"Evaluate again: vstain evaluate {path.parent}",
         ) from None
+
+
+def _short(found: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "tiles": {name: found["tiles"][name] for name in _TILES},
+        "slides": {name: found["slide_agreement"][name] for name in _AGREEMENT},
+        "patients": {name: found["patient_agreement"][name] for name in _AGREEMENT},
+        "interval_check": found["interval_check"],
+    }

@@ -25,7 +25,7 @@ from virtual_stain.config.tiling import TilingSettings
 from virtual_stain.errors import ModelError, OutputError
 from virtual_stain.export.bundle import versions, write_bundle_json
 from virtual_stain.export.card import ModelCard, cells_key
-from virtual_stain.export.evaluation import held_out_figures
+from virtual_stain.export.evaluation import HeldOut, exported_run, held_out
 from virtual_stain.export.seen import existing_key, keyed_slides
 from virtual_stain.export.serving import prediction_log, write_serving_files
 from virtual_stain.files import folder_lock, output_errors
@@ -52,9 +52,11 @@ def export_run(
 ) -> Path:
     """The best weights of a training run as the next version of the model `out`; returns the version's folder.
 
+    `run_dir`: a run, or the folder of a cross-validation, of which fold 0 is taken with the interval of all folds.
     `name`: for TF Serving, default the name of `out`. `seal`: see `write_bundle`.
     Raises InputError, ModelError, OutputError, ConfigError.
     """
+    run_dir = exported_run(run_dir)
     run = load_run(run_dir)
     key = existing_key()
     fingerprint = str(run.card["patient_key_fingerprint"])
@@ -64,8 +66,8 @@ def export_run(
             "The patient key that the records were built with is not on this machine: the bundle will not know its "
             "training slides, and `vstain score` cannot warn about them."
         )
-    figures = held_out_figures(run_dir, run.card["training"]["best_step"])
-    card = _run_card(run.card, figures, name or _model_name(out), slides)
+    evaluated = held_out(run_dir, run.card["training"]["best_step"])
+    card = _run_card(run.card, evaluated, name or _model_name(out), slides)
     model = run.model
 
     def reading(tiles: tf.Tensor) -> Mapping[str, tf.Tensor]:
@@ -78,9 +80,7 @@ def export_run(
     return folder
 
 
-def _run_card(
-    facts: Mapping[str, Any], figures: Mapping[str, Any] | None, name: str, training_slides: tuple[str, ...]
-) -> ModelCard:
+def _run_card(facts: Mapping[str, Any], evaluated: HeldOut, name: str, training_slides: tuple[str, ...]) -> ModelCard:
     thresholds, tiling = facts["thresholds"], facts["tiling"]
     return ModelCard(
         name=name,
@@ -95,7 +95,9 @@ def _run_card(
         min_tumour_cells=float(thresholds["min_tumour_cells"]),
         patient_key_fingerprint=str(facts["patient_key_fingerprint"]),
         training_slides=training_slides,
-        training=dict(facts["training"]) | {"evaluation": figures},
+        training=dict(facts["training"]) | {"evaluation": evaluated.figures},
+        intervals=evaluated.intervals,
+        training_range=facts["training_range"],
         software=software_versions(tensorflow=True),
     )
 

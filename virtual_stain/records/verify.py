@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from virtual_stain.errors import VerificationError
+from virtual_stain.errors import OutputError, VerificationError
 from virtual_stain.files import sha256_file
 from virtual_stain.progress import QUIET, Progress
-from virtual_stain.records.manifest import Manifest, PairEntry, ShardEntry, read_manifest
+from virtual_stain.records.duplicates import Duplicate, TissueIndex, write_duplicates
+from virtual_stain.records.manifest import MANIFEST, Manifest, PairEntry, ShardEntry, read_manifest
 from virtual_stain.records.schema import Record, problems_of
 
 _LISTED = 30
@@ -32,14 +34,24 @@ class Verified:
     manifest: Manifest
     shards: int
     records: int
+    duplicates: tuple[Duplicate, ...]
+    """Pairs of different patients that show the same tissue: reported, since only people can say who is right."""
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What was read so far."""
+
+    names: set[str] = field(default_factory=set)
+    tissue: TissueIndex = field(default_factory=TissueIndex)
 
 
 def verify_records(folder: Path, progress: Progress = QUIET) -> Verified:
     """Checks a whole folder of records. Raises InputError without a manifest, VerificationError that lists every
-    problem with file and record."""
+    problem with file and record. Leaves duplicates.json, where the folder can be written, for fit and evaluate."""
     manifest = read_manifest(folder)
     problems: list[str] = []
-    seen: set[str] = set()
+    seen = _Seen()
     n_shards = sum(len(pair.shards) for pair in manifest.pairs)
     listed = [(pair, shard) for pair in manifest.pairs for shard in pair.shards]
     tallies = {pair.pair: _Tally() for pair in manifest.pairs}
@@ -56,11 +68,14 @@ def verify_records(folder: Path, progress: Progress = QUIET) -> Verified:
             + "\n".join(f"  - {p}" for p in shown),
             hint="Run the same vstain build-records again: damaged shards are packed anew from the work folder.",
         )
-    return Verified(manifest, n_shards, manifest.n_records)
+    duplicates = seen.tissue.duplicates()
+    with contextlib.suppress(OutputError):  # a read-only share is verified all the same
+        write_duplicates(folder, sha256_file(folder / MANIFEST), duplicates)
+    return Verified(manifest, n_shards, manifest.n_records, tuple(duplicates))
 
 
 def _check_shard(
-    folder: Path, manifest: Manifest, pair: PairEntry, shard: ShardEntry, tally: _Tally, seen: set[str]
+    folder: Path, manifest: Manifest, pair: PairEntry, shard: ShardEntry, tally: _Tally, seen: _Seen
 ) -> list[str]:
     from virtual_stain.records.read import iterate_shard
 
@@ -77,9 +92,12 @@ def _check_shard(
             found = problems_of(record) or _misfits(manifest, pair, record)
             problems += [f"{place}: {p}" for p in found]
             name = str(record.get("image/filename"))
-            if name in seen:
+            if name in seen.names:
                 problems.append(f"{place}: {name} is there twice")
-            seen.add(name)
+            seen.names.add(name)
+            if not found:
+                tissue = float(record["tile/tissue_fraction"])
+                seen.tissue.add(pair.pair, pair.patient_id, tissue, record["image/encoded"])
             _add(tally, record)
             count += 1
     except VerificationError as error:

@@ -7,23 +7,26 @@ from pathlib import Path
 from typing import Any
 
 from virtual_stain.config import Config
+from virtual_stain.dataset.folds import FoldPlan
 from virtual_stain.dataset.pipeline import CropSpec, TrainingOrder, tile_batches, training_batches
 from virtual_stain.dataset.shards import reading_errors, verify_shards
-from virtual_stain.dataset.split import Split, split_by_patient, trained_markers
+from virtual_stain.dataset.split import Split, require_no_shared_tissue, split_by_patient, trained_markers
 from virtual_stain.errors import InputError, ModelError
-from virtual_stain.files import folder_lock
+from virtual_stain.files import folder_lock, sha256_file
 from virtual_stain.markers import Marker
 from virtual_stain.model.build import BuildOptions, Network, build_network, set_starting_outputs
 from virtual_stain.model.precision import resolve_precision
 from virtual_stain.model.tile_reading import crops_per_side
 from virtual_stain.progress import QUIET, Progress
 from virtual_stain.provenance import RunRecord
-from virtual_stain.records.manifest import Manifest, read_manifest
+from virtual_stain.records.duplicates import known_duplicates
+from virtual_stain.records.manifest import MANIFEST, Manifest, read_manifest
 from virtual_stain.training.identity import claim, describe_data, drop_evaluation
 from virtual_stain.training.loop import Job, Trainer
 from virtual_stain.training.recipes import make_recipe
 from virtual_stain.training.run_dir import RunDir
 from virtual_stain.training.step import LossWeights
+from virtual_stain.training.training_range import measure_training_range
 
 _CROPS_A_VALIDATION_BATCH = 32
 
@@ -58,17 +61,18 @@ def fit(
     config: Config,
     *,
     fold: int = 0,
+    plan: FoldPlan | None = None,
     resume: bool = False,
     force: bool = False,
     progress: Progress = QUIET,
 ) -> FitResult:
     """Trains on the patients outside folds `fold` (test) and `fold` + 1 (validation); see docs/training.md.
 
-    A finished run of the same configuration and records is left as it is. Raises ConfigError, InputError,
-    VerificationError (shards), ModelError (weights, NaN), OutputError (the folder is another run's), and
-    KeyboardInterrupt after Ctrl-C, with everything saved.
+    `plan`: other folds than the manifest's. A finished run of the same configuration and records is left as it is.
+    Raises ConfigError, InputError, VerificationError (shards, tissue on two sides), ModelError (weights, NaN),
+    OutputError (the folder is another run's), and KeyboardInterrupt after Ctrl-C, with everything saved.
     """
-    inputs = _read(records_dir, config, fold)
+    inputs = _read(records_dir, config, fold, plan)
     paths = RunDir(run_dir)
     data = describe_data(records_dir, inputs.manifest, inputs.split, config.model.weights)
     with folder_lock(run_dir):
@@ -77,6 +81,9 @@ def fit(
             progress.say(f"{run_dir}: this run is finished; nothing to do (--force begins anew).")
             return _result(run_dir, record["summary"])
         verify_shards(records_dir, inputs.split.train + inputs.split.validation, progress)
+        data["training_range"] = (record or {"data": {}})["data"].get("training_range") or measure_training_range(
+            records_dir, inputs.split.train, progress
+        )
         going_on = record is not None and paths.last.is_file()
         trainer = Trainer(_job(inputs, paths, load_weights=not going_on), progress)
         if going_on:
@@ -85,12 +92,15 @@ def fit(
         return _train(trainer, paths, config, data, records_dir)
 
 
-def _read(records_dir: Path, config: Config, fold: int) -> _Inputs:
+def _read(records_dir: Path, config: Config, fold: int, plan: FoldPlan | None = None) -> _Inputs:
     manifest = read_manifest(records_dir)
+    manifest = manifest if plan is None else plan.apply(manifest)
     tile_px, crop_px = manifest.tiling.tile_px, config.model.crop_px
     crops_per_side(tile_px, crop_px)
     spec = CropSpec(markers=trained_markers(manifest), tile_px=tile_px, crop_px=crop_px)
-    return _Inputs(records_dir, manifest, split_by_patient(manifest, fold), spec, config)
+    split = split_by_patient(manifest, fold, config.training.validation_patients)
+    require_no_shared_tissue(records_dir, split, known_duplicates(records_dir, sha256_file(records_dir / MANIFEST)))
+    return _Inputs(records_dir, manifest, split, spec, config)
 
 
 def _job(inputs: _Inputs, paths: RunDir, *, load_weights: bool) -> Job:

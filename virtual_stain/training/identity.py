@@ -29,6 +29,7 @@ def describe_data(records: Path, manifest: Manifest, split: Split, weights: str)
         "weights_sha256": _file_sha256(weights),
         "fold": split.fold,
         "n_folds": manifest.n_folds,
+        "folds": manifest.folds(),
         "markers": list(manifest.markers),
         "value_definition": manifest.value_definition,
         "tiling": {
@@ -62,6 +63,8 @@ def differences(record: dict[str, Any], config: Config, data: dict[str, Any]) ->
     for key, what in (("fold", "--fold"), ("manifest_sha256", "the records' manifest (sha256)")):
         if record["data"][key] != data[key]:
             found.append(f"{what}: {record['data'][key]} there, {data[key]} now")
+    if record["data"].get("folds", data["folds"]) != data["folds"]:
+        found.append("the folds of the patients (--cv, --sites): others there than now")
     before, now = record["data"].get("weights_sha256"), data["weights_sha256"]
     if before and now and before != now:  # going on needs the checkpoint only: the file may be gone
         found.append(f"the content of model.weights (sha256): {before} there, {now} now")

@@ -50,7 +50,10 @@ class RunDir:
     @property
     def evaluation(self) -> tuple[Path, ...]:
         """What `vstain evaluate` writes here; the first one says that the others are whole."""
-        names = ("evaluation.json", "predictions.csv", "scatter.png", "bland_altman.png")
+        names = (
+            "evaluation.json", "evaluation.html", "predictions.csv",
+            "scatter.png", "bland_altman.png", "calibration.png", "roc.png",
+        )  # fmt: skip
         return tuple(self.path / name for name in names)
 
     @property
@@ -121,6 +124,7 @@ def run_card(record: Mapping[str, Any], best_state: Mapping[str, Any]) -> dict[s
             "min_tumour_cells": config["model"]["min_expected_tumour_cells"],
         },
         "patient_key_fingerprint": data["patient_key_fingerprint"],
+        "training_range": data.get("training_range"),
         # the checkpoint was chosen on the validation patients: a figure on them is no evidence either
         "training_patient_ids": sorted([*patients["train"], *patients["validation"]]),
         "training_slide_hashes": sorted(data["seen_slides"]),

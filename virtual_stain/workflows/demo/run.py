@@ -198,8 +198,8 @@ def _fit(demo: _Demo) -> None:
 
 
 def _evaluate(demo: _Demo) -> None:
-    from virtual_stain.training.evaluate import evaluate
-    from virtual_stain.training.permutation import permutation_check
+    from virtual_stain.evaluation.evaluate import evaluate
+    from virtual_stain.evaluation.permutation import permutation_check
     from virtual_stain.training.run_dir import load_run
 
     evaluate(demo.run, progress=demo.progress)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from virtual_stain.evaluation.evaluate import Evaluation
 from virtual_stain.markers import parse_marker
-from virtual_stain.training.evaluate import Evaluation
 
 
 def summary_lines(result: Evaluation) -> list[str]:
@@ -16,14 +18,28 @@ def summary_lines(result: Evaluation) -> list[str]:
             f"r within a patient {_fraction(tiles['pearson_within_patient'])} (mean), "
             f"pooled {_fraction(tiles['pearson_pooled'])}, error {_points(tiles['mae'])}"
         )
+        for name, level in (("patients", "patient_agreement"), ("slides", "slide_agreement")):
+            lines.append(_agreement(name, figures[level]))
         for slide in figures["slides"]:
             lines.append(
                 f"  {slide['pair']}: read {_percent(slide['read_global_ratio'])} (global ratio), counted "
                 f"{_percent(slide['true_ratio'])}; top mean {_percent(slide['read_top_mean'])}, counted "
                 f"{_percent(slide['true_top_mean'])}; {slide['n_used']} of {slide['n_tiles']} tiles"
             )
-    lines.append(f"Files: {result.folder}/evaluation.json, predictions.csv, scatter.png, bland_altman.png")
+        interval = figures["interval"]
+        if interval["available"]:
+            lines.append(f"  interval of a slide reading: from {interval['n_patients']} patients, kept for the bundle")
+        else:
+            lines.append(f"  no interval of a slide reading: {interval['reason']}")
+    lines.append(f"Files: {result.folder}/evaluation.html, evaluation.json, predictions.csv and pictures")
     return lines
+
+
+def _agreement(name: str, figures: dict[str, Any]) -> str:
+    return (
+        f"  {figures['n']} {name}: r {_fraction(figures['pearson'])}, ICC(2,1) {_fraction(figures['icc_2_1'])}, "
+        f"error {_points(figures['mae'])}, bias {_points(figures['bias'])}"
+    )
 
 
 def _fraction(value: float | None) -> str:

@@ -19,7 +19,8 @@ def held_out_pairs(run: TrainedRun, records: Path, manifest: Manifest) -> tuple[
     _require_same_key(run, records, manifest)
     _require_same_meaning(run, records, manifest)
     own = sha256_file(records / MANIFEST) == run.data["manifest_sha256"]
-    pairs = manifest.pairs_in([int(run.data["fold"])]) if own else manifest.pairs
+    test = set(run.data["patients"]["test"])
+    pairs = tuple(p for p in manifest.pairs if p.patient_id in test) if own else manifest.pairs
     patients, slides = set(run.card["training_patient_ids"]), set(run.card["training_slide_hashes"])
     known = sorted({p.patient_id for p in pairs if p.patient_id in patients or p.he_content_sha256 in slides})
     if known:

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from virtual_stain.dataset.shards import verify_shards
-from virtual_stain.dataset.split import split_by_patient
+from virtual_stain.dataset.split import recorded_split
 from virtual_stain.errors import InputError
+from virtual_stain.evaluation.predict import Column, tile_features
 from virtual_stain.records.manifest import read_manifest
 from virtual_stain.training.metrics import mean_within, pearson
-from virtual_stain.training.predict import Column, tile_features
 from virtual_stain.training.run_dir import TrainedRun
 
 _COMPONENTS = 64
@@ -43,7 +43,7 @@ def permutation_check(run: TrainedRun, records: Path, n_refits: int = 20, seed: 
 
     Raises InputError when nothing can be correlated.
     """
-    split = split_by_patient(read_manifest(records), int(run.data["fold"]))
+    split = recorded_split(read_manifest(records), int(run.data["fold"]), run.data["patients"])
     verify_shards(records, split.train + split.test)
     x, y, _ = tile_features(run, records, split.train, _MAX_TILES)
     held_x, held_y, patients = tile_features(run, records, split.test)

@@ -1,13 +1,14 @@
-"""A slide's readings beside its truth: global ratio, global mean, top-N mean (definitions: docs/training.md)."""
+"""A slide's or a patient's readings beside the truth: global ratio, global mean, top-N mean (docs/evaluation.md)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
+from virtual_stain.evaluation.predict import TileTable
 from virtual_stain.readings import aggregate
-from virtual_stain.training.predict import TileTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +16,10 @@ class SlideFigures:
     """Fractions 0–1; None where no tile carries a value."""
 
     pair: str
+    """Empty for a patient."""
     patient: str
+    fold: int
+    """Whose network read it."""
     n_tiles: int
     """Recorded tiles."""
     n_used: int
@@ -48,29 +52,38 @@ class ReadingRule:
     top_n: int
 
 
-def used_tiles(tiles: TileTable, rule: ReadingRule) -> np.ndarray:
+def used_tiles(tiles: TileTable, rule: ReadingRule) -> npt.NDArray[np.bool_]:
     """bool[N]: enough tissue, enough expected tumour cells, and a reading."""
-    return (
+    used: npt.NDArray[np.bool_] = (
         (tiles.tissue_fraction >= rule.min_tissue_fraction)
         & (tiles.expected_cells >= rule.min_tumour_cells)
         & np.isfinite(tiles.ratio)
     )
+    return used
 
 
 def slide_figures(tiles: TileTable, rule: ReadingRule) -> list[SlideFigures]:
     """One entry a pair, in the order of their names."""
-    return [_one(tiles.select(tiles.pair == pair), rule) for pair in sorted(set(tiles.pair.tolist()))]
+    pairs = sorted(set(tiles.pair.tolist()))
+    return [_one(tiles.select(tiles.pair == pair), rule, pair) for pair in pairs]
 
 
-def _one(tiles: TileTable, rule: ReadingRule) -> SlideFigures:
+def patient_figures(tiles: TileTable, rule: ReadingRule) -> list[SlideFigures]:
+    """One entry a patient, over the tiles of all of the patient's slides."""
+    patients = sorted(set(tiles.patient.tolist()))
+    return [_one(tiles.select(tiles.patient == patient), rule, "") for patient in patients]
+
+
+def _one(tiles: TileTable, rule: ReadingRule, pair: str) -> SlideFigures:
     used = tiles.select(used_tiles(tiles, rule))
     labelled = tiles.select((tiles.weight > 0) & (tiles.cells > 0))
     read = aggregate(used.ratio, used.expected_cells, top_n=rule.top_n)
     true = aggregate(labelled.truth, labelled.cells, top_n=rule.top_n)
     counted = tiles.select(tiles.usable > 0)
     return SlideFigures(
-        pair=str(tiles.pair[0]),
+        pair=pair,
         patient=str(tiles.patient[0]),
+        fold=int(tiles.fold[0]),
         n_tiles=len(tiles),
         n_used=len(used),
         read_global_ratio=read.global_ratio,

@@ -44,6 +44,10 @@ class TileTable:
     """Read fraction; NaN for a tile of nothing but padding."""
     expected_cells: Column
     """Expected tumour cells."""
+    registration_um: Column
+    """Estimated median registration error at the tile, µm; NaN: not known."""
+    fold: npt.NDArray[np.int64]
+    """Test fold of the run whose network read the tile."""
 
     def __len__(self) -> int:
         return len(self.pair)
@@ -58,6 +62,11 @@ class TileTable:
     def labelled(self) -> npt.NDArray[np.bool_]:
         """Tiles on which reading and label can be compared."""
         return (self.weight > 0) & (self.cells > 0) & np.isfinite(self.ratio)
+
+    @staticmethod
+    def joined(tables: Sequence[TileTable]) -> TileTable:
+        """The tiles of all tables, one after the other."""
+        return TileTable(**{f.name: np.concatenate([getattr(t, f.name) for t in tables]) for f in fields(TileTable)})
 
     def select(self, index: npt.NDArray[np.bool_]) -> TileTable:
         """The tiles that a boolean mask picks."""
@@ -74,7 +83,9 @@ def predict_tiles(run: TrainedRun, records: Path, pairs: Sequence[PairEntry], pr
     with reading_errors(records):
         for batch in progress.track(tile_batches(records, pairs, spec, batch_tiles), total, "Reading tiles", "batches"):
             found = {name: values.numpy() for name, values in reading(batch["tile"]).items()}
-            for name, values in _rows(batch, found, marker_of, spec).items():
+            rows = _rows(batch, found, marker_of, spec)
+            rows["fold"] = np.full(len(rows["pair"]), int(run.data["fold"]), np.int64)
+            for name, values in rows.items():
                 columns[name].append(values)
     return TileTable(**{name: np.concatenate(parts) for name, parts in columns.items()})
 
@@ -101,6 +112,7 @@ def _rows(
         "cells": batch["cells"].numpy().sum(axis=1)[each, index].astype(np.float64),
         "ratio": by_marker[each, index].astype(np.float64),
         "expected_cells": cells[each, index].astype(np.float64),
+        "registration_um": batch["registration_um"].numpy().astype(np.float64),
     }
 
 

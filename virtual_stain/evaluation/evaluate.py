@@ -1,0 +1,214 @@
+"""`vstain evaluate`: tiles, slides and patients that the run has never seen."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from virtual_stain.config import ScoringSettings
+from virtual_stain.dataset.shards import verify_shards
+from virtual_stain.errors import InputError, OutputError
+from virtual_stain.evaluation.bootstrap import RESAMPLES
+from virtual_stain.evaluation.figures import marker_figures
+from virtual_stain.evaluation.held_out import held_out_pairs
+from virtual_stain.evaluation.html import evaluation_html
+from virtual_stain.evaluation.plots import PICTURES, draw_plots
+from virtual_stain.evaluation.predict import TileTable, predict_tiles
+from virtual_stain.evaluation.slide_figures import ReadingRule, used_tiles
+from virtual_stain.files import (
+    folder_lock,
+    output_errors,
+    read_json,
+    sha256_file,
+    write_bytes,
+    write_json,
+    write_text,
+)
+from virtual_stain.progress import QUIET, Progress
+from virtual_stain.provenance import RunRecord
+from virtual_stain.records.duplicates import known_duplicates
+from virtual_stain.records.manifest import MANIFEST, read_manifest
+from virtual_stain.training.cross_validation import cross_validation_runs
+from virtual_stain.training.run_dir import TrainedRun, load_run
+
+SCHEMA_VERSION = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What `evaluation.json` says, and where it lies."""
+
+    folder: Path
+    figures: dict[str, Any]
+    """marker → see docs/evaluation.md; fractions, None where there is no value."""
+    tiles: TileTable
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """Tiles that networks have read which have never seen them."""
+
+    tiles: TileTable
+    rule: ReadingRule
+    facts: dict[str, Any]
+    manifest_sha256: str
+    config: dict[str, Any]
+    own: bool
+
+
+def evaluate(
+    run_dir: Path,
+    records_dir: Path | None = None,
+    out: Path | None = None,
+    *,
+    scoring: ScoringSettings | None = None,
+    resamples: int = RESAMPLES,
+    progress: Progress = QUIET,
+) -> Evaluation:
+    """Reads the held-out tiles and writes evaluation.json, evaluation.html, predictions.csv and the pictures.
+
+    `run_dir`: a run, or the folder of a cross-validation, of which every fold reads its own patients. `records_dir`:
+    None = the records of the training, of which only the test fold is read. `out`: default the run's folder, for
+    other records `evaluation-<name>` in it. Raises InputError for patients that are not held out, ModelError,
+    VerificationError, OutputError.
+    """
+    top_n = (scoring or ScoringSettings()).top_n
+    runs = cross_validation_runs(run_dir)
+    if runs is None:
+        read = _read_run(run_dir, records_dir, top_n, progress)
+    else:
+        if records_dir is not None:
+            raise InputError(
+                f"{run_dir}: a cross-validation is evaluated on its own records.",
+                hint=f"Other records are read by one network: vstain evaluate {runs[0]} {records_dir}",
+            )
+        read = _joined([_read_run(run, None, top_n, progress) for run in runs])
+    name = "" if records_dir is None else f"evaluation-{records_dir.resolve().name}"
+    folder = out or (run_dir if read.own else run_dir / name)
+    _refuse_other_run(folder, run_dir)
+    record = RunRecord("evaluate", config=read.config, inputs={MANIFEST: read.manifest_sha256})
+    record.counts = {"tiles": len(read.tiles)}
+    markers = sorted(set(read.tiles.marker.tolist()))
+    figures = {
+        m: marker_figures(read.tiles.select(read.tiles.marker == m), read.rule, resamples=resamples) for m in markers
+    }
+    with folder_lock(folder):
+        _refuse_other_run(folder, run_dir)
+        _write(folder, run_dir.name, read, figures)
+        if folder.resolve() != run_dir.resolve():  # the run's own folder keeps the record of its training
+            record.write(folder, tensorflow=True)
+    return Evaluation(folder, figures, read.tiles)
+
+
+def _read_run(run_dir: Path, records_dir: Path | None, top_n: int, progress: Progress) -> _Read:
+    run = load_run(run_dir)
+    records = _records_of(run) if records_dir is None else records_dir
+    manifest = read_manifest(records)
+    pairs = held_out_pairs(run, records, manifest)
+    verify_shards(records, pairs, progress)
+    digest = sha256_file(records / MANIFEST)
+    own = digest == run.data["manifest_sha256"]
+    rule = ReadingRule(
+        min_tissue_fraction=run.card["thresholds"]["min_tissue_fraction"],
+        min_tumour_cells=run.card["thresholds"]["min_tumour_cells"],
+        top_n=top_n,
+    )
+    best_step = run.card["training"]["best_step"]
+    facts = {
+        "kind": "run",
+        "fold": run.data["fold"],
+        "held_out": "test fold of the run's records" if own else "other records, no patient or slide of the training",
+        "best_step": best_step,
+        "runs": [{"name": run.path.name, "fold": run.data["fold"], "best_step": best_step}],
+        "duplicate_tissue": known_duplicates(records, digest),
+    }
+    return _Read(predict_tiles(run, records, pairs, progress), rule, facts, digest, run.config.to_dict(), own)
+
+
+def _joined(parts: list[_Read]) -> _Read:
+    """The folds of a cross-validation as one: every patient read by the network that has not seen it."""
+    first = parts[0]
+    facts = first.facts | {
+        "kind": "cross-validation",
+        "fold": None,
+        "held_out": "every patient, read by the network of the fold that has not seen it",
+        "best_step": None,
+        "runs": [run for part in parts for run in part.facts["runs"]],
+    }
+    return dataclasses.replace(first, tiles=TileTable.joined([p.tiles for p in parts]), facts=facts)
+
+
+def _refuse_other_run(folder: Path, run_dir: Path) -> None:
+    """Raises OutputError when `folder` holds the record of a command that is no evaluation, this run's excepted."""
+    path = folder / "run.json"
+    if folder.resolve() == run_dir.resolve() or not path.exists():
+        return
+    try:
+        record = read_json(path, "the record of an evaluation")
+    except InputError as error:
+        raise OutputError(f"{folder}: this folder belongs to another command: {error}", hint=_ANOTHER) from error
+    if not isinstance(record, dict) or record.get("command") != "evaluate":
+        raise OutputError(f"{folder}: this folder belongs to another command.", hint=_ANOTHER)
+
+
+_ANOTHER = "Choose another --out."
+
+
+def _records_of(run: TrainedRun) -> Path:
+    records = Path(run.data["records"])
+    if not (records / MANIFEST).is_file():
+        raise InputError(
+            f"{run.path}: its records are no longer at {records}.",
+            hint=f"Name the folder: vstain evaluate {run.path} DIR",
+        )
+    return records
+
+
+def _write(folder: Path, name: str, read: _Read, figures: dict[str, Any]) -> None:
+    with output_errors(folder):
+        (folder / "evaluation.json").unlink(missing_ok=True)  # the old one must not stand beside new predictions
+    write_text(folder / "predictions.csv", predictions_csv(read.tiles, read.rule))
+    plots = draw_plots(read.tiles, figures)
+    for picture in PICTURES:
+        write_bytes(folder / picture, plots[picture])
+    value = {
+        "schema_version": SCHEMA_VERSION,
+        "run": name,
+        **read.facts,
+        "rule": dataclasses.asdict(read.rule),
+        "markers": figures,
+    }
+    write_text(folder / "evaluation.html", evaluation_html(value, plots))
+    write_json(folder / "evaluation.json", value)  # last: where it stands, the rest is whole
+
+
+def predictions_csv(tiles: TileTable, rule: ReadingRule) -> str:
+    """One line a tile; empty where there is no value. Fractions, cells."""
+    columns = (
+        "pair", "patient_id", "marker", "col", "row", "tissue_fraction", "label_weight", "label_positive",
+        "label_tumour_cells", "label_ratio", "ratio", "tumour_cells", "used", "fold",
+    )  # fmt: skip
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    used, truth = used_tiles(tiles, rule), tiles.truth
+    for i in range(len(tiles)):
+        writer.writerow(
+            [
+                tiles.pair[i], tiles.patient[i], tiles.marker[i], tiles.col[i], tiles.row[i],
+                f"{tiles.tissue_fraction[i]:.4f}", f"{tiles.weight[i]:g}", f"{tiles.positive[i]:.0f}",
+                f"{tiles.cells[i]:.0f}", _number(truth[i]), _number(tiles.ratio[i]),
+                f"{tiles.expected_cells[i]:.2f}", int(used[i]), tiles.fold[i],
+            ]
+        )  # fmt: skip
+    return text.getvalue()
+
+
+def _number(value: float) -> str:
+    return f"{value:.6f}" if np.isfinite(value) else ""

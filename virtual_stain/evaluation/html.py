@@ -1,0 +1,62 @@
+"""`evaluation.html`: one file that opens from disk, with the figures and the pictures inside."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from typing import Any
+
+import jinja2
+
+from virtual_stain.evaluation.bootstrap import MIN_PATIENTS
+from virtual_stain.markers import parse_marker
+from virtual_stain.version import __version__
+
+_CAPTIONS = {
+    "scatter.png": "Tiles (dots) and patients (diamonds, with an interval where there is one), read against counted.",
+    "bland_altman.png": "Difference against mean; lines: patients.",
+    "calibration.png": "What was counted where the model read so much; on the diagonal it is calibrated.",
+    "roc.png": "Patients at or above the clinical cut-offs.",
+    "top_global.png": "The hot-spot reading grows with the number of tiles and is biased upward by noise.",
+    "label_trust.png": "Tile error by counted cells and by estimated registration error.",
+}
+
+
+def evaluation_html(value: Mapping[str, Any], plots: Mapping[str, bytes]) -> str:
+    """The report's text from the value of `evaluation.json` and PNG bytes by name."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("virtual_stain.evaluation"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters |= {"points": _points, "percent": _percent, "number": _number, "span": _span}
+    pictures = [
+        {"caption": text, "url": "data:image/png;base64," + base64.b64encode(plots[name]).decode("ascii")}
+        for name, text in _CAPTIONS.items()
+    ]
+    markers = [{"label": parse_marker(m).label, "figures": figures} for m, figures in value["markers"].items()]
+    return environment.get_template("evaluation.html").render(
+        value=value, markers=markers, pictures=pictures, version=__version__, min_patients=MIN_PATIENTS
+    )
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
+
+
+def _points(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def _span(interval: list[float] | None, scale: float = 1.0) -> str:
+    """` (low to high)`, nothing where there is no interval."""
+    if interval is None:
+        return ""
+    digits = 1 if scale == 100 else 2
+    return f" ({scale * interval[0]:.{digits}f} to {scale * interval[1]:.{digits}f})"

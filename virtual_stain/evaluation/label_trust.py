@@ -1,0 +1,56 @@
+"""Is an error the model's or the label's? Tile errors by the number of counted cells and by the registration error."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from virtual_stain.evaluation.bootstrap import RESAMPLES, bootstrap_over_patients
+from virtual_stain.evaluation.predict import TileTable
+from virtual_stain.training.metrics import mean_absolute_error, pearson
+
+CELL_EDGES = (0.0, 50.0, 100.0, 200.0, 400.0, np.inf)
+REGISTRATION_EDGES_UM = (0.0, 10.0, 20.0, 30.0, 60.0, np.inf)
+
+
+def error_by_trust(known: TileTable, *, resamples: int = RESAMPLES) -> dict[str, Any]:
+    """{"by_cells": […], "by_registration_um": […]} of labelled tiles; bins without tiles are left out.
+
+    `label_error` is the binomial standard error of the counted fraction, mean over the bin: what even a perfect reader
+    would be off by in the root mean square.
+    """
+    return {
+        "by_cells": _bins(known, known.cells, CELL_EDGES, resamples),
+        "by_registration_um": _bins(known, known.registration_um, REGISTRATION_EDGES_UM, resamples),
+    }
+
+
+def _bins(
+    tiles: TileTable, value: npt.NDArray[np.float64], edges: tuple[float, ...], resamples: int
+) -> list[dict[str, Any]]:
+    rows = []
+    for low, high in itertools.pairwise(edges):
+        part = tiles.select((value >= low) & (value < high))
+        if not len(part):
+            continue
+
+        def mae(index: npt.NDArray[np.intp], part: TileTable = part) -> dict[str, float | None]:
+            return {"mae": mean_absolute_error(part.truth[index], part.ratio[index])}
+
+        p = part.truth
+        rows.append(
+            {
+                "from": low,
+                "to": None if np.isinf(high) else high,
+                "n_tiles": len(part),
+                "n_patients": len(set(part.patient.tolist())),
+                "mae": mae(np.arange(len(part)))["mae"],
+                "mae_interval": bootstrap_over_patients(part.patient, mae, resamples=resamples)["mae"],
+                "pearson": pearson(part.truth, part.ratio),
+                "label_error": float(np.sqrt(p * (1 - p) / part.cells).mean()),
+            }
+        )
+    return rows
