@@ -7,7 +7,7 @@ WORKDIR /opt/vstain
 COPY setup.cfg setup.py pyproject.toml constraints.txt README.md LICENSE ./
 COPY virtual_stain ./virtual_stain
 # the same line as in the Makefile, without the tools of development
-RUN python -m pip install --no-cache-dir --disable-pip-version-check -c constraints.txt .
+RUN python -m pip install --no-cache-dir --disable-pip-version-check -c constraints.txt ".[web]"
 RUN useradd --create-home vstain
 USER vstain
 WORKDIR /home/vstain

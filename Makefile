@@ -32,7 +32,7 @@ $(STAMP): setup.cfg constraints.txt
 		echo "This Python cannot make environments."; \
 		echo "  → Debian/Ubuntu: apt-get install $$(basename $(PYTHON))-venv"; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,web]'
 	@$(BIN)/python -c 'import cv2' || { \
 		echo "opencv-python is installed but cannot load: a system library is missing."; \
 		echo "  → Debian/Ubuntu: apt-get install libgl1 libglib2.0-0"; exit 3; }

@@ -11,7 +11,7 @@ import pytest
 from virtual_stain.cli import main as cli
 from virtual_stain.errors import BatchError, ConfigError, ReviewPendingError, SlideError
 
-VERBS = ["doctor", "info", "register", "warp", "count", "build-records", "records"]
+VERBS = ["doctor", "info", "register", "warp", "count", "build-records", "review", "records"]
 VERBS += ["fit", "evaluate", "export", "models", "score", "panel", "phantom", "demo"]
 
 _HELP = """

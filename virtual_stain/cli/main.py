@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "warp": ("warp", "Map points or annotations from H&E to IHC or back."),
     "count": ("count", "Count positive and negative tumour cells on an IHC slide."),
     "build-records": ("build_records", "From slide pairs to reviewed TFRecords."),
+    "review": ("review", "Review labels in the browser."),
     "records": ("records", "Show or verify a folder of records."),
     "fit": ("fit", "Train a model on a folder of records."),
     "evaluate": ("evaluate", "Evaluate a run on patients it has never seen."),

@@ -8,6 +8,7 @@ from virtual_stain.config.scoring import ScoringSettings
 from virtual_stain.config.tiling import TilingSettings
 from virtual_stain.config.tissue import TissueSettings
 from virtual_stain.config.training import AugmentSettings, ModelSettings, TrainingSettings
+from virtual_stain.config.web import WebSettings
 
 __all__ = [
     "AugmentSettings",
@@ -20,5 +21,6 @@ __all__ = [
     "TilingSettings",
     "TissueSettings",
     "TrainingSettings",
+    "WebSettings",
     "load_config",
 ]

@@ -20,6 +20,7 @@ from virtual_stain.config.scoring import ScoringSettings
 from virtual_stain.config.tiling import TilingSettings
 from virtual_stain.config.tissue import TissueSettings
 from virtual_stain.config.training import AugmentSettings, ModelSettings, TrainingSettings
+from virtual_stain.config.web import WebSettings
 from virtual_stain.errors import ConfigError
 
 
@@ -36,6 +37,7 @@ class Config:
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     scoring: ScoringSettings = field(default_factory=ScoringSettings)
+    web: WebSettings = field(default_factory=WebSettings)
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """Plain values for `run.json`; `config_from_dict` reads it back."""

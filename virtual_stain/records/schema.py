@@ -59,7 +59,7 @@ FEATURES: tuple[Feature, ...] = (
     Feature("tile/height_px0", "float", "height of the window on the H&E slide", "level-0 px"),
     Feature("tile/mpp", "float", "pixel size of the tile", "µm/px"),
     Feature("tile/tissue_fraction", "float", "share of the window that is H&E tissue, 0 to 1"),
-    Feature("tile/flags", "text", "few_cells, poor_overlap, border, blur_he, blur_ihc", many=True),
+    Feature("tile/flags", "text", "few_cells, poor_overlap, border, blur_he, blur_ihc, corrected", many=True),
     Feature("label/marker", "text", "ki67, er or pr"),
     Feature("label/value_definition", "text", "which number the label is: positive_ratio"),
     Feature("label/positive", "int", "positive tumour cells in the tile", "cells"),
@@ -69,6 +69,13 @@ FEATURES: tuple[Feature, ...] = (
     Feature("cells/x", "float", "centres of the tumour cells, pixel centres at + 0.5", "tile px", many=True),
     Feature("cells/y", "float", "centres of the tumour cells, pixel centres at + 0.5", "tile px", many=True),
     Feature("cells/positive", "int", "1 positive, 0 negative, in the order of cells/x", many=True),
+    Feature(
+        "cells/corrected",
+        "int",
+        "1 where a person set the class or added the cell; there only with the flag corrected",
+        many=True,
+        optional=True,
+    ),
     Feature("registration/error_median_um", "float", "estimated median error at this tile", "µm", optional=True),
     Feature("registration/error_p95_um", "float", "estimated 95th percentile at this tile", "µm", optional=True),
     Feature("registration/verdict", "text", "of the pair: accept or review"),
@@ -123,6 +130,11 @@ def _contradictions(record: Mapping[str, Any]) -> list[str]:
         problems.append(f"cells: expected positions inside the tile of {width} × {height} px")
     if any(p not in (0, 1) for p in positive):
         problems.append("cells/positive: expected 0 or 1")
+    corrected = record.get("cells/corrected")
+    if (corrected is not None) != ("corrected" in record["tile/flags"]):
+        problems.append("cells/corrected: expected with the flag corrected, and only then")
+    if corrected is not None and (len(corrected) != len(x) or any(c not in (0, 1) for c in corrected)):
+        problems.append(f"cells/corrected: expected {len(x)} values 0 or 1")
     counted = (sum(positive), len(positive) - sum(positive))
     if (record["label/positive"], record["label/negative"]) != counted:
         problems.append(

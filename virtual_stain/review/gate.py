@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from virtual_stain.review.correction import Correction
 from virtual_stain.review.verdicts import Decision, Place, Review
 
 UNREVIEWED = "unreviewed"
@@ -16,6 +17,8 @@ class Passed:
     verdict: str
     """accept, or unreviewed under the waiver."""
     reviewer: str
+    correction: Correction | None = None
+    """What the reviewer changed about its cells."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +40,9 @@ class Gate:
         verdict = self.review.applied.get(place)
         if verdict is None:
             return Passed(UNREVIEWED, "") if self.waived and place not in self.review.refused else None
-        return Passed(Decision.ACCEPT.value, verdict.reviewer) if verdict.decision is Decision.ACCEPT else None
+        if verdict.decision is not Decision.ACCEPT:
+            return None
+        return Passed(Decision.ACCEPT.value, verdict.reviewer, verdict.correction)
 
     def pending(self, pair: str) -> bool:
         """Whether a person still has to look: the pair has no verdict at all and none is waived."""

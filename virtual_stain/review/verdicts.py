@@ -16,8 +16,11 @@ from pathlib import Path
 
 from virtual_stain.errors import InputError
 from virtual_stain.files import write_text
+from virtual_stain.review.correction import Correction
 
 COLUMNS = ("pair", "col", "row", "label_id", "verdict", "reviewer", "reason")
+CORRECTION = "correction"
+"""An eighth column, there only where somebody corrected cells (review/correction.py, as JSON)."""
 TEMPLATE = "review-template.csv"
 STALE = "review-stale.csv"
 
@@ -49,6 +52,8 @@ class Verdict:
     reviewer: str
     reason: str = ""
     line: int = 0
+    correction: Correction | None = None
+    """Corrected cells; only with accept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +86,22 @@ class Review:
 def read_verdicts(path: Path) -> tuple[Verdict, ...]:
     """The filled rows; rows with an empty verdict are still to do and are left out.
 
-    Raises InputError that lists every bad row with its line number: a verdict is never guessed.
+    Raises InputError that lists every bad row with its line number: a verdict is never guessed. Two rows on the same
+    label are an error where they differ: a table is one reader's, or what was settled.
     """
+    return _read(_text(path), str(path), per_reader=False)
+
+
+def parse_verdicts(text: str, name: str) -> tuple[Verdict, ...]:
+    """The same of a table with several readers: what one says does not contradict another. `name` is for messages."""
+    return _read(text, name, per_reader=True)
+
+
+def _read(text: str, path: str, *, per_reader: bool) -> tuple[Verdict, ...]:
     problems: list[str] = []
     verdicts: list[Verdict] = []
-    seen: dict[tuple[Place, str], Verdict] = {}
-    for line, row in _rows(path):
+    seen: dict[tuple[Place, str, str], Verdict] = {}
+    for line, row in _rows(text, path):
         try:
             verdict = _parse(line, row)
         except ValueError as error:
@@ -94,8 +109,11 @@ def read_verdicts(path: Path) -> tuple[Verdict, ...]:
             continue
         if verdict is None:
             continue
-        first = seen.setdefault((verdict.place, verdict.label_id), verdict)
-        if first.decision is not verdict.decision:
+        reader = verdict.reviewer if per_reader else ""
+        first = seen.setdefault((verdict.place, verdict.label_id, reader), verdict)
+        if first.decision is verdict.decision and first.correction != verdict.correction:
+            problems.append(f"line {line}: other corrected cells than line {first.line} of the same tile")
+        elif first.decision is not verdict.decision:
             problems.append(
                 f"line {line}: {verdict.decision.value}, but line {first.line} says {first.decision.value} "
                 "of the same tile"
@@ -172,7 +190,7 @@ def write_template(folder: Path, candidates: Sequence[Candidate], review: Review
 
 def _every_verdict(path: Path) -> tuple[Verdict, ...]:
     """All filled rows, also where they say the same or the opposite of one tile; ValueError at the first bad one."""
-    parsed = (_parse(line, row) for line, row in _rows(path))
+    parsed = (_parse(line, row) for line, row in _rows(_text(path), str(path)))
     return tuple(verdict for verdict in parsed if verdict is not None)
 
 
@@ -204,26 +222,32 @@ def _filled(verdict: Verdict) -> tuple[str, ...]:
         verdict.decision.value,
         verdict.reviewer,
         verdict.reason,
+        *(() if verdict.correction is None else (verdict.correction.to_json(),)),
     )
 
 
 def _to_csv(rows: Iterable[Sequence[str]]) -> str:
+    listed = list(rows)
+    columns = (*COLUMNS, CORRECTION) if any(len(row) > len(COLUMNS) for row in listed) else COLUMNS
     stream = io.StringIO(newline="")
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows(rows)
+    writer.writerow(columns)
+    writer.writerows([*row, *[""] * (len(columns) - len(row))] for row in listed)
     return stream.getvalue()
 
 
-def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, str]]]:
+def _text(path: Path) -> str:
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        return path.read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise InputError(f"{path}: the verdicts cannot be read: {error.strerror}.") from None
     except UnicodeDecodeError as error:
         raise InputError(
             f"{path}: expected UTF-8 text. Received: {error}", hint='Save the table as "CSV UTF-8".'
         ) from None
+
+
+def _rows(text: str, path: str) -> Iterator[tuple[int, Mapping[str, str]]]:
     head = text.split("\n", 1)[0]
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=head.count), strict=True)
     try:
@@ -256,5 +280,8 @@ def _parse(line: int, row: Mapping[str, str]) -> Verdict | None:
         raise ValueError(f"label_id: expected 32 hex digits, as in the template. Received: {row.get('label_id', '')!r}")
     if not row.get("reviewer"):
         raise ValueError("reviewer is empty: a verdict without a name cannot be answered for")
+    correction = Correction.parse(row[CORRECTION]) if row.get(CORRECTION) else None
+    if correction is not None and decision is not Decision.ACCEPT:
+        raise ValueError(f"{CORRECTION}: expected corrected cells only where the verdict is accept")
     place = Place(row["pair"], int(row["col"]), int(row["row"]))
-    return Verdict(place, row["label_id"], decision, row["reviewer"], row.get("reason", ""), line)
+    return Verdict(place, row["label_id"], decision, row["reviewer"], row.get("reason", ""), line, correction)

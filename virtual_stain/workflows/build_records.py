@@ -30,6 +30,7 @@ from virtual_stain.records.manifest import (
     write_manifest,
 )
 from virtual_stain.review.gate import Gate
+from virtual_stain.review.settle import people_verdicts
 from virtual_stain.review.verdicts import (
     TEMPLATE,
     Candidate,
@@ -37,7 +38,6 @@ from virtual_stain.review.verdicts import (
     Verdict,
     apply_verdicts,
     read_stale,
-    read_verdicts,
     write_template,
 )
 from virtual_stain.workflows.ending import error_of, public_reason
@@ -60,7 +60,7 @@ class BuildOptions:
     """How to build; what the tiles depend on is in the config."""
 
     verdicts: Path | None = None
-    """CSV of people's verdicts."""
+    """CSV of people's verdicts, beside those of DIR/review.sqlite."""
     accept_unreviewed: bool = False
     """Tiles without a verdict become records; recorded in the manifest. Never for pairs whose registration is to be
     reviewed."""
@@ -136,7 +136,7 @@ def build_records(
     options = options or BuildOptions()
     require_built(config.counting.value_definition)
     pairs = read_pairs(pairs_csv, n_folds=config.labels.n_folds)
-    verdicts = () if options.verdicts is None else read_verdicts(options.verdicts)
+    verdicts = people_verdicts(out, options.verdicts)
     key = load_patient_key()
     record = RunRecord("build-records", config.to_dict())
     record.inputs["pairs"] = sha256_file(pairs_csv)
@@ -288,9 +288,7 @@ def _finish(run: _Run, review: Review) -> BuildResult:
         )
     run.record.durations_s["pack"] = time.perf_counter() - started
     outcomes = tuple(_outcome(run, pair) for pair in run.pairs)
-    used = {
-        p.entry.pair: Used(run.tables[p.entry.pair], p.chosen, run.prepared[p.entry.pair].stain_flags) for p in packed
-    }
+    used = {p.entry.pair: Used(p.table, p.chosen, run.prepared[p.entry.pair].stain_flags) for p in packed}
     write_summary(out, manifest, used, {p.job.pair: p.job.folder for p in run.prepared.values()})
     per_tile = run.worker_seconds / run.built if run.built else None
     run.record.outcomes = list(outcomes)
@@ -301,6 +299,7 @@ def _finish(run: _Run, review: Review) -> BuildResult:
         "records": manifest.n_records,
         "verdicts_applied": len(review.applied),
         "verdicts_stale": len(review.stale),
+        "tiles_corrected": sum(p.n_corrected for p in packed),
     }
     run.record.extra = {"processor_seconds_per_tile": None if per_tile is None else round(per_tile, 4)}
     run.record.write(out, tensorflow=True)

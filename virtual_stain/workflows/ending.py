@@ -44,9 +44,10 @@ def error_of(
         also = f"\nAlso left out:\n{_list(failures)}" if failures else ""
         return ReviewPendingError(
             f"{len(pending)} of {n_pairs} pairs have tiles that nobody has reviewed:\n{_list(pending)}{also}",
-            hint=f"Fill in verdict (accept, reject or skip) and reviewer in {template}, then run the same command "
-            f"with --verdicts {template}. --accept-unreviewed does without a person, where the registration was "
-            "accepted, and is recorded in the manifest.",
+            hint=f"Review them in the browser: vstain review {out}, then run the same command again. Or fill in "
+            f"verdict (accept, reject or skip) and reviewer in {template} and add --verdicts {template}. "
+            "--accept-unreviewed does without a person, where the registration was accepted, "
+            "and is recorded in the manifest.",
         )
     if not failed:
         return None

@@ -19,6 +19,7 @@ from virtual_stain.records.manifest import PairEntry, RegistrationEntry, ShardEn
 from virtual_stain.records.schema import SCHEMA_VERSION, Record, filename
 from virtual_stain.review.gate import Gate, Passed
 from virtual_stain.review.verdicts import Candidate, Place
+from virtual_stain.workflows.corrections import CORRECTED, corrected_table, relabelled, touched_countable
 from virtual_stain.workflows.pair_job import PreparedPair, digest_of
 from virtual_stain.workflows.part_job import TILES
 
@@ -59,6 +60,13 @@ class Packed:
     entry: PairEntry
     chosen: tuple[int, ...]
     """Indices in the store of the tiles that are records."""
+    table: TileTable
+    """The labels that they carry: with the corrected cells of the review."""
+
+    @property
+    def n_corrected(self) -> int:
+        """Records whose cells a person has corrected."""
+        return sum(CORRECTED in self.table.flags[i] for i in self.chosen)
 
 
 def pack(job: PackJob, out: Path, config: Config) -> Packed | None:
@@ -80,7 +88,8 @@ def pack(job: PackJob, out: Path, config: Config) -> Packed | None:
             shards = write_shards(out, job.pair, records, shard_bytes=round(config.labels.shard_mb * 1e6))
             value = {"key": key, "tiles": store.input_key, "shards": [dataclasses.asdict(s) for s in shards]}
             write_json(job.prepared.job.folder / _PACKED, value)
-    return Packed(_entry(job, table, list(chosen), shards), tuple(chosen))
+        table = corrected_table(store, table, chosen, config)
+    return Packed(_entry(job, table, list(chosen), shards), tuple(chosen), table)
 
 
 def is_outdated(prepared: PreparedPair) -> bool:
@@ -112,9 +121,14 @@ def _key(job: PackJob, input_key: str, table: TileTable, chosen: dict[int, Passe
             "patient_id": job.patient_id,
             "value_definition": config.counting.value_definition.value,
             "shard_mb": config.labels.shard_mb,
-            "chosen": [[table.label_ids[i], p.verdict, p.reviewer] for i, p in chosen.items()],
+            "chosen": [_choice(table.label_ids[i], passed) for i, passed in chosen.items()],
         }
     )
+
+
+def _choice(label_id: str, passed: Passed) -> list[str]:
+    choice = [label_id, passed.verdict, passed.reviewer]
+    return choice if passed.correction is None else [*choice, passed.correction.to_json()]
 
 
 def _reusable(job: PackJob, out: Path, key: str) -> tuple[ShardEntry, ...] | None:
@@ -139,7 +153,10 @@ def _records(
 
 
 def to_record(job: PackJob, tile: TileLabel, passed: Passed, config: Config) -> Record:
-    """The plain dict that the schema describes."""
+    """The plain dict that the schema describes; with the reviewer's cells where there are any."""
+    touched = None
+    if passed.correction:
+        tile, touched = relabelled(tile, passed.correction, config)
     cells = countable(tile.cells)
     prepared, size = job.prepared, config.tiling.tile_px
     record: Record = {
@@ -173,6 +190,8 @@ def to_record(job: PackJob, tile: TileLabel, passed: Passed, config: Config) -> 
         "review/reviewer": passed.reviewer,
         "label/id": tile.label_id,
     }
+    if touched is not None:
+        record["cells/corrected"] = touched_countable(tile, touched)
     if tile.trust.error_median_um is not None:
         record["registration/error_median_um"] = tile.trust.error_median_um
     if tile.trust.error_p95_um is not None:

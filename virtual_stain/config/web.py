@@ -1,0 +1,36 @@
+"""[web]: the pages for people, `vstain review` and `vstain serve`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from virtual_stain.config.check import require_range
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebSettings:
+    """Loopback unless told otherwise; a token for anything else."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on. Anything but a loopback address needs a token (VSTAIN_WEB_TOKEN)."""
+    port: int = 8899
+    """TCP port; 0: any free one."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names under which browsers may call the server, beside the address itself."""
+    show_patient_ids: bool = False
+    """Show the keyed hash of the patient of a pair in the review; names are never there to show."""
+    show_paths: bool = False
+    """Leave the folders of slides in downloaded reports; off: their file names alone."""
+    uploads: bool = False
+    """Take slides from browsers into ROOT/uploads."""
+    upload_max_mb: float = 4000.0
+    """Largest upload, MB (1e6 bytes)."""
+    max_queued_slides: int = 2000
+    """Slides that may wait for scoring at one time; more are refused."""
+
+    def __post_init__(self) -> None:
+        require_range("port", self.port, 0, 65_535)
+        require_range("upload_max_mb", self.upload_max_mb, 0.001, 1_000_000)
+        require_range("max_queued_slides", self.max_queued_slides, 1, 1_000_000)
+        if not self.host:
+            raise ValueError("host: expected an address. Received: ''")

@@ -1,0 +1,80 @@
+"""One FastAPI application from its parts: the guard, the routes of a tool, health, metrics, static files, /login."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+
+import jinja2
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from fastapi.staticfiles import StaticFiles
+
+from virtual_stain.version import __version__
+from virtual_stain.web.guard import COOKIE, MAX_BODY, Access, Guard
+from virtual_stain.web.health import Health, add_health
+from virtual_stain.web.problem import RESPONSES, add_handlers
+
+_HERE = Path(__file__).parent
+
+
+def make_app(
+    title: str,
+    access: Access,
+    routers: Sequence[APIRouter],
+    health: Health,
+    *,
+    pages: Callable[[FastAPI], None],
+    body_limits: Callable[[str], int] = lambda path: MAX_BODY,
+) -> FastAPI:
+    """`pages` adds the HTML routes, which the API description leaves out."""
+    app = FastAPI(
+        title=title,
+        version=__version__,
+        description="Research use only. Fractions are 0–1; positions are level-0 px or tile px, as their names say.",
+        docs_url=None,  # its page loads scripts from outside
+        redoc_url=None,
+        openapi_url="/api/openapi.json",
+        responses=RESPONSES,
+    )
+    add_handlers(app)
+    add_health(app, health)
+    for router in routers:
+        app.include_router(router)
+    app.mount("/static", StaticFiles(directory=_HERE / "static"), name="static")
+    _add_login(app, access)
+    pages(app)
+    app.add_middleware(Guard, access=access, body_limits=body_limits)
+    return app
+
+
+def page(name: str, **values: Any) -> HTMLResponse:
+    """A page from virtual_stain/web/templates."""
+    return HTMLResponse(_environment().get_template(name).render(version=__version__, **values))
+
+
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_HERE / "templates"), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+
+
+def _add_login(app: FastAPI, access: Access) -> None:
+    @app.get("/login", include_in_schema=False)
+    def login() -> Response:
+        return page("login.html", wrong=False) if access.token is not None else RedirectResponse("/", 303)
+
+    @app.post("/login", include_in_schema=False)
+    async def enter(request: Request) -> Response:
+        form = parse_qs((await request.body()).decode("utf-8", "replace"))
+        if not access.is_token(form.get("token", [""])[0].strip()):
+            response: Response = page("login.html", wrong=True)
+            response.status_code = 403
+            return response
+        response = RedirectResponse("/", 303)
+        response.set_cookie(
+            COOKIE, access.session, httponly=True, samesite="strict", secure=request.url.scheme == "https"
+        )
+        return response

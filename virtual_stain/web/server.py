@@ -1,0 +1,51 @@
+"""Runs an application under uvicorn until it is interrupted."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import uvicorn
+from fastapi import FastAPI
+
+from virtual_stain.config import WebSettings
+from virtual_stain.errors import ConfigError
+from virtual_stain.web.guard import Access
+
+TOKEN = "VSTAIN_WEB_TOKEN"
+_BACKLOG = 128
+
+
+def access_of(settings: WebSettings) -> Access:
+    """The token comes from the environment, never from a command line or a file of settings. Raises ConfigError."""
+    return Access(settings.host, settings.allowed_hosts, os.environ.get(TOKEN) or None)
+
+
+def listen(settings: WebSettings) -> socket.socket:
+    """A bound socket. Raises ConfigError."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((settings.host, settings.port))
+        sock.listen(_BACKLOG)
+    except OSError as error:
+        sock.close()
+        raise ConfigError(
+            f"web.host = {settings.host}, web.port = {settings.port}: cannot be listened on: {error.strerror}.",
+            hint="Another port: --port 0 takes any free one.",
+        ) from None
+    return sock
+
+
+def url_of(sock: socket.socket) -> str:
+    host, port = sock.getsockname()[:2]
+    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+
+
+def run(app: FastAPI, sock: socket.socket) -> None:
+    """Serves until Ctrl-C or SIGTERM. No access log: addresses hold names of slides."""
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, server_header=False, lifespan="on", timeout_graceful_shutdown=3
+    )
+    uvicorn.Server(config).run(sockets=[sock])

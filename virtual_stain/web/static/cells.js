@@ -1,0 +1,98 @@
+// The counted cells of one tile and what a person has changed about them.
+
+export const CLASSES = ["positive", "negative", "ignored"];
+const NEXT = { positive: "negative", negative: "ignored", ignored: "positive" };
+
+export class Cells {
+  constructor(tile) {
+    this.counted = tile.kind.map((kind, i) => ({ x: tile.x[i], y: tile.y[i], kind, counted: kind, index: i, removed: false }));
+    this.added = [];
+    this.paths = null;
+    if (tile.correction) this.apply(tile.correction);
+  }
+
+  apply(correction) {
+    for (const [i, kind] of correction.changed) this.counted[i].kind = kind;
+    for (const i of correction.removed) this.counted[i].removed = true;
+    for (const [x, y, kind] of correction.added) this.added.push({ x, y, kind, index: null, removed: false });
+    this.paths = null;
+  }
+
+  all() {
+    return [...this.counted.filter((c) => !c.removed), ...this.added];
+  }
+
+  counts() {
+    let positive = 0;
+    let negative = 0;
+    for (const cell of this.all()) {
+      if (cell.kind === "positive") positive += 1;
+      else if (cell.kind === "negative") negative += 1;
+    }
+    const n = positive + negative;
+    const ratio = n ? positive / n : null;
+    return { positive, negative, ratio, error: n ? Math.sqrt((ratio * (1 - ratio)) / n) : null };
+  }
+
+  nearest(x, y, reach, shown) {
+    let best = null;
+    let distance = reach * reach;
+    for (const cell of this.all()) {
+      if (!shown[cell.kind]) continue;
+      const d = (cell.x - x) ** 2 + (cell.y - y) ** 2;
+      if (d <= distance) [best, distance] = [cell, d];
+    }
+    return best;
+  }
+
+  cycle(cell) {
+    cell.kind = NEXT[cell.kind];
+    this.paths = null;
+  }
+
+  remove(cell) {
+    if (cell.index === null) this.added.splice(this.added.indexOf(cell), 1);
+    else cell.removed = true;
+    this.paths = null;
+  }
+
+  add(x, y, kind) {
+    this.added.push({ x: Math.round(x * 100) / 100, y: Math.round(y * 100) / 100, kind, index: null, removed: false });
+    this.paths = null;
+  }
+
+  correction() {
+    const changed = this.counted.filter((c) => !c.removed && c.kind !== c.counted).map((c) => [c.index, c.kind]);
+    const removed = this.counted.filter((c) => c.removed).map((c) => c.index);
+    const added = this.added.map((c) => [c.x, c.y, c.kind]);
+    return changed.length + removed.length + added.length ? { changed, removed, added } : null;
+  }
+
+  // One path a class, in tile px: drawing 800 cells is three strokes.
+  shapes() {
+    if (this.paths) return this.paths;
+    const paths = Object.fromEntries([...CLASSES, "touched"].map((k) => [k, new Path2D()]));
+    for (const cell of this.all()) {
+      const { x, y } = cell;
+      const path = paths[cell.kind];
+      if (cell.kind === "positive") {
+        path.moveTo(x + 9, y);
+        path.arc(x, y, 9, 0, 2 * Math.PI);
+      } else if (cell.kind === "negative") {
+        path.moveTo(x, y - 10);
+        path.lineTo(x + 10, y);
+        path.lineTo(x, y + 10);
+        path.lineTo(x - 10, y);
+        path.closePath();
+      } else {
+        path.moveTo(x - 6, y - 6);
+        path.lineTo(x + 6, y + 6);
+        path.moveTo(x + 6, y - 6);
+        path.lineTo(x - 6, y + 6);
+      }
+      if (cell.index === null || cell.kind !== cell.counted) paths.touched.rect(x - 14, y - 14, 28, 28);
+    }
+    this.paths = paths;
+    return paths;
+  }
+}
