@@ -63,7 +63,7 @@ def test_the_summary_agrees_with_the_csv(done: tuple[Field, Path]) -> None:
         assert summary[part]["positive"] == positive
         assert summary[part]["ratio"] == pytest.approx(positive / len(chosen), abs=1e-6)
     assert summary["all_nuclei"]["ratio"] == pytest.approx(field.positive.mean(), abs=0.02)
-    assert summary["tumour_source"] == "nuclear_size_and_shape"
+    assert summary["tumour_source"] == "nuclear_features_and_neighbourhood"
     assert summary["slide"]["mpp_origin"] == "override"
     assert summary["allred_proportion_bins"]
     assert json.loads((out / "run.json").read_text(encoding="utf-8"))["complete"] is True

@@ -18,9 +18,10 @@ class CountingSettings:
     """Pixel size nuclei are looked for at, µm/px; finer images are averaged to about this."""
     max_mpp: float = 0.75
     """Coarsest pixel size that is counted, µm/px; above it nuclei are too few pixels and the image is refused."""
-    margin_um: float = 64.0
-    """Context around a window, µm; no cell depends on anything further away than 64 µm."""
-    window_um: float = 512.0
+    margin_um: float = 88.0
+    """Context around a window, µm; no nucleus depends on anything further away than 64 µm, and whether it is tumour
+    on its neighbours within 24 µm more."""
+    window_um: float = 640.0
     """Side of the windows that a whole slide is read in, µm."""
     sample_windows: int = 12
     """Windows that a slide's stain is estimated from."""
@@ -55,13 +56,15 @@ class CountingSettings:
     class_3_od: float = 0.6
     """… and 3+."""
     tumour_area_share: float = 0.6
-    """Smallest tumour nucleus, as a share of this slide's typical nuclear area; lymphocytes are below."""
+    """Smallest tumour nucleus among its like, as a share of the slide's typical nuclear area; lymphocytes are below."""
     tumour_min_area_um2: float = 20.0
     """The limit is never below this, µm² …"""
     tumour_max_min_area_um2: float = 50.0
     """… and never above this, µm²."""
-    tumour_max_elongation: float = 2.2
-    """Longest tumour nucleus, long axis / short axis; fibroblasts and endothelium are above."""
+    tumour_free_elongation: float = 1.8
+    """Long axis / short axis up to which a nucleus' length says nothing; fibroblasts and endothelium are above."""
+    tumour_elongation_price: float = 1.0
+    """What each unit beyond costs, in the logarithm of an area ratio (counting/tumour.py)."""
 
     def __post_init__(self) -> None:
         for name, low, high in _RANGES:
@@ -73,7 +76,7 @@ class CountingSettings:
 _RANGES: tuple[tuple[str, float, float], ...] = (
     ("work_mpp", 0.2, 0.6),
     ("max_mpp", 0.2, 1.0),
-    ("margin_um", 64, 500),
+    ("margin_um", 88, 500),
     ("window_um", 64, 4096),
     ("sample_windows", 1, 200),
     ("sample_window_um", 64, 2000),
@@ -94,7 +97,8 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("tumour_area_share", 0, 2),
     ("tumour_min_area_um2", 0, 1000),
     ("tumour_max_min_area_um2", 0, 1000),
-    ("tumour_max_elongation", 1, 100),
+    ("tumour_free_elongation", 1, 100),
+    ("tumour_elongation_price", 0, 100),
 )
 _ORDERED = (
     ("work_mpp", "max_mpp"),

@@ -49,7 +49,7 @@ def measure_cells(
     plane: Plane = stain_plane(rgb, mpp, stain, settings)
     found = measure(plane, stain, settings)
     if roi is None:
-        tumour = looks_like_tumour(found, stain, settings)
+        tumour = looks_like_tumour(found, mpp, stain, settings)
     else:
         column = np.clip(np.floor(found.xy[:, 0]).astype(np.intp), 0, roi.shape[1] - 1)
         row = np.clip(np.floor(found.xy[:, 1]).astype(np.intp), 0, roi.shape[0] - 1)

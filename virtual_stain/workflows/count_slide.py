@@ -23,7 +23,7 @@ from virtual_stain.counting.readings import ALLRED_BINS, ALLRED_INTENSITY, inten
 from virtual_stain.counting.region import Region, read_region
 from virtual_stain.counting.slide_stain import SlideStain
 from virtual_stain.counting.stain import FLAG_SENTENCES, estimate_slide_stain, estimate_stain
-from virtual_stain.counting.tumour import REGION, SIZE_AND_SHAPE
+from virtual_stain.counting.tumour import NUCLEAR_FEATURES, REGION
 from virtual_stain.counting.windows import FoundCells, WindowPlan, count_windows, plan_windows, window_tasks
 from virtual_stain.errors import OutputError
 from virtual_stain.files import folder_lock, output_errors, read_json, replacing, sha256_file, write_bytes, write_json
@@ -273,7 +273,7 @@ def _summary(
         "slide": {"name": slide.name, "format": slide.format, "mpp": [mpp.x, mpp.y], "mpp_origin": mpp.origin},
         "marker": request.marker.value,
         "value_definition": settings.value_definition.value,
-        "tumour_source": SIZE_AND_SHAPE if request.roi is None else REGION,
+        "tumour_source": NUCLEAR_FEATURES if request.roi is None else REGION,
         "tumour": tumour.to_dict(),
         "all_nuclei": nuclei.to_dict(),
         "other_objects": other,
