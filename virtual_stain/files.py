@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from virtual_stain.errors import InputError, OutputError
+from virtual_stain.remote import Location
 
 _UNWRITABLE = {
     errno.EACCES: "permission denied",
@@ -95,7 +96,7 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: Path, what: str) -> Any:
+def read_json(path: Location, what: str) -> Any:
     """Reads JSON. Raises InputError that says what the file was expected to be."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -105,7 +106,7 @@ def read_json(path: Path, what: str) -> Any:
         raise InputError(f"{path}: expected {what} (JSON). Received something else: {error}") from None
 
 
-def sha256_file(path: Path) -> str:
+def sha256_file(path: Location) -> str:
     """Hex digest of a file's bytes. Raises InputError when it cannot be read."""
     try:
         with path.open("rb") as stream:

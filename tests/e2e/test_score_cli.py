@@ -8,10 +8,9 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
 
-from tests.fixtures.models import block_image, purple, tiny_card, write_tiny_bundle
+from tests.fixtures.models import block_image, purple, tiny_card, tissue_slide, write_tiny_bundle
 from tests.fixtures.slides import write_tiled_tiff
 from virtual_stain.cli.main import _run
 
@@ -23,16 +22,6 @@ def model(tmp_path_factory):
     out = tmp_path_factory.mktemp("models") / "tiny"
     write_tiny_bundle(out, tiny_card(min_tissue_fraction=0.3))
     return out
-
-
-def tissue_slide(path, red=150, mpp=0.3, size=6):
-    """A square of textured tissue in the middle of glass, `size` windows wide."""
-    rng = np.random.default_rng(red)
-    colours = [[purple(red)] * (size - 2)] * (size - 2)
-    image = np.full((size * 128, size * 128, 3), 244, np.int16)
-    image[128:-128, 128:-128] = block_image(colours)
-    image += rng.integers(-6, 7, image.shape, dtype=np.int16)
-    return write_tiled_tiff(path, np.clip(image, 0, 255).astype(np.uint8), mpp, levels=(1, 2, 4))
 
 
 @pytest.fixture(autouse=True)

@@ -62,6 +62,17 @@ def common_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
+class LocationType(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions of click alone
+    """A folder, or a URL of object storage (s3://bucket/folder)."""
+
+    name = "location"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from virtual_stain.remote import parse_location
+
+        return parse_location(value) if isinstance(value, str) else value
+
+
 def parse_mpp(text: str | None) -> tuple[float, float] | None:
     """`0.25` or `0.25,0.26` → (x, y) in µm/px; None stays None. Raises ConfigError."""
     from virtual_stain.errors import ConfigError

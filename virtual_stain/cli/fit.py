@@ -7,11 +7,12 @@ from typing import Any
 
 import click
 
-from virtual_stain.cli.common import Common, common_options
+from virtual_stain.cli.common import Common, LocationType, common_options
+from virtual_stain.remote import Location
 
 
 @click.command("fit")
-@click.argument("records", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("records", metavar="DIR", type=LocationType())
 @click.option("--out", "run_dir", required=True, metavar="RUN", type=click.Path(path_type=Path), help="Folder to make.")
 @click.option("--fold", type=int, default=None, help="Test fold; the next one validates [default: 0].")
 @click.option("--cv", type=int, default=None, metavar="K", help="Cross-validate: RUN/fold-0 … RUN/fold-K-1.")
@@ -19,7 +20,7 @@ from virtual_stain.cli.common import Common, common_options
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run (begins one where there is none).")
 @common_options
 def command(
-    records: Path, run_dir: Path, fold: int | None, cv: int | None, sites: Path | None, resume: bool, common: Common
+    records: Location, run_dir: Path, fold: int | None, cv: int | None, sites: Path | None, resume: bool, common: Common
 ) -> None:
     """Train a model on a folder of records.
 
@@ -29,6 +30,7 @@ def command(
     vstain fit records/ --out run/ --config configs/ki67_finetune.toml
     vstain fit records/ --out run/ --config configs/ki67_finetune.toml --resume
     vstain fit records/ --out cv/ --config configs/ki67_finetune.toml --cv 5
+    vstain fit s3://bucket/records --out run/ --config configs/ki67_finetune.toml
     """
     from virtual_stain.dataset.folds import plan_folds, read_sites
     from virtual_stain.errors import ConfigError

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from virtual_stain.cli.common import Common, common_options
+from virtual_stain.cli.common import Common, LocationType, common_options
+from virtual_stain.remote import Location
 
 
 @click.group("records")
@@ -42,13 +43,14 @@ def show(folder: Path, place: tuple[str, ...], out: Path | None, common: Common)
 
 
 @command.command("verify")
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="DIR", type=LocationType())
 @common_options
-def verify(folder: Path, common: Common) -> None:
+def verify(folder: Location, common: Common) -> None:
     """Check every sha256, CRC and record against schema and manifest, and that no patient is in two folds.
 
     \b
     vstain records verify records
+    vstain records verify s3://bucket/records
     """
     from virtual_stain.records.verify import verify_records
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import tensorflow as tf
 
@@ -14,7 +13,8 @@ from virtual_stain.dataset.crops import cells_in_crop, cells_in_grid, random_gri
 from virtual_stain.errors import InputError
 from virtual_stain.markers import Marker
 from virtual_stain.records.manifest import PairEntry, shard_paths
-from virtual_stain.records.read import parse_example
+from virtual_stain.records.read import parse_example, shard_dataset
+from virtual_stain.remote import Location
 
 _KEYS = ("image/encoded", "label/marker", "label/weight", "label/usable_count", "cells/x", "cells/y", "cells/positive")
 _PLACE = (
@@ -45,7 +45,9 @@ class TrainingOrder:
     """Optimizer steps already done: the order goes on where it was, exactly."""
 
 
-def training_batches(folder: Path, pairs: Sequence[PairEntry], spec: CropSpec, order: TrainingOrder) -> tf.data.Dataset:
+def training_batches(
+    folder: Location, pairs: Sequence[PairEntry], spec: CropSpec, order: TrainingOrder
+) -> tf.data.Dataset:
     """Endless batches {crop: uint8[B, C, C, 3], positive, cells, trusted, usable: float32[B, markers]}.
 
     One random crop of every tile an epoch, without replacement. Step t's batch is a function of the seed and t
@@ -61,7 +63,7 @@ def training_batches(folder: Path, pairs: Sequence[PairEntry], spec: CropSpec, o
         files = tf.data.Dataset.from_tensor_slices(paths)
         files = files.shuffle(len(paths), seed=seed, reshuffle_each_iteration=False)
         # several shards at once: neighbours in a shard are neighbours on a slide
-        tiles = files.interleave(tf.data.TFRecordDataset, cycle_length=min(_OPEN_SHARDS, len(paths)), block_length=1)
+        tiles = files.interleave(shard_dataset, cycle_length=min(_OPEN_SHARDS, len(paths)), block_length=1)
         # bytes, not pixels: 4096 decoded tiles of 1024 px would be 13 GB
         tiles = tiles.shuffle(min(order.shuffle_tiles, per_epoch), seed=seed, reshuffle_each_iteration=False)
         return tiles.enumerate(start=number * per_epoch)
@@ -97,7 +99,7 @@ def _training_crop(data: tf.Tensor, seed: tf.Tensor, spec: CropSpec, settings: A
 
 
 def tile_batches(
-    folder: Path,
+    folder: Location,
     pairs: Sequence[PairEntry],
     spec: CropSpec,
     batch_tiles: int,
@@ -113,7 +115,7 @@ def tile_batches(
     `labelled_only`: without the tiles whose ratio is no label. `max_tiles`: every n-th tile, so that no more than
     this many remain. Raises InputError.
     """
-    tiles = tf.data.TFRecordDataset(_paths(folder, pairs))
+    tiles = shard_dataset(_paths(folder, pairs))
     total = sum(p.n_ratio if labelled_only else p.n_records for p in pairs)
     if labelled_only:  # before anything is decoded
         tiles = tiles.filter(lambda data: parse_example(data, ["label/weight"])["label/weight"] > 0)
@@ -152,7 +154,7 @@ def _marker_one_hot(record: dict[str, tf.Tensor], markers: tuple[Marker, ...]) -
     return tf.cast(tf.constant([m.value for m in markers]) == record["label/marker"], tf.float32)
 
 
-def _paths(folder: Path, pairs: Sequence[PairEntry]) -> list[str]:
+def _paths(folder: Location, pairs: Sequence[PairEntry]) -> list[str]:
     paths = [str(path) for path in shard_paths(folder, pairs)]
     if not paths:
         raise InputError(f"{folder}: expected shards for {[p.pair for p in pairs]}. Received: none")

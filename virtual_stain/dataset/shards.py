@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import tensorflow as tf
 
@@ -12,11 +11,12 @@ from virtual_stain.errors import VerificationError
 from virtual_stain.files import sha256_file
 from virtual_stain.progress import QUIET, Progress
 from virtual_stain.records.manifest import PairEntry
+from virtual_stain.remote import Location
 
 _HINT = "vstain records verify {folder} finds every damaged file; build-records packs it anew from the work folder."
 
 
-def verify_shards(folder: Path, pairs: Sequence[PairEntry], progress: Progress = QUIET) -> None:
+def verify_shards(folder: Location, pairs: Sequence[PairEntry], progress: Progress = QUIET) -> None:
     """Every shard is there and has the manifest's sha256. Raises VerificationError that lists all that are not."""
     shards = [s for p in pairs for s in p.shards]
     problems = []
@@ -34,7 +34,7 @@ def verify_shards(folder: Path, pairs: Sequence[PairEntry], progress: Progress =
 
 
 @contextlib.contextmanager
-def reading_errors(folder: Path) -> Iterator[None]:
+def reading_errors(folder: Location) -> Iterator[None]:
     """A record that cannot be read while the pipeline runs becomes VerificationError with the folder's name."""
     try:
         yield

@@ -10,7 +10,7 @@ No TensorFlow here: a bundle is verified by people and machines that do not have
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,15 @@ def versions(model: Path) -> tuple[int, ...]:
         names = [p.name for p in model.iterdir() if p.is_dir()]
     except OSError:
         return ()
+    return _numbers(names)
+
+
+def newest(names: Iterable[str]) -> int | None:
+    """The highest version among names of folders; None without one."""
+    return max(_numbers(names), default=None)
+
+
+def _numbers(names: Iterable[str]) -> tuple[int, ...]:
     return tuple(sorted(int(n) for n in names if n.isascii() and n.isdigit() and str(int(n)) == n))
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from virtual_stain.errors import InputError, VerificationError
 from virtual_stain.files import read_json, write_json
 from virtual_stain.records.schema import SCHEMA_VERSION
+from virtual_stain.remote import Location
 
 MANIFEST = "manifest.json"
 
@@ -116,7 +117,7 @@ class Manifest:
         return {"schema_version": value.pop("schema_version"), **value}
 
 
-def shard_paths(folder: Path, pairs: Iterable[PairEntry]) -> list[Path]:
+def shard_paths(folder: Location, pairs: Iterable[PairEntry]) -> list[Location]:
     """The shard files of some pairs, in the manifest's order."""
     return [folder / shard.file for pair in pairs for shard in pair.shards]
 
@@ -129,7 +130,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> Path:
     return path
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: Location) -> Manifest:
     """Reads and checks `folder`/manifest.json (not the shards: `vstain records verify` does).
 
     Raises InputError when there is none or it is of another schema version, VerificationError when it contradicts
@@ -156,7 +157,7 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
-def _check(path: Path, manifest: Manifest) -> None:
+def _check(path: Location, manifest: Manifest) -> None:
     problems: list[str] = []
     folds: dict[str, int] = {}
     slides: dict[str, str] = {}

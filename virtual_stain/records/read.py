@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
 from virtual_stain.errors import VerificationError
 from virtual_stain.records.schema import BY_KEY, FEATURES, Feature, Record
+from virtual_stain.remote import Location
 
+_BUFFER_BYTES = 8 << 20
 _TF_TYPES = {"bytes": tf.string, "text": tf.string, "float": tf.float32, "int": tf.int64}
 
 
@@ -69,14 +70,22 @@ def _value(spec: Feature, value: tf.train.Feature) -> Any:
     return items[0]
 
 
-def iterate_serialized(path: Path) -> Iterator[bytes]:
+def shard_dataset(paths: Any) -> tf.data.Dataset:
+    """The serialized examples (string[]) of a shard's name, or of several one after the other, local or remote.
+
+    One request fetches 8 MiB: in object storage a request costs far more than the bytes.
+    """
+    return tf.data.TFRecordDataset(paths, buffer_size=_BUFFER_BYTES)
+
+
+def iterate_serialized(path: Location) -> Iterator[bytes]:
     """The serialized examples of one shard, every CRC checked.
 
     Raises VerificationError that names the file and the record (from 0) at which it is corrupt or cut off.
     """
     index = 0
     try:
-        for item in tf.data.TFRecordDataset(str(path)):
+        for item in shard_dataset(str(path)):
             yield item.numpy()
             index += 1
     except (tf.errors.DataLossError, tf.errors.OutOfRangeError) as error:
@@ -88,7 +97,7 @@ def iterate_serialized(path: Path) -> Iterator[bytes]:
         raise VerificationError(f"{path}: cannot be read: {error.message}") from error
 
 
-def iterate_shard(path: Path) -> Iterator[Record]:
+def iterate_shard(path: Location) -> Iterator[Record]:
     """The records of one shard, as plain dicts. Raises VerificationError naming the file and the record."""
     for index, serialized in enumerate(iterate_serialized(path)):
         try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from virtual_stain.errors import OutputError, VerificationError
 from virtual_stain.files import sha256_file
@@ -12,6 +11,7 @@ from virtual_stain.progress import QUIET, Progress
 from virtual_stain.records.duplicates import Duplicate, TissueIndex, write_duplicates
 from virtual_stain.records.manifest import MANIFEST, Manifest, PairEntry, ShardEntry, read_manifest
 from virtual_stain.records.schema import Record, problems_of
+from virtual_stain.remote import Location
 
 _LISTED = 30
 
@@ -46,7 +46,7 @@ class _Seen:
     tissue: TissueIndex = field(default_factory=TissueIndex)
 
 
-def verify_records(folder: Path, progress: Progress = QUIET) -> Verified:
+def verify_records(folder: Location, progress: Progress = QUIET) -> Verified:
     """Checks a whole folder of records. Raises InputError without a manifest, VerificationError that lists every
     problem with file and record. Leaves duplicates.json, where the folder can be written, for fit and evaluate."""
     manifest = read_manifest(folder)
@@ -75,7 +75,7 @@ def verify_records(folder: Path, progress: Progress = QUIET) -> Verified:
 
 
 def _check_shard(
-    folder: Path, manifest: Manifest, pair: PairEntry, shard: ShardEntry, tally: _Tally, seen: _Seen
+    folder: Location, manifest: Manifest, pair: PairEntry, shard: ShardEntry, tally: _Tally, seen: _Seen
 ) -> list[str]:
     from virtual_stain.records.read import iterate_shard
 

@@ -21,6 +21,7 @@ from virtual_stain.progress import QUIET, Progress
 from virtual_stain.provenance import RunRecord
 from virtual_stain.records.duplicates import known_duplicates
 from virtual_stain.records.manifest import MANIFEST, Manifest, read_manifest
+from virtual_stain.remote import Location
 from virtual_stain.training.identity import claim, describe_data, drop_evaluation
 from virtual_stain.training.loop import Job, Trainer
 from virtual_stain.training.recipes import make_recipe
@@ -48,7 +49,7 @@ class FitResult:
 class _Inputs:
     """What a run is made of, read and checked."""
 
-    records: Path
+    records: Location
     manifest: Manifest
     split: Split
     spec: CropSpec
@@ -56,7 +57,7 @@ class _Inputs:
 
 
 def fit(
-    records_dir: Path,
+    records_dir: Location,
     run_dir: Path,
     config: Config,
     *,
@@ -92,7 +93,7 @@ def fit(
         return _train(trainer, paths, config, data, records_dir)
 
 
-def _read(records_dir: Path, config: Config, fold: int, plan: FoldPlan | None = None) -> _Inputs:
+def _read(records_dir: Location, config: Config, fold: int, plan: FoldPlan | None = None) -> _Inputs:
     manifest = read_manifest(records_dir)
     manifest = manifest if plan is None else plan.apply(manifest)
     tile_px, crop_px = manifest.tiling.tile_px, config.model.crop_px
@@ -158,7 +159,7 @@ def _start_at_the_mean(network: Network, inputs: _Inputs) -> float:
     return max(1.0, sum(cells.values()) / len(cells))
 
 
-def _train(trainer: Trainer, paths: RunDir, config: Config, data: dict[str, Any], records: Path) -> FitResult:
+def _train(trainer: Trainer, paths: RunDir, config: Config, data: dict[str, Any], records: Location) -> FitResult:
     drop_evaluation(paths)
     run = RunRecord("fit", config=config.to_dict(), inputs={"manifest.json": data["manifest_sha256"]})
     run.extra = {"status": "running", "data": data}

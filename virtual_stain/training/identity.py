@@ -12,12 +12,13 @@ from virtual_stain.dataset.split import Split
 from virtual_stain.errors import InputError, OutputError
 from virtual_stain.files import output_errors, sha256_file
 from virtual_stain.records.manifest import MANIFEST, Manifest
+from virtual_stain.remote import Location
 from virtual_stain.training.run_dir import RunDir, read_run_json
 
 _SECTIONS = ("model", "augment", "training")
 
 
-def describe_data(records: Path, manifest: Manifest, split: Split, weights: str) -> dict[str, Any]:
+def describe_data(records: Location, manifest: Manifest, split: Split, weights: str) -> dict[str, Any]:
     """What `run.json` keeps of the records: enough to evaluate, to export, and to refuse a mix-up.
 
     `weights`: `model.weights`; of a file the content counts, whatever its name.
