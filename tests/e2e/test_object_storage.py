@@ -54,8 +54,9 @@ def test_a_run_on_a_bucket_is_the_run_on_a_folder(bucket: Bucket, tmp_path: Path
         ["fit", place, "--out", str(run), "-q", *SETS]
         for place, run in zip((url, str(tmp_path / "records")), runs, strict=True)
     ]
-    found = bucket.vstain(commands[1], commands[0])
-    assert [code for code, _, _ in found] == [0, 0], found
+    found = bucket.vstain(commands[1], commands[0], ["evaluate", str(runs[0]), "-q"])
+    assert [code for code, _, _ in found] == [0, 0, 0], found
+    assert (runs[0] / "evaluation.json").is_file()
     best = [json.loads((run / "run.json").read_text())["summary"]["best_validation_loss"] for run in runs]
     assert best[0] == pytest.approx(best[1], rel=1e-3)
     assert json.loads((runs[0] / "run.json").read_text())["data"]["records"] == url

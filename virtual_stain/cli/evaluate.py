@@ -6,15 +6,16 @@ from pathlib import Path
 
 import click
 
-from virtual_stain.cli.common import Common, common_options
+from virtual_stain.cli.common import Common, LocationType, common_options
+from virtual_stain.remote import Location
 
 
 @click.command("evaluate")
 @click.argument("run_dir", metavar="RUN", type=click.Path(path_type=Path))
-@click.argument("records", metavar="[DIR]", required=False, type=click.Path(path_type=Path))
+@click.argument("records", metavar="[DIR]", required=False, type=LocationType())
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the results [default: RUN].")
 @common_options
-def command(run_dir: Path, records: Path | None, out: Path | None, common: Common) -> None:
+def command(run_dir: Path, records: Location | None, out: Path | None, common: Common) -> None:
     """Evaluate a run on patients it has never seen.
 
     Without DIR: the test fold of the records it was trained on. With DIR: those records, refused if a patient or a

@@ -6,12 +6,12 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from virtual_stain.errors import ConfigError, InputError, VerificationError
 from virtual_stain.markers import Marker, ValueDefinition, parse_marker, require_built, require_nuclear
 from virtual_stain.records.manifest import Manifest, PairEntry
+from virtual_stain.remote import Location
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ def _some_patients(manifest: Manifest, fold: int, share: float) -> set[str]:
     return set(order[: min(max(1, round(share * len(order))), len(order) - 1)])
 
 
-def require_no_shared_tissue(folder: Path, split: Split, duplicates: Sequence[Mapping[str, Any]] | None) -> None:
+def require_no_shared_tissue(folder: Location, split: Split, duplicates: Sequence[Mapping[str, Any]] | None) -> None:
     """`duplicates`: what `vstain records verify` found; None: not looked for. Raises VerificationError."""
     side_of = {p.pair: side for side, pairs in split.sides().items() for p in pairs}
     torn = [d for d in duplicates or () if side_of.get(d["pair"]) != side_of.get(d["other"])]

@@ -34,6 +34,7 @@ from virtual_stain.progress import QUIET, Progress
 from virtual_stain.provenance import RunRecord
 from virtual_stain.records.duplicates import known_duplicates
 from virtual_stain.records.manifest import MANIFEST, read_manifest
+from virtual_stain.remote import Location, parse_location
 from virtual_stain.training.cross_validation import cross_validation_runs
 from virtual_stain.training.run_dir import TrainedRun, load_run
 
@@ -64,7 +65,7 @@ class _Read:
 
 def evaluate(
     run_dir: Path,
-    records_dir: Path | None = None,
+    records_dir: Location | None = None,
     out: Path | None = None,
     *,
     scoring: ScoringSettings | None = None,
@@ -106,7 +107,7 @@ def evaluate(
     return Evaluation(folder, figures, read.tiles)
 
 
-def _read_run(run_dir: Path, records_dir: Path | None, top_n: int, progress: Progress) -> _Read:
+def _read_run(run_dir: Path, records_dir: Location | None, top_n: int, progress: Progress) -> _Read:
     run = load_run(run_dir)
     records = _records_of(run) if records_dir is None else records_dir
     manifest = read_manifest(records)
@@ -160,8 +161,8 @@ def _refuse_other_run(folder: Path, run_dir: Path) -> None:
 _ANOTHER = "Choose another --out."
 
 
-def _records_of(run: TrainedRun) -> Path:
-    records = Path(run.data["records"])
+def _records_of(run: TrainedRun) -> Location:
+    records = parse_location(run.data["records"])
     if not (records / MANIFEST).is_file():
         raise InputError(
             f"{run.path}: its records are no longer at {records}.",

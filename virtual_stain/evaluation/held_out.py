@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from virtual_stain.errors import InputError
 from virtual_stain.files import sha256_file
 from virtual_stain.records.manifest import MANIFEST, Manifest, PairEntry
+from virtual_stain.remote import Location
 from virtual_stain.training.run_dir import TrainedRun
 
 
-def held_out_pairs(run: TrainedRun, records: Path, manifest: Manifest) -> tuple[PairEntry, ...]:
+def held_out_pairs(run: TrainedRun, records: Location, manifest: Manifest) -> tuple[PairEntry, ...]:
     """The run's own records: its test fold. Other records: all of them, and not one patient or slide may be known.
 
     Raises InputError when patients cannot be compared (another key), when one was trained on or chose the
@@ -35,7 +34,7 @@ def held_out_pairs(run: TrainedRun, records: Path, manifest: Manifest) -> tuple[
     return pairs
 
 
-def _require_same_key(run: TrainedRun, records: Path, manifest: Manifest) -> None:
+def _require_same_key(run: TrainedRun, records: Location, manifest: Manifest) -> None:
     there, here = run.card["patient_key_fingerprint"], manifest.patient_key_fingerprint
     if there != here:
         raise InputError(
@@ -45,7 +44,7 @@ def _require_same_key(run: TrainedRun, records: Path, manifest: Manifest) -> Non
         )
 
 
-def _require_same_meaning(run: TrainedRun, records: Path, manifest: Manifest) -> None:
+def _require_same_meaning(run: TrainedRun, records: Location, manifest: Manifest) -> None:
     tiling = run.card["tiling"]
     expected = (tiling["window_um"], tiling["tile_px"], run.card["value_definition"])
     received = (manifest.tiling.window_um, manifest.tiling.tile_px, manifest.value_definition)

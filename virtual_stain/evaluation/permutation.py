@@ -7,7 +7,6 @@ training tiles permuted, and read on held-out tiles. A pipeline that leaks the l
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from virtual_stain.dataset.split import recorded_split
 from virtual_stain.errors import InputError
 from virtual_stain.evaluation.predict import Column, tile_features
 from virtual_stain.records.manifest import read_manifest
+from virtual_stain.remote import Location
 from virtual_stain.training.metrics import mean_within, pearson
 from virtual_stain.training.run_dir import TrainedRun
 
@@ -38,7 +38,7 @@ class PermutationCheck:
         return float(np.mean(self.permuted_r))
 
 
-def permutation_check(run: TrainedRun, records: Path, n_refits: int = 20, seed: int = 0) -> PermutationCheck:
+def permutation_check(run: TrainedRun, records: Location, n_refits: int = 20, seed: int = 0) -> PermutationCheck:
     """Refits the head `n_refits` times on permuted labels of all training tiles, reads the held-out test fold.
 
     Raises InputError when nothing can be correlated.

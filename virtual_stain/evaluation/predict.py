@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +16,7 @@ from virtual_stain.model.build import CELLS
 from virtual_stain.model.tile_reading import crop_grid, crops_per_side, sum_over_tile, tile_reading
 from virtual_stain.progress import QUIET, Progress
 from virtual_stain.records.manifest import PairEntry
+from virtual_stain.remote import Location
 from virtual_stain.training.run_dir import TrainedRun
 
 _CROPS_A_BATCH = 32
@@ -73,7 +73,9 @@ class TileTable:
         return TileTable(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
 
-def predict_tiles(run: TrainedRun, records: Path, pairs: Sequence[PairEntry], progress: Progress = QUIET) -> TileTable:
+def predict_tiles(
+    run: TrainedRun, records: Location, pairs: Sequence[PairEntry], progress: Progress = QUIET
+) -> TileTable:
     """Reads every recorded tile of `pairs` with the run's best weights. Raises VerificationError."""
     spec, batch_tiles = _spec(run)
     reading = tf.function(lambda tiles: tile_reading(run.model, tiles), autograph=False)
@@ -117,7 +119,7 @@ def _rows(
 
 
 def tile_features(
-    run: TrainedRun, records: Path, pairs: Sequence[PairEntry], max_tiles: int | None = None
+    run: TrainedRun, records: Location, pairs: Sequence[PairEntry], max_tiles: int | None = None
 ) -> tuple[Column, Column, npt.NDArray[np.str_]]:
     """(features float64[N, F], true ratio float64[N], patient str[N]) of the tiles with a trusted label.
 

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from virtual_stain.errors import InputError
 from virtual_stain.files import read_json, write_json
+from virtual_stain.remote import Location
 
 DUPLICATES = "duplicates.json"
 _SIDE_PX = 32
@@ -135,7 +136,7 @@ def write_duplicates(folder: Path, manifest_sha256: str, found: Sequence[Duplica
     write_json(folder / DUPLICATES, {"manifest_sha256": manifest_sha256, "duplicates": listed})
 
 
-def known_duplicates(folder: Path, manifest_sha256: str) -> list[dict[str, Any]] | None:
+def known_duplicates(folder: Location, manifest_sha256: str) -> list[dict[str, Any]] | None:
     """What `vstain records verify` found in exactly these records; None: not looked for."""
     path = folder / DUPLICATES
     if not path.is_file():

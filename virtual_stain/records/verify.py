@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from virtual_stain.errors import OutputError, VerificationError
 from virtual_stain.files import sha256_file
@@ -69,8 +70,9 @@ def verify_records(folder: Location, progress: Progress = QUIET) -> Verified:
             hint="Run the same vstain build-records again: damaged shards are packed anew from the work folder.",
         )
     duplicates = seen.tissue.duplicates()
-    with contextlib.suppress(OutputError):  # a read-only share is verified all the same
-        write_duplicates(folder, sha256_file(folder / MANIFEST), duplicates)
+    if isinstance(folder, Path):  # nothing is written to object storage
+        with contextlib.suppress(OutputError):  # a read-only share is verified all the same
+            write_duplicates(folder, sha256_file(folder / MANIFEST), duplicates)
     return Verified(manifest, n_shards, manifest.n_records, tuple(duplicates))
 
 

@@ -13,13 +13,14 @@ from virtual_stain.files import folder_lock, read_json, sha256_file
 from virtual_stain.progress import QUIET, Progress
 from virtual_stain.provenance import RunRecord, refuse_foreign_run
 from virtual_stain.records.manifest import MANIFEST, read_manifest
+from virtual_stain.remote import Location
 from virtual_stain.training.fit import FitResult, fit
 
 COMMAND = "fit --cv"
 
 
 def fit_cross_validated(
-    records_dir: Path,
+    records_dir: Location,
     out: Path,
     config: Config,
     *,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from virtual_stain.appearance import slide_appearance, tile_appearance, training_range
@@ -12,12 +11,13 @@ from virtual_stain.labels.jpeg import decode_jpeg
 from virtual_stain.progress import QUIET, Progress
 from virtual_stain.records.manifest import PairEntry
 from virtual_stain.records.read import iterate_serialized, parse_example
+from virtual_stain.remote import Location
 
 _TILES_A_SLIDE = 40  # the median of more is the same
 
 
 def measure_training_range(
-    records: Path, pairs: Sequence[PairEntry], progress: Progress = QUIET
+    records: Location, pairs: Sequence[PairEntry], progress: Progress = QUIET
 ) -> dict[str, Any] | None:
     """The payload of `virtual_stain.appearance.training_range` from tiles whose ratio trains, evenly spread.
 
