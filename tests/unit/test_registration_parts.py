@@ -10,7 +10,8 @@ from virtual_stain.config import RegistrationSettings
 from virtual_stain.geometry import Affine2D, Size
 from virtual_stain.registration.field import FieldSettings, fit_field, slope
 from virtual_stain.registration.foreground import Foreground
-from virtual_stain.registration.quality import gather_evidence
+from virtual_stain.registration.precision import measure_precision
+from virtual_stain.registration.quality import HoldOut, gather_evidence
 from virtual_stain.registration.raster import from_index, pulled, to_index
 from virtual_stain.registration.result import Verdict, verdict_of
 from virtual_stain.registration.search import find_starts
@@ -22,7 +23,7 @@ SETTINGS = FieldSettings(node_px=32.0, smoothness=4.0, robust_px=3.0, max_slope=
 
 
 def foreground(density: np.ndarray) -> Foreground:
-    return Foreground(density, density, density > 0, Affine2D.identity("px0", "work"))
+    return Foreground(density, density, density > 0, Affine2D.identity("px0", "work"), np.full(3, 240, np.float32))
 
 
 @pytest.mark.parametrize(("rotation", "mirror"), [(0, False), (137, False), (180, True), (293, True)])
@@ -109,6 +110,20 @@ def test_field_never_folds() -> None:
     assert wavy.max() > 5
 
 
+def test_what_is_known_stays_where_no_window_speaks() -> None:
+    """Windows at a finer level cover a part of the tissue: elsewhere the coarser displacement must survive."""
+    prior = DisplacementField((0.0, 0.0), (40.0, 40.0), np.full((12, 14, 2), 5.0, np.float32))
+    points = grid_points()
+    points = points[points[:, 0] < 150]
+    shifts = np.full_like(points, 6.0)
+    matches = Matches(points, np.full_like(points, 5.0), surfaces_with_peaks(shifts - 5.0), 1.0)
+    field = fit_field((400, 480), matches, SETTINGS, prior)
+    assert field is not None
+    near, far = field.at([[80.0, 200.0], [460.0, 200.0]])
+    assert np.allclose(near, 6.0, atol=0.2)
+    assert np.all((far > 4.9) & (far < 6.3))
+
+
 def test_slope_of_a_shear_is_exact() -> None:
     values = np.zeros((3, 4, 2), np.float32)
     values[..., 0] = np.arange(3)[:, None] * 2.0  # ux grows by 2 per row of 10 px
@@ -124,8 +139,12 @@ def test_evidence_measures_the_error_and_knows_chance(sigma: float) -> None:
     lost = rng.random(len(shifts)) < 0.3
     shifts[lost] = rng.uniform(-11, 11, (lost.sum(), 2))
     probes = Matches(probe_points, np.zeros_like(probe_points), surfaces_with_peaks(shifts), 1.0)
+    how = HoldOut(SETTINGS, 40.0, stride=3)
+    precision = measure_precision((400, 480), fit, probes, fit_field((400, 480), fit, SETTINGS), how)
+    assert 0.7 * sigma < precision.recognised_sigma < 1.4 * sigma + 0.3
+    assert abs(precision.share - 0.7) < 0.15
+    assert precision.sigma == pytest.approx(precision.recognised_sigma / precision.share**0.5)
     evidence = gather_evidence((400, 480), fit, probes, SETTINGS, 40.0)
-    assert 0.5 * sigma < evidence.sigma < 1.8 * sigma + 0.5
     assert 0.5 < evidence.consensus < 0.95
     assert evidence.chance_log10 < -8
     lost_shifts = rng.uniform(-11, 11, probe_points.shape)
@@ -138,6 +157,9 @@ def test_no_probe_is_no_evidence() -> None:
     evidence = gather_evidence((100, 100), none, none, SETTINGS, 40.0)
     assert len(evidence) == 0
     assert evidence.chance_log10 == 0.0
+    precision = measure_precision((100, 100), none, none, None, HoldOut(SETTINGS, 40.0, stride=3))
+    assert len(precision) == 0
+    assert np.isnan(precision.sigma)
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,12 @@ class RegistrationSettings:
     """Weight of the displacement's bending energy against its windows; larger is stiffer."""
     max_slope_fraction: float = 0.4
     """Largest change of the displacement per length; below 1 nothing folds and the inverse converges."""
+    detail_mpp: float = 4.0
+    """Serial sections are compared down to this pixel size, µm/px; finer they have nothing in common."""
+    restain_mpp: float = 1.0
+    """The same section stained twice is compared down to this pixel size, µm/px."""
+    detail_windows: int = 600
+    """Windows that are read from the slides at each level finer than the working one; 0: none."""
     coarse_px: int = 110
     """Square root of the tissue area, px, at which all rotations are tried."""
     angle_step_deg: float = 8.0
@@ -39,7 +45,7 @@ class RegistrationSettings:
     """log10 of the largest acceptable probability that unrelated slides agree as well as these do."""
     min_windows: int = 8
     """Fewer held-out windows than this prove nothing."""
-    p95_margin_fraction: float = 1.4
+    p95_margin_fraction: float = 1.1
     """The stated p95 is the estimated one times this (calibrated on truth: docs/registration.md)."""
 
     def __post_init__(self) -> None:
@@ -50,6 +56,9 @@ class RegistrationSettings:
         require_range("finest_mpp", self.finest_mpp, 0.05, 100)
         require_range("smoothness", self.smoothness, 1e-3, 1e6)
         require_range("max_slope_fraction", self.max_slope_fraction, 0.01, 0.8)
+        require_range("detail_mpp", self.detail_mpp, 0.05, 100)
+        require_range("restain_mpp", self.restain_mpp, 0.05, 100)
+        require_range("detail_windows", self.detail_windows, 0, 10_000)
         require_range("coarse_px", self.coarse_px, 40, 400)
         require_range("angle_step_deg", self.angle_step_deg, 1, 30)
         require_range("starts", self.starts, 1, 100)

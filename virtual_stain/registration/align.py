@@ -6,6 +6,7 @@ windows, the next ones are tried before the pair is given up.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,15 +14,17 @@ import numpy as np
 from virtual_stain.config.registration import RegistrationSettings
 from virtual_stain.geometry import Affine2D
 from virtual_stain.registration.estimate import Candidate, refine_starts
-from virtual_stain.registration.quality import Evidence, gather_evidence
+from virtual_stain.registration.precision import Precision, measure_precision, no_precision
+from virtual_stain.registration.quality import Evidence, HoldOut, gather_evidence
 from virtual_stain.registration.raster import Matrix
-from virtual_stain.registration.refine import probe_plan, refine_locally
+from virtual_stain.registration.refine import MEASURES, Local, probe_plan, refine_locally
 from virtual_stain.registration.search import find_starts
 from virtual_stain.registration.transform import DisplacementField, PairTransform
 from virtual_stain.registration.windows import match_windows
 from virtual_stain.registration.working import WorkingPair
 
 _TRIES = 3
+_MEASURE_STRIDE = 3  # of the windows that measure: two held out together leave windows of the fit between them
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,7 +34,12 @@ class Alignment:
     matrix: Matrix
     field: DisplacementField | None
     evidence: Evidence
+    precision: Precision
     overlap_fraction: float
+    same_cells: bool = False
+    """The very same section on both slides, stained twice."""
+    finest_px: float = 1.0
+    """Working px per px of the finest images that had a part in it."""
 
     def proven(self, settings: RegistrationSettings) -> bool:
         """Whether the held-out windows agree with it far more than those of unrelated slides would."""
@@ -64,7 +72,18 @@ def _judge(pair: WorkingPair, candidate: Candidate, settings: RegistrationSettin
     probes = match_windows(pair.fixed, pair.moving, candidate.matrix, local.field, plan)
     keep_away = plan.window / plan.factor
     evidence = gather_evidence(pair.fixed.shape, local.fit, probes, local.settings, keep_away)
-    return Alignment(candidate.matrix, local.field if settings.local else None, evidence, candidate.overlap)
+    field = local.field if settings.local else None
+    alignment = Alignment(candidate.matrix, field, evidence, no_precision(), candidate.overlap)
+    if not alignment.proven(settings):
+        return alignment
+    return dataclasses.replace(alignment, precision=measure(pair, candidate.matrix, field, local))
+
+
+def measure(pair: WorkingPair, matrix: Matrix, field: DisplacementField | None, local: Local) -> Precision:
+    """How far off `matrix` and `field` (None: the affine alone) are, at working resolution."""
+    windows = match_windows(pair.fixed, pair.moving, matrix, field, MEASURES)
+    how = HoldOut(local.settings, MEASURES.window / MEASURES.factor, _MEASURE_STRIDE)
+    return measure_precision(pair.fixed.shape, local.fit, windows, field, how)
 
 
 def to_pair_transform(pair: WorkingPair, alignment: Alignment) -> PairTransform:

@@ -71,6 +71,12 @@ class Grid:
             nodes[:, axis] = splu(system.tocsc()).solve(weighted.T @ shifts[:, axis])
         return nodes
 
+    def points(self) -> Points:
+        """float64[nodes, 2]: where they lie."""
+        x, y = np.meshgrid(np.arange(self.columns) * self.node_px, np.arange(self.rows) * self.node_px)
+        points: Points = np.stack([x, y], axis=-1).reshape(-1, 2)
+        return points
+
     def field(self, nodes: Points) -> DisplacementField:
         values = nodes.reshape(self.rows, self.columns, 2).astype(np.float32)
         return DisplacementField((0.0, 0.0), (self.node_px, self.node_px), values)
@@ -104,18 +110,22 @@ def peak_weights(peaks: Peaks, expected: Points | None, robust_px: float) -> Wei
     return result
 
 
-def fit_field(shape: tuple[int, int], matches: Matches, settings: FieldSettings) -> DisplacementField | None:
+def fit_field(
+    shape: tuple[int, int], matches: Matches, settings: FieldSettings, prior: DisplacementField | None = None
+) -> DisplacementField | None:
     """The displacement that most windows agree on; None when there is hardly a window.
 
+    `prior`: what is known already; the windows then say only what to add to it, and where they say nothing it stays.
     Where the result would fold (slope above `max_slope`), smoothness grows until it does not.
     """
     if len(matches) < 4:
         return None
     grid = Grid(shape, settings.node_px)
     interpolate = grid.weights_at(matches.centres)
+    known = np.zeros((grid.rows * grid.columns, 2)) if prior is None else prior.at(grid.points())
     smoothness = settings.smoothness
     for _ in range(12):
-        field = grid.field(_consensus(grid, interpolate, matches, settings, smoothness))
+        field = grid.field(known + _consensus(grid, interpolate, matches, settings, smoothness, interpolate @ known))
         if slope(field) <= settings.max_slope:
             return field
         smoothness *= 3.0
@@ -123,17 +133,32 @@ def fit_field(shape: tuple[int, int], matches: Matches, settings: FieldSettings)
 
 
 def _consensus(
-    grid: Grid, interpolate: sparse.csr_matrix, matches: Matches, settings: FieldSettings, smoothness: float
+    grid: Grid,
+    interpolate: sparse.csr_matrix,
+    matches: Matches,
+    settings: FieldSettings,
+    smoothness: float,
+    known: Points,
 ) -> Points:
+    """float64[nodes, 2]: what is to be added to `known`, the displacement of the windows before."""
     expected: Points | None = None
     nodes = np.zeros((grid.rows * grid.columns, 2))
     # the robust scale never lies below the step of the surfaces
     robust = max(settings.robust_px, 1.5 * matches.px)
     for reach in _REACHES:
         peaks = find_peaks(matches, expected, reach * robust)
-        nodes = grid.solve(interpolate, peaks.shifts, peak_weights(peaks, expected, robust), smoothness)
-        expected = interpolate @ nodes
+        nodes = grid.solve(interpolate, peaks.shifts - known, peak_weights(peaks, expected, robust), smoothness)
+        expected = known + interpolate @ nodes
     return nodes
+
+
+def typical_slope(field: DisplacementField) -> float:
+    """Root mean square of how much the displacement changes per length, the whole image's own stretch aside."""
+    values = field.values_px0.astype(np.float64)
+    if min(values.shape[:2]) < 2:
+        return 0.0
+    changes = [np.diff(values, axis=a) / field.spacing_px0[1 - a] for a in (0, 1)]
+    return float(np.sqrt(np.mean([((c - c.mean(axis=(0, 1))) ** 2).sum(-1).mean() / 2 for c in changes])))
 
 
 def slope(field: DisplacementField) -> float:

@@ -21,6 +21,7 @@ from virtual_stain.registration.raster import Image, Mask, Rgb
 
 _STAINS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])  # haematoxylin, eosin, DAB; R, G, B
 _HAEMATOXYLIN = np.linalg.inv(_STAINS / np.linalg.norm(_STAINS, axis=1, keepdims=True))[:, 0].astype(np.float32)
+Colour = npt.NDArray[np.float32]
 _GLASS_LOW = 150  # darker pixels outside the mask are dirt, not glass
 _MIN_TISSUE_PX = 60
 _CLIP = 2.0
@@ -37,6 +38,8 @@ class Foreground:
     mask: Mask
     """bool[H, W]: tissue."""
     px0_from_work: Affine2D
+    glass: Colour
+    """float32[3]: RGB of the slide's glass."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -61,19 +64,22 @@ def make_foreground(rgb: Rgb, mask: Mask, px0_from_work: Affine2D) -> Foreground
             hint="`vstain info SLIDE --out DIR` draws the tissue mask.",
         )
     glass = _glass(rgb, mask)
+    density, nuclei = absorbances(rgb, glass)
+    return Foreground(_relative(density, mask), _relative(nuclei, mask), mask, px0_from_work, glass)
+
+
+def absorbances(rgb: Rgb, glass: Colour) -> tuple[Image, Image]:
+    """float32[H, W] each: mean absorbance of the three colours relative to `glass`, and that of haematoxylin alone."""
     absorbance = np.empty(rgb.shape, np.float32)
     for channel in range(3):
         table = -np.log10((np.arange(256, dtype=np.float32) + 1.0) / (glass[channel] + 1.0))
         absorbance[..., channel] = np.maximum(table, 0.0)[rgb[..., channel]]
-    return Foreground(
-        density=_relative(absorbance.mean(axis=2), mask),
-        nuclei=_relative(np.maximum(absorbance @ _HAEMATOXYLIN, np.float32(0.0)), mask),
-        mask=mask,
-        px0_from_work=px0_from_work,
-    )
+    density: Image = absorbance.mean(axis=2)
+    nuclei: Image = np.maximum(absorbance @ _HAEMATOXYLIN, np.float32(0.0))
+    return density, nuclei
 
 
-def _glass(rgb: Rgb, mask: Mask) -> npt.NDArray[np.float32]:
+def _glass(rgb: Rgb, mask: Mask) -> Colour:
     outside = rgb[~mask]
     bright = outside[outside.min(axis=1) >= _GLASS_LOW] if len(outside) else outside
     if len(bright) < max(100, 0.005 * mask.size):

@@ -1,4 +1,4 @@
-"""How far off the registration is, told by windows that had no part in it.
+"""Whether the registration is right at all, told by windows that had no part in it.
 
 Evidence windows lie on a coarse grid. For each, the displacement is fitted again *without* the windows near it and
 compared with where the evidence window itself is found, over the whole search square and with no preference for
@@ -6,6 +6,9 @@ the prediction. If the registration is right, the distances r gather near 0; whe
 (or everywhere, when the slides do not belong together) they spread evenly over the square. So r is a mixture: a
 share `consensus` of a two-dimensional normal error with σ (Rayleigh distances), the rest uniform.
 Expectation–maximisation gives both; a binomial test says whether the windows near 0 are more than chance.
+
+How far off it is where it is right, other windows tell (precision.py): these ones must lie so far from all others that
+nothing but a right registration can predict them, and the prediction itself suffers from that.
 """
 
 from __future__ import annotations
@@ -18,85 +21,82 @@ from scipy.stats import binom
 
 from virtual_stain.geometry import Points
 from virtual_stain.registration.field import FieldSettings, fit_field
+from virtual_stain.registration.transform import DisplacementField
 from virtual_stain.registration.windows import Matches, find_peaks
 
 Vector = npt.NDArray[np.float64]  # float64[N]
 
-RAYLEIGH_MEDIAN = 1.1774
-RAYLEIGH_P95 = 2.4477
-_FOLDS = 4
 _EM_STEPS = 60
 _LEAST_SIGMA_PX = 0.15
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Evidence:
-    """What N held-out windows say; lengths in working px (fixed side)."""
+    """What N held-out windows say."""
 
-    centres: Points
-    """float64[N, 2]."""
-    distances: Vector
-    """float64[N]: between prediction and finding."""
-    height: Vector
-    """float64[N]: correlation where it was found."""
-    trust: Vector
-    """float64[N]: probability that the window was recognised, 0–1."""
-    sigma: float
-    """σ of one coordinate of the error, px; NaN without windows."""
+    windows: int
     consensus: float
     """Share of recognised windows, 0–1."""
     chance_log10: float
     """log10 of the probability that unrelated sides agree at least so well."""
-    spacing: float
-    """Between neighbouring windows, px."""
 
     def __len__(self) -> int:
-        return len(self.centres)
+        return self.windows
 
 
 def gather_evidence(
     shape: tuple[int, int], fit: Matches, probes: Matches, settings: FieldSettings, keep_away_px: float
 ) -> Evidence:
-    """Distances of `probes` from fields fitted to `fit` without the windows within `keep_away_px` of them."""
+    """How well `probes` are predicted by fields fitted to `fit` without the windows within `keep_away_px` of them."""
     n = len(probes)
     if n == 0:
-        empty = np.zeros(0)
-        return Evidence(np.zeros((0, 2)), empty, empty, empty, float("nan"), 0.0, 0.0, 1.0)
-    found = find_peaks(probes)
-    predicted = _cross_predicted(shape, fit, probes, settings, keep_away_px)
-    distances = np.linalg.norm(found.shifts - predicted, axis=1)
+        return Evidence(0, 0.0, 0.0)
+    predicted = cross_predicted(shape, fit, probes, HoldOut(settings, keep_away_px, stride=2))
+    distances = np.linalg.norm(find_peaks(probes).shifts - predicted, axis=1)
     side = (2 * probes.radius + 1) * probes.px
-    sigma, consensus, trust = _mixture(distances, side**2)
-    chance = _log_chance(distances, side)
-    return Evidence(probes.centres, distances, found.height, trust, sigma, consensus, chance, _spacing(probes.centres))
+    _, consensus, _ = mixture(distances, side**2)
+    return Evidence(n, consensus, _log_chance(distances, side))
 
 
-def _cross_predicted(
-    shape: tuple[int, int], fit: Matches, probes: Matches, settings: FieldSettings, keep_away_px: float
-) -> Points:
+@dataclass(frozen=True, slots=True)
+class HoldOut:
+    """How windows are predicted that the fit does not see."""
+
+    settings: FieldSettings
+    keep_away_px: float
+    """No window whose middle lies nearer than this, along both axes, has a part in the prediction."""
+    stride: int
+    """Every so many-th window along each axis is held out together."""
+    prior: DisplacementField | None = None
+    """What the fit adds to (field.py)."""
+
+
+def cross_predicted(shape: tuple[int, int], fit: Matches, probes: Matches, how: HoldOut) -> Points:
+    """float64[N, 2]: the displacement at every probe, from a field fitted to `fit` without the windows near it."""
     predicted = np.zeros_like(probes.centres)
-    spacing = _spacing(probes.centres)
-    cell = np.rint((probes.centres - probes.centres.min(axis=0)) / spacing).astype(np.intp)
-    folds = cell[:, 0] % 2 + 2 * (cell[:, 1] % 2)
-    for fold in range(_FOLDS):
+    spacing = spacing_of(probes.centres)
+    cell = np.rint((probes.centres - probes.centres.min(axis=0)) / spacing).astype(np.intp) % how.stride
+    folds = cell[:, 0] + how.stride * cell[:, 1]
+    for fold in range(how.stride**2):
         held = folds == fold
         if not held.any():
             continue
         apart = np.abs(fit.centres[:, None] - probes.centres[held][None]).max(axis=2).min(axis=1)
-        keep = apart >= keep_away_px
+        keep = apart >= how.keep_away_px
         rest = Matches(fit.centres[keep], fit.base[keep], fit.surfaces[keep], fit.px)
-        field = fit_field(shape, rest, settings)
+        field = fit_field(shape, rest, how.settings, how.prior) or how.prior
         if field is not None:
             predicted[held] = field.at(probes.centres[held])
     return predicted
 
 
-def _spacing(centres: Points) -> float:
+def spacing_of(centres: Points) -> float:
+    """Between neighbouring windows of a regular grid."""
     steps = np.concatenate([np.diff(np.unique(np.round(centres[:, axis], 3))) for axis in range(2)])
     return float(steps.min()) if len(steps) else 1.0
 
 
-def _mixture(distances: Vector, area: float) -> tuple[float, float, Vector]:
+def mixture(distances: Vector, area: float) -> tuple[float, float, Vector]:
     """(σ, share, trust of each) of Rayleigh(σ) distances among evenly spread points on `area`."""
     sigma, share = max(float(np.median(distances)) / 3.0, 1.0), 0.5
     trust = np.full(len(distances), 0.5)

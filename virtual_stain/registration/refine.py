@@ -17,6 +17,8 @@ PASSES = (
     WindowPlan(factor=1.0, window=64, step=24, radius=12),
 )
 _PROBES = WindowPlan(factor=0.5, window=48, step=48, radius=16)
+MEASURES = WindowPlan(factor=1.0, window=64, step=64, radius=16)
+"""Windows that measure how far off it is (precision.py)."""
 _SMALL_PX = 500.0  # square root of the tissue area below which half-size probes would be too few
 
 _NODE_PX = 32.0

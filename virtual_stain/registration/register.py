@@ -8,9 +8,17 @@ from virtual_stain.config.registration import RegistrationSettings
 from virtual_stain.config.tissue import TissueSettings
 from virtual_stain.geometry import Affine2D
 from virtual_stain.registration.align import Alignment, align, to_pair_transform
-from virtual_stain.registration.quality import RAYLEIGH_MEDIAN, RAYLEIGH_P95, Evidence
+from virtual_stain.registration.deepen import deepen
+from virtual_stain.registration.precision import Precision, no_precision
+from virtual_stain.registration.quality import Evidence
 from virtual_stain.registration.raster import Mask
-from virtual_stain.registration.result import ErrorEvidence, Registration, Side, Verdict, verdict_of
+from virtual_stain.registration.result import (
+    ErrorEvidence,
+    Registration,
+    Side,
+    Verdict,
+    verdict_of,
+)
 from virtual_stain.registration.transform import PairTransform
 from virtual_stain.registration.working import SideImage, WorkingPair, prepare, wanted_resolution
 from virtual_stain.slides.resolution import REGISTRATION_RANGE, require_mpp
@@ -20,6 +28,7 @@ from virtual_stain.slides.tissue import TissueMap, find_tissue, require_tissue
 _FINER_FRACTION = 0.97  # an overview within 3 % of the wanted resolution serves as it is
 _WEAK_OVERLAP = 0.5
 _UNUSUAL_SCALE = 1.25
+_STATED_AT = 1000  # places of the tissue at which the error is asked for
 
 
 def register_pair(
@@ -40,6 +49,8 @@ def register_pair(
     he_side, ihc_side = (Side(s.name, s.size, s.bounds, s.mpp, s.content_hash()) for s in (he, ihc))
     if alignment is None:
         return _hopeless(pair, he_side, ihc_side, settings)
+    if alignment.proven(settings) and settings.local:
+        alignment = deepen(he, ihc, pair, alignment, settings)
     return _judged(pair, alignment, he_side, ihc_side, settings)
 
 
@@ -90,10 +101,11 @@ def _judged(
 ) -> Registration:
     known = he.mpp is not None and ihc.mpp is not None
     transform = to_pair_transform(pair, alignment)
-    proven = alignment.proven(settings)
-    sigma = alignment.evidence.sigma if proven else None
-    median_px0, p95_px0 = _stated(sigma, _px0_per_work(pair), settings)
-    median_um, p95_um = _stated(sigma if known else None, pair.unit_px, settings)
+    evidence = _error_evidence(pair, alignment.precision, he, known, settings)
+    median, p95 = _stated(pair, evidence) if alignment.proven(settings) else (None, None)
+    median_um, p95_um = (median, p95) if known else (None, None)
+    px0 = 1.0 if he.mpp is None or not known else 1.0 / float(np.sqrt(he.mpp.um2_per_px))
+    median_px0, p95_px0 = (None if v is None else v * px0 for v in (median, p95))
     verdict = verdict_of(median_um, settings) if known else None
     flags = _flags(alignment, transform, he, ihc, settings)
     if verdict is Verdict.REJECT and median_um is not None:
@@ -109,9 +121,10 @@ def _judged(
         overlap_fraction=alignment.overlap_fraction,
         consensus_fraction=alignment.evidence.consensus,
         chance_log10=alignment.evidence.chance_log10,
+        finest_mpp=alignment.finest_px * pair.unit_px if known else None,
         he=he,
         ihc=ihc,
-        evidence=_error_evidence(pair, alignment.evidence, he, known, settings),
+        evidence=evidence,
     )
 
 
@@ -122,20 +135,19 @@ def _capped(verdict: Verdict | None, flags: tuple[str, ...]) -> Verdict | None:
     return Verdict.REVIEW if verdict is Verdict.ACCEPT and "unusual_scale" in flags else verdict
 
 
-def _stated(sigma: float | None, unit: float, settings: RegistrationSettings) -> tuple[float | None, float | None]:
-    """(median, p95) of the pair in `unit` per working px; None where nothing is known."""
-    if sigma is None:
+def _stated(pair: WorkingPair, evidence: ErrorEvidence) -> tuple[float | None, float | None]:
+    """(median, p95) of the pair in the unit of the evidence: over all of its tissue, recognised or not."""
+    rows, columns = np.nonzero(pair.fixed.mask)
+    some = np.linspace(0, len(rows) - 1, min(len(rows), _STATED_AT)).astype(np.intp)
+    places = pair.fixed.px0_from_work.apply(np.stack([columns[some], rows[some]], axis=1) + 0.5)
+    median, p95 = evidence.errors_at(places)
+    if not np.isfinite(median).all():
         return None, None
-    return sigma * unit * RAYLEIGH_MEDIAN, sigma * unit * RAYLEIGH_P95 * settings.p95_margin_fraction
-
-
-def _px0_per_work(pair: WorkingPair) -> float:
-    matrix = pair.fixed.px0_from_work.matrix
-    return float(np.sqrt(matrix[0, 0] * matrix[1, 1]))
+    return float(np.median(median)), float(np.sqrt(np.mean(p95**2)))
 
 
 def _error_evidence(
-    pair: WorkingPair, evidence: Evidence, he: Side, known: bool, settings: RegistrationSettings
+    pair: WorkingPair, evidence: Precision, he: Side, known: bool, settings: RegistrationSettings
 ) -> ErrorEvidence:
     unit = (he.mpp.x, he.mpp.y) if known and he.mpp is not None else (1.0, 1.0)
     centres = pair.fixed.px0_from_work.apply(evidence.centres)
@@ -144,8 +156,9 @@ def _error_evidence(
         distances=evidence.distances * pair.unit_px,
         height=evidence.height,
         trust=evidence.trust,
-        sigma=evidence.sigma * pair.unit_px,
+        recognised_sigma=evidence.recognised_sigma * pair.unit_px,
         spacing=evidence.spacing * pair.unit_px,
+        growth=evidence.growth,
         unit_per_px0=unit,
         p95_margin_fraction=settings.p95_margin_fraction,
     )
@@ -171,6 +184,8 @@ def _flags(
         flags.append("unusual_scale")
     if transform.ihc_from_he.mirrored:
         flags.append("mirrored")
+    if alignment.same_cells:
+        flags.append("same_cells")
     return tuple(flags)
 
 
@@ -186,6 +201,4 @@ def _hopeless(pair: WorkingPair, he: Side, ihc: Side, settings: RegistrationSett
     fixed, moving = (np.argwhere(s.mask).mean(axis=0)[::-1] + 0.5 for s in (pair.fixed, pair.moving))
     matrix = np.eye(3)
     matrix[:2, 2] = moving - fixed
-    empty = np.zeros(0)
-    nothing = Evidence(np.zeros((0, 2)), empty, empty, empty, float("nan"), 0.0, 0.0, 1.0)
-    return _judged(pair, Alignment(matrix, None, nothing, 0.0), he, ihc, settings)
+    return _judged(pair, Alignment(matrix, None, Evidence(0, 0.0, 0.0), no_precision(), 0.0), he, ihc, settings)

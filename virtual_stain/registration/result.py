@@ -11,15 +11,16 @@ import numpy.typing as npt
 from virtual_stain.config.registration import RegistrationSettings
 from virtual_stain.errors import RejectedError
 from virtual_stain.geometry import Box, Points, Size
-from virtual_stain.registration.quality import RAYLEIGH_MEDIAN, RAYLEIGH_P95
 from virtual_stain.registration.transform import PairTransform
 from virtual_stain.slides.resolution import Mpp
 
 Vector = npt.NDArray[np.float64]  # float64[N]
 
-_NEIGHBOURS = 2.0  # reach of local evidence, in spacings between evidence windows
+RAYLEIGH_MEDIAN = 1.1774
+RAYLEIGH_P95 = 2.4477
+_NEIGHBOURS = 1.0  # reach of local evidence, in spacings between evidence windows
 _PRIOR_WINDOWS = 4.0  # the pair's overall error counts as much as this many windows at the place itself
-_GROWTH = 0.05  # µm of error per µm of distance from the nearest recognised window
+_LEAST_SHARE = 0.05
 
 
 class Verdict(enum.StrEnum):
@@ -42,35 +43,38 @@ class ErrorEvidence:
     """float64[N]: correlation where the window was found."""
     trust: Vector
     """float64[N]: probability that it was recognised, 0–1."""
-    sigma: float
-    """σ of one coordinate of the error; NaN when there is no evidence."""
+    recognised_sigma: float
+    """σ of one coordinate of the distances of recognised windows; NaN when there is no evidence."""
     spacing: float
     """Between neighbouring windows."""
+    growth: float
+    """σ per length of distance from the nearest recognised window."""
     unit_per_px0: tuple[float, float]
     """H&E µm per level-0 px along x and y (1, 1 without pixel size)."""
     p95_margin_fraction: float
     """Factor on the stated p95."""
 
-    def sigma_at(self, he_points: npt.ArrayLike) -> Vector:
-        """float64[N]: local σ; the pair's own where there is little evidence, growing with distance from any.
+    def errors_at(self, he_points: npt.ArrayLike) -> tuple[Vector, Vector]:
+        """Estimated (median, p95) of the error at float64[N, 2] H&E level-0 px; infinite where nothing is known.
 
-        Where fewer windows are recognised than elsewhere on the pair (a torn and turned fragment, another level of the
-        block), it grows as well.
+        From the windows around a place, the pair's own where there are few. Where fewer of them are recognised (a torn
+        and turned fragment, another level of the block) the p95 is larger; away from any both grow.
         """
         points = np.asarray(he_points, np.float64).reshape(-1, 2) * self.unit_per_px0
         recognised = self.trust > 0.5
-        if not recognised.any() or not np.isfinite(self.sigma):
-            return np.full(len(points), np.inf)
+        if not recognised.any() or not np.isfinite(self.recognised_sigma):
+            return np.full(len(points), np.inf), np.full(len(points), np.inf)
         gaps = np.linalg.norm(points[:, None] - (self.centres_px0 * self.unit_per_px0)[None], axis=2)
         near = np.exp(-0.5 * (gaps / (_NEIGHBOURS * self.spacing)) ** 2)
         trusted = near * self.trust[None]
-        total = (trusted * (self.distances**2 / 2)[None]).sum(axis=1) + _PRIOR_WINDOWS * self.sigma**2
+        total = (trusted * (self.distances**2 / 2)[None]).sum(axis=1) + _PRIOR_WINDOWS * self.recognised_sigma**2
         local = np.sqrt(total / (trusted.sum(axis=1) + _PRIOR_WINDOWS))
         overall = float(self.trust.mean())
         share = (trusted.sum(axis=1) + _PRIOR_WINDOWS * overall) / (near.sum(axis=1) + _PRIOR_WINDOWS)
-        away = np.maximum(gaps[:, recognised].min(axis=1) - self.spacing, 0.0)
-        result: Vector = np.hypot(local * np.maximum(overall / share, 1.0), _GROWTH * away)
-        return result
+        away = self.growth * np.maximum(gaps[:, recognised].min(axis=1) - self.spacing, 0.0)
+        worse = local / np.sqrt(np.maximum(share, _LEAST_SHARE))
+        p95_factor = RAYLEIGH_P95 * self.p95_margin_fraction
+        return RAYLEIGH_MEDIAN * np.hypot(local, away), p95_factor * np.hypot(worse, away)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,6 +107,8 @@ class Registration:
     """Share of held-out windows that were recognised where predicted."""
     chance_log10: float
     """log10 of the probability of such agreement between unrelated slides."""
+    finest_mpp: float | None
+    """Pixel size of the finest images that had a part in it, µm/px; None without pixel sizes."""
     he: Side
     ihc: Side
     evidence: ErrorEvidence
@@ -148,8 +154,7 @@ class Registration:
         """
         if self.error_median_um is None and self.he.mpp is None:
             raise ValueError("Expected a pair with pixel sizes. Received: one whose errors are in px")
-        sigma = self.evidence.sigma_at(he_points)
-        return RAYLEIGH_MEDIAN * sigma, RAYLEIGH_P95 * self.evidence.p95_margin_fraction * sigma
+        return self.evidence.errors_at(he_points)
 
 
 def summary(registration: Registration) -> str:

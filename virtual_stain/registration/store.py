@@ -22,7 +22,7 @@ from virtual_stain.registration.result import ErrorEvidence, Registration, Side,
 from virtual_stain.registration.transform import DisplacementField, PairTransform
 from virtual_stain.slides.resolution import Mpp
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 JSON_NAME, H5_NAME = "registration.json", "registration.h5"
 _KIND = "vstain registration"
 _REGISTER_AGAIN = "Register the pair again: vstain register HE IHC --out DIR"
@@ -104,6 +104,7 @@ def _document(r: Registration) -> dict[str, Any]:
         "overlap_fraction": r.overlap_fraction,
         "consensus_fraction": r.consensus_fraction,
         "chance_log10": r.chance_log10,
+        "finest_mpp": r.finest_mpp,
         "rotation_deg": matrix.rotation_deg,
         "mirrored": matrix.mirrored,
         "scales": list(matrix.scales),
@@ -111,8 +112,9 @@ def _document(r: Registration) -> dict[str, Any]:
         "ihc": _side(r.ihc),
         "evidence": {
             "windows": len(r.evidence.distances),
-            "sigma": None if math.isnan(r.evidence.sigma) else r.evidence.sigma,
+            "recognised_sigma": None if math.isnan(r.evidence.recognised_sigma) else r.evidence.recognised_sigma,
             "spacing": r.evidence.spacing,
+            "growth": r.evidence.growth,
             "unit_per_px0": list(r.evidence.unit_per_px0),
             "p95_margin_fraction": r.evidence.p95_margin_fraction,
         },
@@ -200,6 +202,7 @@ def _registration(
             overlap_fraction=d["overlap_fraction"],
             consensus_fraction=d["consensus_fraction"],
             chance_log10=d["chance_log10"],
+            finest_mpp=d["finest_mpp"],
             he=_read_side(d["he"]),
             ihc=_read_side(d["ihc"]),
             evidence=_read_evidence(d["evidence"], arrays),
@@ -227,8 +230,9 @@ def _read_evidence(value: dict[str, Any], arrays: dict[str, Any] | None) -> Erro
     windows = empty if arrays is None else {name: np.asarray(a, np.float64) for name, a in arrays.items()}
     unit = value["unit_per_px0"]
     return ErrorEvidence(
-        sigma=math.nan if value["sigma"] is None else value["sigma"],
+        recognised_sigma=math.nan if value["recognised_sigma"] is None else value["recognised_sigma"],
         spacing=value["spacing"],
+        growth=value["growth"],
         unit_per_px0=(unit[0], unit[1]),
         p95_margin_fraction=value["p95_margin_fraction"],
         **windows,
