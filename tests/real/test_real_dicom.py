@@ -1,0 +1,124 @@
+"""DICOM out of a report: read back with other means, at the right place of a real DICOM slide."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from virtual_stain.cli.main import _run
+from virtual_stain.files import sha256_file
+from virtual_stain.slides.slide import SlideRef, open_slide
+
+DATA = os.environ.get("VSTAIN_REALDATA")
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.skipif(DATA is None, reason="VSTAIN_REALDATA is unset: no real DICOM slide to test on"),
+    pytest.mark.filterwarnings("ignore::UserWarning:pydicom"),
+]
+SLIDE = Path(DATA or ".") / "wsi_small" / "sm_image.dcm"
+MPP, STEP_UM = 0.499, 4.99  # 10 of the slide's pixels a tile
+TILES = {(0, 0): 0.05, (3, 1): 0.31, (4, 4): 0.32, (2, 2): None}
+
+
+@pytest.fixture
+def report(tmp_path):
+    """As `vstain score` would write it: the slide itself is too small to be scored."""
+    folder = tmp_path / "Präparat-vstain"
+    folder.mkdir()
+    rows = ["col,row,x,y,width,height,ki67,ki67_tumour_cells,tissue_fraction,used,flags"]
+    for (col, row), value in TILES.items():
+        rest = "0.9,80,1,1," if value is None else f"{value},80,1,1,"
+        flag = "few_cells:ki67" if value is None else ""
+        rows.append(f"{col},{row},{col * 10},{row * 10},10,10,{rest}{flag}")
+    table = folder / "a.tiles.csv"
+    table.write_text("\n".join(rows) + "\n")
+    with open_slide(SlideRef(SLIDE)) as slide:
+        digest = slide.content_hash()
+    reading = {"global_ratio": 0.2267, "global_mean": 0.22, "top_mean": None, "n_tiles": 3}
+    value = {
+        "schema_version": 1,
+        "slide": {
+            "path": str(SLIDE),
+            "content_sha256": digest,
+            "width_px0": 50,
+            "height_px0": 50,
+            "bounds_px0": [0, 0, 50, 50],
+            "mpp_x": MPP,
+            "mpp_y": MPP,
+        },
+        "model": {"name": "tiny", "version": 3},
+        "readings": {"ki67": reading},
+        "tiles": {"columns": 5, "rows": 5, "stride_um": STEP_UM},
+        "outputs": {"a.tiles.csv": {"sha256": sha256_file(table)}},
+    }
+    path = folder / "a.report.json"
+    path.write_text(json.dumps(value))
+    return path
+
+
+def _dicom(report, out, source=SLIDE, *more):
+    return _run(["dicom", str(report), "--source", str(source), "--out", str(out), *more])
+
+
+def test_the_structured_report_holds_the_readings(report, tmp_path):
+    from highdicom.sr import srread
+
+    assert _dicom(report, tmp_path / "out") == 0
+    value = srread(tmp_path / "out" / "a.sr.dcm")
+    (group,) = value.content.get_image_measurement_groups()
+    found = {m.name.value: m.value for m in group.get_measurements()}
+    assert found == {"ki67-global_ratio": 22.67, "ki67-global_mean": 22.0, "ki67-n-tiles": 3}  # a null is left out
+    assert (value.CompletionFlag, value.VerificationFlag) == ("COMPLETE", "UNVERIFIED")
+    assert value.PatientID == "AA01"  # whose slide it is: DICOM demands it
+
+
+def test_the_segmentation_lies_on_the_slide(report, tmp_path):
+    import highdicom as hd
+    import pydicom
+
+    assert _dicom(report, tmp_path / "out") == 0
+    found = hd.seg.segread(tmp_path / "out" / "a.ki67.seg.dcm")
+    labels = [found.get_segment_description(n).segment_label for n in found.segment_numbers]
+    assert labels == ["Ki67 5–10 %", "Ki67 30–35 %"]
+    matrix = found.get_total_pixel_matrix(combine_segments=True)
+    assert matrix.shape == (5, 5)
+    assert {(int(c), int(r)): int(matrix[r, c]) for r, c in np.argwhere(matrix)} == {(0, 0): 1, (3, 1): 2, (4, 4): 2}
+
+    source = pydicom.dcmread(SLIDE)
+
+    def centres(dataset, spacing):
+        """(column, row) → slide position in mm, from the standard's own formula and nothing of ours."""
+        origin = dataset.TotalPixelMatrixOriginSequence[0]
+        start = np.array([float(origin.XOffsetInSlideCoordinateSystem), float(origin.YOffsetInSlideCoordinateSystem)])
+        along_row = np.array([float(v) for v in dataset.ImageOrientationSlide[:2]])
+        along_column = np.array([float(v) for v in dataset.ImageOrientationSlide[3:5]])
+        return lambda col, row: start + along_row * spacing[1] * col + along_column * spacing[0] * row
+
+    def spacing_of(dataset):
+        return [float(v) for v in dataset.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing]
+
+    tile, pixel = centres(found, spacing_of(found)), centres(source, spacing_of(source))
+    for col, row in TILES:
+        # the tile's centre is between its fifth and sixth pixel
+        assert tile(col, row) == pytest.approx(pixel(col * 10 + 4.5, row * 10 + 4.5), abs=1e-6)
+
+
+def test_refusals(report, tmp_path, capsys):
+    other = tmp_path / "other.dcm"
+    other.write_bytes(SLIDE.read_bytes()[:-2] + b"\0\1")
+    assert _dicom(report, tmp_path / "out", other) == 3
+    assert "expected the slide of the report" in capsys.readouterr().err
+    assert _dicom(report, tmp_path / "out") == 0
+    assert _dicom(report, tmp_path / "out") == 3
+    assert "exists already" in capsys.readouterr().err
+    assert _dicom(report, tmp_path / "out", SLIDE, "--force") == 0
+    table = report.with_name("a.tiles.csv")
+    table.write_text(table.read_text().replace("0.31", "0.81"))
+    assert _dicom(report, tmp_path / "out2") == 3
+    assert "expected the table that a.report.json was written with" in capsys.readouterr().err
+    report.write_text(report.read_text().replace('"width_px0": 50', '"width_px0": 60'))
+    table.write_text(table.read_text().replace("0.81", "0.31"))
+    assert _dicom(report, tmp_path / "out2") == 3
+    assert "no instance of its series has 60 × 50 px" in capsys.readouterr().err
