@@ -29,8 +29,8 @@ from virtual_stain.version import __version__
 
 _MAKER, _SCHEME = "virtual_stain", "99VSTAIN"
 _READINGS = {
-    "global_ratio": "mean over the tiles, weighted by expected tumour cells",
-    "global_mean": "mean over the tiles",
+    "global_ratio": "mean weighted by tumour cells",
+    "global_mean": "mean of the tiles",
     "top_mean": "mean of the highest tiles",
 }
 
@@ -135,9 +135,7 @@ def structured_report(scored: ScoredSlide, source: Any) -> Any:
         reading = scored.report["readings"][marker.value]
         measurements = [
             sr.Measurement(
-                name=sr.CodedConcept(
-                    f"{marker.value}-{name}", _SCHEME, f"{marker.label} predicted from H&E, {what}"[:64]
-                ),
+                name=sr.CodedConcept(f"{marker.value}-{name}", _SCHEME, f"{marker.label} predicted from H&E, {what}"),
                 value=round(100.0 * reading[name], 4),
                 unit=codes.UCUM.Percent,
                 algorithm_id=algorithm,
@@ -201,7 +199,7 @@ def segmentation(scored: ScoredSlide, marker: Marker, source: Any) -> Any | None
     segments = [
         hd.seg.SegmentDescription(
             segment_number=number,
-            segment_label=f"{marker.label} {name}"[:64],
+            segment_label=f"{marker.label} {name}".replace("–", "-"),  # the slide's character set may be Latin 1
             segmented_property_category=codes.SCT.Tissue,
             segmented_property_type=codes.SCT.Tissue,
             algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
