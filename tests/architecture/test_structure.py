@@ -15,7 +15,13 @@ from virtual_stain.config import Config
 ROOT = Path(__file__).parents[2]
 MODULES = sorted((ROOT / "virtual_stain").rglob("*.py"))
 TENSORFLOW_MAY = {"dataset", "model", "training", "evaluation"}
-TENSORFLOW_MAY_FILES = {"export/saved_model.py", "score/local.py", "records/read.py", "records/write.py"}
+TENSORFLOW_MAY_FILES = {
+    "export/saved_model.py",
+    "export/inference_graph.py",
+    "score/local.py",
+    "records/read.py",
+    "records/write.py",
+}
 
 _WORKER = """
 import sys

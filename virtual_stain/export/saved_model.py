@@ -26,6 +26,7 @@ from virtual_stain.errors import ModelError, OutputError
 from virtual_stain.export.bundle import versions, write_bundle_json
 from virtual_stain.export.card import ModelCard, cells_key
 from virtual_stain.export.evaluation import HeldOut, exported_run, held_out
+from virtual_stain.export.inference_graph import freeze_network
 from virtual_stain.export.seen import existing_key, keyed_slides
 from virtual_stain.export.serving import prediction_log, write_serving_files
 from virtual_stain.files import folder_lock, output_errors
@@ -68,13 +69,13 @@ def export_run(
         )
     evaluated = held_out(run_dir, run.card["training"]["best_step"])
     card = _run_card(run.card, evaluated, name or _model_name(out), slides)
-    model = run.model
+    refuse_foreign_run(out, "export")
+    network = freeze_network(lambda crops: run.model(crops, training=False), card.crop_px)
 
     def reading(tiles: tf.Tensor) -> Mapping[str, tf.Tensor]:
-        return tile_reading(model, tiles)
+        return tile_reading(network, tiles)
 
-    refuse_foreign_run(out, "export")
-    folder = write_bundle(reading, [v.value for v in model.variables], card, out, version=version, seal=seal)
+    folder = write_bundle(reading, [], card, out, version=version, seal=seal)
     record = RunRecord("export", extra={"run": str(run_dir), "version": int(folder.name), "training": card.training})
     record.write(out, tensorflow=True)
     return folder
@@ -160,39 +161,64 @@ def _save(reading: TileReading, variables: Sequence[tf.Variable], card: ModelCar
     # one function in the file for both ways in: half the size, half the time to load
     @tf.function(input_signature=[tf.TensorSpec([None, side, side, 3], tf.uint8)], autograph=False)
     def answer(tiles: tf.Tensor) -> dict[str, tf.Tensor]:
-        outputs = reading(tiles)
-        if set(outputs) != set(names):
-            raise ModelError(f"expected a network that answers {names}. Received: {sorted(outputs)}")
-        return {name: tf.cast(tf.reshape(outputs[name], [-1]), tf.float32) for name in names}
+        return _checked(reading(tiles), names)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, side, side, 3], tf.uint8)], autograph=False)
+    def answer_center(tiles: tf.Tensor) -> dict[str, tf.Tensor]:
+        first, crop = (side - card.crop_px) // 2, card.crop_px
+        outputs = _checked(reading(tiles[:, first : first + crop, first : first + crop]), names)
+        share = (side / crop) ** 2  # thresholds and sums count the cells of a whole tile
+        return {n: v * share if n.endswith("_tumour_cells") else v for n, v in outputs.items()}
+
+    module.functions = [describe := _describe(text)]
+    signatures = {"describe": describe.get_concrete_function()}
+    for from_bytes, from_uint8, function in (
+        ("serving_default", "uint8", answer),
+        ("center", "center_uint8", answer_center),
+    ):
+        ways = _ways_in(function, side, card.tiling.tile_mpp)
+        module.functions += ways
+        signatures |= {n: w.get_concrete_function() for n, w in zip((from_bytes, from_uint8), ways, strict=True)}
+    tf.saved_model.save(module, str(folder), signatures=signatures)
+
+
+def _checked(outputs: Mapping[str, tf.Tensor], names: Sequence[str]) -> dict[str, tf.Tensor]:
+    if set(outputs) != set(names):
+        raise ModelError(f"expected a network that answers {list(names)}. Received: {sorted(outputs)}")
+    return {name: tf.cast(tf.reshape(outputs[name], [-1]), tf.float32) for name in names}
+
+
+def _describe(text: str) -> Any:
+    # an input of its own length: a batching server joins requests along it, and none may come without an input
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="query")], autograph=False)
+    def describe(query: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"card": tf.fill(tf.shape(query), tf.constant(text))}
+
+    return describe
+
+
+def _ways_in(answer: Any, side: int, mpp: float) -> list[Any]:
+    """The same answer to encoded tiles and to pixels."""
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")], autograph=False)
     def from_bytes(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         # on a GPU server the decoder has no kernel and the whole loop must say so
         with tf.device("/CPU:0"):
             tiles = tf.map_fn(
-                lambda data: _decode(data, side, card.tiling.tile_mpp),
+                lambda data: _decode(data, side, mpp),
                 image_bytes,
                 fn_output_signature=tf.TensorSpec([side, side, 3], tf.uint8),
             )
-        return answer(tiles)
+        outputs: dict[str, tf.Tensor] = answer(tiles)
+        return outputs
 
     # a size in the signature would be a promise that nobody checks: TensorFlow feeds other sizes without a word
     @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, name="tiles")], autograph=False)
     def from_uint8(tiles: tf.Tensor) -> dict[str, tf.Tensor]:
-        return answer(_require_size(tiles, [None, side, side, 3], card.tiling.tile_mpp))
+        outputs: dict[str, tf.Tensor] = answer(_require_size(tiles, [None, side, side, 3], mpp))
+        return outputs
 
-    # an input of its own length: a batching server joins requests along it, and none may come without an input
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="query")], autograph=False)
-    def describe(query: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"card": tf.fill(tf.shape(query), tf.constant(text))}
-
-    module.from_bytes, module.from_uint8, module.describe = from_bytes, from_uint8, describe
-    signatures = {
-        "serving_default": from_bytes.get_concrete_function(),
-        "uint8": from_uint8.get_concrete_function(),
-        "describe": describe.get_concrete_function(),
-    }
-    tf.saved_model.save(module, str(folder), signatures=signatures)
+    return [from_bytes, from_uint8]
 
 
 def _decode(data: tf.Tensor, side: int, mpp: float) -> tf.Tensor:
