@@ -108,3 +108,16 @@ def plan_tiles(slide: Slide, tissue: TissueMap, settings: TilingSettings) -> Til
         border = box.x1 > bounds.x1 + _ROUNDING or box.y1 > bounds.y1 + _ROUNDING
         tiles.append(TileRef(col, row, box, float(fractions[index]), border))
     return TilePlan(grid, tuple(tiles), grid.columns * grid.rows - len(tiles))
+
+
+_STRIP_COLUMNS = 8
+
+
+def walking_order(plan: TilePlan) -> list[int]:
+    """Indices of the tiles in the order to read them: strips of eight columns, each row by row.
+
+    Neighbouring windows share compressed tiles of the file. Along a whole row of a wide slide these would have left
+    any bounded cache before the next row comes.
+    """
+    key = [(t.col // _STRIP_COLUMNS, t.row, t.col) for t in plan.tiles]
+    return sorted(range(len(key)), key=key.__getitem__)

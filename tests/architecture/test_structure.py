@@ -19,6 +19,7 @@ TENSORFLOW_MAY_FILES = {
     "export/saved_model.py",
     "export/inference_graph.py",
     "score/local.py",
+    "score/bfloat16.py",
     "records/read.py",
     "records/write.py",
 }

@@ -11,6 +11,7 @@ import pytest
 from tests.fixtures.slides import rewrap_as_tiled_tiff
 from virtual_stain.cli.main import _run
 from virtual_stain.geometry import Affine2D, Box, Size
+from virtual_stain.slides.fast_source import FastSource
 from virtual_stain.slides.slide import SlideRef, open_slide
 from virtual_stain.slides.window import read_warped_window, read_window
 
@@ -112,3 +113,16 @@ def test_a_truncated_real_slide_is_refused(tmp_path, capsys):
         out = capsys.readouterr().out
         assert "PROBLEM" in out
         assert path.name in out
+
+
+@pytest.mark.parametrize("name", ["cmu-1-small-region.svs", "test3-DAPI-2-_387_.ndpi", "small_HE_levels.tiff"])
+def test_the_fast_reader_gives_openslides_pixels(name):
+    path = ROOT / "wsi_small" / name
+    with open_slide(SlideRef(path)) as fast, open_slide(SlideRef(path), fast=False) as slow:
+        assert isinstance(fast._source, FastSource)
+        for level, size in enumerate(slow.level_sizes):
+            for x, y in ((0, 0), (size.width // 3, size.height // 2), (size.width - 90, size.height - 70), (-9, -9)):
+                a, b = (s.read_patch(level, x, y, Size(257, 181)).image for s in (fast, slow))
+                np.testing.assert_array_equal(a, b)
+        if name.endswith((".svs", ".ndpi")):
+            assert fast._source.cache.decoded > 0

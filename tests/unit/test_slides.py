@@ -260,7 +260,7 @@ def test_many_file_slides_hash_more_than_the_named_file(tmp_path, rgb):
 def test_an_opened_slide_closes_its_file(tmp_path, rgb):
     path = write_tiled_tiff(tmp_path / "a.tif", rgb, 0.25)
     with open_slide(SlideRef(path)) as slide:
-        handle = slide._source._handle
+        handle = slide._source._slow_source._handle
     with pytest.raises(Exception, match=r"closed|NULL|argument"):
         handle.read_region((0, 0), 0, (1, 1))
 

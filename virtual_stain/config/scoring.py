@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from virtual_stain.config.check import require_range
+from virtual_stain.config.check import require_one_of, require_range
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,8 +13,18 @@ class ScoringSettings:
 
     top_n: int = 30
     """Tiles in the source's top mean."""
-    batch_size: int = 4
-    """Tiles per call of the network; on a CPU larger ones are no faster and need more memory, GPUs like 16 and more."""
+    crops: str = "quadrants"
+    """"quadrants": a tile's reading is the mean over all its crops; "center": the central crop alone, noisier and (with
+    the default geometry) in a quarter of the time."""
+    engine: str = "tensorflow"
+    """"tensorflow" or "openvino" (extra): what runs the network of a bundle folder."""
+    precision: str = "auto"
+    """"float32" is the reference; "bfloat16" is tried and checked on tiles of each slide; "auto": bfloat16 where the
+    processor or GPU multiplies it in hardware."""
+    check_tiles: int = 4
+    """Tiles of each slide on which a bfloat16 engine is compared with the reference before it may read the slide."""
+    batch_size: int = 0
+    """Tiles per call of the network; 0: what suits the engine and device (CPU 2, GPU 16, server 4)."""
     read_ahead_batches: int = 2
     """Batches of tiles that may wait for the network in memory; a 1024-px tile is 3 MB."""
     read_timeout_s: float = 300.0
@@ -28,7 +38,11 @@ class ScoringSettings:
 
     def __post_init__(self) -> None:
         require_range("top_n", self.top_n, 1, 100_000)
-        require_range("batch_size", self.batch_size, 1, 4096)
+        require_one_of("crops", self.crops, ("quadrants", "center"))
+        require_one_of("engine", self.engine, ("tensorflow", "openvino"))
+        require_one_of("precision", self.precision, ("auto", "float32", "bfloat16"))
+        require_range("check_tiles", self.check_tiles, 1, 1000)
+        require_range("batch_size", self.batch_size, 0, 4096)
         require_range("read_ahead_batches", self.read_ahead_batches, 1, 64)
         require_range("read_timeout_s", self.read_timeout_s, 0.1, 86_400)
         require_range("low_tissue_mm2", self.low_tissue_mm2, 0, 10_000)

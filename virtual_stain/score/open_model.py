@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from virtual_stain.config import ScoringSettings
 from virtual_stain.errors import ConfigError
 from virtual_stain.remote import RemotePath, is_remote
 from virtual_stain.score.predictor import Predictor
@@ -11,7 +12,7 @@ from virtual_stain.score.predictor import Predictor
 _STORAGE = ("s3", "gs", "az")
 
 
-def open_predictor(model: str) -> Predictor:
+def open_predictor(model: str, settings: ScoringSettings | None = None) -> Predictor:
     """Verifies and loads `model`: a bundle folder, MODEL or MODEL/<version>, here or in object storage (s3://…).
 
     Raises ConfigError for a server's address (not built in this version), ModelError, VerificationError, InputError.
@@ -27,5 +28,5 @@ def open_predictor(model: str) -> Predictor:
     if storage:
         from virtual_stain.export.fetch import fetch_bundle
 
-        return LocalPredictor(fetch_bundle(RemotePath(model.rstrip("/"))))
-    return LocalPredictor(Path(model))
+        return LocalPredictor(fetch_bundle(RemotePath(model.rstrip("/"))), settings)
+    return LocalPredictor(Path(model), settings)

@@ -5,23 +5,28 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from virtual_stain.appearance import Appearance, tile_appearance
 from virtual_stain.config import ScoringSettings, TissueSettings
 from virtual_stain.errors import ModelError, SlideError
 from virtual_stain.export.card import ModelCard, cells_key
 from virtual_stain.markers import Marker
 from virtual_stain.progress import QUIET, Progress
-from virtual_stain.score.predictor import Predictor, Tiles
+from virtual_stain.score.answer_log import AnswerLog
+from virtual_stain.score.engine_check import check_engine
+from virtual_stain.score.in_flight import Batch, InFlight, SeenTile
+from virtual_stain.score.predictor import Predictor, Tiles, predictor_batch
 from virtual_stain.score.reading import ReadAhead
 from virtual_stain.slides.resolution import READING_RANGE, Mpp, require_mpp
-from virtual_stain.slides.slide import Slide, open_slide
+from virtual_stain.slides.slide import Slide
 from virtual_stain.slides.tissue import TissueMap, find_tissue, require_tissue
 from virtual_stain.slides.window import read_window
-from virtual_stain.tiles import TilePlan, TileRef, plan_tiles
+from virtual_stain.tiles import TilePlan, TileRef, plan_tiles, walking_order
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -54,6 +59,10 @@ class SlideScore:
     flags: tuple[tuple[str, ...], ...]
     """Per tile: border, low_tissue, few_cells (with :marker when there are several), read_failed, no_reading."""
     timing_s: dict[str, float]
+    looks: dict[int, Appearance] = field(default_factory=dict)
+    """Index of a tile → how it looks; empty where the model does not know its training slides' looks."""
+    engine: dict[str, Any] = field(default_factory=dict)
+    """What ran the network, in which precision, and how far it was from the reference."""
 
     @property
     def tiles(self) -> tuple[TileRef, ...]:
@@ -67,12 +76,14 @@ def score_slide(
     tissue_settings: TissueSettings,
     *,
     jobs: int = 1,
+    journal: AnswerLog | None = None,
     progress: Progress = QUIET,
 ) -> SlideScore:
     """Finds tissue, reads every window with any of it in `jobs` threads while the network works, keeps all answers.
 
     The grid, the thresholds and the markers are the model card's. The result does not depend on `jobs` or on
-    `settings.batch_size` beyond rounding (1e-6). A tile that cannot be read is listed in `failed`.
+    `settings.batch_size` beyond rounding (1e-6). A tile that cannot be read is listed in `failed`. `journal`: answers
+    of a run that was interrupted; their tiles are not read again.
     Raises ResolutionError, NoTissueError, SlideError (nothing could be read), ModelError.
     """
     card = predictor.card
@@ -82,52 +93,69 @@ def score_slide(
     require_tissue(slide.path, tissue)
     plan = plan_tiles(slide, tissue, card.tiling)
     timing = {"tissue": time.monotonic() - start}
+    check = check_engine(slide, predictor, plan, settings)
+    timing["engine_check"] = time.monotonic() - start - timing["tissue"]
     names = [name for m in card.markers for name in (m.value, cells_key(m))]
-    answers = {name: np.full(len(plan.tiles), np.nan) for name in names}
+    log = journal or AnswerLog.of_nothing()
+    answers, looks = log.start(names, len(plan.tiles))
     failed: dict[int, str] = {}
+    left = [i for i in walking_order(plan) if i not in log.known]
 
     @contextlib.contextmanager
-    def open_reader() -> Iterator[Callable[[int], Tiles]]:
-        with open_slide(slide.ref) as own:
-            yield lambda index: read_window(own, plan.tiles[index].box, plan.grid.tile_size)
+    def open_reader() -> Iterator[Callable[[int], SeenTile]]:
+        with slide.twin() as own:
+            yield lambda index: _seen(read_window(own, plan.tiles[index].box, plan.grid.tile_size), card)
 
-    ahead = settings.batch_size * (settings.read_ahead_batches + 1)
-    indices = range(len(plan.tiles))
-    network_s = 0.0
-    with ReadAhead(open_reader, indices, jobs=jobs, ahead=ahead, timeout_s=settings.read_timeout_s) as reader:
-        tracked = progress.track(reader, len(plan.tiles), f"score {slide.name}", "tile")
-        for batch, images in _batches(tracked, settings.batch_size, failed):
-            begin = time.monotonic()
-            for name, values in _predict(predictor, images, names).items():
-                answers[name][batch] = values
-            network_s += time.monotonic() - begin
-            timing.setdefault("first_batch", time.monotonic() - start)
-        timing |= {"network": network_s, "waited_for_reading": reader.wait_s}
+    size = settings.batch_size or predictor_batch(predictor)
+    ahead = size * (settings.read_ahead_batches + 1)
+    with (
+        log.kept_on_error(answers, looks),
+        ReadAhead(open_reader, left, jobs=jobs, ahead=ahead, timeout_s=settings.read_timeout_s) as reader,
+    ):
+        tracked = progress.track(reader, len(left), f"score {slide.name}", "tile")
+        with InFlight(lambda tiles: _predict(predictor, tiles, names), predictor) as network:
+            for batch in network.answers(_batches(tracked, size, failed)):
+                for name, values in batch.answers.items():
+                    answers[name][batch.indices] = values
+                looks |= batch.looks
+                log.add(batch.indices, answers, looks)
+                timing.setdefault("first_batch", time.monotonic() - start)
+        timing |= {"network": network.busy_s, "waited_for_reading": reader.wait_s}
     if plan.tiles and len(failed) == len(plan.tiles):
-        raise SlideError(f"{slide.path}: none of its {len(failed)} tiles could be read. The first: {failed[0]}")
+        raise SlideError(
+            f"{slide.path}: none of its {len(failed)} tiles could be read. The first: {failed[min(failed)]}"
+        )
     timing["total"] = time.monotonic() - start
+    failed = dict(sorted(failed.items()))
     markers = {m: _marker_scores(m, answers, plan.tiles, card) for m in card.markers}
     flags = tuple(_flags(i, tile, markers, failed, card) for i, tile in enumerate(plan.tiles))
-    return SlideScore(card, mpp, tissue, tissue.area_um2(mpp), plan, markers, failed, flags, timing)
+    area = tissue.area_um2(mpp)
+    return SlideScore(card, mpp, tissue, area, plan, markers, failed, flags, timing, looks, check)
+
+
+def _seen(tile: Tiles, card: ModelCard) -> SeenTile:
+    """The tile, and how it looks where the model knows how its training slides looked."""
+    return SeenTile(tile, tile_appearance(tile) if card.training_range else None)
 
 
 def _batches(
-    results: Iterator[tuple[int, Tiles | SlideError]], size: int, failed: dict[int, str]
-) -> Iterator[tuple[list[int], list[Tiles]]]:
+    results: Iterator[tuple[int, SeenTile | SlideError]], size: int, failed: dict[int, str]
+) -> Iterator[Batch]:
     """Groups of `size` readable tiles in their order; the failures go into `failed`."""
-    batch: list[int] = []
-    images: list[Tiles] = []
+    batch = Batch([], [], {})
     for index, result in results:
         if isinstance(result, SlideError):
             failed[index] = result.message
             continue
-        batch.append(index)
-        images.append(result)
-        if len(batch) == size:
-            yield batch, images
-            batch, images = [], []
-    if batch:
-        yield batch, images
+        batch.indices.append(index)
+        batch.tiles.append(result.tile)
+        if result.look is not None:
+            batch.looks[index] = result.look
+        if len(batch.indices) == size:
+            yield batch
+            batch = Batch([], [], {})
+    if batch.indices:
+        yield batch
 
 
 def _predict(predictor: Predictor, images: Sequence[Tiles], names: Sequence[str]) -> dict[str, Floats]:

@@ -32,7 +32,7 @@ class OpenSlideSource:
         properties = dict(handle.properties)
         self.format: str = properties.get("openslide.vendor", "unknown")
         self.level_sizes = tuple(Size(w, h) for w, h in handle.level_dimensions)
-        self._downsamples = tuple(float(d) for d in handle.level_downsamples)
+        self.downsamples = tuple(float(d) for d in handle.level_downsamples)
         self.notes: tuple[str, ...] = ()
         self.bounds = _bounds(properties)
         self.claims = _claims(properties, self.format)
@@ -46,7 +46,7 @@ class OpenSlideSource:
         inner_height = min(y + size.height, full.height) - (y + top)
         if inner_width <= 0 or inner_height <= 0:
             return np.full((size.height, size.width, 3), 255, np.uint8), float(x), float(y)
-        downsample = self._downsamples[level]
+        downsample = self.downsamples[level]
         x0, y0 = round((x + left) * downsample), round((y + top) * downsample)
         image = self._read_region(level, x0, y0, Size(inner_width, inner_height))
         if (inner_width, inner_height) != (size.width, size.height):

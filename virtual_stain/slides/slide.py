@@ -16,6 +16,7 @@ from types import TracebackType
 from virtual_stain.errors import ResolutionError, SlideError
 from virtual_stain.files import sha256_file
 from virtual_stain.geometry import Affine2D, Box, Size
+from virtual_stain.slides.fast_source import FastSource, accelerated
 from virtual_stain.slides.image_source import try_image
 from virtual_stain.slides.openslide_source import try_openslide
 from virtual_stain.slides.resolution import Mpp, resolve_mpp
@@ -74,6 +75,15 @@ class Slide:
 
     def close(self) -> None:
         self._source.close()
+
+    def twin(self) -> Slide:
+        """The same slide opened again, for another thread: handles are never shared, decoded tiles are.
+
+        Raises SlideError.
+        """
+        if isinstance(self._source, FastSource):
+            return Slide(self.ref, self._source.twin())
+        return open_slide(self.ref, fast=False)
 
     @property
     def path(self) -> Path:
@@ -165,14 +175,16 @@ class Slide:
         return digest if quick is None else hashlib.sha256(f"{digest} {quick}".encode()).hexdigest()
 
 
-def open_slide(ref: SlideRef) -> Slide:
+def open_slide(ref: SlideRef, *, fast: bool = True) -> Slide:
     """Opens a slide file or a plain image.
 
+    `fast`: decode JPEG tiles without OpenSlide where that gives the same pixels (see `fast_source`).
     Raises SlideError (missing, unreadable, unsupported, too large) or ResolutionError (unusable override).
     """
     path = ref.path
     _check_readable(path)
-    source: Source | None = try_openslide(path) or try_image(path)
+    slow = try_openslide(path)
+    source: Source | None = try_image(path) if slow is None else accelerated(path, slow) if fast else slow
     if source is None:
         raise SlideError(
             f"{path}: expected a slide (NDPI, SVS, MRXS, tiled TIFF, DICOM …) or an image (JPEG, PNG, TIFF). "

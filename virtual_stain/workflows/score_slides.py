@@ -38,6 +38,7 @@ from virtual_stain.version import __version__
 
 _log = logging.getLogger("vstain.score")
 _KEPT = "already scored"
+_CODE = ("slides", "tiles.py", "score", "readings.py", "intervals.py", "appearance.py", "report")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +83,7 @@ def score_slides(
     for folder in dict.fromkeys(i.folder for i in inputs):
         make_folder(folder)  # an unwritable place is found before the work, not after
     start = time.monotonic()
-    model = predictor or open_predictor(options.model)
+    model = predictor or open_predictor(options.model, options.scoring)
     _log.info("model verified and loaded in %.1f s", time.monotonic() - start)
     key = existing_key()
     results: list[Scored] = []
@@ -223,13 +224,13 @@ def _made_from(slide: Slide, digest: str, model: Predictor, options: ScoreOption
         "settings": _settings(options),
         "schema_version": SCHEMA_VERSION,
         "virtual_stain": __version__,
-        "code_sha256": code_sha256("slides", "tiles.py", "score", "readings.py", "report"),
+        "code_sha256": code_sha256(*_CODE),
     }
 
 
 def _settings(options: ScoreOptions) -> dict[str, Any]:
     scoring = dataclasses.asdict(options.scoring)
-    for name in ("batch_size", "read_ahead_batches", "read_timeout_s"):
+    for name in ("batch_size", "read_ahead_batches", "read_timeout_s", "check_tiles"):
         del scoring[name]  # how fast, not what
     return {
         "scoring": scoring,

@@ -1,0 +1,251 @@
+"""bfloat16, its check against the reference, and the overlap of reading and network."""
+
+import threading
+import time
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.fixtures.models import TinyPredictor, block_slide, coloured_is_tissue, tiny_card
+from tests.unit.test_inference_graph import CROP_PX, _network
+from virtual_stain.appearance import tile_appearance
+from virtual_stain.config import ScoringSettings, TilingSettings, TissueSettings
+from virtual_stain.errors import ModelError
+from virtual_stain.export.inference_graph import freeze_network
+from virtual_stain.export.saved_model import write_bundle
+from virtual_stain.markers import Marker
+from virtual_stain.model.tile_reading import tile_reading
+from virtual_stain.score import score as module
+from virtual_stain.score.answer_log import AnswerLog
+from virtual_stain.score.bfloat16 import find_network
+from virtual_stain.score.engine_check import acceptable, difference
+from virtual_stain.score.hardware import multiplies_bfloat16
+from virtual_stain.score.in_flight import Batch, InFlight
+from virtual_stain.score.local import LocalPredictor
+from virtual_stain.score.score import score_slide
+from virtual_stain.slides.slide import SlideRef, open_slide
+from virtual_stain.tiles import walking_order
+
+TILE_PX = 2 * CROP_PX
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    """A bundle with convolutions: two crops a side."""
+    model = _network()
+    frozen = freeze_network(lambda c: model(c, training=False), CROP_PX)
+    card = tiny_card(window_um=TILE_PX * 0.3, tile_px=TILE_PX)
+    return write_bundle(lambda tiles: tile_reading(frozen, tiles), [], card, tmp_path_factory.mktemp("m") / "model")
+
+
+@pytest.fixture
+def tiles():
+    return np.random.default_rng(0).integers(0, 240, (6, TILE_PX, TILE_PX, 3), dtype=np.uint8)
+
+
+def test_bfloat16_is_used_where_it_agrees_and_says_how_well(bundle, tiles):
+    reference = LocalPredictor(bundle)
+    fast = LocalPredictor(bundle, ScoringSettings(precision="bfloat16"))
+    facts = fast.check(tiles[:4])
+    assert facts["precision"] == "bfloat16"
+    assert facts["checked_tiles"] == 4
+    a, b = reference.predict(tiles), fast.predict(tiles)
+    assert 0 < np.abs(a["ki67"] - b["ki67"]).max() <= 0.005
+    assert abs(a["ki67"].mean() - b["ki67"].mean()) <= 0.002
+
+
+def test_bfloat16_that_does_not_agree_leaves_the_slide_to_float32(bundle, tiles, monkeypatch):
+    monkeypatch.setattr("virtual_stain.score.engine_check.MAX_TILE_DIFFERENCE", 1e-9)
+    fast = LocalPredictor(bundle, ScoringSettings(precision="bfloat16"))
+    facts = fast.check(tiles[:4])
+    assert facts["precision"] == "float32"
+    assert facts["largest_difference"] > 1e-9
+    np.testing.assert_array_equal(fast.predict(tiles)["ki67"], LocalPredictor(bundle).predict(tiles)["ki67"])
+
+
+def test_the_convolutions_compute_in_bfloat16_and_the_rest_in_float32(bundle):
+    predictor = LocalPredictor(bundle, ScoringSettings(precision="bfloat16"))
+    before = find_network(predictor._reference.graph.as_graph_def())
+    from virtual_stain.score.bfloat16 import to_bfloat16
+
+    after = to_bfloat16(before)
+    types = {n.op: n.attr["T"].type for n in after.node_def if n.op in ("Conv2D", "Relu", "ConcatV2", "Mean", "MatMul")}
+    assert types["Conv2D"] == types["Relu"] == types["ConcatV2"] == tf.bfloat16.as_datatype_enum
+    assert types["Mean"] == types["MatMul"] == tf.float32.as_datatype_enum
+    assert {n.attr["T"].type for n in before.node_def if n.op == "Conv2D"} == {tf.float32.as_datatype_enum}
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 6])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_answers_do_not_depend_on_batch_or_order(bundle, tiles, size, precision):
+    predictor = LocalPredictor(bundle, ScoringSettings(precision=precision))
+    predictor.check(tiles)
+    whole = predictor.predict(tiles)
+    order = np.array([3, 0, 5, 1, 4, 2])
+    parts = [predictor.predict(tiles[order[i : i + size]]) for i in range(0, 6, size)]
+    for name, values in whole.items():
+        joined = np.concatenate([p[name] for p in parts])
+        np.testing.assert_allclose(joined, values[order], atol=1e-6, rtol=1e-6)
+
+
+def test_the_central_crop_is_another_signature_of_the_same_bundle(bundle, tiles):
+    centre = LocalPredictor(bundle, ScoringSettings(precision="float32", crops="center"))
+    inner = tiles[:, CROP_PX // 2 : -CROP_PX // 2, CROP_PX // 2 : -CROP_PX // 2]
+    expected = LocalPredictor(bundle)._model.signatures["uint8"](tiles=tf.constant(np.tile(inner, (1, 2, 2, 1))))
+    answer = centre.predict(tiles)
+    np.testing.assert_allclose(answer["ki67"], expected["ki67"].numpy(), atol=1e-6)
+    np.testing.assert_allclose(answer["ki67_tumour_cells"], expected["ki67_tumour_cells"].numpy(), rtol=1e-5)
+
+
+def test_a_bundle_without_convolutions_has_no_bfloat16(tmp_path, tiles):
+    from tests.fixtures.models import write_tiny_bundle
+
+    predictor = LocalPredictor(write_tiny_bundle(tmp_path / "tiny"), ScoringSettings(precision="bfloat16"))
+    assert predictor.check(np.zeros((1, 128, 128, 3), np.uint8))["precision"] == "float32"
+
+
+def test_bundles_from_before_the_frozen_graph_still_load(tmp_path, tiles):
+    model = _network()
+    card = tiny_card(window_um=TILE_PX * 0.3, tile_px=TILE_PX)
+    variables = [v.value for v in model.variables]
+    old = write_bundle(lambda t: tile_reading(model, t), variables, card, tmp_path / "old")
+    predictor = LocalPredictor(old, ScoringSettings(precision="auto"))
+    predictor.check(tiles)
+    expected = tile_reading(model, tf.constant(tiles))
+    np.testing.assert_allclose(predictor.predict(tiles)["ki67"], expected["ki67"].numpy(), atol=0.005)
+
+
+def test_differences_are_infinite_where_one_engine_has_no_reading():
+    a = {"ki67": np.array([0.1, np.nan]), "ki67_tumour_cells": np.array([10.0, 0.0])}
+    b = {"ki67": np.array([0.1, 0.2]), "ki67_tumour_cells": np.array([10.0, 0.0])}
+    assert acceptable(difference(a, a))
+    assert not acceptable(difference(a, b))
+    off = {"ki67": a["ki67"], "ki67_tumour_cells": np.array([11.0, 0.0])}
+    assert not acceptable(difference(a, off))
+
+
+@pytest.mark.parametrize(("flags", "expected"), [("fpu amx_bf16", True), ("avx512_bf16", True), ("avx512f", False)])
+def test_bfloat16_hardware_is_read_from_the_processor(tmp_path, flags, expected, monkeypatch):
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: [])
+    path = tmp_path / "cpuinfo"
+    path.write_text(f"model name\t: x\nflags\t\t: {flags}\n")
+    assert multiplies_bfloat16(path) is expected
+    assert multiplies_bfloat16(tmp_path / "none") is False
+
+
+class _Slow(TinyPredictor):
+    in_flight = 3
+
+    def __init__(self):
+        super().__init__()
+        self.now, self.most = 0, 0
+        self.lock = threading.Lock()
+
+    def predict(self, tiles):
+        with self.lock:
+            self.now += 1
+            self.most = max(self.most, self.now)
+        time.sleep(0.01)
+        with self.lock:
+            self.now -= 1
+        return super().predict(tiles)
+
+
+def test_as_many_calls_run_at_once_as_the_model_allows_and_answers_stay_in_order():
+    predictor = _Slow()
+    taken = []
+
+    def batches():
+        for i in range(20):
+            taken.append(i)
+            yield Batch([i], [np.full((4, 4, 3), i, np.uint8)], {})
+
+    with InFlight(lambda tiles: predictor.predict(np.stack(tiles)), predictor) as network:
+        seen = []
+        for batch in network.answers(batches()):
+            assert len(taken) - len(seen) <= 3 + 2  # back-pressure: nobody reads far ahead of the network
+            seen.append((batch.indices[0], round(float(batch.answers["ki67"][0]) * 255)))
+    assert seen == [(i, i) for i in range(20)]
+    assert 1 < predictor.most <= 3
+
+
+def test_an_error_of_the_network_ends_the_run_and_cancels_what_waits():
+    class Fails(TinyPredictor):
+        cancelled = False
+
+        def cancel(self):
+            self.cancelled = True
+
+    predictor = Fails()
+
+    def fail(tiles):
+        raise ModelError("gone")
+
+    with pytest.raises(ModelError, match="gone"), InFlight(fail, predictor) as network:
+        list(network.answers(iter([Batch([0], [np.zeros((1, 1, 3), np.uint8)], {})] * 3)))
+    assert predictor.cancelled
+
+
+def _score(path, predictor, journal=None):
+    with open_slide(SlideRef(path)) as slide:
+        return score_slide(slide, predictor, ScoringSettings(batch_size=1), TissueSettings(), journal=journal)
+
+
+def test_an_interrupted_slide_goes_on_where_it_was(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "find_tissue", coloured_is_tissue)
+    path = block_slide(tmp_path / "a.tiff", [[150, 120, 170], [90, 190, 120]])
+
+    class Dies(TinyPredictor):
+        def predict(self, tiles):
+            if len(self.batches) == 4:
+                raise ModelError("server gone")
+            return super().predict(tiles)
+
+    whole = _score(path, TinyPredictor())
+    partial = tmp_path / "a.partial.npz"
+    with pytest.raises(ModelError, match="gone"):
+        _score(path, Dies(), AnswerLog(partial, "key"))
+    assert partial.is_file()
+    second = TinyPredictor()
+    resumed = _score(path, second, AnswerLog(partial, "key"))
+    assert len(second.batches) == len(whole.tiles) - 4
+    np.testing.assert_array_equal(resumed.markers[Marker.KI67].fraction, whole.markers[Marker.KI67].fraction)
+    other = TinyPredictor()
+    _score(path, other, AnswerLog(partial, "another slide or model"))
+    assert len(other.batches) == len(whole.tiles)
+
+
+def test_a_damaged_answer_log_is_ignored_and_looks_survive(tmp_path):
+    path = tmp_path / "log.npz"
+    path.write_bytes(b"PK\x03\x04 not a whole archive")
+    log = AnswerLog(path, "k")
+    answers, looks = log.start(["ki67"], 3)
+    assert np.isnan(answers["ki67"]).all()
+    assert not looks
+    tile = np.random.default_rng(0).integers(50, 200, (64, 64, 3), dtype=np.uint8)
+    answers["ki67"][1] = 0.25
+    log.add([1], answers, {1: tile_appearance(tile)})
+    log.write(answers, {1: tile_appearance(tile)})
+    again, looks = AnswerLog(path, "k").start(["ki67"], 3)
+    np.testing.assert_array_equal(again["ki67"], answers["ki67"])
+    assert looks == {1: tile_appearance(tile)}
+    log.remove()
+    assert not path.exists()
+
+
+def test_tiles_are_walked_in_strips_and_each_once(tmp_path):
+    class Plan:
+        tiles = tuple(type("T", (), {"col": c, "row": r}) for r in range(3) for c in range(20))
+
+    order = walking_order(Plan)
+    assert sorted(order) == list(range(60))
+    places = [(Plan.tiles[i].col, Plan.tiles[i].row) for i in order]
+    assert places[:9] == [(c, 0) for c in range(8)] + [(0, 1)]
+    assert places[-1] == (19, 2)
+
+
+def test_the_default_tiling_is_untouched_by_the_engine():
+    assert TilingSettings().tile_px == 1024
+    assert keras.config.dtype_policy().name == "float32"  # no process-wide switch was turned

@@ -1,0 +1,133 @@
+"""A slide read faster than OpenSlide reads it, with the same pixels to the bit; OpenSlide reads whatever is left.
+
+OpenSlide decodes a tile again for almost every window that touches it, through an ARGB surface that is then converted.
+Here a tile is decoded once into a cache that all threads share, and copied from there. OpenSlide stays the reference:
+it opens the slide, names its levels, bounds and pixel size, and reads every region that is not exactly reproducible
+(other codecs, missing or damaged tiles, levels that it interpolates).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from virtual_stain.errors import SlideError
+from virtual_stain.geometry import Box, Size
+from virtual_stain.slides.openslide_source import OpenSlideSource, try_openslide
+from virtual_stain.slides.resolution import MppClaim
+from virtual_stain.slides.source import Rgb
+from virtual_stain.slides.tile_cache import TileCache
+
+FORMATS = ("generic-tiff", "aperio", "hamamatsu")
+"""OpenSlide's vendors whose grids are plain; others overlap their tiles or fill in missing ones."""
+
+
+class FastSource:
+    """An OpenSlide slide whose JPEG tiles are decoded here; fits `Source`."""
+
+    def __init__(self, path: Path, slow: OpenSlideSource) -> None:
+        self._path = path
+        self._slow_source: OpenSlideSource | None = slow
+        self.format = slow.format
+        self.level_sizes: tuple[Size, ...] = slow.level_sizes
+        self.bounds: Box | None = slow.bounds
+        self.claims: Sequence[MppClaim] = slow.claims
+        self.notes = slow.notes
+        self._whole = [i for i, d in enumerate(slow.downsamples) if d == round(d)]
+        self._quickhash = slow.quickhash()
+        self.cache = TileCache()
+        self._levels: Mapping[int, object] | None = None
+        self._fd: int | None = None
+        self._lock = threading.Lock()
+        self.slow_reads = 0
+        """Regions that OpenSlide read."""
+
+    def read(self, level: int, x: int, y: int, size: Size) -> tuple[Rgb, float, float]:
+        if level in self._whole:
+            image = self._read_exactly(level, x, y, size)
+            if image is not None:
+                return image, float(x), float(y)
+        self.slow_reads += 1
+        return self._slow().read(level, x, y, size)
+
+    def twin(self) -> FastSource:
+        """The same slide for another thread: an OpenSlide handle of its own, the decoded tiles in common."""
+        self._prepare()
+        other = object.__new__(FastSource)
+        other.__dict__.update(self.__dict__)
+        other._slow_source, other._lock, other.slow_reads = None, threading.Lock(), 0
+        other._fd = None if self._fd is None else os.dup(self._fd)
+        return other
+
+    def quickhash(self) -> str | None:
+        return self._quickhash
+
+    def close(self) -> None:
+        with self._lock:
+            if self._slow_source is not None:
+                self._slow_source.close()
+            if self._fd is not None:
+                os.close(self._fd)
+                self._fd = None
+
+    def _slow(self) -> OpenSlideSource:
+        if self._slow_source is None:
+            self._slow_source = try_openslide(self._path)
+            if self._slow_source is None:  # it was one when it was opened first
+                raise SlideError(f"{self._path}: the slide has changed while it was read.")
+        return self._slow_source
+
+    def _prepare(self) -> Mapping[int, object]:
+        """Reads the tiles' places once, when they are needed first: `vstain info` does not."""
+        with self._lock:
+            if self._levels is None:
+                from virtual_stain.slides.jpeg_tiles import exact_levels
+
+                self._levels = exact_levels(self._path, self.level_sizes, ndpi=self.format == "hamamatsu")
+            if self._levels and self._fd is None:
+                with contextlib.suppress(OSError):
+                    self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            return self._levels
+
+    def _read_exactly(self, level: int, x: int, y: int, size: Size) -> Rgb | None:
+        from virtual_stain.slides.jpeg_tiles import NdpiTiles, NotExactError, TiffTiles
+
+        tiles = self._prepare().get(level)
+        fd = self._fd
+        if fd is None or not isinstance(tiles, NdpiTiles | TiffTiles):
+            return None
+        full, tile = tiles.layout.size, tiles.layout.tile
+        x0, y0, x1, y1 = max(x, 0), max(y, 0), min(x + size.width, full.width), min(y + size.height, full.height)
+        inside = (x0, y0, x1, y1) == (x, y, x + size.width, y + size.height)
+        shape = (size.height, size.width, 3)
+        image = np.empty(shape, np.uint8) if inside else np.full(shape, 255, np.uint8)
+        if x1 <= x0 or y1 <= y0:
+            return image
+        try:
+            for row in range(y0 // tile.height, (y1 - 1) // tile.height + 1):
+                top = row * tile.height
+                a, b = max(y0, top), min(y1, top + tile.height)
+                for column in range(x0 // tile.width, (x1 - 1) // tile.width + 1):
+                    left = column * tile.width
+                    c, d = max(x0, left), min(x1, left + tile.width)
+                    decode = functools.partial(tiles.decode, fd, column, row)
+                    part = self.cache.get((level, column, row), decode)
+                    image[a - y : b - y, c - x : d - x] = part[a - top : b - top, c - left : d - left]
+        except NotExactError:
+            return None
+        return image
+
+
+def accelerated(path: Path, source: OpenSlideSource) -> OpenSlideSource | FastSource:
+    """The slide with the fast path where its format allows one."""
+    if source.format not in FORMATS or (source.format == "hamamatsu" and source.quickhash() is not None):
+        return source
+    if source.format == "hamamatsu" and path.suffix.lower() != ".ndpi":
+        return source
+    return FastSource(path, source)
