@@ -13,7 +13,7 @@ from virtual_stain.markers import Marker
 from virtual_stain.records.manifest import shard_paths
 from virtual_stain.records.read import iterate_shard
 
-PLAIN = AugmentSettings(flip=False, quarter_turns=False, channel_gain=0.0, channel_shift=0.0)
+PLAIN = AugmentSettings()  # what the pipeline does of it is the place of the crop; the rest happens in the step
 SPEC = CropSpec(markers=(Marker.KI67,), tile_px=96, crop_px=32)
 
 
@@ -144,3 +144,47 @@ def test_tiles_without_a_label_can_be_left_out(folder):
     kept = take(tile_batches(path, manifest.pairs, SPEC, 18, labelled_only=True), 1)[0]
     assert len(kept["tile"]) == sum(p.n_ratio for p in manifest.pairs) < 18
     assert (kept["trusted"] == 1).all()
+
+
+@pytest.mark.parametrize("sampling", ["without_replacement", "with_replacement"])
+@pytest.mark.parametrize("balance", ["none", "ratio", "patient"])
+def test_every_way_of_drawing_goes_on_exactly_where_it_was(folder, sampling, balance):
+    path, manifest = folder
+    how = {"sampling": sampling, "balance": balance}
+    whole = take(training_batches(path, manifest.pairs, SPEC, order(**how)), 11)
+    resumed = take(training_batches(path, manifest.pairs, SPEC, order(start_step=7, **how)), 4)
+    for expected, received in zip(whole[7:], resumed, strict=True):
+        for name in expected:
+            np.testing.assert_array_equal(expected[name], received[name], err_msg=name)
+
+
+def test_with_replacement_an_epoch_repeats_some_tiles_and_leaves_others(folder):
+    path, manifest = folder
+    batches = training_batches(path, manifest.pairs, SPEC, order(batch_size=18, sampling="with_replacement"))
+    for epoch in take(batches, 3):
+        assert 6 <= len(set(epoch["tile"].tolist())) < 18
+    assert len(set(np.concatenate([e["tile"] for e in take(batches, 12)]).tolist())) == 18
+    repeated = take(batches, 1)[0]
+    places = {(t, *o) for t, o in zip(repeated["tile"].tolist(), repeated["origin"].tolist(), strict=True)}
+    assert len(places) > len(set(repeated["tile"].tolist())), "another crop every time"
+
+
+def test_workers_share_every_batch_between_them(folder):
+    path, manifest = folder
+    whole = take(training_batches(path, manifest.pairs, SPEC, order()), 5)
+    parts = [take(training_batches(path, manifest.pairs, SPEC, order(worker=w, workers=2)), 5) for w in range(2)]
+    for step, batch in enumerate(whole):
+        for name in batch:
+            joined = np.concatenate([parts[w][step][name] for w in range(2)])
+            np.testing.assert_array_equal(batch[name], joined, err_msg=name)
+
+
+def test_a_rescaled_crop_counts_the_cells_of_its_window(folder):
+    path, manifest = folder
+    scaled = AugmentSettings(rescale=0.05)
+    batches = take(training_batches(path, manifest.pairs, SPEC, order(augment=scaled)), 20)
+    plain = take(training_batches(path, manifest.pairs, SPEC, order()), 20)
+    assert batches[0]["crop"].shape == (4, 32, 32, 3)
+    scaled_cells, cells = (np.concatenate([b["cells"] for b in group]).sum() for group in (batches, plain))
+    assert 0.8 < scaled_cells / cells < 1.25
+    assert any(not np.array_equal(a["crop"], b["crop"]) for a, b in zip(batches, plain, strict=True))

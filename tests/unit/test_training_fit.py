@@ -88,8 +88,8 @@ def stop_after(monkeypatch, step):
     """Raises Ctrl-C's signal at an optimizer step, as a user would."""
     original = loop.Trainer._one_step
 
-    def one_step(self, batch):
-        original(self, batch)
+    def one_step(self, batch, history):
+        original(self, batch, history)
         if self.state.step == step:
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -129,12 +129,12 @@ def test_a_kill_between_two_checkpoints_repeats_the_steps_and_the_history(tmp_pa
     run = tmp_path / "killed"
     original = loop.Trainer._one_step
 
-    def die(self, batch):
+    def die(self, batch, history):
         if self.state.step == 6:
             self.save()  # as the clock would have it
         if self.state.step == 9:
             raise RuntimeError("killed")
-        original(self, batch)
+        original(self, batch, history)
 
     with monkeypatch.context() as patch:
         patch.setattr(loop.Trainer, "_one_step", die)

@@ -45,7 +45,7 @@ def train(settings, micro_batches, steps=6):
     network = build_network(MODEL, (Marker.KI67,), BuildOptions(seed=1))
     recipe = make_recipe(settings, steps_per_epoch=1)
     step = TrainStep(network, settings, LOSS)
-    step.use(recipe.phases[0].new_optimizer(), head_only=False)
+    step.use(recipe.phases[0].new_optimizer, head_only=False)
     losses, rates = [], []
     for t, batch in enumerate(batches(steps)):
         rate = recipe.phases[0].learning_rate(t)
@@ -81,7 +81,7 @@ def test_unequal_weights_between_parts_do_not_matter(without_batch_norm):
     for m in (1, 4):
         network = build_network(MODEL, (Marker.KI67,), BuildOptions(seed=1))
         step = TrainStep(network, settings, LOSS)
-        step.use(make_recipe(settings, 1).phases[0].new_optimizer(), head_only=False)
+        step.use(make_recipe(settings, 1).phases[0].new_optimizer, head_only=False)
         step.run(batch, m, 0.01, 0.5)
         results.append(network.model.get_weights())
     for a, b in zip(*results, strict=True):
@@ -92,7 +92,7 @@ def test_the_average_follows_its_formula(without_batch_norm):
     settings = TrainingSettings(recipe="scratch", learning_rate=0.01, max_steps=3, batch_size=8)
     network = build_network(MODEL, (Marker.KI67,), BuildOptions(seed=1))
     step = TrainStep(network, settings, LOSS)
-    step.use(make_recipe(settings, 1).phases[0].new_optimizer(), head_only=False)
+    step.use(make_recipe(settings, 1).phases[0].new_optimizer, head_only=False)
     expected = network.model.get_weights()
     for t, batch in enumerate(batches(3)):
         step.run(batch, 1, 0.01, average_decay(settings, t))
@@ -107,7 +107,7 @@ def test_the_gradient_is_clipped_to_its_global_norm(without_batch_norm):
     settings = TrainingSettings(recipe="inception", epsilon=100.0, momentum=0.0, rho=0.999999, clip_norm=1e-3)
     network = build_network(MODEL, (Marker.KI67,), BuildOptions(seed=1))
     step = TrainStep(network, settings, LOSS)
-    step.use(make_recipe(settings, 1).phases[0].new_optimizer(), head_only=False)
+    step.use(make_recipe(settings, 1).phases[0].new_optimizer, head_only=False)
     before = [v.numpy() for v in network.model.trainable_variables]
     step.run(batches(1)[0], 1, 1.0, 0.5)
     change = np.sqrt(
@@ -121,7 +121,7 @@ def test_head_only_leaves_the_rest_as_it_is():
     network = build_network(MODEL, (Marker.KI67,), BuildOptions(seed=1))
     head = {id(v) for layer in network.head for v in layer.trainable_variables}
     step = TrainStep(network, settings, LOSS)
-    step.use(make_recipe(settings, 1).phases[0].new_optimizer(), head_only=True)
+    step.use(make_recipe(settings, 1).phases[0].new_optimizer, head_only=True)
     before = {id(v): v.numpy() for v in network.model.trainable_variables}
     step.run(batches(1)[0], 2, 0.01, 0.5)
     for v in network.model.trainable_variables:
@@ -132,9 +132,9 @@ def test_a_batch_without_any_label_is_no_nan(without_batch_norm):
     settings = TrainingSettings(recipe="inception", batch_size=8)
     network = build_network(MODEL, (Marker.KI67,), BuildOptions(seed=1))
     step = TrainStep(network, settings, LOSS)
-    step.use(make_recipe(settings, 1).phases[0].new_optimizer(), head_only=False)
+    step.use(make_recipe(settings, 1).phases[0].new_optimizer, head_only=False)
     before = network.model.get_weights()
     batch = batches(1)[0] | {"trusted": tf.zeros((8, 1)), "usable": tf.zeros((8, 1))}
-    assert step.run(batch, 1, 0.01, 0.5).numpy().tolist() == [0, 0]
+    assert step.run(batch, 1, 0.01, 0.5).numpy()[:2].tolist() == [0, 0]
     for a, b in zip(network.model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(a, b)

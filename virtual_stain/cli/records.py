@@ -1,4 +1,4 @@
-"""`vstain records show` and `vstain records verify`."""
+"""`vstain records show`, `vstain records verify` and `vstain records augmentations`."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from virtual_stain.remote import Location
 
 @click.group("records")
 def command() -> None:
-    """Show or verify a folder of records.
+    """Show, verify or augment a folder of records.
 
     \b
     vstain records verify records
-    vstain records show records 0
     vstain records show records case-01 12 7
+    vstain records augmentations records --config configs/ki67.toml
     """
 
 
@@ -63,3 +63,18 @@ def verify(folder: Location, common: Common) -> None:
             f"({twin.n_tiles} tiles look alike). One patient under two names is a leak: mend PAIRS.csv.",
             err=True,
         )
+
+
+@command.command("augmentations")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="Picture [default: DIR/shown/augmentations.png].")
+@click.option("--crops", type=click.IntRange(1, 64), default=8, show_default=True, help="Rows.")
+@click.option("--versions", type=click.IntRange(1, 32), default=6, show_default=True, help="Versions of each crop.")
+@common_options
+def augmentations(folder: Path, out: Path | None, crops: int, versions: int, common: Common) -> None:
+    """Draw crops as the network sees them in training: as cut, then augmented."""
+    from virtual_stain.dataset.contact_sheet import write_contact_sheet
+
+    picture = out or folder / "shown" / "augmentations.png"
+    sheet = write_contact_sheet(folder, common.config, picture, crops=crops, versions=versions)
+    click.echo(f"picture ({sheet.crops} crops, {sheet.versions} versions each): {sheet.picture}")

@@ -8,6 +8,8 @@ from virtual_stain.config.check import require_one_of, require_range
 
 RECIPES = ("inception", "finetune", "scratch")
 PRECISIONS = ("auto", "float32", "mixed_bfloat16")
+SAMPLINGS = ("without_replacement", "with_replacement")
+BALANCES = ("none", "ratio", "patient")
 KINDS = ("inception_v3", "small_cnn")
 MIN_CROP_PX = {"inception_v3": 75, "small_cnn": 16}
 """Below this the last feature map of the network is empty, px."""
@@ -25,6 +27,8 @@ class ModelSettings:
     """Side of the square that the network sees, px of the tile (no resizing); the tile is a whole number of them."""
     dropout: float = 0.2
     """Share of pooled features dropped in training (0.2 in the original InceptionV3)."""
+    auxiliary_head: bool = False
+    """A second reading from the middle of the network, in training only (the original InceptionV3 has one)."""
     batch_norm_momentum: float = 0.99
     """Keras' momentum of the moving statistics; short runs need less (0.9), or inference sees the starting values."""
     min_tissue_fraction: float = 0.5
@@ -45,7 +49,7 @@ class ModelSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AugmentSettings:
-    """Label-preserving changes of a training crop; never a rescale, so the pixel size stays."""
+    """Label-preserving changes of a training crop; no rescale beyond ± 5 %, so the pixel size stays."""
 
     flip: bool = True
     """Mirror at random."""
@@ -53,14 +57,45 @@ class AugmentSettings:
     """Turn by 0, 90, 180 or 270 degrees at random."""
     random_crop: bool = True
     """The crop lies anywhere in the tile; otherwise on the non-overlapping grid of prediction."""
-    channel_gain: float = 0.15
-    """Each channel's optical density is multiplied by 1 ± this at most (white stays white)."""
-    channel_shift: float = 0.04
+    rescale: float = 0.0
+    """The crop's window is larger or smaller by this share at most, and resized; its label is counted in the window."""
+    hematoxylin_gain: float = 0.2
+    """Haematoxylin's optical density is multiplied by 1 ± this at most …"""
+    eosin_gain: float = 0.2
+    """… and eosin's by 1 ± this (white stays white)."""
+    channel_gain: float = 0.08
+    """Each channel's optical density is multiplied by 1 ± this at most: another camera, another stain batch."""
+    channel_shift: float = 0.02
     """Each channel's intensity is shifted by ± this share of full scale at most."""
+    brightness: float = 0.03
+    """All channels are shifted together by ± this share of full scale at most."""
+    contrast: float = 0.1
+    """Differences from the crop's mean are multiplied by 1 ± this at most."""
+    blur_px: float = 0.7
+    """Sigma of the strongest blur, px of the crop; 0: none."""
+    blur_share: float = 0.2
+    """Share of the crops that are blurred."""
+    jpeg_quality_min: int = 100
+    """Lowest JPEG quality of the crops that are compressed again; 100: none."""
+    jpeg_share: float = 0.2
+    """Share of the crops that are compressed again."""
 
     def __post_init__(self) -> None:
-        require_range("channel_gain", self.channel_gain, 0, 0.9)
-        require_range("channel_shift", self.channel_shift, 0, 0.5)
+        require_range("rescale", self.rescale, 0, 0.05)
+        for name in ("hematoxylin_gain", "eosin_gain", "channel_gain", "contrast"):
+            require_range(name, getattr(self, name), 0, 0.9)
+        for name in ("channel_shift", "brightness"):
+            require_range(name, getattr(self, name), 0, 0.5)
+        require_range("blur_px", self.blur_px, 0, 3)
+        require_range("blur_share", self.blur_share, 0, 1)
+        require_range("jpeg_quality_min", self.jpeg_quality_min, 20, 100)
+        require_range("jpeg_share", self.jpeg_share, 0, 1)
+
+    @property
+    def changes_colour(self) -> bool:
+        """Whether any of the changes of density or light is on."""
+        gains = (self.hematoxylin_gain, self.eosin_gain, self.channel_gain, self.contrast)
+        return any(v > 0 for v in (*gains, self.channel_shift, self.brightness))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,8 +112,14 @@ class TrainingSettings:
     """Initial rate; in recipe "finetune" the low rate of all layers."""
     max_steps: int = 1_000_000
     """At most this many optimizer steps."""
+    sampling: str = "without_replacement"
+    """"without_replacement": an epoch holds every tile once; "with_replacement": every draw is independent."""
+    balance: str = "none"
+    """Draw every bin of the label ("ratio") or every "patient" equally often, or all tiles as they are ("none")."""
     seed: int = 0
     """Of the starting weights, the order of the tiles and every augmentation."""
+    distribute: str = "auto"
+    """"auto": every GPU, and every worker that TF_CONFIG names; "none": one process, one device."""
     precision: str = "auto"
     """"float32", "mixed_bfloat16", or "auto": bfloat16 where the processor multiplies it in hardware."""
 
@@ -94,6 +135,8 @@ class TrainingSettings:
     """RMSprop: added to the mean square; with Keras' 1e-7 a rate of 0.01 destroys pre-trained weights."""
     clip_norm: float = 2.0
     """Global norm to which the gradient is clipped; 0: never."""
+    auxiliary_weight: float = 0.4
+    """Weight of the auxiliary head's loss, where model.auxiliary_head is on."""
     weight_average: float = 0.9999
     """Moving average of weights, decay min(this, (1 + t) / (10 + t)) at step t; 0: none."""
     warmup_steps: int = 0
@@ -130,6 +173,9 @@ class TrainingSettings:
     def __post_init__(self) -> None:
         require_one_of("recipe", self.recipe, RECIPES)
         require_one_of("precision", self.precision, PRECISIONS)
+        require_one_of("distribute", self.distribute, ("auto", "none"))
+        require_one_of("sampling", self.sampling, SAMPLINGS)
+        require_one_of("balance", self.balance, BALANCES)
         require_range("batch_size", self.batch_size, 1, 65_536)
         if self.micro_batch_size is not None and (
             self.micro_batch_size < 1 or self.batch_size % self.micro_batch_size != 0
@@ -150,6 +196,7 @@ class TrainingSettings:
         require_range("momentum", self.momentum, 0, 0.999999)
         require_range("epsilon", self.epsilon, 1e-12, 100)
         require_range("clip_norm", self.clip_norm, 0, 1e6)
+        require_range("auxiliary_weight", self.auxiliary_weight, 0, 10)
         require_range("weight_average", self.weight_average, 0, 0.9999999)
 
     def _check_loop(self) -> None:

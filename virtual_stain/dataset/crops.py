@@ -5,7 +5,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 
-def random_origin(seed: tf.Tensor, tile_px: int, crop_px: int) -> tf.Tensor:
+def random_origin(seed: tf.Tensor, tile_px: int, crop_px: int | tf.Tensor) -> tf.Tensor:
     """int32[2] = (x, y): anywhere the crop still lies inside the tile. `seed`: int64[2], stateless."""
     return tf.random.stateless_uniform([2], seed, 0, tile_px - crop_px + 1, tf.int32)
 
@@ -16,14 +16,14 @@ def random_grid_origin(seed: tf.Tensor, tile_px: int, crop_px: int) -> tf.Tensor
 
 
 def cells_in_crop(
-    xy: tf.Tensor, positive: tf.Tensor, origin: tf.Tensor, tile_px: int, crop_px: int
+    xy: tf.Tensor, positive: tf.Tensor, origin: tf.Tensor, tile_px: int, crop_px: int | tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """(positive, all) float32 scalars: cells whose centre lies in the half-open crop.
 
     `xy`: float32[N, 2] tile px, pixel centres at + 0.5; `positive`: int64[N], 0 or 1; `origin`: int32[2] (x, y).
     """
     inside = _inside_tile(xy, tile_px) - tf.cast(origin, tf.float32)
-    chosen = tf.reduce_all((inside >= 0) & (inside < crop_px), axis=1)
+    chosen = tf.reduce_all((inside >= 0) & (inside < tf.cast(crop_px, tf.float32)), axis=1)
     return _count(positive, chosen), tf.reduce_sum(tf.cast(chosen, tf.float32))
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import tensorflow as tf
 
 from virtual_stain.config.training import AugmentSettings
-from virtual_stain.dataset.augment import augment
+from virtual_stain.dataset.augment import N_DRAWS
 from virtual_stain.dataset.crops import cells_in_crop, cells_in_grid, random_grid_origin, random_origin
+from virtual_stain.dataset.sampling import draws_of_epoch, tile_weights
 from virtual_stain.errors import InputError
 from virtual_stain.markers import Marker
 from virtual_stain.records.manifest import PairEntry, shard_paths
@@ -43,51 +45,77 @@ class TrainingOrder:
     augment: AugmentSettings
     start_step: int = 0
     """Optimizer steps already done: the order goes on where it was, exactly."""
+    sampling: str = "without_replacement"
+    balance: str = "none"
+    worker: int = 0
+    workers: int = 1
+    """Of the crops of every batch this process takes the `worker`-th of `workers` equal parts."""
 
 
 def training_batches(
     folder: Location, pairs: Sequence[PairEntry], spec: CropSpec, order: TrainingOrder
 ) -> tf.data.Dataset:
-    """Endless batches {crop: uint8[B, C, C, 3], positive, cells, trusted, usable: float32[B, markers]}.
+    """Endless batches {crop: uint8[B, C, C, 3]; positive, cells, trusted, usable: float32[B, markers]; draws:
+    float32[B, N_DRAWS] for `augment`; tile: string[B]; origin: int32[B, 2]}, B = batch_size / workers.
 
-    One random crop of every tile an epoch, without replacement. Step t's batch is a function of the seed and t
-    alone. Raises InputError when there is nothing to read.
+    One random crop of every tile an epoch, unless sampling or balance say otherwise. Step t's batch is a function of
+    the seed and t alone. Raises InputError when there is nothing to read.
     """
     paths = _paths(folder, pairs)
     per_epoch = sum(p.n_records for p in pairs)
+    first = np.cumsum([0, *(s.records for p in pairs for s in p.shards)])[:-1]
+    weights = tile_weights(folder, pairs, order.balance)
+    replacement = order.sampling == "with_replacement"
     done = order.start_step * order.batch_size
     first_epoch = done // per_epoch
 
     def epoch(number: tf.Tensor) -> tf.data.Dataset:
         seed = number + order.seed * 1_000_003  # another order every epoch, the same one in a rerun
-        files = tf.data.Dataset.from_tensor_slices(paths)
+        files = tf.data.Dataset.from_tensor_slices((paths, first.astype(np.int64)))
         files = files.shuffle(len(paths), seed=seed, reshuffle_each_iteration=False)
         # several shards at once: neighbours in a shard are neighbours on a slide
-        tiles = files.interleave(shard_dataset, cycle_length=min(_OPEN_SHARDS, len(paths)), block_length=1)
+        tiles = files.interleave(
+            lambda path, start: shard_dataset(path).enumerate(start),
+            cycle_length=min(_OPEN_SHARDS, len(paths)), block_length=1,
+        )  # fmt: skip
+        if replacement or weights is not None:
+            draws = draws_of_epoch(weights, per_epoch, tf.stack([seed, number]), replacement=replacement)
+            tiles = tiles.flat_map(lambda place, data: tf.data.Dataset.from_tensors((place, data)).repeat(draws[place]))
         # bytes, not pixels: 4096 decoded tiles of 1024 px would be 13 GB
         tiles = tiles.shuffle(min(order.shuffle_tiles, per_epoch), seed=seed, reshuffle_each_iteration=False)
-        return tiles.enumerate(start=number * per_epoch)
+        return tiles.map(lambda place, data: data).enumerate(start=number * per_epoch)
 
     tiles = tf.data.Dataset.range(first_epoch, _ENDLESS).flat_map(epoch)
     tiles = tiles.skip(done - first_epoch * per_epoch)  # of the epoch that was under way; nothing is decoded for it
+    own = order.batch_size // order.workers
+    if order.workers > 1:  # every process walks the same order and decodes its own part of each batch
+        tiles = tiles.filter(lambda index, data: index % order.batch_size // own == order.worker)
     crops = tiles.map(
         lambda index, data: _training_crop(data, tf.stack([tf.cast(order.seed, tf.int64), index]), spec, order.augment),
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,
     )
-    return crops.batch(order.batch_size, drop_remainder=True).prefetch(2)
+    return crops.batch(own, drop_remainder=True).prefetch(2)
 
 
 def _training_crop(data: tf.Tensor, seed: tf.Tensor, spec: CropSpec, settings: AugmentSettings) -> dict[str, tf.Tensor]:
-    record = parse_example(data, _KEYS)
-    seeds = tf.unstack(tf.random.split(seed, 2))
-    place = random_origin if settings.random_crop else random_grid_origin
-    origin = place(seeds[0], spec.tile_px, spec.crop_px)
-    positive, cells = cells_in_crop(_xy(record), record["cells/positive"], origin, spec.tile_px, spec.crop_px)
-    window = tf.stack([origin[1], origin[0], spec.crop_px, spec.crop_px])
+    record = parse_example(data, (*_KEYS, "image/filename"))
+    seeds = tf.unstack(tf.random.split(seed, 3))
+    window_px: int | tf.Tensor = spec.crop_px
+    if settings.rescale > 0:
+        scale = tf.random.stateless_uniform([], seeds[2], 1 - settings.rescale, 1 + settings.rescale)
+        window_px = tf.minimum(tf.cast(tf.round(spec.crop_px * scale), tf.int32), spec.tile_px)
+    if settings.random_crop:
+        origin = random_origin(seeds[0], spec.tile_px, window_px)
+    else:
+        origin = tf.minimum(random_grid_origin(seeds[0], spec.tile_px, spec.crop_px), spec.tile_px - window_px)
+    positive, cells = cells_in_crop(_xy(record), record["cells/positive"], origin, spec.tile_px, window_px)
+    window = tf.stack([origin[1], origin[0], window_px, window_px])
     # the crop is known before decoding: a 128-px crop of a 512-px tile costs a quarter of the decoding
     crop = tf.io.decode_and_crop_jpeg(record["image/encoded"], window, channels=3, dct_method="INTEGER_ACCURATE")
-    crop = augment(tf.ensure_shape(crop, (spec.crop_px, spec.crop_px, 3)), seeds[1], settings)
+    if settings.rescale > 0:
+        crop = tf.image.resize(crop, (spec.crop_px, spec.crop_px), method="area")
+        crop = tf.cast(tf.round(tf.clip_by_value(crop, 0.0, 255.0)), tf.uint8)
     one = _marker_one_hot(record, spec.markers)
     return {
         "crop": tf.ensure_shape(crop, (spec.crop_px, spec.crop_px, 3)),
@@ -95,6 +123,9 @@ def _training_crop(data: tf.Tensor, seed: tf.Tensor, spec: CropSpec, settings: A
         "cells": cells * one,
         "trusted": record["label/weight"] * one,
         "usable": tf.cast(record["label/usable_count"], tf.float32) * one,
+        "draws": tf.random.stateless_uniform([N_DRAWS], seeds[1]),
+        "tile": record["image/filename"],
+        "origin": origin,
     }
 
 

@@ -14,12 +14,15 @@ import keras
 from virtual_stain.config.training import ModelSettings
 from virtual_stain.errors import ConfigError
 from virtual_stain.markers import Marker
+from virtual_stain.model.auxiliary import auxiliary_head
 from virtual_stain.model.precision import layers_in
 from virtual_stain.model.small_cnn import small_cnn
 from virtual_stain.model.weights import load_backbone_weights
 
 CELLS = "_tumour_cells"
 """Suffix of the second output's name."""
+_AUXILIARY_AT = {"inception_v3": "mixed7", "small_cnn": "relu_2"}
+"""mixed7: the last of the 17 × 17 grids, as in the published network."""
 _LOGIT = "_logit"
 _LOG_CELLS = "_log_cells"
 _MAX_LOG_CELLS = 9.0  # 8,000 cells: more than any crop holds; keeps a wild start from overflowing
@@ -37,6 +40,8 @@ class Network:
     """uint8[B, crop, crop, 3] → float32[B, F], pooled features before the head."""
     head: tuple[keras.layers.Layer, ...]
     """The layers after the pooling, in a fixed order."""
+    auxiliary: tuple[keras.layers.Layer, ...]
+    """The layers of the auxiliary head; empty without one."""
     markers: tuple[Marker, ...]
     crop_px: int
 
@@ -73,15 +78,23 @@ def build_network(settings: ModelSettings, markers: Sequence[Marker], options: B
             load_backbone_weights(backbone, settings)
         inputs = keras.Input((crop, crop, 3), dtype="uint8", name="crop")
         scaled = keras.layers.Rescaling(1 / 127.5, offset=-1.0, name="scale_to_one")(inputs)
-        maps = backbone(scaled)
+        auxiliary: tuple[keras.layers.Layer, ...] = ()
+        auxiliary_logits: dict[str, keras.KerasTensor] = {}
+        if settings.auxiliary_head:
+            middle = backbone.get_layer(_AUXILIARY_AT[settings.kind]).output
+            maps, side = keras.Model(backbone.inputs, [backbone.output, middle], name=backbone.name)(scaled)
+            auxiliary, auxiliary_logits = auxiliary_head(side, markers, options.seed)
+        else:
+            maps = backbone(scaled)
         # float32 from here on: a mean over the map and the last layer are cheap, and their rounding is not
         pooled = keras.layers.GlobalAveragePooling2D(name="pool", dtype="float32")(maps)
         head, logits = _head(pooled, markers, settings.dropout, options.seed)
     return Network(
         model=keras.Model(inputs, _readings(logits, markers), name="virtual_stain"),
-        logits=keras.Model(inputs, logits, name="logits"),
+        logits=keras.Model(inputs, logits | auxiliary_logits, name="logits"),
         features=keras.Model(inputs, pooled, name="features"),
         head=head,
+        auxiliary=auxiliary,
         markers=tuple(markers),
         crop_px=crop,
     )

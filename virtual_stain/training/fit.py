@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from virtual_stain.config import Config
+from virtual_stain.config import Config, TrainingSettings
 from virtual_stain.dataset.folds import FoldPlan
 from virtual_stain.dataset.pipeline import CropSpec, TrainingOrder, tile_batches, training_batches
 from virtual_stain.dataset.shards import reading_errors, verify_shards
 from virtual_stain.dataset.split import Split, require_no_shared_tissue, split_by_patient, trained_markers
-from virtual_stain.errors import InputError, ModelError
+from virtual_stain.errors import ConfigError, InputError, ModelError
 from virtual_stain.files import folder_lock, sha256_file
 from virtual_stain.markers import Marker
 from virtual_stain.model.build import BuildOptions, Network, build_network, set_starting_outputs
@@ -22,14 +22,16 @@ from virtual_stain.provenance import RunRecord
 from virtual_stain.records.duplicates import known_duplicates
 from virtual_stain.records.manifest import MANIFEST, Manifest, read_manifest
 from virtual_stain.remote import Location
+from virtual_stain.training.distribution import Distribution, open_distribution
 from virtual_stain.training.identity import claim, describe_data, drop_evaluation
 from virtual_stain.training.loop import Job, Trainer
 from virtual_stain.training.recipes import make_recipe
-from virtual_stain.training.run_dir import RunDir
+from virtual_stain.training.run_dir import RunDir, read_run_json
 from virtual_stain.training.step import LossWeights
 from virtual_stain.training.training_range import measure_training_range
 
 _CROPS_A_VALIDATION_BATCH = 32
+_BEGINNING, _GOING_ON, _FINISHED = 1.0, 2.0, 3.0  # what the first process tells the others
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +75,16 @@ def fit(
     Raises ConfigError, InputError, VerificationError (shards, tissue on two sides), ModelError (weights, NaN),
     OutputError (the folder is another run's), and KeyboardInterrupt after Ctrl-C, with everything saved.
     """
+    together = open_distribution(config.training.distribute)  # before anything else of TensorFlow
     inputs = _read(records_dir, config, fold, plan)
     paths = RunDir(run_dir)
     data = describe_data(records_dir, inputs.manifest, inputs.split, config.model.weights)
+    if not together.chief:
+        return _follow(inputs, paths, together, progress)
     with folder_lock(run_dir):
         record = claim(paths, config, data, resume=resume, force=force)
         if record is not None and record.get("status") == "finished":
+            together.of_chief(_FINISHED)
             progress.say(f"{run_dir}: this run is finished; nothing to do (--force begins anew).")
             return _result(run_dir, record["summary"])
         verify_shards(records_dir, inputs.split.train + inputs.split.validation, progress)
@@ -86,11 +92,35 @@ def fit(
             records_dir, inputs.split.train, progress
         )
         going_on = record is not None and paths.last.is_file()
-        trainer = Trainer(_job(inputs, paths, load_weights=not going_on), progress)
+        together.of_chief(_GOING_ON if going_on else _BEGINNING)
+        trainer = Trainer(_job(inputs, paths, load_weights=not going_on, distribution=together), progress)
         if going_on:
             trainer.restore()
             progress.say(f"Going on from step {trainer.state.step}.")
         return _train(trainer, paths, config, data, records_dir)
+
+
+def _follow(inputs: _Inputs, paths: RunDir, together: Distribution, progress: Progress) -> FitResult:
+    """Another process than the first: trains its part of every batch, writes nothing. The folder must be shared."""
+    told = together.of_chief(0.0)
+    if told == _FINISHED:
+        return _result(paths.path, read_run_json(paths.path)["summary"])
+    trainer = Trainer(_job(inputs, paths, load_weights=told != _GOING_ON, distribution=together), progress)
+    if told == _GOING_ON:
+        trainer.restore()
+    with reading_errors(inputs.records):
+        reason = trainer.run()
+    return _result(paths.path, _summary(trainer, reason))
+
+
+def _require_equal_parts(settings: TrainingSettings, together: Distribution) -> None:
+    size = settings.batch_size // settings.micro_batches
+    if size % together.replicas:
+        raise ConfigError(
+            f"training: expected batches of {size} crops to divide evenly among {together.replicas} devices. "
+            "Received: a remainder.",
+            hint="Change training.batch_size or training.micro_batch_size.",
+        )
 
 
 def _read(records_dir: Location, config: Config, fold: int, plan: FoldPlan | None = None) -> _Inputs:
@@ -104,7 +134,8 @@ def _read(records_dir: Location, config: Config, fold: int, plan: FoldPlan | Non
     return _Inputs(records_dir, manifest, split, spec, config)
 
 
-def _job(inputs: _Inputs, paths: RunDir, *, load_weights: bool) -> Job:
+def _job(inputs: _Inputs, paths: RunDir, *, load_weights: bool, distribution: Distribution | None = None) -> Job:
+    together = distribution or Distribution()
     config, split, spec = inputs.config, inputs.split, inputs.spec
     settings = config.training
     steps_per_epoch = sum(p.n_records for p in split.train) / settings.batch_size
@@ -115,8 +146,10 @@ def _job(inputs: _Inputs, paths: RunDir, *, load_weights: bool) -> Job:
         freeze_batch_norm=recipe.freeze_batch_norm,
         load_weights=load_weights,
     )
-    network = build_network(config.model, spec.markers, options)
-    mean_cells = _start_at_the_mean(network, inputs)
+    _require_equal_parts(settings, together)
+    with together.strategy.scope():
+        network = build_network(config.model, spec.markers, options)
+        mean_cells = _start_at_the_mean(network, inputs)
     batch_tiles = max(1, _CROPS_A_VALIDATION_BATCH // crops_per_side(spec.tile_px, spec.crop_px) ** 2)
     return Job(
         network=network,
@@ -125,20 +158,26 @@ def _job(inputs: _Inputs, paths: RunDir, *, load_weights: bool) -> Job:
         loss=LossWeights(settings.min_crop_cells, settings.max_crop_cells, settings.cells_loss_weight / mean_cells),
         paths=paths,
         steps_per_epoch=steps_per_epoch,
-        batches_from=lambda step: training_batches(inputs.records, split.train, spec, _order(config, step)),
+        batches_from=lambda step: training_batches(inputs.records, split.train, spec, _order(config, step, together)),
         validation_tiles=tile_batches(
             inputs.records, split.validation, spec, batch_tiles, max_tiles=settings.validation_tiles
         ),
+        augment=config.augment,
+        distribution=together,
     )
 
 
-def _order(config: Config, step: int) -> TrainingOrder:
+def _order(config: Config, step: int, together: Distribution) -> TrainingOrder:
     return TrainingOrder(
         batch_size=config.training.batch_size,
         seed=config.training.seed,
         shuffle_tiles=config.training.shuffle_tiles,
         augment=config.augment,
         start_step=step,
+        sampling=config.training.sampling,
+        balance=config.training.balance,
+        worker=together.worker,
+        workers=together.workers,
     )
 
 
@@ -178,19 +217,25 @@ def _train(trainer: Trainer, paths: RunDir, config: Config, data: dict[str, Any]
 
 def _close(run: RunRecord, paths: RunDir, trainer: Trainer, status: str, reason: str) -> dict[str, Any]:
     state = trainer.state
-    summary = {
-        "steps": state.step,
-        "best_step": state.best_step,
-        "best_validation_loss": state.best_loss,
-        "seconds": round(state.seconds, 1),
-        "precision": resolve_precision(trainer.job.settings.precision),
-        "reason": reason,
-    }
+    summary = _summary(trainer, reason)
     run.counts = {f"tiles_{side}": n for side, n in run.extra["data"]["n_tiles"].items()}
     run.durations_s = {"training": state.seconds}
     run.extra |= {"status": status, "summary": summary}
     run.write(paths.path, tensorflow=True)
     return summary
+
+
+def _summary(trainer: Trainer, reason: str) -> dict[str, Any]:
+    state = trainer.state
+    return {
+        "steps": state.step,
+        "best_step": state.best_step,
+        "best_validation_loss": state.best_loss,
+        "seconds": round(state.seconds, 1),
+        "precision": resolve_precision(trainer.job.settings.precision),
+        "devices": trainer.job.distribution.replicas,
+        "reason": reason,
+    }
 
 
 def _result(run_dir: Path, summary: dict[str, Any]) -> FitResult:

@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
+import itertools
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from virtual_stain.config.training import TrainingSettings
+from virtual_stain.config.training import AugmentSettings, TrainingSettings
+from virtual_stain.dataset.augment import augment
 from virtual_stain.errors import ModelError
 from virtual_stain.model.build import Network
 from virtual_stain.progress import Progress
 from virtual_stain.training.checkpoint import assign, named_values, read_checkpoint, write_checkpoint
+from virtual_stain.training.distribution import Distribution
 from virtual_stain.training.history import History
 from virtual_stain.training.interrupt import StopRequest, stop_requests
 from virtual_stain.training.recipes import Phase, Recipe, average_decay
 from virtual_stain.training.run_dir import RunDir
 from virtual_stain.training.step import Batch, LossWeights, TrainStep
 from virtual_stain.training.validate import Validation, Validator, averaged_weights
+from virtual_stain.training.watchdog import BatchNames, require_numbers
+
+_EXAMPLES = 8
 
 
 @dataclass(slots=True)
@@ -57,6 +64,8 @@ class Job:
     batches_from: Callable[[int], tf.data.Dataset]
     """Optimizer step → the endless batches from there on."""
     validation_tiles: tf.data.Dataset
+    augment: AugmentSettings | None = None
+    distribution: Distribution = field(default_factory=Distribution)
 
 
 class Trainer:
@@ -64,10 +73,13 @@ class Trainer:
 
     def __init__(self, job: Job, progress: Progress) -> None:
         self.job, self.progress, self.state = job, progress, State()
-        self._step = TrainStep(job.network, job.settings, job.loss)
+        self._together = job.distribution
+        self._step = TrainStep(job.network, job.settings, job.loss, job.augment, job.distribution)
         self._enter(job.recipe.phases[0])
-        self._validator = Validator(job.network, job.loss, job.validation_tiles)
+        self._validator = Validator(job.network, job.loss, job.validation_tiles, job.distribution)
         self._losses: list[tf.Tensor] = []
+        self._names: list[BatchNames] = []
+        self._logged_s = 0.0
 
     def restore(self) -> None:
         """Takes up the state of last.h5. Raises ModelError when it does not fit."""
@@ -81,12 +93,14 @@ class Trainer:
     def run(self) -> str:
         """Trains to the end; returns why it ended. Raises KeyboardInterrupt after saving, ModelError on NaN."""
         self._started, self._seconds_before = time.monotonic(), self.state.seconds
-        with stop_requests() as request, History(self.job.paths, self.state.step) as history:
-            converged = self._steps(request, history)
-            if not request.asked and self.state.step > self.state.validation_step:
+        self._logged_s = self.state.seconds
+        place = self.job.paths if self._together.chief else None
+        with stop_requests() as request, History(place, self.state.step) as history:
+            converged, stopped = self._steps(request, history)
+            if not stopped and self.state.step > self.state.validation_step:
                 self._validate(history)
             self.save()
-        if request.asked:
+        if stopped:
             raise KeyboardInterrupt
         if converged:
             return f"converged: the validation loss has not fallen since step {self.state.best_step}"
@@ -95,46 +109,62 @@ class Trainer:
     def save(self) -> None:
         """Writes last.h5. Raises OutputError."""
         groups = {name: named_values(variables) for name, variables in self._groups().items()}
-        write_checkpoint(self.job.paths.last, groups, dataclasses.asdict(self.state))
+        if self._together.chief:
+            write_checkpoint(self.job.paths.last, groups, dataclasses.asdict(self.state))
 
-    def _steps(self, request: StopRequest, history: History) -> bool:
-        """Steps until one of the reasons to stop; True when the loss has converged."""
+    def _steps(self, request: StopRequest, history: History) -> tuple[bool, bool]:
+        """Steps until one of the reasons to stop; (the loss has converged, somebody asked for the end)."""
         settings, state = self.job.settings, self.state
         remaining = settings.max_steps - state.step
         saved = time.monotonic()
-        numbers: Iterator[int] = self.progress.track(range(remaining), remaining, "Training", "steps")
+        size = settings.batch_size
+        # counted in tiles, so that the rate is one that can be compared between batch sizes
+        tiles = iter(self.progress.track(range(remaining * size), remaining * size, "Training", "tiles"))
         batches = iter(self.job.batches_from(state.step))
-        for _ in numbers:
-            self._one_step(next(batches))
+        while next(tiles, None) is not None:
+            self._one_step(next(batches), history)
+            collections.deque(itertools.islice(tiles, size - 1), maxlen=0)
             if state.step % settings.log_every_steps == 0:
                 self._log(history)
             if state.step % settings.validate_every_steps == 0:
                 self._validate(history)
                 if settings.patience and state.stale >= settings.patience:
-                    return True
-            if time.monotonic() - saved > 60 * settings.checkpoint_minutes:
+                    return True, False
+            if self._together.workers > 1 and state.step % settings.log_every_steps:
+                continue  # several processes talk about stopping and saving only now and then
+            if self._together.any(time.monotonic() - saved > 60 * settings.checkpoint_minutes):
                 self._log(history)
                 self.save()
                 saved = time.monotonic()
-            if request.asked:
-                break
+            if self._together.any(request.asked):
+                self._log(history)
+                return False, True
         self._log(history)
-        return False
+        return False, False
 
-    def _one_step(self, batch: Batch) -> None:
+    def _one_step(self, batch: Batch, history: History) -> None:
         state, settings = self.state, self.job.settings
+        names = BatchNames(batch.pop("tile"), batch.pop("origin"), batch["cells"], batch["positive"])
+        if state.step % settings.validate_every_steps == 0:
+            history.examples(state.step, self._examples(batch))
         phase = self.job.recipe.phase_at(state.step)
         if phase is not self._phase:
             self._enter(phase)
         rate = phase.learning_rate(state.step)
         decay = average_decay(settings, state.step)
         self._losses.append(self._step.run(batch, settings.micro_batches, rate, decay))
+        self._names.append(names)
         state.step += 1
+
+    def _examples(self, batch: Batch) -> tf.Tensor:
+        """Crops as the network sees them, for TensorBoard."""
+        few = {name: batch[name][:_EXAMPLES] for name in ("crop", "draws")}
+        return few["crop"] if self.job.augment is None else augment(few["crop"], few["draws"], self.job.augment)
 
     def _enter(self, phase: Phase) -> None:
         self._phase = phase
         self.state.phase = phase.name
-        self._step.use(phase.new_optimizer(), head_only=phase.head_only)
+        self._step.use(phase.new_optimizer, head_only=phase.head_only)
 
     def _tick(self) -> None:
         self.state.seconds = self._seconds_before + time.monotonic() - self._started
@@ -143,27 +173,25 @@ class Trainer:
         if not self._losses:
             return
         losses = np.array([loss.numpy() for loss in self._losses])  # waits for the device: the clock is right
+        names, self._names = self._names, []
         self._losses.clear()
         self._tick()
         state = self.state
-        ratio, cells = losses.mean(axis=0)
-        if not np.isfinite(losses).all():
-            raise ModelError(
-                f"{self.job.paths.path}: the loss is no longer a number at step {state.step} "
-                f"(learning rate {self._phase.learning_rate(state.step - 1):.3g}). Training has stopped; "
-                "the weights of the best validation are kept.",
-                hint="Start again with a lower training.learning_rate, or training.clip_norm = 1.0.",
-            )
         rate = self._phase.learning_rate(state.step - 1)
-        history.training(
-            state.step, state.step / self.job.steps_per_epoch, state.seconds, rate, (float(ratio), float(cells))
-        )
+        require_numbers(self.job.paths.path, losses, names, state.step - len(losses) + 1, rate)
+        ratio, cells, norm = (float(v) for v in losses.mean(axis=0))
+        speed = len(losses) * self.job.settings.batch_size / max(state.seconds - self._logged_s, 1e-9)
+        self._logged_s = state.seconds
+        values = {"learning_rate": rate, "loss": ratio, "cells_loss": cells}
+        values |= {"gradient_norm": norm, "tiles_per_s": speed}
+        history.training(state.step, state.step / self.job.steps_per_epoch, state.seconds, values)
 
     def _validate(self, history: History) -> None:
         self._log(history)
         state, settings = self.state, self.job.settings
         with averaged_weights(self._step, use=settings.weight_average > 0):
             found = self._validator.run()
+            found = dataclasses.replace(found, loss=self._together.mean(found.loss))
             if not math.isfinite(found.loss):
                 raise ModelError(
                     f"{self.job.paths.path}: the validation loss is not a number at step {state.step}. Training has "
@@ -178,6 +206,7 @@ class Trainer:
                 state.stale += 1
         state.validation_step = state.step
         self._tick()
+        self._logged_s = state.seconds  # the rate is that of training alone
         history.validation(state.step, state.step / self.job.steps_per_epoch, state.seconds, found)
         r = "–" if found.tile_r is None else f"{found.tile_r:.3f}"
         mae = "–" if found.tile_mae is None else f"{100 * found.tile_mae:.1f} points"
@@ -192,14 +221,17 @@ class Trainer:
             "validation_loss": found.loss,
             "validation": found.to_dict(),
         }
-        write_checkpoint(self.job.paths.best, {"weights": named_values(self.job.network.model.weights)}, state)
+        weights = named_values(self.job.network.model.weights)
+        if self._together.chief:
+            write_checkpoint(self.job.paths.best, {"weights": weights}, state)
 
     def _groups(self) -> dict[str, list[Any]]:
-        model: keras.Model = self.job.network.model
-        weights = {id(w) for w in model.weights}
+        model: keras.Model = self.job.network.logits
+        own = self.job.network.model.weights
+        weights = {id(w) for w in own}
         return {
-            "weights": model.weights,
-            "random": [v for v in model.variables if id(v) not in weights],
+            "weights": own,
+            "random": [v for v in model.variables if id(v) not in weights],  # dropout's state, the auxiliary head
             "averaged": self._step.averaged,
             "optimizer": self._step.optimizer.variables,
         }

@@ -13,6 +13,7 @@ from virtual_stain.errors import InputError
 from virtual_stain.model.build import Network
 from virtual_stain.model.losses import cells_loss_sum, ratio_loss_sum
 from virtual_stain.model.tile_reading import crop_grid, sum_over_tile
+from virtual_stain.training.distribution import Distribution
 from virtual_stain.training.metrics import mean_absolute_error, mean_within, pearson
 from virtual_stain.training.step import Batch, LossWeights, TrainStep, ratio_weights
 
@@ -45,16 +46,19 @@ class Validation:
 class Validator:
     """Runs the network over the validation tiles; compiled once."""
 
-    def __init__(self, network: Network, loss: LossWeights, tiles: tf.data.Dataset) -> None:
+    def __init__(
+        self, network: Network, loss: LossWeights, tiles: tf.data.Dataset, distribution: Distribution | None = None
+    ) -> None:
         self._network, self._loss, self._tiles = network, loss, tiles
-        self._compiled = tf.function(self._batch, autograph=False)
+        self._strategy = (distribution or Distribution()).strategy
+        self._compiled = tf.function(self._replicated, autograph=False)
 
     def run(self) -> Validation:
         """One pass over the tiles with the network's present weights. Raises InputError when no crop counts."""
         sums = np.zeros(4)
         rows: list[tuple[bytes, int, float, float]] = []
         for batch in self._tiles:
-            parts, ratios = self._compiled({k: v for k, v in batch.items() if k not in ("patient",)})
+            parts, ratios = self._compiled({k: batch[k] for k in ("tile", "cells", "positive", "trusted", "usable")})
             sums += np.array([float(p) for p in parts])
             rows += _labelled(batch, ratios.numpy())
         if sums[1] <= 0:  # a loss of 0 would make the first checkpoint the best for ever
@@ -73,6 +77,12 @@ class Validator:
             tile_mae=mean_absolute_error(truth, read),
             n_tiles=len(rows),
         )
+
+    def _replicated(self, batch: Batch) -> tuple[list[tf.Tensor], tf.Tensor]:
+        """Every device reads the same tiles: validation is short, and its numbers must be the same everywhere."""
+        parts, ratios = self._strategy.run(self._batch, args=(batch,))
+        first = self._strategy.experimental_local_results
+        return [first(p)[0] for p in parts], first(ratios)[0]
 
     def _batch(self, batch: Batch) -> tuple[list[tf.Tensor], tf.Tensor]:
         crops = crop_grid(batch["tile"], self._network.crop_px)
