@@ -6,14 +6,14 @@ An epoch always holds as many draws as there are tiles, so step t is at the same
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
 from virtual_stain.records.manifest import PairEntry, shard_paths
-from virtual_stain.records.read import parse_example
+from virtual_stain.records.read import parse_example, shard_dataset
+from virtual_stain.remote import Location
 
 RATIO_EDGES = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)
 """Bins of the label that get equal weight when balanced by ratio; finer where clinical cut-offs lie."""
@@ -21,7 +21,7 @@ _MOST_OFTEN = 8.0
 """No tile is drawn more than this many times as often as on average: one odd tile must not fill the batches."""
 
 
-def tile_weights(folder: Path, pairs: Sequence[PairEntry], balance: str) -> npt.NDArray[np.float64] | None:
+def tile_weights(folder: Location, pairs: Sequence[PairEntry], balance: str) -> npt.NDArray[np.float64] | None:
     """float64[N], mean 1: how often the tiles, in the manifest's order, are drawn; None: all equally often.
 
     `balance`: "none", "patient" (every patient equally often) or "ratio" (every bin of the label; tiles without a
@@ -45,14 +45,14 @@ def tile_weights(folder: Path, pairs: Sequence[PairEntry], balance: str) -> npt.
     return result
 
 
-def _ratio_bins(folder: Path, pairs: Sequence[PairEntry]) -> npt.NDArray[np.str_]:
+def _ratio_bins(folder: Location, pairs: Sequence[PairEntry]) -> npt.NDArray[np.str_]:
     keys = ("label/positive", "label/negative", "label/weight")
 
     def label(data: tf.Tensor) -> tuple[tf.Tensor, ...]:
         record = parse_example(data, keys)  # its keys are sorted, so they are asked for by name
         return tuple(tf.cast(record[key], tf.float64) for key in keys)
 
-    labels = tf.data.TFRecordDataset([str(p) for p in shard_paths(folder, pairs)])
+    labels = shard_dataset([str(p) for p in shard_paths(folder, pairs)])
     labels = labels.map(label, num_parallel_calls=tf.data.AUTOTUNE).batch(4096)
     positive, negative, weight = np.concatenate([np.stack([v.numpy() for v in b], axis=1) for b in labels]).T
     ratio = positive / np.maximum(positive + negative, 1)
