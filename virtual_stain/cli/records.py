@@ -73,7 +73,7 @@ def verify(folder: Location, common: Common) -> None:
 @common_options
 def augmentations(folder: Path, out: Path | None, crops: int, versions: int, common: Common) -> None:
     """Draw crops as the network sees them in training: as cut, then augmented."""
-    from virtual_stain.dataset.contact_sheet import write_contact_sheet
+    from virtual_stain.training.contact_sheet import write_contact_sheet
 
     picture = out or folder / "shown" / "augmentations.png"
     sheet = write_contact_sheet(folder, common.config, picture, crops=crops, versions=versions)

@@ -18,6 +18,7 @@ from virtual_stain.dataset.split import trained_markers
 from virtual_stain.files import make_folder, write_bytes
 from virtual_stain.model.tile_reading import crops_per_side
 from virtual_stain.records.manifest import read_manifest
+from virtual_stain.remote import Location
 
 _SHOWN_PX = 192
 _GAP_PX, _TEXT_PX = 8, 20
@@ -33,7 +34,9 @@ class ContactSheet:
     versions: int
 
 
-def write_contact_sheet(folder: Path, config: Config, out: Path, *, crops: int = 8, versions: int = 6) -> ContactSheet:
+def write_contact_sheet(
+    folder: Location, config: Config, out: Path, *, crops: int = 8, versions: int = 6
+) -> ContactSheet:
     """A row a crop: as it was cut from the tile, then `versions` of it as the network gets them.
 
     Written below it: positive of tumour cells inside. The crops are those of the first training batch with the
