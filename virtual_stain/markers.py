@@ -48,11 +48,12 @@ def parse_marker(text: str) -> Marker:
 
 
 def require_nuclear(marker: Marker) -> None:
-    """Refuse markers whose counting is not built: a membrane is never approximated by a nucleus."""
+    """Refuse membrane markers where labels are made and models trained: their value, membrane classes or TPS, is not
+    built there yet and never approximated by a nucleus. `vstain count` reads them."""
     if marker.compartment is not Compartment.NUCLEUS:
         raise ConfigError(
-            f"{marker.label} is read on the membrane, and reading membranes is not built yet.",
-            hint="Markers that can be read today: ki67 er pr",
+            f"{marker.label} is read on the membrane, and training on membrane readings is not built yet.",
+            hint="Markers that can be trained today: ki67 er pr. `vstain count` reads her2 and pdl1 slides.",
         )
 
 

@@ -7,10 +7,11 @@ import numpy as np
 
 from virtual_stain.counting.cell_files import CellFiles
 from virtual_stain.counting.cells import CellClass, Cells
+from virtual_stain.counting.quality import Quality
 from virtual_stain.counting.windows import FoundCells
 
 
-def one_cell() -> FoundCells:
+def one_cell(*, outlined: bool = True) -> FoundCells:
     return FoundCells(
         cells=Cells(
             xy=np.array([[1005.0, 2005.0]]),
@@ -19,17 +20,20 @@ def one_cell() -> FoundCells:
             dab_od=np.array([0.5], np.float32),
             area_um2=np.array([40.0], np.float32),
         ),
-        hematoxylin_od=np.array([0.1], np.float32),
-        elongation=np.array([1.2], np.float32),
-        rings=(np.array([[1000.0, 2000.0], [1010.0, 2000.0], [1010.0, 2010.0], [1000.0, 2010.0]]),),
+        grade=np.array([2], np.uint8),
+        columns={"hematoxylin_od": np.array([0.1], np.float32), "elongation": np.array([np.nan], np.float32)},
+        rings=(
+            np.array([[1000.0, 2000.0], [1010.0, 2000.0], [1010.0, 2010.0], [1000.0, 2010.0]]) if outlined else None,
+        ),
+        quality=Quality(0, 0, 0.0, 0.0, None),
     )
 
 
-def written(offset: tuple[float, float], parts: int = 1) -> tuple[str, dict[str, object]]:
+def written(offset: tuple[float, float], parts: int = 1, *, outlined: bool = True) -> tuple[str, dict[str, object]]:
     csv, geojson = io.StringIO(), io.StringIO()
     with CellFiles(csv, geojson, slide="s", origin="bounds", offset_px0=offset) as files:
         for _ in range(parts):
-            files.append(one_cell(), np.array([True]), np.array([2], np.uint8))
+            files.append(one_cell(outlined=outlined), np.array([True]))
     return csv.getvalue(), json.loads(geojson.getvalue())
 
 
@@ -44,3 +48,14 @@ def test_geojson_counts_from_the_corner_of_the_scan_and_the_csv_from_level_0() -
 def test_the_collection_is_valid_json_with_none_one_and_several_cells() -> None:
     for parts in (0, 1, 3):
         assert len(written((0.0, 0.0), parts)[1]["features"]) == parts  # type: ignore[arg-type]
+
+
+def test_what_was_not_measured_is_blank_and_left_out_and_a_point_stays_a_point() -> None:
+    csv, value = written((900.0, 1900.0), outlined=False)
+    header, row = (line.split(",") for line in csv.splitlines())
+    assert len(row) == len(header)
+    assert dict(zip(header, row, strict=True))["elongation"] == ""
+    assert dict(zip(header, row, strict=True))["membrane_completeness"] == ""
+    (feature,) = value["features"]  # type: ignore[misc]
+    assert feature["geometry"] == {"type": "Point", "coordinates": [105.0, 105.0]}
+    assert "Nucleus: Elongation" not in feature["properties"]["measurements"]

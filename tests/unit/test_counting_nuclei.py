@@ -6,10 +6,10 @@ import pytest
 from tests.fixtures.counting import Field, FieldStyle, f1_score, matches, shoelace, stained_field
 from virtual_stain.config.counting import CountingSettings
 from virtual_stain.counting.cells import CellClass, Cells
-from virtual_stain.counting.count import count_cells, measure_cells
+from virtual_stain.counting.count import count_cells, count_image
 from virtual_stain.counting.slide_stain import SlideStain
 from virtual_stain.counting.stain import estimate_stain
-from virtual_stain.errors import ConfigError, ResolutionError
+from virtual_stain.errors import ResolutionError
 from virtual_stain.markers import Marker
 
 SETTINGS = CountingSettings()
@@ -105,12 +105,6 @@ def test_a_region_of_interest_decides_what_is_tumour() -> None:
     assert np.array_equal(cells.tumour, cells.xy[:, 0] < 200)
 
 
-def test_membrane_markers_are_refused() -> None:
-    for marker in (Marker.HER2, Marker.PDL1):
-        with pytest.raises(ConfigError, match="membrane"):
-            count_cells(np.zeros((9, 9, 3), np.uint8), 0.3, marker, STAIN, SETTINGS)
-
-
 @pytest.mark.parametrize("mpp", [0.9, 0.01])
 def test_pixels_that_cannot_be_counted_are_refused(mpp: float) -> None:
     with pytest.raises(ResolutionError, match="to count nuclei"):
@@ -119,7 +113,7 @@ def test_pixels_that_cannot_be_counted_are_refused(mpp: float) -> None:
 
 def test_outlines_are_simple_rings_around_their_nuclei() -> None:
     field = stained_field()
-    _, measured = measure_cells(field.rgb, (0.3, 0.3), Marker.KI67, STAIN, SETTINGS)
+    measured = count_image(field.rgb, (0.3, 0.3), Marker.KI67, STAIN, SETTINGS).measured
     rings = measured.nuclei.polygon
     assert len(rings) == len(measured) > 50
     work_mpp = 0.3 * measured.factor[0]
@@ -134,6 +128,6 @@ def test_square_pixels_are_not_assumed() -> None:
     field = stained_field(mpp=0.25)
     squeezed = field.rgb[:, ::2]
     stain = estimate_stain([field.rgb], SETTINGS, field.mpp)
-    cells, _ = measure_cells(squeezed, (0.5, 0.25), Marker.KI67, stain, SETTINGS)
+    cells = count_image(squeezed, (0.5, 0.25), Marker.KI67, stain, SETTINGS).cells
     assert f1_score(cells.xy * (2, 1), field.xy, 3 / field.mpp) > 0.95
     assert float(np.median(cells.area_um2)) == pytest.approx(np.pi * 4.1**2, rel=0.2)

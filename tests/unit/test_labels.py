@@ -9,9 +9,9 @@ import pytest
 
 from virtual_stain.config.labels import LabelSettings
 from virtual_stain.counting.cells import CellClass, Cells
+from virtual_stain.counting.focus import focus_ratio
 from virtual_stain.errors import VerificationError
 from virtual_stain.geometry import Box
-from virtual_stain.labels.focus import focus_ratio
 from virtual_stain.labels.jpeg import decode_jpeg, encode_jpeg
 from virtual_stain.labels.label import TileLabel, Trust, countable, judge, label_id
 from virtual_stain.labels.store import TileStore, join_parts, stored_key, write_tiles

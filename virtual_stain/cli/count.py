@@ -11,9 +11,14 @@ from virtual_stain.cli.common import Common, common_options, parse_mpp
 
 @click.command(name="count")
 @click.argument("slide", type=click.Path(path_type=Path))
-@click.option("--marker", required=True, help="What the slide is stained for: ki67, er or pr.")
+@click.option("--marker", required=True, help="What the slide is stained for: ki67, er, pr, her2 or pdl1.")
 @click.option("--out", "out", type=click.Path(path_type=Path), required=True, help="Folder for the results.")
 @click.option("--roi", type=click.Path(path_type=Path), help="Tumour region: QuPath GeoJSON, or a mask of the scan.")
+@click.option(
+    "--cells",
+    type=click.Path(path_type=Path),
+    help="Cells of another detector, to be measured: QuPath GeoJSON or TSV, StarDist .npz, any CSV.",
+)
 @click.option("--mpp", metavar="F or FX,FY", help="Pixel size in µm, where the file has none or a wrong one.")
 @click.option(
     "--geojson-origin",
@@ -24,26 +29,36 @@ from virtual_stain.cli.common import Common, common_options, parse_mpp
 )
 @common_options
 def command(
-    slide: Path, marker: str, out: Path, roi: Path | None, mpp: str | None, geojson_origin: str, common: Common
+    slide: Path,
+    marker: str,
+    out: Path,
+    roi: Path | None,
+    cells: Path | None,
+    mpp: str | None,
+    geojson_origin: str,
+    common: Common,
 ) -> None:
     """Count positive and negative tumour cells on the IHC slide SLIDE.
 
-    Writes cells.csv, cells.geojson (opens in QuPath), summary.json, overlay.jpg and run.json. Without --roi, nuclear
-    size and shape decide what is a tumour cell.
+    Writes cells.csv, cells.geojson (opens in QuPath), summary.json, overlay.jpg, stain.png and run.json. Without --roi,
+    the nuclei and their neighbourhood decide what is a tumour cell.
 
     \b
     vstain count block7-ki67.ndpi --marker ki67 --out block7-count
     vstain count field.png --marker er --mpp 0.25 --roi tumour.geojson --out field-count
+    vstain count block7-her2.svs --marker her2 --cells qupath-cells.geojson --out block7-her2-count
     """
     from virtual_stain.markers import parse_marker
     from virtual_stain.slides.slide import SlideRef
-    from virtual_stain.workflows.count_slide import CountRequest, count_slide, describe
+    from virtual_stain.workflows.count_slide import CountRequest, count_slide
+    from virtual_stain.workflows.count_summary import describe
 
     request = CountRequest(
         slide=SlideRef(slide, parse_mpp(mpp)),
         marker=parse_marker(marker),
         out=out,
         roi=roi,
+        cells=cells,
         geojson_origin=geojson_origin,
     )
     summary = count_slide(request, common.config, jobs=common.jobs, force=common.force, progress=common.progress)

@@ -49,12 +49,22 @@ class CountingSettings:
     """The threshold on slides with too few positive nuclei for an estimate, mean DAB optical density."""
     positive_floor_od: float = 0.08
     """The threshold is never below this."""
-    positive_ceiling_od: float = 0.5
-    """… and never above this."""
+    positive_ceiling_od: float = 0.4
+    """… and never above this: what is 2+ is positive on any slide."""
     class_2_od: float = 0.4
     """Mean nuclear DAB optical density from which a positive nucleus is 2+."""
     class_3_od: float = 0.6
     """… and 3+."""
+    membrane_reach_um: float = 4.0
+    """How far beyond the nuclear outline a membrane is looked for, µm."""
+    membrane_faint_od: float = 0.12
+    """DAB optical density from which a membrane is stained at all."""
+    membrane_strong_od: float = 0.5
+    """… and from which it is intense."""
+    membrane_some_fraction: float = 0.2
+    """Share of a cell's border that must be stained for 1+."""
+    membrane_complete_fraction: float = 0.75
+    """Share of a cell's border from which it counts as complete: neighbours and the cut hide a part of it."""
     tumour_area_share: float = 0.6
     """Smallest tumour nucleus among its like, as a share of the slide's typical nuclear area; lymphocytes are below."""
     tumour_min_area_um2: float = 20.0
@@ -65,6 +75,14 @@ class CountingSettings:
     """Long axis / short axis up to which a nucleus' length says nothing; fibroblasts and endothelium are above."""
     tumour_elongation_price: float = 1.0
     """What each unit beyond costs, in the logarithm of an area ratio (counting/tumour.py)."""
+    min_focus: float = 0.18
+    """Focus ratio (counting/focus.py) below which a window is out of focus."""
+    max_saturated_fraction: float = 0.3
+    """Share of the nuclear pixels at the camera's black, above which it is flagged."""
+    max_unexplained_fraction: float = 0.25
+    """Share of the nuclear optical density that is neither stain, above which it is flagged."""
+    max_standard_error: float = 0.06
+    """Binomial standard error of the ratio, above which it is flagged."""
 
     def __post_init__(self) -> None:
         for name, low, high in _RANGES:
@@ -94,11 +112,20 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("positive_ceiling_od", 0.01, 2),
     ("class_2_od", 0.01, 3),
     ("class_3_od", 0.01, 3),
+    ("membrane_reach_um", 1, 8),
+    ("membrane_faint_od", 0.01, 2),
+    ("membrane_strong_od", 0.01, 3),
+    ("membrane_some_fraction", 0.01, 1),
+    ("membrane_complete_fraction", 0.01, 1),
     ("tumour_area_share", 0, 2),
     ("tumour_min_area_um2", 0, 1000),
     ("tumour_max_min_area_um2", 0, 1000),
     ("tumour_free_elongation", 1, 100),
     ("tumour_elongation_price", 0, 100),
+    ("min_focus", 0, 10),
+    ("max_saturated_fraction", 0, 1),
+    ("max_unexplained_fraction", 0, 10),
+    ("max_standard_error", 0, 1),
 )
 _ORDERED = (
     ("work_mpp", "max_mpp"),
@@ -106,5 +133,7 @@ _ORDERED = (
     ("min_radius_um", "max_radius_um"),
     ("positive_floor_od", "positive_ceiling_od"),
     ("class_2_od", "class_3_od"),
+    ("membrane_faint_od", "membrane_strong_od"),
+    ("membrane_some_fraction", "membrane_complete_fraction"),
     ("tumour_min_area_um2", "tumour_max_min_area_um2"),
 )

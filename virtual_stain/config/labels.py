@@ -20,7 +20,7 @@ class LabelSettings:
     min_tissue_overlap_fraction: float = 0.7
     """Share of the tile's H&E tissue under which the IHC slide must carry tissue too; below: poor_overlap."""
     min_focus: float = 0.18
-    """Focus ratio (labels/focus.py) below which a side is flagged blur; a blur of σ = 1.5 µm gives about 0.16."""
+    """Focus ratio (counting/focus.py) below which a side is flagged blur; a blur of σ = 1.5 µm gives about 0.16."""
     jpeg_quality: int = 95
     """Quality of the stored tiles (chroma is never subsampled)."""
     n_folds: int = 5

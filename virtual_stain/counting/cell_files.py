@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from types import TracebackType
 from typing import IO, Any
 
@@ -13,8 +14,23 @@ from virtual_stain.counting.cells import CellClass
 from virtual_stain.counting.windows import FoundCells
 from virtual_stain.geometry import Points
 
-CSV_COLUMNS = ("x", "y", "class", "dab_od", "area_um2", "tumour", "intensity", "hematoxylin_od", "elongation")
-"""x, y in level-0 px; class positive/negative/other; densities are means over the nucleus; intensity 0–3."""
+CSV_COLUMNS = (
+    "x",
+    "y",
+    "class",
+    "dab_od",
+    "area_um2",
+    "tumour",
+    "intensity",
+    "hematoxylin_od",
+    "max_dab_od",
+    "elongation",
+    "circularity",
+    "edge_score",
+    "membrane_completeness",
+)
+"""x, y in level-0 px; class positive/negative/other; `dab_od` of the compartment that the marker stains; intensity 0–3.
+Blank: not measured (a membrane on a nuclear marker, an area of a cell that came as a point)."""
 CLASS_NAMES = {CellClass.NEGATIVE: "negative", CellClass.POSITIVE: "positive", CellClass.OTHER: "other"}
 COLOURS = {CellClass.NEGATIVE: (76, 110, 219), CellClass.POSITIVE: (216, 48, 42), CellClass.OTHER: (150, 150, 150)}
 """QuPath's display colour (R, G, B) of each class; the overlay picture uses the same."""
@@ -40,40 +56,56 @@ class CellFiles:
         if kind is None:
             self._geojson.write("\n]}\n")
 
-    def append(self, found: FoundCells, tumour: npt.NDArray[np.bool_], intensity: npt.NDArray[np.uint8]) -> None:
-        """`tumour`: bool[N], `intensity`: uint8[N], of the cells in `found`."""
+    def append(self, found: FoundCells, tumour: npt.NDArray[np.bool_]) -> None:
+        """`tumour`: bool[N] of the cells in `found`."""
         c = found.cells
         for i in range(len(c)):
             kind = CellClass(int(c.cell_class[i]))
             x, y = c.xy[i]
-            measured = (float(c.dab_od[i]), float(c.area_um2[i]), float(found.hematoxylin_od[i]))
-            self._csv.write(
-                f"{x:.3f},{y:.3f},{CLASS_NAMES[kind]},{measured[0]:.4f},{measured[1]:.2f},{int(tumour[i])},"
-                f"{int(intensity[i])},{measured[2]:.4f},{float(found.elongation[i]):.3f}\n"
-            )
+            row = [f"{x:.3f}", f"{y:.3f}", CLASS_NAMES[kind], f"{float(c.dab_od[i]):.4f}"]
+            row += [_number(float(c.area_um2[i]), 2), str(int(tumour[i])), str(int(found.grade[i]))]
+            for name in CSV_COLUMNS[len(row) :]:
+                values = found.columns.get(name)
+                row.append("" if values is None else _number(float(values[i]), 4))
+            self._csv.write(",".join(row) + "\n")
             feature = {
                 "type": "Feature",
-                "geometry": {"type": "Polygon", "coordinates": [self._ring(found.rings[i])]},
+                "geometry": self._geometry(found.rings[i], (float(x), float(y))),
                 "properties": {
                     "objectType": "detection",
                     "classification": {"name": CLASS_NAMES[kind].capitalize(), "color": list(COLOURS[kind])},
-                    "measurements": _measurements(found, i, bool(tumour[i]), int(intensity[i])),
+                    "measurements": _measurements(found, i, bool(tumour[i])),
                 },
             }
             self._geojson.write(("" if self._first else ",\n") + json.dumps(feature, allow_nan=False))
             self._first = False
 
-    def _ring(self, ring: Points) -> list[list[float]]:
+    def _geometry(self, ring: Points | None, centre: tuple[float, float]) -> dict[str, Any]:
+        if ring is None:
+            x, y = centre
+            return {"type": "Point", "coordinates": [round(x - self._offset[0], 2), round(y - self._offset[1], 2)]}
         points = [[round(x, 2), round(y, 2)] for x, y in (ring - self._offset).tolist()]
-        return [*points, points[0]]
+        return {"type": "Polygon", "coordinates": [[*points, points[0]]]}
 
 
-def _measurements(found: FoundCells, i: int, tumour: bool, intensity: int) -> dict[str, Any]:
-    return {
-        "Nucleus: DAB OD mean": round(float(found.cells.dab_od[i]), 4),
-        "Nucleus: Hematoxylin OD mean": round(float(found.hematoxylin_od[i]), 4),
-        "Nucleus: Area µm^2": round(float(found.cells.area_um2[i]), 2),
-        "Nucleus: Elongation": round(float(found.elongation[i]), 3),
-        "Tumour": float(tumour),
-        "Intensity class": float(intensity),
-    }
+_MEASUREMENTS = {
+    "hematoxylin_od": "Nucleus: Hematoxylin OD mean",
+    "max_dab_od": "Nucleus: DAB OD max",
+    "elongation": "Nucleus: Elongation",
+    "circularity": "Nucleus: Circularity",
+    "edge_score": "Nucleus: Edge score",
+    "membrane_completeness": "Membrane: Completeness",
+}
+
+
+def _number(value: float, digits: int) -> str:
+    return "" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def _measurements(found: FoundCells, i: int, tumour: bool) -> dict[str, float]:
+    """As QuPath names them; what was not measured is left out."""
+    where = "Membrane" if "membrane_completeness" in found.columns else "Nucleus"
+    values = {f"{where}: DAB OD mean": found.cells.dab_od[i], "Nucleus: Area µm^2": found.cells.area_um2[i]}
+    values |= {title: found.columns[name][i] for name, title in _MEASUREMENTS.items() if name in found.columns}
+    plain = {title: round(float(value), 4) for title, value in values.items() if not math.isnan(value)}
+    return {**plain, "Tumour": float(tumour), "Intensity class": float(found.grade[i])}

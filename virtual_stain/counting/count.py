@@ -2,19 +2,41 @@
 
 from __future__ import annotations
 
+import dataclasses
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
 from virtual_stain.config.counting import CountingSettings
 from virtual_stain.counting.cells import CellClass, Cells
+from virtual_stain.counting.given import UNKNOWN, GivenCells, as_nuclei
 from virtual_stain.counting.measure import Measured, Plane, measure, stain_plane
+from virtual_stain.counting.membrane import measure_membranes
+from virtual_stain.counting.quality import Quality, measure_quality
+from virtual_stain.counting.readings import intensity_class
 from virtual_stain.counting.slide_stain import SlideStain
 from virtual_stain.counting.stain import estimate_slide_stain, estimate_stain
 from virtual_stain.counting.tumour import looks_like_tumour
 from virtual_stain.errors import ResolutionError
-from virtual_stain.markers import Marker, require_nuclear
+from virtual_stain.geometry import Points
+from virtual_stain.markers import Compartment, Marker
 
-__all__ = ["SlideStain", "count_cells", "estimate_slide_stain", "estimate_stain", "measure_cells"]
+__all__ = ["Counted", "SlideStain", "count_cells", "count_image", "estimate_slide_stain", "estimate_stain"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Counted:
+    """Everything that is known of one image."""
+
+    cells: Cells
+    grade: npt.NDArray[np.uint8]
+    """uint8[N]: 0, 1, 2, 3 for 0, 1+, 2+, 3+."""
+    measured: Measured
+    """Of the nuclei, same order."""
+    extra: dict[str, npt.NDArray[np.float32]]
+    """What else was measured, by column: of membrane markers `membrane_completeness`."""
+    quality: Quality
 
 
 def count_cells(
@@ -29,24 +51,23 @@ def count_cells(
 
     `rgb`: uint8[H, W, 3], at most `settings.max_mpp` µm/px; `roi`: bool[H, W], where given a nucleus is a tumour cell
     if its centroid lies inside; without it, nuclear size and shape decide. `xy` is in px of `rgb`. A cell depends on
-    nothing further away than `settings.margin_um`. Raises ConfigError for membrane markers and ResolutionError for
-    pixels too coarse.
+    nothing further away than `settings.margin_um`. Raises ResolutionError for pixels too
+    coarse.
     """
-    return measure_cells(rgb, (mpp, mpp), marker, stain, settings, roi)[0]
+    return count_image(rgb, (mpp, mpp), marker, stain, settings, roi).cells
 
 
-def measure_cells(
+def count_image(
     rgb: npt.NDArray[np.uint8],
     mpp: tuple[float, float],
     marker: Marker,
     stain: SlideStain,
     settings: CountingSettings,
     roi: npt.NDArray[np.bool_] | None = None,
-) -> tuple[Cells, Measured]:
-    """`count_cells` for pixels that need not be square, and every measurement beside the cells (same order)."""
-    require_nuclear(marker)
+) -> Counted:
+    """`count_cells` for pixels that need not be square, with every measurement beside the cells."""
     _require_image(rgb, mpp, roi, settings)
-    plane: Plane = stain_plane(rgb, mpp, stain, settings)
+    plane = stain_plane(rgb, mpp, stain, settings, membrane=marker.compartment is Compartment.MEMBRANE)
     found = measure(plane, stain, settings)
     if roi is None:
         tumour = looks_like_tumour(found, mpp, stain, settings)
@@ -54,16 +75,89 @@ def measure_cells(
         column = np.clip(np.floor(found.xy[:, 0]).astype(np.intp), 0, roi.shape[1] - 1)
         row = np.clip(np.floor(found.xy[:, 1]).astype(np.intp), 0, roi.shape[0] - 1)
         tumour = roi[row, column]
-    cell_class = np.where(found.dab_od >= stain.positive_od, CellClass.POSITIVE, CellClass.NEGATIVE).astype(np.uint8)
-    cell_class[found.other] = CellClass.OTHER
+    return classify(rgb, mpp, marker, plane, found, tumour, stain, settings)
+
+
+def count_given(
+    rgb: npt.NDArray[np.uint8],
+    mpp: tuple[float, float],
+    marker: Marker,
+    stain: SlideStain,
+    settings: CountingSettings,
+    given: GivenCells,
+    frame: tuple[Points, tuple[float, float]],
+) -> Counted:
+    """Measures the cells of another detector; their positions, and the classes that they come with, stay.
+
+    `frame`: (corner, scale), px of `rgb` = given px0 / scale − corner. What an outline would be needed for is NaN
+    where a cell has none.
+    """
+    corner, scale = frame
+    plane = stain_plane(rgb, mpp, stain, settings, membrane=marker.compartment is Compartment.MEMBRANE)
+    factor = np.asarray(scale, np.float64) * np.asarray(plane.factor)
+    nuclei = as_nuclei(given, plane, (np.asarray(corner) * scale, factor))
+    found = measure(plane, stain, settings, nuclei)
+    counted = classify(rgb, mpp, marker, plane, found, given.tumour, stain, settings)
+    told = given.kind != UNKNOWN
+    kind = np.where(told, given.kind, counted.cells.cell_class).astype(np.uint8)
+    positive = kind == CellClass.POSITIVE
+    # a class that was told stays; the grade follows it, at least 1+ for what was called positive
+    grade = np.where(positive, np.maximum(counted.grade, 1), 0).astype(np.uint8)
+    no_outline = np.array([ring is None for ring in given.rings], np.bool_)
+    area = np.where(no_outline, np.nan, counted.cells.area_um2).astype(np.float32)
+    measured = dataclasses.replace(
+        found,
+        elongation=np.where(no_outline, np.nan, found.elongation).astype(np.float32),
+        circularity=np.where(no_outline, np.nan, found.circularity).astype(np.float32),
+        edge_score=np.full(len(given), np.nan, np.float32),  # ours is of outlines that we traced
+    )
+    cells = dataclasses.replace(
+        counted.cells,
+        cell_class=kind,
+        area_um2=area,
+        tumour=given.tumour & (kind != CellClass.OTHER),
+    )
+    return dataclasses.replace(counted, cells=cells, grade=grade, measured=measured)
+
+
+def classify(
+    rgb: npt.NDArray[np.uint8],
+    mpp: tuple[float, float],
+    marker: Marker,
+    plane: Plane,
+    found: Measured,
+    tumour: npt.NDArray[np.bool_],
+    stain: SlideStain,
+    settings: CountingSettings,
+) -> Counted:
+    """Positive or negative, and 0 to 3+, in the compartment that the marker stains."""
+    if marker.compartment is Compartment.MEMBRANE:
+        membranes = measure_membranes(plane, found, settings)
+        od, grade = membranes.od, membranes.grade
+        extra = {"membrane_completeness": membranes.completeness}
+    else:
+        od, extra = found.dab_od, {}
+        grade = intensity_class(od, od >= stain.positive_od, settings)
+    cell_class = np.where(grade > 0, CellClass.POSITIVE, CellClass.NEGATIVE).astype(np.uint8)
+    other = found.other & (marker.compartment is Compartment.NUCLEUS)  # DAB beside a nucleus spoils its colour
+    cell_class[other] = CellClass.OTHER
     cells = Cells(
         xy=found.xy,
         cell_class=cell_class,
-        tumour=tumour & ~found.other,
-        dab_od=np.maximum(found.dab_od, 0),
+        tumour=tumour & ~other,
+        dab_od=np.maximum(od, 0),
         area_um2=found.area_um2,
     )
-    return cells, found
+    return Counted(
+        cells, np.where(other, 0, grade).astype(np.uint8), found, extra, image_quality(rgb, mpp, plane, found)
+    )
+
+
+def image_quality(rgb: npt.NDArray[np.uint8], mpp: tuple[float, float], plane: Plane, found: Measured) -> Quality:
+    """Of the nuclei that were found."""
+    stained = np.maximum(plane.hematoxylin, 0) + np.maximum(plane.dab, 0)
+    planes = stained, plane.residual, plane.saturated
+    return measure_quality(rgb, float(np.sqrt(mpp[0] * mpp[1])), found.nuclei.labels > 0, planes)
 
 
 def _require_image(

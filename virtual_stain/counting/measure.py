@@ -11,6 +11,7 @@ from virtual_stain.config.counting import CountingSettings
 from virtual_stain.counting.contours import on_grid
 from virtual_stain.counting.nuclei import Nuclei, find_nuclei
 from virtual_stain.counting.optical_density import F32, optical_density, separate
+from virtual_stain.counting.quality import BLACK_LEVEL
 from virtual_stain.counting.resample import AreaResampler
 from virtual_stain.counting.slide_stain import SlideStain
 from virtual_stain.geometry import Points
@@ -26,13 +27,16 @@ class Plane:
     """An image in working pixels."""
 
     signal: F32
-    """float32[h, w]: hematoxylin + DAB optical density, summed over the channels, ≥ 0."""
+    """float32[h, w]: what nuclei are looked for in: hematoxylin + DAB (of membrane markers hematoxylin alone), optical
+    density summed over the channels, ≥ 0."""
     hematoxylin: F32
     """float32[h, w]: amount of hematoxylin, optical density along its unit vector; noise may be negative."""
     dab: F32
     """float32[h, w]: the same of DAB."""
     residual: F32
     """float32[h, w]: what neither explains, signed."""
+    saturated: npt.NDArray[np.bool_]
+    """bool[h, w]: a channel is at the camera's black."""
     mpp: tuple[float, float]
     """µm per working pixel, x and y."""
     factor: tuple[float, float]
@@ -79,28 +83,39 @@ class Measured:
 
 
 def stain_plane(
-    rgb: npt.NDArray[np.uint8], mpp: tuple[float, float], stain: SlideStain, settings: CountingSettings
+    rgb: npt.NDArray[np.uint8],
+    mpp: tuple[float, float],
+    stain: SlideStain,
+    settings: CountingSettings,
+    *,
+    membrane: bool = False,
 ) -> Plane:
-    """uint8[H, W, 3] of `mpp` µm/px → densities in working pixels of about `settings.work_mpp`."""
+    """uint8[H, W, 3] of `mpp` µm/px → densities in working pixels of about `settings.work_mpp`.
+
+    `membrane`: DAB is on membranes, so that hematoxylin alone makes the nuclear signal.
+    """
     shrink = AreaResampler.towards(mpp, settings.work_mpp)
     work = shrink(rgb)
     hematoxylin, dab, residual = separate(optical_density(work, stain.background), stain.hematoxylin, stain.dab)
     signal = np.maximum(hematoxylin, 0) * np.float32(sum(stain.hematoxylin))
-    signal += np.maximum(dab, 0) * np.float32(sum(stain.dab))
+    if not membrane:
+        signal += np.maximum(dab, 0) * np.float32(sum(stain.dab))
     factor = shrink.factor
     return Plane(
         signal=signal,
         hematoxylin=hematoxylin,
         dab=dab,
         residual=residual,
+        saturated=work.min(axis=2) <= BLACK_LEVEL,
         mpp=(mpp[0] * factor[0], mpp[1] * factor[1]),
         factor=factor,
     )
 
 
-def measure(plane: Plane, stain: SlideStain, settings: CountingSettings) -> Measured:
-    """Finds and measures the nuclei of a plane."""
-    nuclei = find_nuclei(plane.signal, stain.typical_od, plane.mean_mpp, settings)
+def measure(plane: Plane, stain: SlideStain, settings: CountingSettings, nuclei: Nuclei | None = None) -> Measured:
+    """Finds the nuclei of a plane, or takes those that another detector found, and measures them."""
+    if nuclei is None:
+        nuclei = find_nuclei(plane.signal, stain.typical_od, plane.mean_mpp, settings)
     n, labels = nuclei.count, nuclei.labels
     at = np.flatnonzero(labels)
     owner = labels.ravel()[at] - 1

@@ -14,6 +14,7 @@ largest radius for both looks (18 µm), three sigmas of the largest blob (13 µm
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -45,8 +46,8 @@ class Nuclei:
 
     labels: npt.NDArray[np.int32]
     """int32[h, w]: 0 outside, 1…N inside nucleus i − 1; where two overlap, the one with the better outline."""
-    polygon: F64
-    """float64[N, A, 2]: outline (x, y) in working pixels, pixel centres at + 0.5, open, positive shoelace."""
+    polygon: Sequence[F64]
+    """N outlines float64[A, 2] (x, y) in working pixels, pixel centres at + 0.5, open, positive shoelace."""
     centroid: F64
     """float64[N, 2]: of the outline, same frame."""
     shape: Shapes
@@ -136,7 +137,7 @@ def _measured(
     shape = shapes(kept.corners(mpp))
     return Nuclei(
         labels=number[labels],
-        polygon=kept.polygons(mpp) + 0.5,
+        polygon=list(kept.polygons(mpp) + 0.5),
         centroid=kept.centre + shape.middle + 0.5,
         shape=shape,
         contrast_od=contrast[keep].astype(np.float32),

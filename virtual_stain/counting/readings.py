@@ -81,12 +81,20 @@ def intensity_class(
     return np.where(positive, grade, 0).astype(np.uint8)
 
 
-def read_cells(cells: Cells, settings: CountingSettings, *, tumour_only: bool) -> Readings:
-    """Readings over the tumour cells, or over all nuclei."""
+def read_cells(
+    cells: Cells, settings: CountingSettings, *, tumour_only: bool, grade: npt.NDArray[np.uint8] | None = None
+) -> Readings:
+    """Readings over the tumour cells, or over all nuclei.
+
+    `grade`: uint8[N], 0–3 for 0, 1+, 2+, 3+; without it the nuclear density decides.
+    """
     chosen = cells.select(cells.tumour) if tumour_only else cells
     counts = chosen.counts(tumour_only=False)  # of the chosen ones, all
     positive = chosen.cell_class == CellClass.POSITIVE
-    grade = intensity_class(chosen.dab_od, positive, settings)
+    if grade is None:
+        grade = intensity_class(chosen.dab_od, positive, settings)
+    elif tumour_only:
+        grade = grade[cells.tumour]
     by_class = tuple(int(np.count_nonzero(grade == g)) for g in (1, 2, 3))
     mean_od = float(chosen.dab_od[positive].mean()) if positive.any() else None
     total = counts.total

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -64,8 +65,36 @@ def estimate_stain(
     settings: CountingSettings,
     mpp: float = 0.3,
     background: Vector | None = None,
+    *,
+    membrane: bool = False,
 ) -> SlideStain:
-    """`images`: uint8[H, W, 3] of one slide, all of `mpp` µm/px. `background`: colour of its glass where known."""
+    """`images`: uint8[H, W, 3] of one slide, all of `mpp` µm/px. `background`: colour of its glass where known.
+
+    `membrane`: DAB is on membranes; nuclei show hematoxylin alone, and there is no nuclear threshold to estimate.
+    """
+    return examine_stain(images, settings, mpp, background, membrane=membrane).stain
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StainEvidence:
+    """A stain and what it was estimated from, for a picture of it."""
+
+    stain: SlideStain
+    density: F32
+    """float32[N, 3]: optical density of a sample of pixels."""
+    dab_od: F32
+    """float32[M]: mean nuclear DAB of the nuclei in the sampled windows; empty for membrane markers."""
+
+
+def examine_stain(
+    images: Sequence[npt.NDArray[np.uint8]],
+    settings: CountingSettings,
+    mpp: float = 0.3,
+    background: Vector | None = None,
+    *,
+    membrane: bool = False,
+) -> StainEvidence:
+    """`estimate_stain` with the evidence."""
     if not images:
         raise ValueError("Expected at least one image. Received: none")
     flags: tuple[str, ...] = ()
@@ -82,30 +111,43 @@ def estimate_stain(
         positive_od=settings.positive_default_od,
     )
     loose = dataclasses.replace(settings, min_edge_score=0.1, level_contrast=0.0, min_contrast_od=_LOOSE_CONTRAST)
-    planes = [stain_plane(image, (mpp, mpp), stain, settings) for image in images]
+    planes = [stain_plane(image, (mpp, mpp), stain, settings, membrane=membrane) for image in images]
     for _ in range(2):  # the clipping of the signal depends on the typical nucleus, weakly: two rounds settle it
-        typical = _typical_contrast([measure(plane, stain, loose) for plane in planes])
+        typical = _typical_contrast([measure(plane, stain, loose) for plane in planes], any_dab=membrane)
         stain = dataclasses.replace(stain, typical_od=typical or _DEFAULT_TYPICAL)
     nuclei = [measure(plane, stain, settings) for plane in planes]
-    threshold, threshold_flags = _threshold(np.concatenate([n.dab_od[~n.other] for n in nuclei]), settings)
+    dab = np.concatenate([n.dab_od[~n.other] for n in nuclei])
+    if membrane:
+        dab = dab[:0]
+    threshold, threshold_flags = (settings.positive_default_od, ()) if membrane else _threshold(dab, settings)
     if typical is None:
         threshold_flags = (FEW_NUCLEI, *threshold_flags)
-    return dataclasses.replace(
+    stain = dataclasses.replace(
         stain,
         typical_area_um2=_typical_area(np.concatenate([n.area_um2 for n in nuclei])),
         positive_od=threshold,
         flags=(*flags, *vectors.flags, *threshold_flags),
     )
+    return StainEvidence(stain, density, dab)
 
 
-def estimate_slide_stain(slide: Slide, tissue: TissueMap, settings: CountingSettings) -> SlideStain:
+def estimate_slide_stain(
+    slide: Slide, tissue: TissueMap, settings: CountingSettings, *, membrane: bool = False
+) -> SlideStain:
     """The stain of a whole slide: glass from outside its tissue, the rest from windows spread over the tissue.
 
     Deterministic: the same slide gives the same stain. Raises ResolutionError without a usable pixel size,
     NoTissueError without tissue.
     """
+    return examine_slide_stain(slide, tissue, settings, membrane=membrane).stain
+
+
+def examine_slide_stain(
+    slide: Slide, tissue: TissueMap, settings: CountingSettings, *, membrane: bool = False
+) -> StainEvidence:
+    """`estimate_slide_stain` with the evidence."""
     windows, mpp = sample_windows(slide, tissue, settings)
-    return estimate_stain(windows, settings, mpp, background=sample_glass(slide, tissue))
+    return examine_stain(windows, settings, mpp, sample_glass(slide, tissue), membrane=membrane)
 
 
 def _sample(density: F32) -> F32:
@@ -113,14 +155,14 @@ def _sample(density: F32) -> F32:
     return flat[:: max(1, len(flat) // _PIXELS_PER_IMAGE)]
 
 
-def _typical_contrast(found: list[Measured]) -> float | None:
+def _typical_contrast(found: list[Measured], *, any_dab: bool) -> float | None:
     """Weighted median contrast of the negative nuclei, weight = area · contrast, so that the many faint specks of
     cytoplasm that a loose search also finds do not count; None when there are too few."""
     contrast = np.concatenate([n.contrast_od for n in found]).astype(np.float64)
     area = np.concatenate([n.area_um2 for n in found]).astype(np.float64)
     dab = np.concatenate([n.dab_od for n in found])
     other = np.concatenate([n.other for n in found])
-    negative = (dab < _CLEARLY_NEGATIVE_OD) & ~other & (contrast > _LOOSE_CONTRAST)
+    negative = ((dab < _CLEARLY_NEGATIVE_OD) | any_dab) & ~other & (contrast > _LOOSE_CONTRAST)
     if np.count_nonzero(negative) < _MIN_NEGATIVES:
         return None
     contrast, area = contrast[negative], area[negative]

@@ -15,7 +15,9 @@ import numpy.typing as npt
 
 from virtual_stain.config.counting import CountingSettings
 from virtual_stain.counting.cells import Cells
-from virtual_stain.counting.count import measure_cells
+from virtual_stain.counting.count import Counted, count_given, count_image
+from virtual_stain.counting.given import GivenCells
+from virtual_stain.counting.quality import Quality
 from virtual_stain.counting.resample import AreaResampler
 from virtual_stain.counting.slide_stain import SlideStain
 from virtual_stain.errors import ResolutionError
@@ -60,10 +62,14 @@ class FoundCells:
     """The cells of one core, in level-0 px of the slide."""
 
     cells: Cells
-    hematoxylin_od: npt.NDArray[np.float32]
-    elongation: npt.NDArray[np.float32]
-    rings: tuple[Points, ...]
-    """Outline of every cell, float64[M, 2] px0, open, positive shoelace."""
+    grade: npt.NDArray[np.uint8]
+    """uint8[N]: 0, 1, 2, 3 for 0, 1+, 2+, 3+."""
+    columns: dict[str, npt.NDArray[np.float32]]
+    """float32[N] each: what was measured beside; NaN where there is nothing to measure."""
+    rings: tuple[Points | None, ...]
+    """Outline of every cell, float64[M, 2] px0, open, positive shoelace; None where another detector gave a point."""
+    quality: Quality
+    """Of the window, its margin included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +82,8 @@ class WindowTask:
     marker: Marker
     stain: SlideStain
     settings: CountingSettings
+    given: GivenCells | None = None
+    """Cells of another detector in these windows, px0; None: they are looked for."""
 
 
 def plan_windows(slide: Slide, tissue: TissueMap | None, settings: CountingSettings) -> WindowPlan:
@@ -130,14 +138,36 @@ def _core(plan: WindowPlan, window: CountWindow) -> Box:
 
 
 def window_tasks(
-    slide: SlideRef, plan: WindowPlan, marker: Marker, stain: SlideStain, settings: CountingSettings
+    slide: SlideRef,
+    plan: WindowPlan,
+    marker: Marker,
+    stain: SlideStain,
+    settings: CountingSettings,
+    given: GivenCells | None = None,
 ) -> list[WindowTask]:
-    """The plan's windows in their order, several to a task."""
-    w = plan.windows
-    return [
-        WindowTask(slide, plan, w[i : i + _WINDOWS_PER_TASK], marker, stain, settings)
-        for i in range(0, len(w), _WINDOWS_PER_TASK)
-    ]
+    """The plan's windows in their order, several to a task; with `given`, only those that hold any of them."""
+    w = (plan if given is None else windows_with(given, plan)).windows
+    tasks = []
+    for i in range(0, len(w), _WINDOWS_PER_TASK):
+        part = w[i : i + _WINDOWS_PER_TASK]
+        own = None
+        if given is not None:
+            at = given.xy / plan.scale
+            own = given.select(np.logical_or.reduce([_in_core(at, window) for window in part]))
+        tasks.append(WindowTask(slide, plan, part, marker, stain, settings, own))
+    return tasks
+
+
+def windows_with(given: GivenCells, plan: WindowPlan) -> WindowPlan:
+    """Only the windows that hold any of the cells."""
+    at = given.xy / plan.scale
+    return replace(plan, windows=tuple(w for w in plan.windows if _in_core(at, w).any()))
+
+
+def _in_core(at: Points, window: CountWindow) -> npt.NDArray[np.bool_]:
+    """bool[N]: points of the level's pixels. In whole-slide coordinates, so that neighbours decide alike."""
+    inside = (at[:, 0] >= window.core_x) & (at[:, 0] < window.core_x1)
+    return np.asarray(inside & (at[:, 1] >= window.core_y) & (at[:, 1] < window.core_y1), np.bool_)
 
 
 def count_windows(task: WindowTask) -> list[FoundCells]:
@@ -152,15 +182,34 @@ def count_window(slide: Slide, task: WindowTask, window: CountWindow) -> FoundCe
     x, y = max(plan.extent[0], window.core_x - plan.margin[0]), max(plan.extent[1], window.core_y - plan.margin[1])
     x1 = min(plan.extent[2], window.core_x1 + plan.margin[0])
     y1 = min(plan.extent[3], window.core_y1 + plan.margin[1])
-    patch = slide.read_patch(plan.level, x, y, Size(x1 - x, y1 - y))
-    cells, measured = measure_cells(patch.image, plan.mpp, task.marker, task.stain, task.settings)
-    # the comparison is made in whole-slide coordinates, so that both neighbours decide alike
-    at = measured.xy + np.array([x, y])
-    inside = (at[:, 0] >= window.core_x) & (at[:, 0] < window.core_x1)
-    inside &= (at[:, 1] >= window.core_y) & (at[:, 1] < window.core_y1)
+    image = slide.read_patch(plan.level, x, y, Size(x1 - x, y1 - y)).image
+    corner = np.array([x, y], np.float64)
+    if task.given is not None:
+        own = task.given.select(_in_core(task.given.xy / plan.scale, window))
+        counted = count_given(image, plan.mpp, task.marker, task.stain, task.settings, own, (corner, plan.scale))
+        return _found(counted, np.ones(len(own), np.bool_), own.xy, own.rings)
+    counted = count_image(image, plan.mpp, task.marker, task.stain, task.settings)
+    at = counted.measured.xy + corner
+    inside = _in_core(at, window)
+    polygon, factor = counted.measured.nuclei.polygon, counted.measured.factor
+    rings = tuple((polygon[i] * factor + corner) * plan.scale for i in np.flatnonzero(inside).tolist())
+    return _found(counted, inside, (at * plan.scale)[inside], rings)
+
+
+def _found(counted: Counted, inside: npt.NDArray[np.bool_], xy: Points, rings: tuple[Points | None, ...]) -> FoundCells:
+    measured = counted.measured
+    columns = {
+        "hematoxylin_od": measured.hematoxylin_od,
+        "max_dab_od": measured.max_dab_od,
+        "elongation": measured.elongation,
+        "circularity": measured.circularity,
+        "edge_score": measured.edge_score,
+        **counted.extra,
+    }
     return FoundCells(
-        cells=cells.select(inside).moved((at * plan.scale)[inside]),
-        hematoxylin_od=measured.hematoxylin_od[inside],
-        elongation=measured.elongation[inside],
-        rings=tuple((measured.nuclei.polygon[inside] * measured.factor + np.array([x, y])) * plan.scale),
+        cells=counted.cells.select(inside).moved(xy),
+        grade=counted.grade[inside],
+        columns={name: values[inside] for name, values in columns.items()},
+        rings=rings,
+        quality=counted.quality,
     )

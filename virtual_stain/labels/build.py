@@ -17,10 +17,11 @@ import numpy.typing as npt
 from virtual_stain.config.counting import CountingSettings
 from virtual_stain.config.labels import LabelSettings
 from virtual_stain.counting.cells import Cells
-from virtual_stain.counting.count import count_cells
+from virtual_stain.counting.count import count_image
+from virtual_stain.counting.focus import focus_ratio
+from virtual_stain.counting.quality import Quality, quality_flags
 from virtual_stain.counting.slide_stain import SlideStain
 from virtual_stain.geometry import Affine2D, Box, Points, Size
-from virtual_stain.labels.focus import focus_ratio
 from virtual_stain.labels.jpeg import encode_jpeg
 from virtual_stain.labels.label import TileLabel, Trust, judge, label_id
 from virtual_stain.labels.raster_map import map_to_ihc
@@ -88,10 +89,17 @@ def build_tile(sources: PairSources, ref: TileRef, settings: TileSettings) -> Ti
     )
     he_image = read_window(sources.he, ref.box, Size(size, size))
     inside = _inside(sources.he.bounds, he_from_tile, size)
-    ihc_image, overlap_fraction, cells = _read_and_count(sources, ref.box, he_from_tile, inside, settings)
+    ihc_image, overlap_fraction, cells, quality = _read_and_count(sources, ref.box, he_from_tile, inside, settings)
     cells = sources.regions.mark(cells, he_from_tile.apply(cells.xy), sources.registration.transform)
-    trust = _measure_trust(sources, ref, (he_image, ihc_image), overlap_fraction, settings)
-    flags, weight, usable = judge(trust, cells.counts().total, settings.labels, max_p95_um=settings.max_p95_um)
+    trust = _measure_trust(sources, ref, (he_image, ihc_image), overlap_fraction, quality, settings)
+    counts = cells.counts()
+    flags, weight, usable = judge(
+        trust,
+        counts.total,
+        settings.labels,
+        max_p95_um=settings.max_p95_um,
+        counting_flags=quality_flags(quality, counts.standard_error, settings.counting),
+    )
     return TileLabel(
         col=ref.col,
         row=ref.row,
@@ -125,19 +133,21 @@ def _read_and_count(
     he_from_tile: Affine2D,
     inside: tuple[slice, slice],
     settings: TileSettings,
-) -> tuple[_Rgb, float, Cells]:
-    """The IHC tile, the share of the H&E scan's part of it that the IHC scan covers, and the cells in tile px."""
+) -> tuple[_Rgb, float, Cells, Quality]:
+    """The IHC tile, the share of the H&E scan's part of it that the IHC scan covers, the cells in tile px, and how far
+    the picture that they were counted on can be trusted."""
     fine, margin, size = settings.fineness, settings.margin_px, settings.tile_px
     tile_from_wide = Affine2D.scale_and_shift("tile", "wide", (1 / fine, 1 / fine), (-margin / fine, -margin / fine))
     image, valid = _read_ihc(sources, he_from_tile @ tile_from_wide, size * fine + 2 * margin, box)
-    counted = count_cells(image, settings.count_mpp, sources.marker, sources.stain, settings.counting)
-    cells = _cells_of_tile(counted.moved(tile_from_wide.apply(counted.xy)), inside)
+    mpp = settings.count_mpp
+    counted = count_image(image, (mpp, mpp), sources.marker, sources.stain, settings.counting)
+    cells = _cells_of_tile(counted.cells.moved(tile_from_wide.apply(counted.cells.xy)), inside)
     rows, columns = (slice(margin + s.start * fine, margin + s.stop * fine) for s in inside)
     middle = slice(margin, margin + size * fine)
     tile = np.ascontiguousarray(image[middle, middle])
     if fine > 1:
         tile = np.asarray(cv2.resize(tile, (size, size), interpolation=cv2.INTER_AREA), np.uint8)
-    return tile, float(valid[rows, columns].mean()), cells
+    return tile, float(valid[rows, columns].mean()), cells, counted.quality
 
 
 def _read_ihc(sources: PairSources, he_from_wide: Affine2D, side: int, box: Box) -> tuple[_Rgb, npt.NDArray[np.bool_]]:
@@ -176,6 +186,7 @@ def _measure_trust(
     ref: TileRef,
     images: tuple[_Rgb, _Rgb],
     overlap_fraction: float,
+    quality: Quality,
     settings: TileSettings,
 ) -> Trust:
     places = _ERROR_PLACES * (ref.box.width, ref.box.height) + (ref.box.x, ref.box.y)
@@ -188,6 +199,8 @@ def _measure_trust(
         error_median_um=median if math.isfinite(median) else None,
         error_p95_um=p95 if math.isfinite(p95) else None,
         border=ref.border,
+        saturated_fraction=quality.saturated_fraction,
+        unexplained_fraction=quality.unexplained_fraction,
     )
 
 

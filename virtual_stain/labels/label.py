@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from virtual_stain.config.labels import LabelSettings
 from virtual_stain.counting.cells import CellClass, Cells
+from virtual_stain.counting.quality import BLURRED, UNEXPLAINED
 from virtual_stain.geometry import Box
 from virtual_stain.markers import CellCounts
 
@@ -37,6 +38,10 @@ class Trust:
     """Estimated registration error at this tile, µm."""
     error_p95_um: float | None
     border: bool
+    saturated_fraction: float | None = None
+    """Share of the nuclear IHC pixels at the camera's black; None without nuclei."""
+    unexplained_fraction: float | None = None
+    """Share of their optical density that is neither stain; None without nuclei."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,9 +76,13 @@ class TileLabel:
 
 
 def judge(
-    trust: Trust, n_tumour: int, settings: LabelSettings, *, max_p95_um: float
+    trust: Trust, n_tumour: int, settings: LabelSettings, *, max_p95_um: float, counting_flags: tuple[str, ...] = ()
 ) -> tuple[tuple[str, ...], float, bool]:
-    """(flags, ratio weight, usable_count) of a tile, from what was measured and the number of tumour cells."""
+    """(flags, ratio weight, usable_count) of a tile, from what was measured and the number of tumour cells.
+
+    `counting_flags`: what the counting itself warns of (counting/quality.py); where the colours are unclear the classes
+    are, and the ratio may not train.
+    """
     uncovered = trust.overlap_fraction < settings.min_overlap_fraction or (
         trust.tissue_overlap_fraction is not None
         and trust.tissue_overlap_fraction < settings.min_tissue_overlap_fraction
@@ -91,9 +100,11 @@ def judge(
         BLUR_IHC: blurred_ihc,
         REGISTRATION: misplaced,
     }
-    ratio_counts = not (few or uncovered or blurred_he or blurred_ihc or misplaced)
+    unclear = UNEXPLAINED in counting_flags
+    ratio_counts = not (few or uncovered or blurred_he or blurred_ihc or misplaced or unclear)
     number_counts = not (uncovered or blurred_ihc or misplaced)
-    return tuple(name for name, is_set in raised.items() if is_set), float(ratio_counts), number_counts
+    flags = tuple(name for name, is_set in raised.items() if is_set)
+    return flags + tuple(f for f in counting_flags if f != BLURRED), float(ratio_counts), number_counts
 
 
 def label_id(he: npt.NDArray[np.uint8], ihc: npt.NDArray[np.uint8], transform_sha256: str, cells: Cells) -> str:

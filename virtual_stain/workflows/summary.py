@@ -25,7 +25,17 @@ from virtual_stain.workflows.pair_job import OVERLAY
 
 SUMMARY = "summary.html"
 _THUMBNAIL_PX = 360
-_FLAG_ORDER = ("few_cells", "poor_overlap", "border", "blur_he", "blur_ihc", "registration")
+_FLAG_ORDER = (
+    "few_cells",
+    "poor_overlap",
+    "border",
+    "blur_he",
+    "blur_ihc",
+    "registration",
+    "saturated",
+    "stains_unclear",
+    "uncertain_ratio",
+)
 
 
 @dataclass(frozen=True, slots=True)

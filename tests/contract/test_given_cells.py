@@ -1,0 +1,198 @@
+"""What every detector promises, ours and those whose files `--cells` takes: the same cells, measured the same way."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from tests.fixtures.counting import Field, FieldStyle, f1_score, matches, stained_field
+from virtual_stain.cli.main import _run
+from virtual_stain.counting.given import UNKNOWN, class_of, tumour_flags
+from virtual_stain.counting.given_files import read_given_cells
+from virtual_stain.errors import InputError
+from virtual_stain.geometry import Box, Points
+
+MPP = 0.5
+FIELD = stained_field(150.0, MPP, style=FieldStyle(spacing_um=12.5))
+BOUNDS = Box(0, 0, float(FIELD.rgb.shape[1]), float(FIELD.rgb.shape[0]))
+
+
+def disc(x: float, y: float, radius_px: float = 7.0) -> Points:
+    angle = np.arange(24) * (2 * np.pi / 24)
+    return np.array([x, y]) + radius_px * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+
+
+def qupath_geojson(folder: Path) -> Path:
+    """As QuPath exports detections: a name that is a path, an annotation among them, nucleus inside a cell."""
+    features: list[object] = [
+        {
+            "type": "Feature",
+            "geometry": {"type": "Polygon", "coordinates": [[[0, 0], [9, 0], [9, 9], [0, 0]]]},
+            "properties": {"objectType": "annotation", "classification": {"name": "Tumor"}},
+        }
+    ]
+    for (x, y), positive in zip(FIELD.xy, FIELD.positive, strict=True):
+        outer, ring = disc(x, y, 10.0).tolist(), disc(x, y).tolist()
+        name = "Tumor: Positive" if positive else "Tumor: Negative"
+        features.append(
+            {
+                "type": "Feature",
+                "geometry": {"type": "Polygon", "coordinates": [[*outer, outer[0]]]},
+                "nucleusGeometry": {"type": "Polygon", "coordinates": [[*ring, ring[0]]]},
+                "properties": {"objectType": "cell", "classification": {"name": name}},
+            }
+        )
+    path = folder / "qupath zellen.geojson"
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": features}), encoding="utf-8")
+    return path
+
+
+def qupath_tsv(folder: Path) -> Path:
+    path = folder / "detections.tsv"
+    rows = ["Image\tName\tClass\tCentroid X µm\tCentroid Y µm\tNucleus: Area µm^2"]
+    for (x, y), positive in zip(FIELD.xy, FIELD.positive, strict=True):
+        rows.append(f"a.svs\t\t{'Positive' if positive else 'Negative'}\t{x * MPP:.4f}\t{y * MPP:.4f}\t50.1")
+    path.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return path
+
+
+def stardist(folder: Path) -> Path:
+    path = folder / "details.npz"
+    coord = np.stack([(disc(x, y) - 0.5)[:, ::-1].T for x, y in FIELD.xy])
+    np.savez(path, points=FIELD.xy[:, ::-1] - 0.5, coord=coord, prob=np.ones(len(FIELD.xy)))
+    return path
+
+
+def any_csv(folder: Path) -> Path:
+    path = folder / "cells.csv"
+    lines = "\n".join(f"{x:.3f};{y:.3f};{i}" for i, (x, y) in enumerate(FIELD.xy))
+    path.write_text(f"x;y;id\n{lines}\n", encoding="utf-8")
+    return path
+
+
+WRITERS: list[Callable[[Path], Path]] = [qupath_geojson, qupath_tsv, stardist, any_csv]
+
+
+@pytest.fixture(scope="module")
+def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("feld") / "feld.png"
+    path.write_bytes(cv2.imencode(".png", FIELD.rgb[:, :, ::-1])[1].tobytes())
+    return path
+
+
+def counted(slide: Path, out: Path, *more: str) -> tuple[list[dict[str, str]], dict[str, object]]:
+    words = ["count", str(slide), "--marker", "ki67", "--mpp", str(MPP), "--out", str(out), "-q", "--jobs", "1", *more]
+    assert _run(words) == 0
+    with (out / "cells.csv").open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream)), json.loads((out / "summary.json").read_text(encoding="utf-8"))
+
+
+def _agrees(rows: list[dict[str, str]], field: Field) -> None:
+    """The promise: positions in level-0 px, one row a cell, a class, DAB and hematoxylin of every one."""
+    xy = np.array([[float(r["x"]), float(r["y"])] for r in rows])
+    assert f1_score(xy, field.xy, 3 / field.mpp) > 0.97
+    pairs = matches(xy, field.xy, 3 / field.mpp)
+    positive = np.array([rows[i]["class"] == "positive" for i in pairs[:, 0]])
+    assert (positive == field.positive[pairs[:, 1]]).all()
+    dab = np.array([float(rows[i]["dab_od"]) for i in pairs[:, 0]])
+    assert dab[positive].min() > 0.5 > 0.1 > dab[~positive].max()
+    assert all(float(r["hematoxylin_od"]) > 0.1 for r in rows if r["class"] == "negative")
+    assert {r["tumour"] for r in rows} <= {"0", "1"}
+
+
+@pytest.mark.parametrize("write", [None, *WRITERS], ids=lambda w: "ours" if w is None else w.__name__)
+def test_every_detector_keeps_the_promise(slide: Path, tmp_path: Path, write: Callable[[Path], Path] | None) -> None:
+    more = [] if write is None else ["--cells", str(write(tmp_path))]
+    rows, summary = counted(slide, tmp_path / "out", *more)
+    _agrees(rows, FIELD)
+    if write is not None:
+        assert len(rows) == len(FIELD.xy)
+        assert summary["tumour_source"] == "imported_cells"
+        assert summary["detector"] != "vstain"
+        assert all(r["tumour"] == "1" for r in rows)
+        outlined = write in (qupath_geojson, stardist)
+        assert all((r["area_um2"] != "") == outlined for r in rows)
+
+
+def test_our_own_files_come_back_as_they_were(slide: Path, tmp_path: Path) -> None:
+    first, _ = counted(slide, tmp_path / "first")
+    for name in ("cells.csv", "cells.geojson"):
+        again, _ = counted(slide, tmp_path / name, "--cells", str(tmp_path / "first" / name))
+        assert len(again) == len(first)
+        xy, before = (np.array([[float(r["x"]), float(r["y"])] for r in rows]) for rows in (again, first))
+        pairs = matches(xy, before, 0.1)
+        assert len(pairs) == len(first)
+        for i, j in pairs:
+            assert (again[i]["class"], again[i]["tumour"]) == (first[j]["class"], first[j]["tumour"])
+
+
+def test_a_region_goes_before_what_the_cells_say(slide: Path, tmp_path: Path) -> None:
+    mask = np.zeros(FIELD.rgb.shape[:2], np.uint8)
+    mask[:, :100] = 255
+    roi = tmp_path / "roi.png"
+    roi.write_bytes(cv2.imencode(".png", mask)[1].tobytes())
+    rows, summary = counted(slide, tmp_path / "out", "--cells", str(any_csv(tmp_path)), "--roi", str(roi))
+    assert summary["tumour_source"] == "region_of_interest"
+    assert all((r["tumour"] == "1") == (float(r["x"]) < 100) for r in rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("a.csv", "id,area\n1,2\n", "position"),
+        ("a.csv", "x,y\n1,2\nnan,3\n", "line 3"),
+        ("a.csv", "x,y\n1,2\n1,99999\n", "inside the scan"),
+        ("a.tsv", "Image\tCentroid X µm\tCentroid Y µm\na\t1\t1\nb\t1\t1\n", "one image"),
+        ("a.geojson", "{", "GeoJSON"),
+        ("a.geojson", '{"type": "FeatureCollection", "features": []}', "none"),
+        ("a.geojson", '[{"geometry": {"type": "Polygon", "coordinates": [[[0, 0]]]}}]', "feature 0"),
+        ("a.xlsx", "x", "xlsx"),
+        ("a.npz", "x", "StarDist"),
+    ],
+)
+def test_a_file_that_is_no_list_of_cells_is_refused_in_words(tmp_path: Path, name: str, text: str, said: str) -> None:
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=said) as caught:
+        read_given_cells(path, BOUNDS, (MPP, MPP))
+    assert name in str(caught.value)
+
+
+def test_geojson_counts_from_the_corner_of_the_scan_and_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "a.geojson"
+    point = {"type": "Feature", "geometry": {"type": "Point", "coordinates": [5, 6]}, "properties": {}}
+    bounds = Box(100, 200, 50, 50)
+    for head, expected in (({}, (105, 206)), ({"origin": "bounds", "offset_px0": [100, 200]}, (105, 206))):
+        path.write_text(json.dumps({"type": "FeatureCollection", "features": [point], **head}))
+        assert read_given_cells(path, bounds, (MPP, MPP)).xy.tolist() == [list(expected)]
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": [point], "origin": "slide"}))
+    with pytest.raises(InputError, match="inside the scan"):
+        read_given_cells(path, bounds, (MPP, MPP))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("Tumor: Positive", (1, True)),
+        ("Stroma: Negative", (0, False)),
+        ("Non-tumor: Positive", (1, False)),
+        ("Negative", (0, None)),
+        ("3+", (1, None)),
+        ("Ignore*", (2, False)),
+        ("", (UNKNOWN, None)),
+        ("Immune cells", (UNKNOWN, False)),
+    ],
+)
+def test_class_names_are_read_as_qupath_writes_them(name: str, expected: tuple[int, bool | None]) -> None:
+    assert class_of(name) == expected
+
+
+def test_where_a_file_names_tumour_cells_only_those_are() -> None:
+    assert tumour_flags([None, False, None]).tolist() == [True, False, True]
+    assert tumour_flags([True, None, False]).tolist() == [True, False, False]

@@ -1,0 +1,98 @@
+"""Membranes: how much of a cell's border is stained, and how strongly (HER2, PD-L1).
+
+Rays run from the outline of the nucleus outwards, at most `membrane_reach_um` and not into another nucleus. Along each
+the membrane is the darkest DAB; it must stand out from the cytoplasm on the way there. Completeness is the share of
+the rays with a stained membrane, intensity the mean optical density of those.
+
+Classes after ASCO/CAP (Wolff et al., J. Clin. Oncol. 36, 2018; affirmed 2023): 3+ complete and intense, 2+ complete and
+weak to moderate, or intense but incomplete, 1+ faint and incomplete, 0 none.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from virtual_stain.config.counting import CountingSettings
+from virtual_stain.counting.contours import F32, F64, sample
+from virtual_stain.counting.measure import Measured, Plane
+
+_ANGLES = 32
+_STEP_UM = 0.5
+_SMOOTH_UM = 0.4
+_STAND_OUT = 0.4  # of the membrane's own density, above the palest place on the way
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Membranes:
+    """Of N cells, in the order of the nuclei."""
+
+    od: F32
+    """float32[N]: mean DAB optical density of the stained part; 0 where nothing is stained."""
+    completeness: F32
+    """float32[N]: stained share of the border, 0–1."""
+    grade: npt.NDArray[np.uint8]
+    """uint8[N]: 0, 1, 2, 3 for 0, 1+, 2+, 3+."""
+
+
+def measure_membranes(plane: Plane, found: Measured, settings: CountingSettings) -> Membranes:
+    """Membranes around the nuclei of `found` in `plane`."""
+    n = len(found)
+    if n == 0:
+        nothing = np.zeros(0, np.float32)
+        return Membranes(nothing, nothing, np.zeros(0, np.uint8))
+    mpp = plane.mean_mpp
+    centre = np.round((found.xy / found.factor - 0.5) * 4) / 4  # a quarter pixel: the same offsets in every window
+    radius = _radii(found, centre)
+    steps = np.arange(round(settings.membrane_reach_um / _STEP_UM) + 1) * (_STEP_UM / mpp)
+    profile, free = _profiles(plane, found, centre, radius[:, :, None] + steps)
+    peak = np.where(free, profile, 0).max(axis=2)
+    way = np.where(np.arange(profile.shape[2]) <= profile.argmax(axis=2)[..., None], profile, np.inf).min(axis=2)
+    stained = (peak >= settings.membrane_faint_od) & (peak - np.maximum(way, 0) >= _STAND_OUT * peak)
+    completeness = stained.mean(axis=1, dtype=np.float64).astype(np.float32)
+    od = (np.where(stained, peak, 0).sum(axis=1, dtype=np.float64) / np.maximum(stained.sum(axis=1), 1)).astype(
+        np.float32
+    )
+    return Membranes(od, completeness, _grade(od, completeness, settings))
+
+
+def _grade(od: F32, completeness: F32, settings: CountingSettings) -> npt.NDArray[np.uint8]:
+    some = completeness >= settings.membrane_some_fraction
+    complete = completeness >= settings.membrane_complete_fraction
+    strong = od >= settings.membrane_strong_od
+    grade = some.astype(np.uint8) + (some & (complete | strong)) + (complete & strong)
+    return np.asarray(grade, np.uint8)
+
+
+def _radii(found: Measured, centre: F64) -> F64:
+    """float64[N, A]: the nuclear outline on every ray, working pixels."""
+    angle = np.arange(_ANGLES) * (2 * math.pi / _ANGLES)
+    radius = np.empty((len(found), _ANGLES))
+    for i, ring in enumerate(found.nuclei.polygon):
+        offset = ring - 0.5 - centre[i]
+        at = np.arctan2(offset[:, 1], offset[:, 0]) % (2 * math.pi)
+        order = np.argsort(at, kind="stable")
+        radius[i] = np.interp(angle, at[order], np.hypot(*offset.T)[order], period=2 * math.pi)
+    return np.asarray(np.round(radius * 32) / 32, np.float64)
+
+
+def _profiles(plane: Plane, found: Measured, centre: F64, distance: F64) -> tuple[F32, npt.NDArray[np.bool_]]:
+    """DAB along the rays, float32[N, A, S], and where they have not met another nucleus yet, bool[N, A, S]."""
+    size = 2 * math.ceil(3 * _SMOOTH_UM / plane.mean_mpp) + 1
+    dab = cv2.GaussianBlur(plane.dab, (size, size), _SMOOTH_UM / plane.mean_mpp, borderType=cv2.BORDER_REFLECT_101)
+    angle = np.arange(_ANGLES) * (2 * math.pi / _ANGLES)
+    unit = np.stack([np.cos(angle), np.sin(angle)], axis=1)[:, None, :]
+    labels = found.nuclei.labels
+    profile = np.empty(distance.shape, np.float32)
+    owner = np.empty(distance.shape, np.int32)
+    for i in range(len(found)):
+        offset = unit * distance[i][..., None]
+        profile[i] = sample(np.asarray(dab, np.float32), centre[i : i + 1], offset)[0]
+        column, row = np.moveaxis(np.rint(offset + centre[i]).astype(np.intp), 2, 0)
+        owner[i] = labels[np.clip(row, 0, labels.shape[0] - 1), np.clip(column, 0, labels.shape[1] - 1)]
+    other = (owner > 0) & (owner != np.arange(1, len(found) + 1)[:, None, None])
+    return profile, ~np.logical_or.accumulate(other, axis=2)

@@ -1,0 +1,125 @@
+"""How far a picture can be trusted: sharpness, the camera's black, and what the two stains leave unexplained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from virtual_stain.config.counting import CountingSettings
+from virtual_stain.counting.focus import focus_ratio
+
+BLURRED = "blurred"
+SATURATED = "saturated"
+UNEXPLAINED = "stains_unclear"
+UNCERTAIN = "uncertain_ratio"
+QUALITY_SENTENCES = {
+    BLURRED: "much of the slide is out of focus: pale nuclei are missed there",
+    SATURATED: "much of the nuclei is black to the camera: hue is lost there, and 2+ cannot be told from 3+",
+    UNEXPLAINED: "much of the colour in the nuclei is neither hematoxylin nor DAB: do not trust the classes",
+    UNCERTAIN: "few cells for the ratio that they have: its standard error is large",
+}
+"""What each flag means, for people."""
+
+BLACK_LEVEL = 12
+"""Grey level of a channel, 0–255, up to which the camera tells nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """Sums over a picture's nuclear pixels, which add up over windows, and the picture's sharpness."""
+
+    nuclear_px: int
+    saturated_px: int
+    """With a channel at the camera's black."""
+    stain_od: float
+    """Σ hematoxylin + DAB."""
+    unexplained_od: float
+    """Σ of what neither explains."""
+    focus: float | None
+    """Focus ratio (counting/focus.py); None where there is too little structure."""
+
+    @property
+    def saturated_fraction(self) -> float | None:
+        return self.saturated_px / self.nuclear_px if self.nuclear_px else None
+
+    @property
+    def unexplained_fraction(self) -> float | None:
+        return self.unexplained_od / self.stain_od if self.stain_od > 0 else None
+
+
+def measure_quality(
+    rgb: npt.NDArray[np.uint8],
+    mpp: float,
+    nuclear: npt.NDArray[np.bool_],
+    planes: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.bool_]],
+) -> Quality:
+    """`nuclear`: bool[h, w], working pixels inside nuclei; `planes`: their summed stain, residual, and saturation."""
+    stain, residual, saturated = planes
+    return Quality(
+        nuclear_px=int(np.count_nonzero(nuclear)),
+        saturated_px=int(np.count_nonzero(saturated & nuclear)),
+        stain_od=float(stain[nuclear].sum(dtype=np.float64)),
+        unexplained_od=float(np.abs(residual[nuclear]).sum(dtype=np.float64)),
+        focus=focus_ratio(rgb, mpp),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class SlideQuality:
+    """The same over all windows of a slide."""
+
+    total: Quality
+    """Its focus is the median of the windows."""
+    blurred_fraction: float | None
+    """Share of the windows with structure that are out of focus."""
+    standard_error: float | None
+    flags: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it stands in summary.json."""
+        return {
+            "focus": _rounded(self.total.focus),
+            "blurred_fraction": _rounded(self.blurred_fraction),
+            "saturated_fraction": _rounded(self.total.saturated_fraction),
+            "unexplained_fraction": _rounded(self.total.unexplained_fraction),
+            "standard_error": _rounded(self.standard_error),
+            "flags": list(self.flags),
+        }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
+
+
+def quality_flags(quality: Quality, standard_error: float | None, settings: CountingSettings) -> tuple[str, ...]:
+    """What to beware of in one picture."""
+    saturated, unexplained = quality.saturated_fraction, quality.unexplained_fraction
+    raised = {
+        BLURRED: quality.focus is not None and quality.focus < settings.min_focus,
+        SATURATED: saturated is not None and saturated > settings.max_saturated_fraction,
+        UNEXPLAINED: unexplained is not None and unexplained > settings.max_unexplained_fraction,
+        UNCERTAIN: standard_error is not None and standard_error > settings.max_standard_error,
+    }
+    return tuple(name for name, is_set in raised.items() if is_set)
+
+
+def join_quality(parts: Iterable[Quality], standard_error: float | None, settings: CountingSettings) -> SlideQuality:
+    """Of the windows of a slide; blur is flagged where a quarter of them or more is out of focus."""
+    all_parts = list(parts)
+    focus = [p.focus for p in all_parts if p.focus is not None]
+    total = Quality(
+        nuclear_px=sum(p.nuclear_px for p in all_parts),
+        saturated_px=sum(p.saturated_px for p in all_parts),
+        stain_od=sum(p.stain_od for p in all_parts),
+        unexplained_od=sum(p.unexplained_od for p in all_parts),
+        focus=float(np.median(focus)) if focus else None,
+    )
+    blurred = float(np.mean([f < settings.min_focus for f in focus])) if focus else None
+    flags = [f for f in quality_flags(total, standard_error, settings) if f != BLURRED]
+    if blurred is not None and blurred >= 0.25:
+        flags.insert(0, BLURRED)
+    return SlideQuality(total, blurred, standard_error, tuple(flags))

@@ -1,0 +1,76 @@
+"""stain.png: what the stain of a slide was estimated from, and what came out."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from virtual_stain.config.counting import CountingSettings
+from virtual_stain.counting.optical_density import PUBLISHED_DAB, PUBLISHED_HEMATOXYLIN, Vector
+from virtual_stain.counting.stain import FLAG_SENTENCES, StainEvidence
+
+_FAINT_OD = 0.15  # summed: below it a pixel has no hue to draw
+_SHORT = 70  # letters of a flag's sentence that fit on a line
+
+
+def draw_stain(evidence: StainEvidence, settings: CountingSettings, title: str) -> bytes:
+    """PNG: the hue of the stained pixels with both vectors, and the nuclear DAB with the class limits."""
+    figure = Figure(figsize=(10, 4.4), dpi=110, layout="constrained")
+    left, right = figure.subplots(1, 2)
+    _hues(left, evidence)
+    _densities(right, evidence, settings)
+    flags = [FLAG_SENTENCES.get(f, f) for f in evidence.stain.flags]
+    notes = "".join(f"\n{f[:_SHORT]}{'…' if len(f) > _SHORT else ''}" for f in flags)
+    figure.suptitle(title + notes, fontsize=9, color="#a02020" if flags else "black")
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", metadata={"Software": None})
+    return stream.getvalue()
+
+
+def _plane(vector: Vector) -> tuple[float, float]:
+    """Where a colour lies whatever its strength: shares of red and blue in the optical density."""
+    total = sum(vector)
+    return vector[0] / total, vector[2] / total
+
+
+def _hues(axes: Axes, evidence: StainEvidence) -> None:
+    stain = evidence.stain
+    total = evidence.density.sum(axis=1)
+    seen = total > _FAINT_OD
+    if seen.any():
+        share = evidence.density[seen] / total[seen, None]
+        axes.hexbin(
+            share[:, 0], share[:, 2], gridsize=60, extent=(0, 0.7, 0, 0.7), bins="log", cmap="Greys", linewidths=0
+        )
+    marks = (
+        ("hematoxylin", stain.hematoxylin, PUBLISHED_HEMATOXYLIN, "#3355bb"),
+        ("DAB", stain.dab, PUBLISHED_DAB, "#8a4b10"),
+    )
+    for name, vector, published, colour in marks:
+        axes.plot(*_plane(vector), "o", color=colour, markersize=9, label=name)
+        axes.plot(*_plane(published), "o", color=colour, markersize=9, fillstyle="none", label=f"{name}, published")
+    axes.set(xlim=(0, 0.7), ylim=(0, 0.7), xlabel="red share of the optical density", ylabel="blue share")
+    axes.set_title("hue of the stained pixels", fontsize=9)
+    glass = tuple(np.clip(np.array(stain.background) / 255, 0, 1))
+    axes.text(
+        0.03, 0.03, "glass", transform=axes.transAxes, bbox={"facecolor": glass, "edgecolor": "black"}, fontsize=8
+    )
+    axes.legend(fontsize=7, loc="upper right")
+
+
+def _densities(axes: Axes, evidence: StainEvidence, settings: CountingSettings) -> None:
+    od = evidence.dab_od
+    if len(od) == 0:
+        axes.text(0.5, 0.5, "read on the membrane:\nno nuclear threshold", ha="center", va="center", fontsize=9)
+        axes.set_axis_off()
+        return
+    top = max(1.0, float(np.percentile(od, 99.5)) * 1.1)
+    axes.hist(np.clip(od, -0.05, top), bins=60, range=(-0.05, top), color="#b08050", log=True)
+    limits = ((evidence.stain.positive_od, "positive, 1+"), (settings.class_2_od, "2+"), (settings.class_3_od, "3+"))
+    for at, name in limits:
+        axes.axvline(at, color="black", linestyle="-" if name.startswith("pos") else ":")
+        axes.text(at, 1.01, name, transform=axes.get_xaxis_transform(), fontsize=7, rotation=30)
+    axes.set(xlabel="mean nuclear DAB, optical density", ylabel="nuclei of the sample")

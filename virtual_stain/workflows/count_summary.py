@@ -1,0 +1,171 @@
+"""summary.json of a count, and its words on the picture and on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.spatial import cKDTree
+
+from virtual_stain.config.counting import CountingSettings
+from virtual_stain.counting.cells import CellClass, Cells
+from virtual_stain.counting.given import GivenCells
+from virtual_stain.counting.membrane_readings import read_her2, read_tps
+from virtual_stain.counting.quality import QUALITY_SENTENCES, Quality, join_quality
+from virtual_stain.counting.readings import ALLRED_BINS, ALLRED_INTENSITY, Readings, read_cells
+from virtual_stain.counting.slide_stain import SlideStain
+from virtual_stain.counting.stain import FLAG_SENTENCES
+from virtual_stain.counting.windows import WindowPlan
+from virtual_stain.markers import CellCounts, Compartment, Marker, ValueDefinition
+from virtual_stain.slides.slide import Slide
+
+_TWICE_UM = 1.0  # two detections nearer than this are one nucleus counted twice
+
+
+@dataclass(frozen=True, slots=True)
+class CountFacts:
+    """How a slide was counted."""
+
+    marker: Marker
+    tumour_source: str
+    detector: str
+    given: GivenCells | None
+    plan: WindowPlan
+    stain: SlideStain
+    whole_image: bool
+    """No tissue mask: everything was searched."""
+
+
+def summarize(
+    slide: Slide,
+    facts: CountFacts,
+    cells: Cells,
+    grade: npt.NDArray[np.uint8],
+    quality: Sequence[Quality],
+    settings: CountingSettings,
+) -> dict[str, Any]:
+    """What stands in summary.json. `grade`: uint8[N] of `cells`; `quality`: one per window."""
+    stain, mpp, membrane = facts.stain, slide.mpp, facts.marker.compartment is Compartment.MEMBRANE
+    assert mpp is not None
+    tumour = read_cells(cells, settings, tumour_only=True, grade=grade)
+    nuclei = read_cells(cells, settings, tumour_only=False, grade=grade)
+    trust = join_quality(quality, tumour.standard_error, settings)
+    area_mm2 = _searched_mm2(facts.plan, (mpp.x, mpp.y))
+    summary = {
+        "schema_version": 2,
+        "slide": {"name": slide.name, "format": slide.format, "mpp": [mpp.x, mpp.y], "mpp_origin": mpp.origin},
+        "marker": facts.marker.value,
+        "compartment": facts.marker.compartment.value,
+        "detector": facts.detector,
+        "value_definition": settings.value_definition.value,
+        "value": value_of(cells.counts(), settings.value_definition, area_mm2),
+        "tumour_source": facts.tumour_source,
+        "tumour": _reading(tumour, membrane=membrane),
+        "all_nuclei": _reading(nuclei, membrane=membrane),
+        **_of_marker(facts.marker, cells, grade),
+        "other_objects": int(np.count_nonzero(cells.cell_class == CellClass.OTHER)),
+        **_cutoffs(stain, settings, membrane=membrane),
+        "searched": "whole image" if facts.whole_image else "windows with tissue",
+        "searched_mm2": round(area_mm2, 6),
+        "windows": len(facts.plan.windows),
+        "trust": trust.to_dict(),
+        "stain": stain.to_dict(),
+    }
+    warnings = [*slide.warnings, *(f"stain: {FLAG_SENTENCES.get(flag, flag)}" for flag in stain.flags)]
+    warnings += [f"trust: {QUALITY_SENTENCES[flag]}" for flag in trust.flags]
+    warnings += _of_given(facts.given, (mpp.x, mpp.y))
+    if tumour.ratio is None:
+        warnings.append("tumour: every reading is null: no tumour cells were counted")
+    if nuclei.ratio is None:
+        warnings.append("all_nuclei: every reading is null: no nuclei were counted")
+    return {**summary, "warnings": warnings}
+
+
+def value_of(counts: CellCounts, definition: ValueDefinition, area_mm2: float) -> dict[str, Any]:
+    """The number that would become the label, by the configured definition; null without cells or area."""
+    ratio = counts.ratio
+    number: float | None
+    match definition:
+        case ValueDefinition.POSITIVE_RATIO:
+            number = ratio
+        case ValueDefinition.NEGATIVE_RATIO:
+            number = None if ratio is None else 1 - ratio
+        case ValueDefinition.POSITIVE_COUNT:
+            number = counts.positive / area_mm2 if area_mm2 > 0 else None
+        case ValueDefinition.NEGATIVE_COUNT:
+            number = counts.negative / area_mm2 if area_mm2 > 0 else None
+    return {"value": None if number is None else round(number, 6), "unit": definition.unit}
+
+
+def _searched_mm2(plan: WindowPlan, mpp: tuple[float, float]) -> float:
+    px = sum((w.core_x1 - w.core_x) * (w.core_y1 - w.core_y) for w in plan.windows)
+    return px * plan.scale[0] * plan.scale[1] * mpp[0] * mpp[1] / 1e6
+
+
+def _reading(readings: Readings, *, membrane: bool) -> dict[str, Any]:
+    value = readings.to_dict()
+    # Allred is a score of nuclear stains
+    return {k: v for k, v in value.items() if not (membrane and k.startswith("allred"))}
+
+
+def _of_marker(marker: Marker, cells: Cells, grade: npt.NDArray[np.uint8]) -> dict[str, Any]:
+    if marker is Marker.HER2:
+        return {"her2": read_her2(cells, grade).to_dict()}
+    return {"pdl1": read_tps(cells)} if marker is Marker.PDL1 else {}
+
+
+def _cutoffs(stain: SlideStain, settings: CountingSettings, *, membrane: bool) -> dict[str, Any]:
+    if membrane:
+        return {
+            "membrane_cutoffs": {
+                "stained_od": settings.membrane_faint_od,
+                "intense_od": settings.membrane_strong_od,
+                "some_fraction": settings.membrane_some_fraction,
+                "complete_fraction": settings.membrane_complete_fraction,
+            }
+        }
+    return {
+        "intensity_cutoffs_dab_od": [round(stain.positive_od, 6), settings.class_2_od, settings.class_3_od],
+        "allred_proportion_bins": ALLRED_BINS,
+        "allred_intensity_rule": ALLRED_INTENSITY,
+    }
+
+
+def _of_given(given: GivenCells | None, mpp: tuple[float, float]) -> list[str]:
+    if given is None or len(given) == 0:
+        return []
+    twice = len(cKDTree(given.xy * mpp).query_pairs(_TWICE_UM, output_type="ndarray"))
+    return [f"cells: {twice} pairs of detections lie within {_TWICE_UM:g} µm: counted twice?"] if twice else []
+
+
+def title_of(summary: dict[str, Any]) -> str:
+    """ASCII: OpenCV's fonts know nothing else."""
+
+    def part(name: str, value: dict[str, Any]) -> str:
+        if value["ratio"] is None:
+            return f"{name}: no cells"
+        return f"{name}: {value['positive']} / {value['nuclei']} = {100 * value['ratio']:.1f} %"
+
+    marker = Marker(summary["marker"]).label
+    score = f"   score {summary['her2']['score']}" if summary.get("her2", {}).get("score") else ""
+    return f"{marker}   {part('tumour', summary['tumour'])}   {part('all nuclei', summary['all_nuclei'])}{score}"
+
+
+def describe(summary: dict[str, Any], out: Path) -> str:
+    """What the command prints."""
+    lines = [title_of(summary)]
+    tumour = summary["tumour"]
+    if tumour["ratio"] is not None:
+        allred = f"   Allred {tumour['allred']}" if "allred" in tumour else ""
+        lines.append(
+            f"standard error {100 * tumour['standard_error']:.1f} points   H-score {tumour['h_score']:.0f}{allred}   "
+            f"(tumour cells by {summary['tumour_source'].replace('_', ' ')})"
+        )
+    if summary.get("her2", {}).get("note"):
+        lines.append(f"HER2 {summary['her2']['score']}: {summary['her2']['note']}")
+    lines += [f"warning: {text}" for text in summary["warnings"]]
+    return "\n".join([*lines, f"overlay: {out / 'overlay.jpg'}"])
