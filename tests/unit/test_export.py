@@ -7,9 +7,8 @@ import json
 import numpy as np
 import pytest
 import tensorflow as tf
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+import yaml
 from PIL import Image
-from tensorflow.core.framework import tensor_pb2  # registers tensor.proto
 
 from tests.fixtures.models import expected_reading, tiny_card, write_tiny_bundle
 from virtual_stain.appearance import Appearance, training_range
@@ -173,39 +172,9 @@ def test_a_network_that_answers_other_names_than_its_card_is_refused(tmp_path):
 
 
 def _prediction_log_class():
-    """PredictionLog from descriptors written down independently of the encoder under test (TF Serving's protos)."""
-    pool = descriptor_pool.Default()
-    file = descriptor_pb2.FileDescriptorProto(
-        name="warmup_test.proto", package="warmup_test", syntax="proto3", dependency=[tensor_pb2.DESCRIPTOR.name]
-    )
-    kind = descriptor_pb2.FieldDescriptorProto
-    fields = {
-        "ModelSpec": [("name", 1, None), ("signature_name", 3, None)],
-        "PredictRequest": [("model_spec", 1, ".warmup_test.ModelSpec")],
-        "PredictLog": [("request", 1, ".warmup_test.PredictRequest")],
-        "PredictionLog": [("predict_log", 6, ".warmup_test.PredictLog")],
-    }
-    for name, members in fields.items():
-        message = file.message_type.add(name=name)
-        for member, number, type_name in members:
-            wire = kind.TYPE_STRING if type_name is None else kind.TYPE_MESSAGE
-            message.field.add(name=member, number=number, type=wire, type_name=type_name, label=kind.LABEL_OPTIONAL)
-    request = file.message_type[1]
-    entry = request.nested_type.add(name="InputsEntry")
-    entry.options.map_entry = True
-    entry.field.add(name="key", number=1, type=kind.TYPE_STRING, label=kind.LABEL_OPTIONAL)
-    entry.field.add(
-        name="value", number=2, type=kind.TYPE_MESSAGE, type_name=".tensorflow.TensorProto", label=kind.LABEL_OPTIONAL
-    )
-    request.field.add(
-        name="inputs",
-        number=2,
-        type=kind.TYPE_MESSAGE,
-        type_name=".warmup_test.PredictRequest.InputsEntry",
-        label=kind.LABEL_REPEATED,
-    )
-    pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName("warmup_test.PredictionLog"))
+    from tensorflow_serving.apis import prediction_log_pb2
+
+    return prediction_log_pb2.PredictionLog
 
 
 def test_the_warmup_file_is_prediction_logs_that_the_model_answers(model, loaded):
@@ -222,31 +191,29 @@ def test_the_warmup_file_is_prediction_logs_that_the_model_answers(model, loaded
         answer = loaded.signatures[signatures[-1]](**inputs)
         if signatures[-1] == "serving_default":
             assert 0 < float(answer["ki67"][0]) < 1
-    assert signatures == ["serving_default", "describe"]
+    assert signatures == ["serving_default", "uint8", "center", "center_uint8", "describe"]
 
 
 def test_long_messages_are_encoded_with_long_lengths():
-    message = _prediction_log_class_cached().FromString(prediction_log("n" * 300, "s", {}))
+    message = _prediction_log_class().FromString(prediction_log("n" * 300, "s", {}))
     assert message.predict_log.request.model_spec.name == "n" * 300
-
-
-def _prediction_log_class_cached():
-    pool = descriptor_pool.Default()
-    try:
-        return message_factory.GetMessageClass(pool.FindMessageTypeByName("warmup_test.PredictionLog"))
-    except KeyError:
-        return _prediction_log_class()
 
 
 def test_serving_files_name_the_model_and_survive_the_next_version(tmp_path):
     out = tmp_path / "m"
     write_tiny_bundle(out)
     texts = {p.name: p.read_text() for p in (out / "serving").iterdir()}
-    assert set(texts) == {"models.config", "batching.config", "docker-compose.yml"}
+    assert set(texts) == {"models.config", "batching.config", "docker-compose.yml", "kubernetes.yaml"}
     assert not any("@" in t for t in texts.values())
     assert 'base_path: "/models/tiny"' in texts["models.config"]
     assert '"..:/models/tiny:ro"' in texts["docker-compose.yml"]
     assert "--model_config_file=/models/tiny/serving/models.config" in texts["docker-compose.yml"]
+    deployment, service = yaml.safe_load_all(texts["kubernetes.yaml"])
+    container = deployment["spec"]["template"]["spec"]["containers"][0]
+    assert container["readinessProbe"]["httpGet"]["path"] == "/v1/models/tiny"
+    assert "--model_config_file=/models/tiny/serving/models.config" in container["args"]
+    assert service["spec"]["selector"] == deployment["spec"]["selector"]["matchLabels"] == {"app": "vstain-tiny"}
+    assert yaml.safe_load(texts["docker-compose.yml"])["services"]["serving"]["ports"] == ["8500:8500", "8501:8501"]
     (out / "serving" / "batching.config").write_text("tuned by hand")
     write_tiny_bundle(out)
     assert (out / "serving" / "batching.config").read_text() == "tuned by hand"

@@ -6,7 +6,7 @@ import pytest
 
 from tests.fixtures.models import TinyPredictor, block_slide, coloured_is_tissue, tiny_card
 from virtual_stain.config import ScoringSettings
-from virtual_stain.errors import BatchError, ConfigError, ModelError, NoTissueError, OutputError, SlideError
+from virtual_stain.errors import BatchError, ModelError, NoTissueError, OutputError, SlideError
 from virtual_stain.export.seen import keyed_slides
 from virtual_stain.files import folder_lock, sha256_file
 from virtual_stain.patients import PatientKey
@@ -196,12 +196,12 @@ def test_a_second_run_in_the_same_folder_is_refused(tmp_path):
         score([path], tmp_path / "o")
 
 
-def test_a_server_is_refused_with_a_sentence(tmp_path):
+def test_a_server_that_is_not_there_is_a_sentence(tmp_path):
     path = block_slide(tmp_path / "a.tiff", [[150]])
     inputs = collect_inputs([path], None, out=tmp_path / "o", mpp=None)
-    for model in ("grpc://host:8500/ki67", "http://host:8501/v1/models/ki67"):
-        with pytest.raises(ConfigError, match="not built in this version"):
-            score_slides(inputs, options(model=model))
+    for model in ("grpc://127.0.0.1:1/ki67", "http://127.0.0.1:1/v1/models/ki67"):
+        with pytest.raises(ModelError, match="no answer"):
+            score_slides(inputs, options(model=model, scoring=ScoringSettings(server_patience_s=0.1)))
 
 
 @pytest.mark.parametrize("key_there", [True, False])

@@ -25,6 +25,15 @@ class ScoringSettings:
     """Tiles of each slide on which a bfloat16 engine is compared with the reference before it may read the slide."""
     batch_size: int = 0
     """Tiles per call of the network; 0: what suits the engine and device (CPU 2, GPU 16, server 4)."""
+    transport: str = "lossless"
+    """How tiles travel to a model server: "lossless" (pixels over gRPC, PNG over REST) or "jpeg" (95, 4:4:4: a tenth of
+    the bytes, readings within 0.01)."""
+    server_requests: int = 4
+    """Requests to a model server at a time; times batch_size they should fill the server's max_batch_size."""
+    server_timeout_s: float = 60.0
+    """Deadline of one request."""
+    server_patience_s: float = 300.0
+    """So long a server that has answered before may be away before the run ends."""
     read_ahead_batches: int = 2
     """Batches of tiles that may wait for the network in memory; a 1024-px tile is 3 MB."""
     read_timeout_s: float = 300.0
@@ -42,6 +51,10 @@ class ScoringSettings:
         require_one_of("engine", self.engine, ("tensorflow", "openvino"))
         require_one_of("precision", self.precision, ("auto", "float32", "bfloat16"))
         require_range("check_tiles", self.check_tiles, 1, 1000)
+        require_one_of("transport", self.transport, ("lossless", "jpeg"))
+        require_range("server_requests", self.server_requests, 1, 256)
+        require_range("server_timeout_s", self.server_timeout_s, 0.1, 3600)
+        require_range("server_patience_s", self.server_patience_s, 0, 86_400)
         require_range("batch_size", self.batch_size, 0, 4096)
         require_range("read_ahead_batches", self.read_ahead_batches, 1, 64)
         require_range("read_timeout_s", self.read_timeout_s, 0.1, 86_400)

@@ -240,14 +240,18 @@ def _require_size(image: tf.Tensor, shape: list[int | None], mpp: float) -> tf.T
 
 
 def _write_warmup(card: ModelCard, folder: Path) -> None:
-    """One tile and one `describe`: the server builds its graphs before the first client waits for them."""
+    """One request to every signature: the server builds its graphs before the first client waits for them."""
     path = folder / WARMUP
     path.parent.mkdir(parents=True)
     side = card.tiling.tile_px
     pattern = np.add.outer(np.arange(side), np.arange(side)) % 64
     tile = np.stack([230 - pattern, 170 - pattern, 210 - pattern], axis=-1).astype(np.uint8)  # not padding, not glass
+    encoded = tf.constant([tf.io.encode_jpeg(tile, quality=95).numpy()])
     requests = {
-        "serving_default": {"image_bytes": tf.constant([tf.io.encode_jpeg(tile, quality=95).numpy()])},
+        "serving_default": {"image_bytes": encoded},
+        "uint8": {"tiles": tf.constant(tile[None])},
+        "center": {"image_bytes": encoded},
+        "center_uint8": {"tiles": tf.constant(tile[None])},
         "describe": {"query": tf.constant([b""])},
     }
     with tf.io.TFRecordWriter(str(path)) as writer:

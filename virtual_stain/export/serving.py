@@ -1,4 +1,4 @@
-"""What TF Serving needs beside the bundle: warm-up requests, model and batching configuration, a compose file.
+"""What TF Serving needs beside the bundle: warm-up requests, model and batching configuration, Docker and Kubernetes.
 
 The warm-up file is a TFRecord of `tensorflow.serving.PredictionLog` messages (public protocol:
 tensorflow_serving/apis/{prediction_log,predict,model}.proto). Their Python stubs are no dependency of ours; the
@@ -43,20 +43,35 @@ def _varint(value: int) -> bytes:
 
 
 def write_serving_files(model: Path, name: str) -> Path:
-    """Writes MODEL/serving/{models.config,batching.config,docker-compose.yml}; files that exist are left as they are.
+    """Writes MODEL/serving/{models.config,batching.config,docker-compose.yml,kubernetes.yaml}; not over existing files.
 
     `name`: the model's name in URLs. Returns the folder. Raises OutputError.
     """
     folder = make_folder(model / "serving")
-    texts = {"models.config": _MODELS, "batching.config": _BATCHING, "docker-compose.yml": _COMPOSE}
+    texts = {
+        "models.config": _MODELS,
+        "batching.config": _BATCHING,
+        "docker-compose.yml": _COMPOSE,
+        "kubernetes.yaml": _KUBERNETES,
+    }
     for file, text in texts.items():
         if not (folder / file).exists():  # the user may have tuned it since the last version
-            filled = text.replace("@NAME@", name).replace("@IMAGE@", SERVING_IMAGE)
+            filled = text.replace("@NAME@", name).replace("@DNS@", _dns_name(name)).replace("@IMAGE@", SERVING_IMAGE)
             write_text(folder / file, filled.replace("@GRPC@", str(GRPC_PORT)).replace("@REST@", str(REST_PORT)))
     return folder
 
 
+def _dns_name(name: str) -> str:
+    """The model's name as Kubernetes takes names: lower case, digits and - (RFC 1123)."""
+    return "vstain-" + "".join(c if c.isalnum() else "-" for c in name.lower()).strip("-")[:50]
+
+
 _MODELS = """\
+# Serves the newest version. For a canary name the versions and label them; clients then ask for
+# grpc://host:8500/@NAME@/labels/stable or /labels/canary:
+#    model_version_policy { specific { versions: 1 versions: 2 } }
+#    version_labels { key: "stable" value: 1 }
+#    version_labels { key: "canary" value: 2 }
 model_config_list {
   config {
     name: "@NAME@"
@@ -94,5 +109,64 @@ services:
       - "--model_config_file=/models/@NAME@/serving/models.config"
       - "--enable_batching=true"
       - "--batching_parameters_file=/models/@NAME@/serving/batching.config"
+      - "--allow_version_labels_for_unavailable_models=true"
     restart: unless-stopped
+"""
+
+_KUBERNETES = """\
+# kubectl apply -f serving/kubernetes.yaml     the model's folder (MODEL) lies on the volume claim, below /@NAME@
+apiVersion: apps/v1
+kind: Deployment
+metadata:
+  name: @DNS@
+  labels: {app: @DNS@}
+spec:
+  replicas: 1
+  selector:
+    matchLabels: {app: @DNS@}
+  template:
+    metadata:
+      labels: {app: @DNS@}
+    spec:
+      securityContext: {runAsNonRoot: true, runAsUser: 1000}
+      containers:
+        - name: serving
+          image: @IMAGE@
+          command: ["/usr/bin/tensorflow_model_server"]
+          args:
+            - "--port=8500"
+            - "--rest_api_port=8501"
+            - "--model_config_file=/models/@NAME@/serving/models.config"
+            - "--enable_batching=true"
+            - "--batching_parameters_file=/models/@NAME@/serving/batching.config"
+            - "--allow_version_labels_for_unavailable_models=true"
+          ports:
+            - {name: grpc, containerPort: 8500}
+            - {name: rest, containerPort: 8501}
+          resources:
+            requests: {cpu: "2", memory: 3Gi}
+            limits: {memory: 6Gi}
+          # ready only when the model is loaded and warm: a rollout never sends tiles to a server that cannot answer
+          readinessProbe:
+            httpGet: {path: /v1/models/@NAME@, port: rest}
+            periodSeconds: 5
+          livenessProbe:
+            tcpSocket: {port: grpc}
+            initialDelaySeconds: 60
+            periodSeconds: 20
+          volumeMounts:
+            - {name: models, mountPath: /models, readOnly: true}
+      volumes:
+        - name: models
+          persistentVolumeClaim: {claimName: @DNS@-models, readOnly: true}
+---
+apiVersion: v1
+kind: Service
+metadata:
+  name: @DNS@
+spec:
+  selector: {app: @DNS@}
+  ports:
+    - {name: grpc, port: @GRPC@, targetPort: grpc}
+    - {name: rest, port: @REST@, targetPort: rest}
 """

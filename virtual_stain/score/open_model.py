@@ -7,6 +7,7 @@ from pathlib import Path
 from virtual_stain.config import ScoringSettings
 from virtual_stain.errors import ConfigError
 from virtual_stain.remote import RemotePath, is_remote
+from virtual_stain.score.address import is_server, parse_address
 from virtual_stain.score.predictor import Predictor
 
 _STORAGE = ("s3", "gs", "az")
@@ -15,13 +16,19 @@ _STORAGE = ("s3", "gs", "az")
 def open_predictor(model: str, settings: ScoringSettings | None = None) -> Predictor:
     """Verifies and loads `model`: a bundle folder, MODEL or MODEL/<version>, here or in object storage (s3://…).
 
-    Raises ConfigError for a server's address (not built in this version), ModelError, VerificationError, InputError.
+    Of a model on a server (grpc://host:8500/name, http://host:8501/v1/models/name) it reads the card.
+
+    Raises ConfigError, ModelError, VerificationError, InputError.
     """
+    if is_server(model):
+        from virtual_stain.score.remote import RemotePredictor
+
+        return RemotePredictor(parse_address(model), settings or ScoringSettings())
     storage = is_remote(model) and model.partition("://")[0] in _STORAGE
     if is_remote(model) and not storage:
         raise ConfigError(
-            f"{model}: scoring through a model server is not built in this version.",
-            hint="Give the bundle folder instead: --model MODEL (the folder that vstain export wrote).",
+            f"--model {model}: expected a bundle folder, s3://, gs:// or az://, or a server (grpc://, http://).",
+            hint="For example --model MODEL, the folder that vstain export wrote, or --model grpc://host:8500/ki67",
         )
     from virtual_stain.score.local import LocalPredictor  # TensorFlow: seconds and 440 MB, only when needed
 

@@ -28,6 +28,7 @@ from virtual_stain.report.geojson import tiles_geojson
 from virtual_stain.report.heatmap import OVERVIEW_PX, heatmap_png
 from virtual_stain.report.html import GALLERY_PX, report_html
 from virtual_stain.report.report import SCHEMA_VERSION, SlideFacts, SlideReport, make_report, report_json, tiles_csv
+from virtual_stain.score.answer_log import AnswerLog
 from virtual_stain.score.inputs import ScoreInput
 from virtual_stain.score.open_model import open_predictor
 from virtual_stain.score.predictor import Predictor
@@ -38,6 +39,15 @@ from virtual_stain.version import __version__
 
 _log = logging.getLogger("vstain.score")
 _KEPT = "already scored"
+_HOW_FAST = (
+    "batch_size",
+    "read_ahead_batches",
+    "read_timeout_s",
+    "check_tiles",
+    "server_requests",
+    "server_timeout_s",
+    "server_patience_s",
+)
 _CODE = ("slides", "tiles.py", "score", "readings.py", "intervals.py", "appearance.py", "report")
 
 
@@ -85,6 +95,20 @@ def score_slides(
     start = time.monotonic()
     model = predictor or open_predictor(options.model, options.scoring)
     _log.info("model verified and loaded in %.1f s", time.monotonic() - start)
+    try:
+        return _score_all(inputs, model, options, progress, done)
+    finally:
+        if predictor is None and hasattr(model, "close"):
+            model.close()
+
+
+def _score_all(
+    inputs: Sequence[ScoreInput],
+    model: Predictor,
+    options: ScoreOptions,
+    progress: Progress,
+    done: Callable[[Scored], None],
+) -> list[Scored]:
     key = existing_key()
     results: list[Scored] = []
     errors: list[Exception] = []
@@ -181,10 +205,14 @@ def _score_one(
         done = None if options.force else _current(paths, made_from)
         if done is not None:
             return Scored(Outcome(item.stem, True, _KEPT), item.folder, done)
-        score = score_slide(slide, model, options.scoring, options.tissue, jobs=options.jobs, progress=progress)
+        journal = AnswerLog(item.folder / f"{item.stem}.partial.npz", _digest(made_from))
+        score = score_slide(
+            slide, model, options.scoring, options.tissue, jobs=options.jobs, journal=journal, progress=progress
+        )
         _log.info("%s: first tiles scored after %.1f s", item.stem, score.timing_s.get("first_batch", 0.0))
         report = make_report(SlideFacts.of(slide, digest), score, model.sha256, options.scoring, seen=seen)
         value = _write(report, slide, paths, made_from, options)
+        journal.remove()
     return Scored(Outcome(item.stem, True), item.folder, value)
 
 
@@ -228,9 +256,13 @@ def _made_from(slide: Slide, digest: str, model: Predictor, options: ScoreOption
     }
 
 
+def _digest(value: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
 def _settings(options: ScoreOptions) -> dict[str, Any]:
     scoring = dataclasses.asdict(options.scoring)
-    for name in ("batch_size", "read_ahead_batches", "read_timeout_s", "check_tiles"):
+    for name in _HOW_FAST:
         del scoring[name]  # how fast, not what
     return {
         "scoring": scoring,
