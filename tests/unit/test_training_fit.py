@@ -15,7 +15,8 @@ from virtual_stain.errors import ConfigError, InputError, ModelError, OutputErro
 from virtual_stain.records.manifest import read_manifest, shard_paths
 from virtual_stain.training import identity, loop
 from virtual_stain.training.checkpoint import read_checkpoint
-from virtual_stain.training.fit import _job, _read, fit
+from virtual_stain.training.fit import _job, fit
+from virtual_stain.training.inputs import read_inputs
 from virtual_stain.training.run_dir import RunDir, load_run
 
 
@@ -329,7 +330,7 @@ def test_another_content_of_the_weights_file_is_another_run(tmp_path):
 def test_the_mean_cells_of_a_crop_are_those_of_the_tiles_that_were_counted(tmp_path):
     """The manifest sums the cells of the tiles with a ratio: the others must not enter the divisor."""
     manifest = tiny_records(tmp_path, tile_px=64, window_um=19.2, few_cells_every=2)
-    inputs = _read(tmp_path, tiny_config(), 0)
+    inputs = read_inputs(tmp_path, tiny_config(), 0)
     train = inputs.split.train
     assert sum(p.n_ratio for p in train) < sum(p.n_records for p in train) <= sum(p.n_records for p in manifest.pairs)
     mean = sum(p.positive + p.negative for p in train) / sum(p.n_ratio for p in train) / 4

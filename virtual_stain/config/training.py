@@ -10,6 +10,7 @@ RECIPES = ("inception", "finetune", "scratch")
 PRECISIONS = ("auto", "float32", "mixed_bfloat16")
 SAMPLINGS = ("without_replacement", "with_replacement")
 BALANCES = ("none", "ratio", "patient")
+HEADS = ("pooled", "dense", "svr")
 KINDS = ("inception_v3", "small_cnn")
 MIN_CROP_PX = {"inception_v3": 75, "small_cnn": 16}
 """Below this the last feature map of the network is empty, px."""
@@ -21,6 +22,11 @@ class ModelSettings:
 
     kind: str = "inception_v3"
     """"inception_v3"; "small_cnn" is a few convolutions to try a set-up with, not a model to read slides with."""
+    head: str = "pooled"
+    """"pooled": the original; "dense": fully convolutional, also gives a map; "svr": support vectors on pooled
+    features of `weights`, nothing else is trained (needs the extra "svr")."""
+    svr_crops: int = 4000
+    """Head "svr": at most this many training crops; time and size grow with it."""
     weights: str = "imagenet"
     """"imagenet" (Keras' own download and cache), a path to a weights file, or "none" (random)."""
     crop_px: int = 512
@@ -38,6 +44,8 @@ class ModelSettings:
 
     def __post_init__(self) -> None:
         require_one_of("kind", self.kind, KINDS)
+        require_one_of("head", self.head, HEADS)
+        require_range("svr_crops", self.svr_crops, 20, 100_000)
         require_range("crop_px", self.crop_px, MIN_CROP_PX[self.kind], 2048)
         require_range("dropout", self.dropout, 0, 0.95)
         require_range("batch_norm_momentum", self.batch_norm_momentum, 0, 0.99999)

@@ -31,7 +31,7 @@ from virtual_stain.export.seen import existing_key, keyed_slides
 from virtual_stain.export.serving import prediction_log, write_serving_files
 from virtual_stain.files import folder_lock, output_errors
 from virtual_stain.markers import ValueDefinition, parse_marker
-from virtual_stain.model.tile_reading import tile_reading
+from virtual_stain.model.tile_reading import tile_maps, tile_reading
 from virtual_stain.progress import QUIET, Progress
 from virtual_stain.provenance import RunRecord, refuse_foreign_run, software_versions
 from virtual_stain.training.run_dir import load_run
@@ -75,7 +75,10 @@ def export_run(
     def reading(tiles: tf.Tensor) -> Mapping[str, tf.Tensor]:
         return tile_reading(network, tiles)
 
-    folder = write_bundle(reading, [], card, out, version=version, seal=seal)
+    dense = run.network.dense
+    maps = None if dense is None else (lambda tiles: tile_maps(dense, tiles))
+    variables = [] if dense is None else [v.value for v in dense.variables]
+    folder = write_bundle(reading, variables, card, out, maps=maps, version=version, seal=seal)
     record = RunRecord("export", extra={"run": str(run_dir), "version": int(folder.name), "training": card.training})
     record.write(out, tensorflow=True)
     return folder
@@ -115,13 +118,15 @@ def write_bundle(
     card: ModelCard,
     out: Path,
     *,
+    maps: TileReading | None = None,
     version: int | None = None,
     seal: Callable[[Path], None] | None = None,
 ) -> Path:
     """Writes `out`/<version> and `out`/serving; returns the version's folder.
 
     `version`: default the next free one; an existing one is never overwritten (`card.version` is replaced).
-    `variables`: every variable that `reading` uses. `seal`: called with the folder when bundle.json is written and
+    `variables`: every variable that `reading` and `maps` use. `maps`: tiles → a value per place, for the signature
+    dense_uint8. `seal`: called with the folder when bundle.json is written and
     before the version appears, to sign it. The bundle is written beside its place and renamed when it is
     whole. Raises OutputError, ModelError (the network does not answer what the card says).
     """
@@ -137,7 +142,7 @@ def write_bundle(
         shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
         try:
             final = dataclasses.replace(card, version=number)
-            _save(reading, variables, final, temporary)
+            _save(reading, variables, final, temporary, maps)
             _write_warmup(final, temporary)
             _sync(temporary)
             write_bundle_json(temporary, final)
@@ -151,7 +156,13 @@ def write_bundle(
     return target
 
 
-def _save(reading: TileReading, variables: Sequence[tf.Variable], card: ModelCard, folder: Path) -> None:
+def _save(
+    reading: TileReading,
+    variables: Sequence[tf.Variable],
+    card: ModelCard,
+    folder: Path,
+    maps: TileReading | None = None,
+) -> None:
     names = [name for m in card.markers for name in (m.value, cells_key(m))]
     side = card.tiling.tile_px
     text = json.dumps(card.to_json(), ensure_ascii=False, sort_keys=True, allow_nan=False)
@@ -179,6 +190,14 @@ def _save(reading: TileReading, variables: Sequence[tf.Variable], card: ModelCar
         ways = _ways_in(function, side, card.tiling.tile_mpp)
         module.functions += ways
         signatures |= {n: w.get_concrete_function() for n, w in zip((from_bytes, from_uint8), ways, strict=True)}
+    if maps is not None:
+
+        @tf.function(input_signature=[tf.TensorSpec([None, side, side, 3], tf.uint8, name="tiles")], autograph=False)
+        def dense_uint8(tiles: tf.Tensor) -> Mapping[str, tf.Tensor]:
+            return maps(tiles)
+
+        module.functions.append(dense_uint8)
+        signatures["dense_uint8"] = dense_uint8.get_concrete_function()
     tf.saved_model.save(module, str(folder), signatures=signatures)
 
 

@@ -6,8 +6,8 @@ InceptionV3: Szegedy et al., "Rethinking the Inception Architecture for Computer
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import keras
 
@@ -15,6 +15,7 @@ from virtual_stain.config.training import ModelSettings
 from virtual_stain.errors import ConfigError
 from virtual_stain.markers import Marker
 from virtual_stain.model.auxiliary import auxiliary_head
+from virtual_stain.model.heads import LOG_CELLS, LOGIT, Head, HeadOptions, dense_head, pooled_head, svr_head
 from virtual_stain.model.precision import layers_in
 from virtual_stain.model.small_cnn import small_cnn
 from virtual_stain.model.weights import load_backbone_weights
@@ -23,8 +24,6 @@ CELLS = "_tumour_cells"
 """Suffix of the second output's name."""
 _AUXILIARY_AT = {"inception_v3": "mixed7", "small_cnn": "relu_2"}
 """mixed7: the last of the 17 × 17 grids, as in the published network."""
-_LOGIT = "_logit"
-_LOG_CELLS = "_log_cells"
 _MAX_LOG_CELLS = 9.0  # 8,000 cells: more than any crop holds; keeps a wild start from overflowing
 
 
@@ -38,8 +37,12 @@ class Network:
     """The same before the last functions: {"ki67_logit": float32[B], "ki67_log_cells": float32[B], …}; for losses."""
     features: keras.Model
     """uint8[B, crop, crop, 3] → float32[B, F], pooled features before the head."""
+    dense: keras.Model | None
+    """Dense head: uint8[B, crop, crop, 3] → {"ki67_map", "ki67_tumour_cells_map": float32[B, h, w], …}; else None."""
     head: tuple[keras.layers.Layer, ...]
-    """The layers after the pooling, in a fixed order."""
+    """The layers after the feature maps, in a fixed order."""
+    places: int
+    """Places of the feature map that a crop's expected cells are added up over; 1: pooled before."""
     auxiliary: tuple[keras.layers.Layer, ...]
     """The layers of the auxiliary head; empty without one."""
     markers: tuple[Marker, ...]
@@ -55,6 +58,8 @@ class BuildOptions:
     """"float32" or "mixed_bfloat16"."""
     freeze_batch_norm: bool = False
     """BatchNormalization in inference mode also while training (fine-tuning)."""
+    support: Mapping[str, int] = field(default_factory=dict)
+    """Head "svr": output → number of its support vectors."""
     load_weights: bool = True
     """False: random starting weights, whatever [model] weights says (a checkpoint follows)."""
 
@@ -88,12 +93,16 @@ def build_network(settings: ModelSettings, markers: Sequence[Marker], options: B
             maps = backbone(scaled)
         # float32 from here on: a mean over the map and the last layer are cheap, and their rounding is not
         pooled = keras.layers.GlobalAveragePooling2D(name="pool", dtype="float32")(maps)
-        head, logits = _head(pooled, markers, settings.dropout, options.seed)
+        head = _head(
+            maps, pooled, settings, HeadOptions(tuple(markers), settings.dropout, options.seed, options.support)
+        )
     return Network(
-        model=keras.Model(inputs, _readings(logits, markers), name="virtual_stain"),
-        logits=keras.Model(inputs, logits | auxiliary_logits, name="logits"),
+        model=keras.Model(inputs, _readings(head.logits, markers), name="virtual_stain"),
+        logits=keras.Model(inputs, head.logits | auxiliary_logits, name="logits"),
         features=keras.Model(inputs, pooled, name="features"),
-        head=head,
+        dense=keras.Model(inputs, head.maps, name="dense") if head.maps else None,
+        head=head.layers,
+        places=head.places,
         auxiliary=auxiliary,
         markers=tuple(markers),
         crop_px=crop,
@@ -123,28 +132,17 @@ def _set_batch_norm(backbone: keras.Model, momentum: float, *, freeze: bool) -> 
             layer.trainable = not freeze
 
 
-def _head(
-    pooled: keras.KerasTensor, markers: Sequence[Marker], dropout: float, seed: int
-) -> tuple[tuple[keras.layers.Layer, ...], dict[str, keras.KerasTensor]]:
-    x = keras.layers.Dropout(dropout, seed=seed, name="dropout", dtype="float32")(pooled) if dropout else pooled
-    layers: list[keras.layers.Layer] = []
-    outputs: dict[str, keras.KerasTensor] = {}
-    for index, marker in enumerate(markers):
-        for offset, suffix in enumerate((_LOGIT, _LOG_CELLS)):
-            # small starting weights: the first predictions are the bias, i.e. the mean of the training set
-            initializer = keras.initializers.RandomNormal(stddev=0.001, seed=seed * 1009 + 500 + 2 * index + offset)
-            name = marker.value + suffix
-            layer = keras.layers.Dense(1, kernel_initializer=initializer, name=name, dtype="float32")
-            layers.append(layer)
-            outputs[name] = keras.ops.squeeze(layer(x), -1)
-    return tuple(layers), outputs
+def _head(maps: keras.KerasTensor, pooled: keras.KerasTensor, settings: ModelSettings, options: HeadOptions) -> Head:
+    if settings.head == "dense":
+        return dense_head(maps, options)
+    return svr_head(pooled, options) if settings.head == "svr" else pooled_head(pooled, options)
 
 
 def _readings(logits: dict[str, keras.KerasTensor], markers: Sequence[Marker]) -> dict[str, keras.KerasTensor]:
     readings = {}
     for marker in markers:
-        readings[marker.value] = keras.ops.sigmoid(logits[marker.value + _LOGIT])
-        log_cells = keras.ops.clip(logits[marker.value + _LOG_CELLS], -_MAX_LOG_CELLS, _MAX_LOG_CELLS)
+        readings[marker.value] = keras.ops.sigmoid(logits[marker.value + LOGIT])
+        log_cells = keras.ops.clip(logits[marker.value + LOG_CELLS], -_MAX_LOG_CELLS, _MAX_LOG_CELLS)
         readings[marker.value + CELLS] = keras.ops.exp(log_cells)
     return readings
 
@@ -158,5 +156,5 @@ def set_starting_outputs(network: Network, ratio: dict[Marker, float], cells_per
     for marker in network.markers:
         p = min(max(ratio[marker], 0.005), 0.995)
         cells = max(cells_per_crop[marker], 0.05)
-        by_name[marker.value + _LOGIT].bias.assign([float(keras.ops.log(p / (1 - p)))])
-        by_name[marker.value + _LOG_CELLS].bias.assign([float(keras.ops.log(cells))])
+        by_name[marker.value + LOGIT].bias.assign([float(keras.ops.log(p / (1 - p)))])
+        by_name[marker.value + LOG_CELLS].bias.assign([float(keras.ops.log(cells / network.places))])

@@ -49,6 +49,23 @@ def tile_reading(model: keras.Model, tiles: tf.Tensor) -> dict[str, tf.Tensor]:
     return readings
 
 
+def tile_maps(dense: keras.Model, tiles: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Graph-side: uint8[B, T, T, 3] → {"ki67_map", "ki67_tumour_cells_map": float32[B, g·h, g·w], …} of a dense head.
+
+    The maps of the crops lie beside each other as the crops do in the tile; NaN in crops that are all padding.
+    """
+    crop_px = int(dense.input_shape[1])
+    crops = crop_grid(tiles, crop_px)
+    g = crops_per_side(int(tiles.shape[1]), crop_px)
+    shown = tf.reduce_any(crops < PADDING_MIN, axis=(1, 2, 3))[:, None, None]
+    maps = {}
+    for name, values in dense(crops, training=False).items():
+        h, w = int(values.shape[1]), int(values.shape[2])
+        blocks = tf.reshape(tf.where(shown, values, float("nan")), (-1, g, g, h, w))
+        maps[name] = tf.reshape(tf.transpose(blocks, (0, 1, 3, 2, 4)), (-1, g * h, g * w))
+    return maps
+
+
 def sum_over_tile(values: tf.Tensor, crops: tf.Tensor, per_tile: int) -> tuple[tf.Tensor, tf.Tensor]:
     """(Σ, number) float32[B, F], float32[B, 1] of crops' values [B·g², F], without the crops that are all padding."""
     shown = tf.cast(tf.reduce_any(crops < PADDING_MIN, axis=(1, 2, 3)), tf.float32)[:, None]

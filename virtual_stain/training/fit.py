@@ -8,29 +8,27 @@ from typing import Any
 
 from virtual_stain.config import Config, TrainingSettings
 from virtual_stain.dataset.folds import FoldPlan
-from virtual_stain.dataset.pipeline import CropSpec, TrainingOrder, tile_batches, training_batches
+from virtual_stain.dataset.pipeline import TrainingOrder, tile_batches, training_batches
 from virtual_stain.dataset.shards import reading_errors, verify_shards
-from virtual_stain.dataset.split import Split, require_no_shared_tissue, split_by_patient, trained_markers
 from virtual_stain.errors import ConfigError, InputError, ModelError
-from virtual_stain.files import folder_lock, sha256_file
+from virtual_stain.files import folder_lock
 from virtual_stain.markers import Marker
 from virtual_stain.model.build import BuildOptions, Network, build_network, set_starting_outputs
 from virtual_stain.model.precision import resolve_precision
 from virtual_stain.model.tile_reading import crops_per_side
 from virtual_stain.progress import QUIET, Progress
 from virtual_stain.provenance import RunRecord
-from virtual_stain.records.duplicates import known_duplicates
-from virtual_stain.records.manifest import MANIFEST, Manifest, read_manifest
 from virtual_stain.remote import Location
 from virtual_stain.training.distribution import Distribution, open_distribution
+from virtual_stain.training.fit_svr import fit_svr
 from virtual_stain.training.identity import claim, describe_data, drop_evaluation
+from virtual_stain.training.inputs import RunInputs, read_inputs
 from virtual_stain.training.loop import Job, Trainer
 from virtual_stain.training.recipes import make_recipe
 from virtual_stain.training.run_dir import RunDir, read_run_json
 from virtual_stain.training.step import LossWeights
 from virtual_stain.training.training_range import measure_training_range
 
-_CROPS_A_VALIDATION_BATCH = 32
 _BEGINNING, _GOING_ON, _FINISHED = 1.0, 2.0, 3.0  # what the first process tells the others
 
 
@@ -45,17 +43,6 @@ class FitResult:
     seconds: float
     reason: str
     """Why it stopped, in words."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Inputs:
-    """What a run is made of, read and checked."""
-
-    records: Location
-    manifest: Manifest
-    split: Split
-    spec: CropSpec
-    config: Config
 
 
 def fit(
@@ -76,7 +63,7 @@ def fit(
     OutputError (the folder is another run's), and KeyboardInterrupt after Ctrl-C, with everything saved.
     """
     together = open_distribution(config.training.distribute)  # before anything else of TensorFlow
-    inputs = _read(records_dir, config, fold, plan)
+    inputs = read_inputs(records_dir, config, fold, plan)
     paths = RunDir(run_dir)
     data = describe_data(records_dir, inputs.manifest, inputs.split, config.model.weights)
     if not together.chief:
@@ -91,6 +78,8 @@ def fit(
         data["training_range"] = (record or {"data": {}})["data"].get("training_range") or measure_training_range(
             records_dir, inputs.split.train, progress
         )
+        if config.model.head == "svr":
+            return _close_svr(_start_record(paths, config, data), paths, fit_svr(inputs, paths, progress))
         going_on = record is not None and paths.last.is_file()
         together.of_chief(_GOING_ON if going_on else _BEGINNING)
         trainer = Trainer(_job(inputs, paths, load_weights=not going_on, distribution=together), progress)
@@ -100,7 +89,7 @@ def fit(
         return _train(trainer, paths, config, data, records_dir)
 
 
-def _follow(inputs: _Inputs, paths: RunDir, together: Distribution, progress: Progress) -> FitResult:
+def _follow(inputs: RunInputs, paths: RunDir, together: Distribution, progress: Progress) -> FitResult:
     """Another process than the first: trains its part of every batch, writes nothing. The folder must be shared."""
     told = together.of_chief(0.0)
     if told == _FINISHED:
@@ -123,18 +112,7 @@ def _require_equal_parts(settings: TrainingSettings, together: Distribution) -> 
         )
 
 
-def _read(records_dir: Location, config: Config, fold: int, plan: FoldPlan | None = None) -> _Inputs:
-    manifest = read_manifest(records_dir)
-    manifest = manifest if plan is None else plan.apply(manifest)
-    tile_px, crop_px = manifest.tiling.tile_px, config.model.crop_px
-    crops_per_side(tile_px, crop_px)
-    spec = CropSpec(markers=trained_markers(manifest), tile_px=tile_px, crop_px=crop_px)
-    split = split_by_patient(manifest, fold, config.training.validation_patients)
-    require_no_shared_tissue(records_dir, split, known_duplicates(records_dir, sha256_file(records_dir / MANIFEST)))
-    return _Inputs(records_dir, manifest, split, spec, config)
-
-
-def _job(inputs: _Inputs, paths: RunDir, *, load_weights: bool, distribution: Distribution | None = None) -> Job:
+def _job(inputs: RunInputs, paths: RunDir, *, load_weights: bool, distribution: Distribution | None = None) -> Job:
     together = distribution or Distribution()
     config, split, spec = inputs.config, inputs.split, inputs.spec
     settings = config.training
@@ -150,7 +128,6 @@ def _job(inputs: _Inputs, paths: RunDir, *, load_weights: bool, distribution: Di
     with together.strategy.scope():
         network = build_network(config.model, spec.markers, options)
         mean_cells = _start_at_the_mean(network, inputs)
-    batch_tiles = max(1, _CROPS_A_VALIDATION_BATCH // crops_per_side(spec.tile_px, spec.crop_px) ** 2)
     return Job(
         network=network,
         recipe=recipe,
@@ -160,7 +137,11 @@ def _job(inputs: _Inputs, paths: RunDir, *, load_weights: bool, distribution: Di
         steps_per_epoch=steps_per_epoch,
         batches_from=lambda step: training_batches(inputs.records, split.train, spec, _order(config, step, together)),
         validation_tiles=tile_batches(
-            inputs.records, split.validation, spec, batch_tiles, max_tiles=settings.validation_tiles
+            inputs.records,
+            split.validation,
+            spec,
+            inputs.validation_batch_tiles,
+            max_tiles=settings.validation_tiles,
         ),
         augment=config.augment,
         distribution=together,
@@ -181,7 +162,7 @@ def _order(config: Config, step: int, together: Distribution) -> TrainingOrder:
     )
 
 
-def _start_at_the_mean(network: Network, inputs: _Inputs) -> float:
+def _start_at_the_mean(network: Network, inputs: RunInputs) -> float:
     """Sets the first outputs from the training pairs' counts; returns the mean tumour cells of a crop, ≥ 1.
 
     The manifest counts the cells of the records that enter the ratio, so they alone are divided by.
@@ -199,10 +180,7 @@ def _start_at_the_mean(network: Network, inputs: _Inputs) -> float:
 
 
 def _train(trainer: Trainer, paths: RunDir, config: Config, data: dict[str, Any], records: Location) -> FitResult:
-    drop_evaluation(paths)
-    run = RunRecord("fit", config=config.to_dict(), inputs={"manifest.json": data["manifest_sha256"]})
-    run.extra = {"status": "running", "data": data}
-    run.write(paths.path, tensorflow=True)
+    run = _start_record(paths, config, data)
     try:
         with reading_errors(records):
             reason = trainer.run()
@@ -213,6 +191,22 @@ def _train(trainer: Trainer, paths: RunDir, config: Config, data: dict[str, Any]
         _close(run, paths, trainer, "failed", error.message)
         raise
     return _result(paths.path, _close(run, paths, trainer, "finished", reason))
+
+
+def _start_record(paths: RunDir, config: Config, data: dict[str, Any]) -> RunRecord:
+    drop_evaluation(paths)
+    run = RunRecord("fit", config=config.to_dict(), inputs={"manifest.json": data["manifest_sha256"]})
+    run.extra = {"status": "running", "data": data}
+    run.write(paths.path, tensorflow=True)
+    return run
+
+
+def _close_svr(run: RunRecord, paths: RunDir, summary: dict[str, Any]) -> FitResult:
+    run.counts = {f"tiles_{side}": n for side, n in run.extra["data"]["n_tiles"].items()}
+    run.durations_s = {"training": summary["seconds"]}
+    run.extra |= {"status": "finished", "summary": summary}
+    run.write(paths.path, tensorflow=True)
+    return _result(paths.path, summary)
 
 
 def _close(run: RunRecord, paths: RunDir, trainer: Trainer, status: str, reason: str) -> dict[str, Any]:

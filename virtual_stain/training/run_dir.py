@@ -91,9 +91,11 @@ def load_run(run_dir: Path, precision: str = "float32") -> TrainedRun:
         )
     config = config_from_dict(record["config"])
     markers = tuple(parse_marker(m) for m in record["data"]["markers"])
-    options = BuildOptions(seed=config.training.seed, precision=precision, load_weights=False)
-    network = build_network(config.model, markers, options)
     groups, state = read_checkpoint(paths.best)
+    options = BuildOptions(
+        seed=config.training.seed, precision=precision, load_weights=False, support=state.get("support", {})
+    )
+    network = build_network(config.model, markers, options)
     assign(network.model.weights, groups["weights"], paths.best)
     card = run_card(record, state)
     return TrainedRun(run_dir, network.model, card, config, network, record["data"])
@@ -130,6 +132,7 @@ def run_card(record: Mapping[str, Any], best_state: Mapping[str, Any]) -> dict[s
         "training_slide_hashes": sorted(data["seen_slides"]),
         "training": {
             "kind": config["model"]["kind"],
+            "head": config["model"].get("head", "pooled"),
             "weights": config["model"]["weights"],
             "recipe": config["training"]["recipe"],
             "fold": data["fold"],

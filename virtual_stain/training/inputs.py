@@ -1,0 +1,45 @@
+"""What a run is made of: records, patients on their sides, and what is cut from the tiles; read and checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from virtual_stain.config import Config
+from virtual_stain.dataset.folds import FoldPlan
+from virtual_stain.dataset.pipeline import CropSpec
+from virtual_stain.dataset.split import Split, require_no_shared_tissue, split_by_patient, trained_markers
+from virtual_stain.files import sha256_file
+from virtual_stain.model.tile_reading import crops_per_side
+from virtual_stain.records.duplicates import known_duplicates
+from virtual_stain.records.manifest import MANIFEST, Manifest, read_manifest
+from virtual_stain.remote import Location
+
+CROPS_A_VALIDATION_BATCH = 32
+
+
+@dataclass(frozen=True, slots=True)
+class RunInputs:
+    """Of one run."""
+
+    records: Location
+    manifest: Manifest
+    split: Split
+    spec: CropSpec
+    config: Config
+
+    @property
+    def validation_batch_tiles(self) -> int:
+        """Tiles at a time while validating."""
+        return max(1, CROPS_A_VALIDATION_BATCH // crops_per_side(self.spec.tile_px, self.spec.crop_px) ** 2)
+
+
+def read_inputs(records_dir: Location, config: Config, fold: int, plan: FoldPlan | None = None) -> RunInputs:
+    """Raises ConfigError, InputError, VerificationError before anything is written."""
+    manifest = read_manifest(records_dir)
+    manifest = manifest if plan is None else plan.apply(manifest)
+    tile_px, crop_px = manifest.tiling.tile_px, config.model.crop_px
+    crops_per_side(tile_px, crop_px)
+    spec = CropSpec(markers=trained_markers(manifest), tile_px=tile_px, crop_px=crop_px)
+    split = split_by_patient(manifest, fold, config.training.validation_patients)
+    require_no_shared_tissue(records_dir, split, known_duplicates(records_dir, sha256_file(records_dir / MANIFEST)))
+    return RunInputs(records_dir, manifest, split, spec, config)
