@@ -13,6 +13,7 @@ from tests.fixtures.registration import ToyPair, toy_pair, toy_transform, write_
 from virtual_stain.cli.main import _run
 from virtual_stain.cli.warp import command as warp_command
 from virtual_stain.registration.store import read_registration
+from virtual_stain.workflows import register_files
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def arguments(pair: ToyPair, out: Path, *more: str) -> list[str]:
 
 def test_all_files_are_written(registered: Path) -> None:
     names = {p.name for p in registered.iterdir() if not p.name.startswith(".")}
-    assert names == {"registration.json", "registration.h5", "overlay.jpg", "run.json"}
+    assert names == {"registration.json", "registration.h5", "overlay.jpg", "registration.html", "run.json"}
     assert read_registration(registered).usable
     overlay = cv2.imread(str(registered / "overlay.jpg"))
     assert overlay is not None
@@ -47,11 +48,39 @@ def test_all_files_are_written(registered: Path) -> None:
 def test_same_pair_again_gives_the_same_bytes(
     pair: ToyPair, registered: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    names = ("registration.json", "registration.h5", "overlay.jpg")
+    names = ("registration.json", "registration.h5", "overlay.jpg", "registration.html")
     before = [(registered / n).read_bytes() for n in names]
-    assert _run(arguments(pair, registered)) == 0
+    assert _run(arguments(pair, registered, "--force")) == 0
     assert [(registered / n).read_bytes() for n in names] == before
     assert "verdict: accept" in capsys.readouterr().out
+
+
+def test_finished_pair_is_kept_unless_a_file_is_missing(
+    pair: ToyPair, registered: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    real = register_files.register_pair
+    monkeypatch.setattr(register_files, "register_pair", lambda *a: calls.append(1) or real(*a))
+    assert _run(arguments(pair, registered)) == 0
+    assert calls == []
+    (registered / "overlay.jpg").unlink()
+    assert _run(arguments(pair, registered)) == 0
+    assert calls == [1]
+    assert (registered / "overlay.jpg").exists()
+
+
+def test_page_shows_what_is_told(registered: Path) -> None:
+    page = (registered / "registration.html").read_text(encoding="utf-8")
+    document = json.loads((registered / "registration.json").read_text(encoding="utf-8"))
+    assert f"median {document['error_median_um']:.1f} µm" in page
+    assert page.count("data:image/") == 2 + 3  # overlay, maps, the three worst windows
+    assert "<script" not in page
+
+
+def test_one_file_is_neither_pair_nor_table(pair: ToyPair, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(["register", str(pair.he), "--out", str(tmp_path / "a"), "-q"]) == 3
+    assert "two slides" in capsys.readouterr().err
+    assert _run(["register", "a", "b", "c", "--out", str(tmp_path / "a")]) == 2
 
 
 def test_folder_of_another_pair_is_not_overwritten(

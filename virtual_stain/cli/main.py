@@ -16,7 +16,7 @@ from virtual_stain.version import __version__
 COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("doctor", "What is installed, what loads, what is missing and how to mend it."),
     "info": ("info", "Format, size, levels, pixel size and tissue of slides."),
-    "register": ("register", "Register one H&E/IHC pair."),
+    "register": ("register", "Register H&E/IHC pairs, one or a whole table."),
     "warp": ("warp", "Map points or annotations from H&E to IHC or back."),
     "count": ("count", "Count positive and negative tumour cells on an IHC slide."),
     "build-records": ("build_records", "From slide pairs to reviewed TFRecords."),

@@ -10,34 +10,51 @@ from virtual_stain.cli.common import Common, common_options, parse_mpp
 
 
 @click.command(name="register")
-@click.argument("he", type=click.Path(path_type=Path))
-@click.argument("ihc", type=click.Path(path_type=Path))
+@click.argument(
+    "sources", nargs=-1, required=True, metavar="HE IHC | PAIRS.csv | FOLDER", type=click.Path(path_type=Path)
+)
 @click.option("--out", "out", type=click.Path(path_type=Path), required=True, help="Folder for the results.")
 @click.option("--mpp-he", metavar="F or FX,FY", help="Pixel size of HE in µm, where the file has none or a wrong one.")
 @click.option("--mpp-ihc", metavar="F or FX,FY", help="Pixel size of IHC in µm.")
+@click.option("--landmarks", type=click.Path(path_type=Path), help="CSV he_x,he_y,ihc_x,ihc_y[,pair]: where to start.")
+@click.option("--aligned", is_flag=True, help="Also write the IHC under the H&E as aligned.ome.tif, for QuPath.")
+@click.option("--aligned-mpp", type=float, help="Pixel size of aligned.ome.tif in µm [default: that of the H&E].")
 @common_options
-def command(he: Path, ihc: Path, out: Path, mpp_he: str | None, mpp_ihc: str | None, common: Common) -> None:
+def command(
+    sources: tuple[Path, ...],
+    out: Path,
+    landmarks: Path | None,
+    aligned: bool,
+    common: Common,
+    **texts: str | float | None,
+) -> None:
     """Find where each place of the slide HE lies on the slide IHC, and how surely.
 
-    Writes registration.json, registration.h5 and overlay.jpg. A pair that cannot be registered is written too, with
-    the verdict "reject", and ends with exit code 3.
+    Writes registration.json, registration.h5, overlay.jpg and registration.html. A pair that cannot be registered is
+    written too, with the verdict "reject", and ends with exit code 3. A table PAIRS.csv, or a folder of slides named
+    like block7_he.ndpi and block7_ki67.ndpi: each pair into a folder of its own, and index.html, worst first.
 
     \b
     vstain register block7-he.ndpi block7-ki67.ndpi --out block7
-    vstain register he.jpg ihc.jpg --mpp-he 3.5 --mpp-ihc 3.5 --out pair
+    vstain register he.jpg ihc.jpg --mpp-he 3.5 --mpp-ihc 3.5 --out pair --landmarks three-places.csv
+    vstain register PAIRS.csv --out registered --jobs 4
     """
-    from virtual_stain.registration.job import RegistrationJob, register_files
-    from virtual_stain.registration.result import summary
-    from virtual_stain.slides.slide import SlideRef
+    from virtual_stain.workflows.register_command import RegisterOptions, run_cohort, run_pair
 
-    job = RegistrationJob(
-        he=SlideRef(he, parse_mpp(mpp_he)),
-        ihc=SlideRef(ihc, parse_mpp(mpp_ihc)),
+    mpp_he, mpp_ihc, coarser = texts["mpp_he"], texts["mpp_ihc"], texts["aligned_mpp"]
+    options = RegisterOptions(
         out=out,
         config=common.config,
+        landmarks=landmarks,
+        mpp_he=parse_mpp(None if mpp_he is None else str(mpp_he)),
+        mpp_ihc=parse_mpp(None if mpp_ihc is None else str(mpp_ihc)),
+        aligned_mpp=float(coarser) if coarser else 0.0 if aligned else None,
         force=common.force,
+        jobs=common.jobs,
     )
-    registration = register_files(job, common.progress)
-    click.echo(summary(registration))
-    click.echo(f"overlay: {out / 'overlay.jpg'}")
-    registration.raise_if_rejected()
+    if len(sources) > 2:
+        raise click.UsageError("Expected HE and IHC, or one table or folder. Quote paths with spaces.")
+    if len(sources) == 1:
+        run_cohort(sources[0], options, common.progress, click.echo)
+    else:
+        run_pair(sources[0], sources[1], options, common.progress, click.echo)

@@ -43,6 +43,8 @@ class RegistrationSettings:
     """Without pixel sizes: scales that are tried, relative to equal tissue areas on both sides."""
     max_chance_log10: float = -5.0
     """log10 of the largest acceptable probability that unrelated slides agree as well as these do."""
+    max_manual_chance_log10: float = -3.0
+    """The same where a person's landmarks say where to start: one place was tried, not hundreds."""
     min_windows: int = 8
     """Fewer held-out windows than this prove nothing."""
     p95_margin_fraction: float = 1.1
@@ -67,5 +69,6 @@ class RegistrationSettings:
         require_range("unknown_scale_range[0]", self.unknown_scale_range[0], 0.1, 1)
         require_range("unknown_scale_range[1]", self.unknown_scale_range[1], 1, 10)
         require_range("max_chance_log10", self.max_chance_log10, -100, -2)
+        require_range("max_manual_chance_log10", self.max_manual_chance_log10, -100, -2)
         require_range("min_windows", self.min_windows, 4, 10_000)
         require_range("p95_margin_fraction", self.p95_margin_fraction, 1, 10)

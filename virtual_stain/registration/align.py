@@ -7,13 +7,14 @@ windows, the next ones are tried before the pair is given up.
 from __future__ import annotations
 
 import dataclasses
+import enum
 from dataclasses import dataclass
 
 import numpy as np
 
 from virtual_stain.config.registration import RegistrationSettings
 from virtual_stain.geometry import Affine2D
-from virtual_stain.registration.estimate import Candidate, refine_starts
+from virtual_stain.registration.estimate import Candidate, refine_given, refine_starts
 from virtual_stain.registration.precision import Precision, measure_precision, no_precision
 from virtual_stain.registration.quality import Evidence, HoldOut, gather_evidence
 from virtual_stain.registration.raster import Matrix
@@ -25,6 +26,16 @@ from virtual_stain.registration.working import WorkingPair
 
 _TRIES = 3
 _MEASURE_STRIDE = 3  # of the windows that measure: two held out together leave windows of the fit between them
+
+
+class Start(enum.Enum):
+    """Where an alignment comes from."""
+
+    FOUND = "found"
+    GIVEN = "given"
+    """By a person's landmarks; refined."""
+    MEASURED = "measured"
+    """A person's landmarks alone, as many as tell the error, too."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,9 +52,25 @@ class Alignment:
     finest_px: float = 1.0
     """Working px per px of the finest images that had a part in it."""
 
-    def proven(self, settings: RegistrationSettings) -> bool:
+    start: Start = Start.FOUND
+
+    def shown_by_windows(self, settings: RegistrationSettings) -> bool:
         """Whether the held-out windows agree with it far more than those of unrelated slides would."""
-        return len(self.evidence) >= settings.min_windows and self.evidence.chance_log10 <= settings.max_chance_log10
+        # a search tries hundreds of places and keeps the best by chance, too; a person names one
+        most = settings.max_chance_log10 if self.start is Start.FOUND else settings.max_manual_chance_log10
+        return len(self.evidence) >= settings.min_windows and self.evidence.chance_log10 <= most
+
+    def proven(self, settings: RegistrationSettings) -> bool:
+        """Whether an error may be stated: shown by windows, or measured on a person's landmarks."""
+        return self.start is Start.MEASURED or self.shown_by_windows(settings)
+
+
+def align_from(pair: WorkingPair, ihc_from_he: Affine2D, settings: RegistrationSettings) -> Alignment:
+    """From a start that a person gave: refined, unless that leads away from it."""
+    fixed, moving = pair.fixed.px0_from_work, pair.moving.px0_from_work
+    placed = Affine2D(moving.target, fixed.target, ihc_from_he.matrix)
+    candidate = refine_given(pair.fixed, pair.moving, (moving.inverse() @ placed @ fixed).matrix)
+    return _judge(pair, candidate, settings, Start.GIVEN)
 
 
 def align(pair: WorkingPair, settings: RegistrationSettings) -> Alignment | None:
@@ -66,14 +93,16 @@ def align(pair: WorkingPair, settings: RegistrationSettings) -> Alignment | None
     return first
 
 
-def _judge(pair: WorkingPair, candidate: Candidate, settings: RegistrationSettings) -> Alignment:
+def _judge(
+    pair: WorkingPair, candidate: Candidate, settings: RegistrationSettings, start: Start = Start.FOUND
+) -> Alignment:
     local = refine_locally(pair.fixed, pair.moving, candidate.matrix, settings.smoothness, settings.max_slope_fraction)
     plan = probe_plan(pair.fixed)
     probes = match_windows(pair.fixed, pair.moving, candidate.matrix, local.field, plan)
     keep_away = plan.window / plan.factor
     evidence = gather_evidence(pair.fixed.shape, local.fit, probes, local.settings, keep_away)
     field = local.field if settings.local else None
-    alignment = Alignment(candidate.matrix, field, evidence, no_precision(), candidate.overlap)
+    alignment = Alignment(candidate.matrix, field, evidence, no_precision(), candidate.overlap, start=start)
     if not alignment.proven(settings):
         return alignment
     return dataclasses.replace(alignment, precision=measure(pair, candidate.matrix, field, local))

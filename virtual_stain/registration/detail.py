@@ -36,6 +36,8 @@ class DetailPlan:
     radius: int = 10
     count: int = 400
     """Windows at most."""
+    pattern: int = 48
+    """Structures larger than about this are taken out."""
     least_filled: float = 0.4
     """Tissue that a window must hold on both sides."""
 
@@ -57,7 +59,7 @@ def match_details(he: Slide, ihc: Slide, pair: WorkingPair, transform: PairTrans
         )
         first, second = _both(he, ihc, transform, he_from_out, side)
         surfaces[row] = _surface(
-            _layers(first, fixed.glass, plan.window), _layers(second, pair.moving.glass, plan.window), plan
+            _layers(first, fixed.glass, plan.pattern), _layers(second, pair.moving.glass, plan.pattern), plan
         )
     u = transform.displacement
     to_work = he_from_work.inverse().matrix
@@ -118,8 +120,8 @@ def _turned(slide: Slide, px0_from_out: Affine2D, side: int) -> Rgb:
     return np.asarray(turned, np.uint8)
 
 
-def _layers(rgb: Rgb, glass: Colour, window: int) -> tuple[Image, Image]:
-    density, nuclei = (_normalised(blur(i, _BLUR_PX), window // 2) for i in absorbances(rgb, glass))
+def _layers(rgb: Rgb, glass: Colour, pattern: int) -> tuple[Image, Image]:
+    density, nuclei = (_normalised(blur(i, _BLUR_PX), pattern) for i in absorbances(rgb, glass))
     return density, nuclei
 
 

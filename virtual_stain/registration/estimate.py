@@ -60,6 +60,19 @@ def refine_starts(fixed: Foreground, moving: Foreground, starts: Sequence[Start]
         yield Candidate(moved, candidate.overlap, candidate.density, candidate.structure)
 
 
+def refine_given(fixed: Foreground, moving: Foreground, matrix: Matrix) -> Candidate:
+    """One start that is believed: ECC may move it by a little, or else it stays as it is."""
+    side = float(np.sqrt(fixed.tissue_px))
+    small, large = (make_level(fixed, moving, px / side) for px in (_SMALL_PX, _LARGE_PX))
+    for level, iterations in ((small, _SMALL_ITERATIONS), (large, _LARGE_ITERATIONS)):
+        finer = refine(level, matrix, iterations)
+        if finer is None or _apart(finer, matrix, fixed) > _JUMP or not _plausible(finer, matrix):
+            continue
+        if Candidate(finer, *agreement(level, finer)).score > Candidate(matrix, *agreement(level, matrix)).score:
+            matrix = finer
+    return Candidate(matrix, *agreement(small, matrix))
+
+
 def _refined(level: Level, matrices: Sequence[Matrix], iterations: int) -> list[Candidate]:
     found = []
     for matrix in matrices:

@@ -23,17 +23,17 @@ def draw_overlay(he: SideImage, ihc: SideImage, registration: Registration) -> R
     False colour: the H&E's absorbance in magenta, the IHC's in green; where both agree it is grey. Outlines: H&E
     tissue green, warped IHC tissue magenta.
     """
-    frame, size = _frame(he)
+    frame, size = picture_frame(he)
     he_rgb, he_mask = _pulled(he, frame.matrix, size, registration, forward=False)
     ihc_rgb, ihc_mask = _pulled(ihc, frame.matrix, size, registration, forward=True)
-    board = _outlined(_checkerboard(he_rgb, ihc_rgb), he_mask, ihc_mask)
+    board = _outlined(checkerboard(he_rgb, ihc_rgb), he_mask, ihc_mask)
     colours = _outlined(_false_colour(he_rgb, ihc_rgb), he_mask, ihc_mask)
     axis = 0 if size.width >= size.height else 1
     gap = np.full((6, size.width, 3) if axis == 0 else (size.height, 6, 3), 128, np.uint8)
     return np.asarray(np.concatenate([board, gap, colours], axis=axis), np.uint8)
 
 
-def _frame(he: SideImage) -> tuple[Affine2D, Size]:
+def picture_frame(he: SideImage, longest_px: int = _LONGEST_PX) -> tuple[Affine2D, Size]:
     """he_px0 from picture, and the picture's size: the H&E tissue with a margin."""
     ys, xs = np.nonzero(he.mask)
     margin = 0.05 * max(np.ptp(xs) + 1, np.ptp(ys) + 1)
@@ -41,7 +41,7 @@ def _frame(he: SideImage) -> tuple[Affine2D, Size]:
     extent = np.array([np.ptp(xs) + 1 + 2 * margin, np.ptp(ys) + 1 + 2 * margin])
     unit = np.array(he.unit_per_ov)
     physical = extent * unit  # square pixels in the picture, also where the slide's are not
-    step = max(float(physical.max()) / _LONGEST_PX, float(unit.min()))
+    step = max(float(physical.max()) / longest_px, float(unit.min()))
     size = Size(max(8, round(physical[0] / step)), max(8, round(physical[1] / step)))
     ov_from_picture = Affine2D.scale_and_shift("ov", "picture", (step / unit[0], step / unit[1]), (low[0], low[1]))
     return Affine2D("he_px0", "ov", he.px0_from_ov.matrix) @ ov_from_picture, size
@@ -64,9 +64,10 @@ def _pulled(
     return np.asarray(rgb, np.uint8), mask > 0
 
 
-def _checkerboard(he: Rgb, ihc: Rgb) -> Rgb:
+def checkerboard(he: Rgb, ihc: Rgb, squares: int = _SQUARES) -> Rgb:
+    """uint8[H, W, 3]: squares of one and the other, `squares` along the longer side."""
     height, width = he.shape[:2]
-    square = max(8, max(height, width) // _SQUARES)
+    square = max(8, max(height, width) // squares)
     odd = ((np.arange(height)[:, None] // square + np.arange(width)[None] // square) % 2).astype(bool)
     return np.asarray(np.where(odd[..., None], ihc, he), np.uint8)
 
@@ -90,3 +91,9 @@ def _outlined(rgb: Rgb, he_mask: Mask, ihc_mask: Mask) -> Rgb:
         contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
         cv2.drawContours(picture, contours, -1, colour, 1, cv2.LINE_AA)
     return picture
+
+
+def jpeg(rgb: Rgb) -> bytes:
+    """The picture as JPEG bytes."""
+    _, data = cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 90])
+    return data.tobytes()

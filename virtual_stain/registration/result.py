@@ -14,6 +14,22 @@ from virtual_stain.geometry import Box, Points, Size
 from virtual_stain.registration.transform import PairTransform
 from virtual_stain.slides.resolution import Mpp
 
+FLAGS = {
+    "no_consensus": "held-out windows agree no better than those of unrelated slides: rejected",
+    "few_windows": "too little common tissue to tell: rejected",
+    "large_error": "the right place, but not well enough, or at too coarse a pixel size: rejected",
+    "same_slide": "both files have the same content: rejected",
+    "unusual_scale": "the tissue's scale contradicts the pixel sizes by more than a quarter: at most review",
+    "manual": "started from a person's landmarks, confirmed by windows",
+    "manual_only": "from a person's landmarks alone: at most review, and only with six of them or more",
+    "weak_overlap": "less than half of the tissue is common",
+    "no_mpp": "a pixel size is missing: errors in px, no verdict, not usable for records",
+    "affine_only": "no local displacement",
+    "mirrored": "one section lies upside down (for your information)",
+    "same_cells": "the same section stained twice: compared down to single nuclei (for your information)",
+}
+"""Every flag and what it means."""
+
 Vector = npt.NDArray[np.float64]  # float64[N]
 
 RAYLEIGH_MEDIAN = 1.1774
@@ -138,6 +154,8 @@ class Registration:
         """The verdict in words."""
         if "same_slide" in self.flags:
             return "both files are the same slide."
+        if "manual_only" in self.flags and self.error_median_um is not None:
+            return f"by landmarks alone: their own error is {self.error_median_um:.1f} µm (median)."
         if "few_windows" in self.flags:
             return "too little tissue in common to tell whether it is right."
         if "no_consensus" in self.flags:

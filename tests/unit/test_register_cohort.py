@@ -1,0 +1,75 @@
+"""`vstain register` over a table or a folder: all pairs, worst first, none lost."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.fixtures.registration import toy_pair, toy_transform
+from virtual_stain.cli.main import _run
+from virtual_stain.errors import PairError
+from virtual_stain.workflows.pair_folder import cohort_pairs
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three pairs: a good one, one of two blocks, one whose IHC slide is damaged."""
+    folder = tmp_path_factory.mktemp("Kohorte")
+    for name, seed in (("a", 1), ("b", 40)):
+        (folder / name).mkdir()
+        toy_pair(folder / name, toy_transform(25, elastic_px=2.0), seed=seed)
+    shutil.copy(folder / "b" / "ihc.png", folder / "b" / "other.png")
+    (folder / "cut.png").write_bytes((folder / "b" / "ihc.png").read_bytes()[:9000])
+    rows = ["bad,P2,ki67,b/he.png,cut.png,2,2", "good,P1,ki67,a/he.png,a/ihc.png,2,2"]
+    rows.append("mixed,P2,ki67,b/he.png,c.png,2,2")
+    (folder / "c").mkdir()
+    toy_pair(folder / "c", toy_transform(25), seed=77)
+    shutil.move(folder / "c" / "ihc.png", folder / "c.png")
+    path = folder / "PAIRS.csv"
+    path.write_text("pair,patient,marker,he,ihc,he_mpp,ihc_mpp\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    return path
+
+
+def test_cohort_is_listed_worst_first_and_taken_up(
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    command = ["register", str(table), "--out", str(out), "--jobs", "1", "-q"]
+    assert _run(command) == 6
+    told = capsys.readouterr()
+    assert "2 of 3 pairs cannot be used" in told.err
+    with (out / "summary.csv").open(encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [(r["pair"], r["verdict"]) for r in rows] == [("bad", "failed"), ("mixed", "reject"), ("good", "accept")]
+    assert "cut.png" in rows[0]["reason"]
+    page = (out / "index.html").read_text(encoding="utf-8")
+    assert page.index("mixed") < page.index("good/registration.html")
+    assert "bad/registration.html" not in page
+    assert (out / "good" / "registration.html").exists()
+    before = (out / "good" / "registration.json").stat().st_mtime_ns
+    assert _run(command) == 6
+    assert (out / "good" / "registration.json").stat().st_mtime_ns == before
+
+
+def test_landmarks_name_pairs_of_the_table(table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    marks = tmp_path / "marks.csv"
+    marks.write_text("pair,he_x,he_y,ihc_x,ihc_y\nx,0,0,0,0\nx,9,0,9,0\nx,0,9,0,9\n", encoding="utf-8")
+    assert _run(["register", str(table), "--out", str(tmp_path / "o"), "--landmarks", str(marks), "-q"]) == 3
+    assert "'x'" in capsys.readouterr().err
+
+
+def test_folder_of_slides_is_paired_by_name(tmp_path: Path) -> None:
+    for name in ("block 7_HE.svs", "block 7_Ki67.svs", "b8-he.ndpi", "b8-ihc.ndpi", "notes.txt", "label.png"):
+        (tmp_path / name).write_bytes(b"x")
+    pairs = cohort_pairs(tmp_path)
+    assert [(p.pair, p.he.path.name, p.ihc.path.name) for p in pairs] == [
+        ("b8", "b8-he.ndpi", "b8-ihc.ndpi"),
+        ("block 7", "block 7_HE.svs", "block 7_Ki67.svs"),
+    ]
+    (tmp_path / "b9_he.svs").write_bytes(b"x")
+    (tmp_path / "b8-er.ndpi").write_bytes(b"x")
+    with pytest.raises(PairError, match=r"b8: 1 H&E and 2 IHC(.|\n)*b9: 1 H&E and 0 IHC"):
+        cohort_pairs(tmp_path)

@@ -1,0 +1,118 @@
+"""From an alignment to what is told of it: stated error, verdict, flags."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from virtual_stain.config.registration import RegistrationSettings
+from virtual_stain.registration.align import Alignment, Start, to_pair_transform
+from virtual_stain.registration.precision import Precision
+from virtual_stain.registration.result import ErrorEvidence, Registration, Side, Verdict, verdict_of
+from virtual_stain.registration.transform import PairTransform
+from virtual_stain.registration.working import WorkingPair
+
+_WEAK_OVERLAP = 0.5
+_UNUSUAL_SCALE = 1.25
+_STATED_AT = 1000  # places of the tissue at which the error is asked for
+
+
+def judged(
+    pair: WorkingPair, alignment: Alignment, he: Side, ihc: Side, settings: RegistrationSettings
+) -> Registration:
+    """The registration with everything that follows from its evidence."""
+    known = he.mpp is not None and ihc.mpp is not None
+    transform = to_pair_transform(pair, alignment)
+    evidence = _error_evidence(pair, alignment.precision, he, known, settings)
+    median, p95 = _stated(pair, evidence) if alignment.proven(settings) else (None, None)
+    median_um, p95_um = (median, p95) if known else (None, None)
+    px0 = 1.0 if he.mpp is None or not known else 1.0 / float(np.sqrt(he.mpp.um2_per_px))
+    median_px0, p95_px0 = (None if v is None else v * px0 for v in (median, p95))
+    verdict = verdict_of(median_um, settings) if known else None
+    flags = _flags(alignment, transform, he, ihc, settings)
+    if verdict is Verdict.REJECT and median_um is not None:
+        flags += ("large_error",)
+    return Registration(
+        transform=transform,
+        verdict=_capped(verdict, flags),
+        flags=flags,
+        error_median_um=median_um,
+        error_p95_um=p95_um,
+        error_median_px0=median_px0,
+        error_p95_px0=p95_px0,
+        overlap_fraction=alignment.overlap_fraction,
+        consensus_fraction=alignment.evidence.consensus,
+        chance_log10=alignment.evidence.chance_log10,
+        finest_mpp=alignment.finest_px * pair.unit_px if known else None,
+        he=he,
+        ihc=ihc,
+        evidence=evidence,
+    )
+
+
+def _capped(verdict: Verdict | None, flags: tuple[str, ...]) -> Verdict | None:
+    """What the flags leave of a verdict by error: a contradicted pixel size makes all µm doubtful."""
+    if "same_slide" in flags and verdict is not None:
+        return Verdict.REJECT
+    doubtful = "unusual_scale" in flags or "manual_only" in flags
+    return Verdict.REVIEW if verdict is Verdict.ACCEPT and doubtful else verdict
+
+
+def _stated(pair: WorkingPair, evidence: ErrorEvidence) -> tuple[float | None, float | None]:
+    """(median, p95) of the pair in the unit of the evidence: over all of its tissue, recognised or not."""
+    rows, columns = np.nonzero(pair.fixed.mask)
+    some = np.linspace(0, len(rows) - 1, min(len(rows), _STATED_AT)).astype(np.intp)
+    places = pair.fixed.px0_from_work.apply(np.stack([columns[some], rows[some]], axis=1) + 0.5)
+    median, p95 = evidence.errors_at(places)
+    if not np.isfinite(median).all():
+        return None, None
+    return float(np.median(median)), float(np.sqrt(np.mean(p95**2)))
+
+
+def _error_evidence(
+    pair: WorkingPair, evidence: Precision, he: Side, known: bool, settings: RegistrationSettings
+) -> ErrorEvidence:
+    unit = (he.mpp.x, he.mpp.y) if known and he.mpp is not None else (1.0, 1.0)
+    centres = pair.fixed.px0_from_work.apply(evidence.centres)
+    return ErrorEvidence(
+        centres_px0=centres,
+        distances=evidence.distances * pair.unit_px,
+        height=evidence.height,
+        trust=evidence.trust,
+        recognised_sigma=evidence.recognised_sigma * pair.unit_px,
+        spacing=evidence.spacing * pair.unit_px,
+        growth=evidence.growth,
+        unit_per_px0=unit,
+        p95_margin_fraction=settings.p95_margin_fraction,
+    )
+
+
+def _flags(
+    alignment: Alignment, transform: PairTransform, he: Side, ihc: Side, settings: RegistrationSettings
+) -> tuple[str, ...]:
+    flags = []
+    if alignment.start is not Start.FOUND:
+        flags.append("manual" if alignment.shown_by_windows(settings) else "manual_only")
+    if not alignment.proven(settings):
+        flags.append("few_windows" if len(alignment.evidence) < settings.min_windows else "no_consensus")
+    if alignment.overlap_fraction < _WEAK_OVERLAP:
+        flags.append("weak_overlap")
+    if alignment.field is None and settings.local:
+        flags.append("affine_only")
+    if he.content_sha256 == ihc.content_sha256:
+        flags.append("same_slide")
+    if he.mpp is None or ihc.mpp is None:
+        flags.append("no_mpp")
+    elif not 1 / _UNUSUAL_SCALE < _tissue_scale(transform, he, ihc) < _UNUSUAL_SCALE:
+        flags.append("unusual_scale")
+    if transform.ihc_from_he.mirrored:
+        flags.append("mirrored")
+    if alignment.same_cells:
+        flags.append("same_cells")
+    return tuple(flags)
+
+
+def _tissue_scale(transform: PairTransform, he: Side, ihc: Side) -> float:
+    """µm on the IHC per µm on the H&E."""
+    assert he.mpp is not None
+    assert ihc.mpp is not None
+    return float(np.sqrt(abs(transform.ihc_from_he.determinant) * ihc.mpp.um2_per_px / he.mpp.um2_per_px))

@@ -1,0 +1,99 @@
+"""A start set by a person: the same three or more places marked on both slides."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from virtual_stain.errors import InputError
+from virtual_stain.geometry import Affine2D, Points
+
+COLUMNS = ("he_x", "he_y", "ihc_x", "ihc_y")
+_LEAST = 3
+_LEAST_SPREAD = 0.02  # smaller over larger extent of the places: on a line they fix no affine map
+_MOST_STRETCH = 1.6
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Landmarks:
+    """N ≥ 3 places on both slides."""
+
+    he_px0: Points
+    """float64[N, 2] level-0 px."""
+    ihc_px0: Points
+
+    def __len__(self) -> int:
+        return len(self.he_px0)
+
+    def ihc_from_he(self) -> Affine2D:
+        """The affine map that fits them best."""
+        solution, *_ = np.linalg.lstsq(np.c_[self.he_px0, np.ones(len(self))], self.ihc_px0, rcond=None)
+        matrix = np.eye(3)
+        matrix[:2] = solution.T
+        return Affine2D("ihc_px0", "he_px0", matrix)
+
+
+def read_landmarks(path: Path) -> dict[str, Landmarks]:
+    """Pair → landmarks, from CSV with the columns `he_x,he_y,ihc_x,ihc_y` (level-0 px) and optionally `pair`.
+
+    Without that column everything belongs to the pair "". Raises InputError that names the file and the row.
+    """
+    rows = _rows(path)
+    points: dict[str, list[list[float]]] = {}
+    for line, row in rows:
+        try:
+            values = [float(row[c]) for c in COLUMNS]
+        except (TypeError, ValueError):
+            values = [math.nan]
+        if not all(math.isfinite(v) for v in values):
+            raise InputError(
+                f"{path}: row {line}: expected numbers in {','.join(COLUMNS)}. Received: {[row[c] for c in COLUMNS]}"
+            )
+        points.setdefault((row.get("pair") or "").strip(), []).append(values)
+    if not points:
+        raise InputError(f"{path}: expected at least {_LEAST} landmarks. Received: none.")
+    return {pair: _checked(path, pair, np.array(values, np.float64)) for pair, values in points.items()}
+
+
+def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise InputError(f"{path}: landmarks cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: expected UTF-8 text. Received another encoding.") from None
+    reader = csv.DictReader(io.StringIO(text))
+    names = [n.strip().lower() for n in reader.fieldnames or []]
+    if missing := [c for c in COLUMNS if c not in names]:
+        raise InputError(
+            f"{path}: expected the columns {','.join(COLUMNS)} (level-0 px). Received: {','.join(names) or 'none'}",
+            hint=f"Missing: {', '.join(missing)}. With several pairs add the column pair.",
+        )
+    reader.fieldnames = names
+    return [(n, row) for n, row in enumerate(reader, 2) if any(v and str(v).strip() for v in row.values())]
+
+
+def _checked(path: Path, pair: str, values: Points) -> Landmarks:
+    of = f" of pair {pair!r}" if pair else ""
+    if len(values) < _LEAST:
+        raise InputError(f"{path}: expected at least {_LEAST} landmarks{of}. Received: {len(values)}")
+    landmarks = Landmarks(values[:, :2], values[:, 2:])
+    for name, points in (("H&E", landmarks.he_px0), ("IHC", landmarks.ihc_px0)):
+        large, little = np.linalg.svd(points - points.mean(axis=0), compute_uv=False)[:2]
+        if little <= _LEAST_SPREAD * large:
+            raise InputError(
+                f"{path}: expected landmarks{of} spread over the tissue. Received: all of them on one line ({name})."
+            )
+    large, little = np.linalg.svd(landmarks.ihc_from_he().matrix[:2, :2], compute_uv=False)
+    if large > _MOST_STRETCH * little:
+        raise InputError(
+            f"{path}: expected the same places on both slides{of}. Received: points between which the tissue would be "
+            f"stretched {large / max(little, 1e-9):.1f} times more along one direction than across it.",
+            hint="Are two of them swapped, or is the order on both slides not the same?",
+        )
+    return landmarks

@@ -1,0 +1,171 @@
+"""`vstain register PAIRS.csv`: every pair into a folder of its own, and one page that lists them worst first.
+
+One bad pair never stops the others and never disappears; finished pairs are kept when it runs again.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from virtual_stain.errors import BatchError, PairError, RejectedError, VirtualStainError
+from virtual_stain.files import folder_lock, write_text
+from virtual_stain.parallel import map_in_order
+from virtual_stain.progress import QUIET, Progress
+from virtual_stain.provenance import Outcome, RunRecord, refuse_foreign_run
+from virtual_stain.registration.result import Registration
+from virtual_stain.version import __version__
+from virtual_stain.workflows.register_files import OVERLAY_NAME, RegistrationJob, register_files
+from virtual_stain.workflows.register_page import PAGE_NAME, environment, verdict_word
+
+INDEX_NAME, TABLE_NAME = "index.html", "summary.csv"
+_COLUMNS = ("pair", "verdict", "error_median_um", "error_p95_um", "consensus", "overlap", "flags", "reason")
+_ORDER = ("failed", "reject", "none", "review", "accept")  # worst first
+_LISTED = 20
+
+
+@dataclass(frozen=True, slots=True)
+class CohortRow:
+    """What became of one pair."""
+
+    pair: str
+    verdict: str
+    """accept, review, reject, "none" without pixel sizes, or "failed"."""
+    reason: str
+    error_median_um: float | None = None
+    error_p95_um: float | None = None
+    consensus_fraction: float | None = None
+    overlap_fraction: float | None = None
+    flags: tuple[str, ...] = ()
+    error: VirtualStainError | None = None
+
+    @property
+    def bad(self) -> bool:
+        """Whether a batch that holds it did not fully succeed."""
+        return self.verdict in ("failed", "reject")
+
+
+def register_one(job: RegistrationJob) -> CohortRow:
+    """Registers in a worker; an error of this pair becomes its row."""
+    try:
+        return _row(job.out.name, register_files(job))
+    except VirtualStainError as error:
+        return CohortRow(job.out.name, "failed", error.message, error=error)
+
+
+def register_cohort(
+    jobs: Sequence[RegistrationJob],
+    out: Path,
+    executor: Executor,
+    *,
+    progress: Progress = QUIET,
+    table: str = TABLE_NAME,
+) -> list[CohortRow]:
+    """Registers every job (each into a folder of its own below `out`), writes index.html, summary.csv and run.json.
+
+    Returns the rows, worst first. Raises OutputError, and PairError where two jobs share a folder.
+    """
+    twice = [name for name, n in Counter(job.out.name for job in jobs).items() if n > 1]
+    if twice:
+        raise PairError(f"expected a name of its own for each pair. Received twice: {', '.join(sorted(twice))}")
+    record = RunRecord("register")
+    with folder_lock(out):
+        refuse_foreign_run(out, "register")
+        done = map_in_order(executor, register_one, jobs)
+        rows = sorted(progress.track(done, len(jobs), "register", "pair"), key=_worst_first)
+        write_text(out / table, table_text(rows))
+        write_text(out / INDEX_NAME, _page(out, rows))
+        record.outcomes = [Outcome(r.pair, not r.bad, r.reason) for r in rows]
+        record.counts = dict(Counter(r.verdict for r in rows))
+        record.write(out)
+    return rows
+
+
+def table_text(rows: Sequence[CohortRow]) -> str:
+    """summary.csv."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    for r in rows:
+        numbers = (r.error_median_um, r.error_p95_um, r.consensus_fraction, r.overlap_fraction)
+        told = ["" if v is None else f"{v:.2f}" for v in numbers]
+        writer.writerow([r.pair, r.verdict, *told, " ".join(r.flags), r.reason])
+    return stream.getvalue()
+
+
+def error_of(rows: Sequence[CohortRow], out: Path) -> VirtualStainError | None:
+    """The error that the command ends with; None when every pair can be used."""
+    bad = [r for r in rows if r.bad]
+    if not bad:
+        return None
+    lines = [f"  - {r.pair}: {r.reason}" for r in bad[:_LISTED]]
+    if len(bad) > _LISTED:
+        lines.append(f"  … and {len(bad) - _LISTED} more")
+    text = f"{len(bad)} of {len(rows)} pairs cannot be used:\n" + "\n".join(lines)
+    hint = f"{out / INDEX_NAME} shows them, worst first; --landmarks FILE gives a pair a start by hand."
+    if len(bad) < len(rows):
+        return BatchError(text, hint=hint)
+    first = bad[0].error
+    return RejectedError(text, hint=hint) if first is None else type(first)(text, hint=first.hint)
+
+
+def _row(pair: str, r: Registration) -> CohortRow:
+    return CohortRow(
+        pair=pair,
+        verdict=verdict_word(r),
+        reason=r.reason(),
+        error_median_um=r.error_median_um,
+        error_p95_um=r.error_p95_um,
+        consensus_fraction=r.consensus_fraction,
+        overlap_fraction=r.overlap_fraction,
+        flags=r.flags,
+    )
+
+
+def _worst_first(row: CohortRow) -> tuple[int, float, str]:
+    median = math.inf if row.error_median_um is None else row.error_median_um
+    return _ORDER.index(row.verdict), -median, row.pair
+
+
+def _page(out: Path, rows: Sequence[CohortRow]) -> str:
+    counted = Counter(r.verdict for r in rows)
+    return (
+        environment()
+        .get_template("registrations.html")
+        .render(
+            rows=[_shown(out, r) for r in rows],
+            counts=[(word, counted[word]) for word in _ORDER if counted[word]],
+            version=__version__,
+        )
+    )
+
+
+def _shown(out: Path, row: CohortRow) -> dict[str, Any]:
+    def link(name: str) -> str | None:
+        # what an earlier run left does not belong to a pair that failed now
+        there = row.verdict != "failed" and (out / row.pair / name).exists()
+        return f"{quote(row.pair)}/{name}" if there else None
+
+    def number(value: float | None) -> str:
+        return "–" if value is None else f"{value:.2f}"
+
+    return {
+        "pair": row.pair,
+        "verdict": row.verdict,
+        "reason": row.reason,
+        "flags": row.flags,
+        "median": number(row.error_median_um),
+        "p95": number(row.error_p95_um),
+        "consensus": number(row.consensus_fraction),
+        "overlap": number(row.overlap_fraction),
+        "page": link(PAGE_NAME),
+        "overlay": link(OVERLAY_NAME),
+    }

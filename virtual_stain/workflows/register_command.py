@@ -1,0 +1,103 @@
+"""What `vstain register` does with its words: one pair, or all pairs of a table or folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from virtual_stain.config import Config
+from virtual_stain.errors import ConfigError, InputError
+from virtual_stain.parallel import local_executor
+from virtual_stain.progress import QUIET, Progress
+from virtual_stain.registration.landmarks import Landmarks, read_landmarks
+from virtual_stain.registration.result import summary
+from virtual_stain.slides.slide import SlideRef
+from virtual_stain.workflows.pair_folder import cohort_pairs
+from virtual_stain.workflows.register_cohort import INDEX_NAME, TABLE_NAME, CohortRow, error_of, register_cohort
+from virtual_stain.workflows.register_files import RegistrationJob, register_files
+from virtual_stain.workflows.register_page import PAGE_NAME
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegisterOptions:
+    """The options of the command."""
+
+    out: Path
+    config: Config
+    landmarks: Path | None = None
+    mpp_he: tuple[float, float] | None = None
+    mpp_ihc: tuple[float, float] | None = None
+    aligned_mpp: float | None = None
+    """See RegistrationJob."""
+    force: bool = False
+    jobs: int = 1
+
+
+def run_pair(he: Path, ihc: Path, options: RegisterOptions, progress: Progress = QUIET, say: Say = print) -> None:
+    """Registers two files into `options.out`. Raises RejectedError after writing everything."""
+    job = RegistrationJob(
+        he=SlideRef(he, options.mpp_he),
+        ihc=SlideRef(ihc, options.mpp_ihc),
+        out=options.out,
+        config=options.config,
+        force=options.force,
+        landmarks=_of_one_pair(options.landmarks),
+        aligned_mpp=options.aligned_mpp,
+    )
+    registration = register_files(job, progress)
+    say(summary(registration))
+    say(f"page: {options.out / PAGE_NAME}")
+    registration.raise_if_rejected()
+
+
+def run_cohort(
+    source: Path,
+    options: RegisterOptions,
+    progress: Progress = QUIET,
+    say: Say = print,
+    share: tuple[int, int] = (0, 1),
+) -> None:
+    """Registers every pair of a table or folder, or share number `share[0]` of `share[1]`.
+
+    Raises BatchError where pairs are rejected or failed, after all are done.
+    """
+    if options.mpp_he or options.mpp_ihc:
+        raise ConfigError(
+            "--mpp-he, --mpp-ihc: expected with one pair only.", hint="Columns he_mpp, ihc_mpp of the table state them."
+        )
+    pairs = cohort_pairs(source)
+    marks = {} if options.landmarks is None else read_landmarks(options.landmarks)
+    if unknown := sorted(set(marks) - {p.pair for p in pairs}):
+        names = ", ".join(map(repr, unknown))
+        raise InputError(f"{options.landmarks}: expected names of pairs in the column pair. Received: {names}")
+    jobs = [
+        RegistrationJob(
+            p.he, p.ihc, options.out / p.pair, options.config, options.force, marks.get(p.pair), options.aligned_mpp
+        )
+        for p in pairs[share[0] :: share[1]]
+    ]
+    table = TABLE_NAME if share[1] == 1 else f"summary-{share[0]}-of-{share[1]}.csv"
+    with local_executor(min(options.jobs, max(len(jobs), 1))) as executor:
+        rows = register_cohort(jobs, options.out, executor, progress=progress, table=table)
+    _tell(rows, options.out, say)
+    if error := error_of(rows, options.out):
+        raise error
+
+
+def _of_one_pair(path: Path | None) -> Landmarks | None:
+    if path is None:
+        return None
+    marks = read_landmarks(path)
+    if len(marks) > 1:
+        raise InputError(f"{path}: expected the landmarks of one pair. Received: those of {', '.join(sorted(marks))}")
+    return next(iter(marks.values()))
+
+
+def _tell(rows: list[CohortRow], out: Path, say: Say) -> None:
+    for r in rows:
+        error = "" if r.error_median_um is None else f"median {r.error_median_um:.1f} µm, p95 {r.error_p95_um:.1f} µm"
+        say(f"{r.verdict:7} {r.pair}  {error or r.reason}")
+    say(f"page: {out / INDEX_NAME}")
