@@ -52,12 +52,20 @@ def test_any_crop_counts_the_cells_between_its_edges(drawn, x0, y0):
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(0, 2**31))
-def test_random_crops_lie_inside_the_tile(number):
-    seed = tf.constant([1, number], tf.int64)
-    x, y = random_origin(seed, TILE, CROP).numpy()
+@given(st.tuples(*[st.floats(0, 1, width=32)] * 2))
+def test_random_crops_lie_inside_the_tile(numbers):
+    draws = tf.constant(numbers, tf.float32)
+    x, y = random_origin(draws, TILE, CROP).numpy()
     assert 0 <= x <= TILE - CROP
     assert 0 <= y <= TILE - CROP
-    gx, gy = random_grid_origin(seed, TILE, CROP).numpy()
+    gx, gy = random_grid_origin(draws, TILE, CROP).numpy()
     assert gx % CROP == gy % CROP == 0
     assert max(gx, gy) <= TILE - CROP
+
+
+def test_every_origin_is_drawn_equally_often():
+    draws = tf.random.stateless_uniform([20_000, 2], [3, 4])
+    origins = random_origin(draws, TILE, TILE - 9).numpy()
+    counts = np.stack([np.bincount(origins[:, axis], minlength=10) for axis in (0, 1)])
+    assert counts.shape == (2, 10)
+    assert np.abs(counts - 2000).max() < 5 * np.sqrt(2000)

@@ -5,14 +5,19 @@ from __future__ import annotations
 import tensorflow as tf
 
 
-def random_origin(seed: tf.Tensor, tile_px: int, crop_px: int | tf.Tensor) -> tf.Tensor:
-    """int32[2] = (x, y): anywhere the crop still lies inside the tile. `seed`: int64[2], stateless."""
-    return tf.random.stateless_uniform([2], seed, 0, tile_px - crop_px + 1, tf.int32)
+def random_origin(draws: tf.Tensor, tile_px: int, crop_px: int | tf.Tensor) -> tf.Tensor:
+    """int32[2] = (x, y): anywhere the crop still lies inside the tile. `draws`: float32[2], uniform in 0…1."""
+    return _whole(draws, tile_px - crop_px + 1)
 
 
-def random_grid_origin(seed: tf.Tensor, tile_px: int, crop_px: int) -> tf.Tensor:
-    """int32[2] = (x, y): one of the crops of prediction's grid."""
-    return crop_px * tf.random.stateless_uniform([2], seed, 0, tile_px // crop_px, tf.int32)
+def random_grid_origin(draws: tf.Tensor, tile_px: int, crop_px: int) -> tf.Tensor:
+    """int32[2] = (x, y): one of the crops of prediction's grid. `draws`: float32[2], uniform in 0…1."""
+    return crop_px * _whole(draws, tile_px // crop_px)
+
+
+def _whole(draws: tf.Tensor, n: int | tf.Tensor) -> tf.Tensor:
+    """0…1 → 0, 1, … n − 1, equally often (to one in thousands: a float32 has 24 bits)."""
+    return tf.minimum(tf.cast(draws * tf.cast(n, tf.float32), tf.int32), n - 1)
 
 
 def cells_in_crop(

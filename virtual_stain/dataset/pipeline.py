@@ -100,15 +100,16 @@ def training_batches(
 
 def _training_crop(data: tf.Tensor, seed: tf.Tensor, spec: CropSpec, settings: AugmentSettings) -> dict[str, tf.Tensor]:
     record = parse_example(data, (*_KEYS, "image/filename"))
-    seeds = tf.unstack(tf.random.split(seed, 3))
+    # all random numbers of a crop in one operation: small operations are what a crop costs beside its decoding
+    numbers = tf.random.stateless_uniform([3 + N_DRAWS], seed)
     window_px: int | tf.Tensor = spec.crop_px
     if settings.rescale > 0:
-        scale = tf.random.stateless_uniform([], seeds[2], 1 - settings.rescale, 1 + settings.rescale)
+        scale = 1 + settings.rescale * (2 * numbers[2] - 1)
         window_px = tf.minimum(tf.cast(tf.round(spec.crop_px * scale), tf.int32), spec.tile_px)
     if settings.random_crop:
-        origin = random_origin(seeds[0], spec.tile_px, window_px)
+        origin = random_origin(numbers[:2], spec.tile_px, window_px)
     else:
-        origin = tf.minimum(random_grid_origin(seeds[0], spec.tile_px, spec.crop_px), spec.tile_px - window_px)
+        origin = tf.minimum(random_grid_origin(numbers[:2], spec.tile_px, spec.crop_px), spec.tile_px - window_px)
     positive, cells = cells_in_crop(_xy(record), record["cells/positive"], origin, spec.tile_px, window_px)
     window = tf.stack([origin[1], origin[0], window_px, window_px])
     # the crop is known before decoding: a 128-px crop of a 512-px tile costs a quarter of the decoding
@@ -123,7 +124,7 @@ def _training_crop(data: tf.Tensor, seed: tf.Tensor, spec: CropSpec, settings: A
         "cells": cells * one,
         "trusted": record["label/weight"] * one,
         "usable": tf.cast(record["label/usable_count"], tf.float32) * one,
-        "draws": tf.random.stateless_uniform([N_DRAWS], seeds[1]),
+        "draws": numbers[3:],
         "tile": record["image/filename"],
         "origin": origin,
     }
