@@ -9,24 +9,27 @@ import pytest
 
 from tests.fixtures.counting import FieldStyle, shoelace, stained_field
 from virtual_stain.config.counting import CountingSettings
+from virtual_stain.config.phantom import PhantomSettings
 from virtual_stain.counting.cells import Cells
 from virtual_stain.counting.stain import estimate_stain
 from virtual_stain.counting.windows import FoundCells, count_windows, plan_windows, window_tasks
 from virtual_stain.errors import ResolutionError
-from virtual_stain.markers import Marker
+from virtual_stain.markers import Compartment, Marker
+from virtual_stain.phantom.pair import make_pair
 from virtual_stain.slides.slide import SlideRef, open_slide
 
 SETTINGS = CountingSettings()
 
 
-def count(path: Path, mpp: float, window_um: float) -> list[FoundCells]:
+def count(path: Path, mpp: float, window_um: float, marker: Marker = Marker.KI67) -> list[FoundCells]:
     settings = dataclasses.replace(SETTINGS, window_um=window_um)
     ref = SlideRef(path, (mpp, mpp))
     image = cv2.imread(str(path))[:, :, ::-1]
-    stain = estimate_stain([np.ascontiguousarray(image[:600, :600])], settings, mpp)
+    membrane = marker.compartment is Compartment.MEMBRANE
+    stain = estimate_stain([np.ascontiguousarray(image[:600, :600])], settings, mpp, membrane=membrane)
     with open_slide(ref) as slide:
         plan = plan_windows(slide, None, settings)
-    return [f for task in window_tasks(ref, plan, Marker.KI67, stain, settings) for f in count_windows(task)]
+    return [f for task in window_tasks(ref, plan, marker, stain, settings) for f in count_windows(task)]
 
 
 def joined(found: list[FoundCells]) -> Cells:
@@ -48,6 +51,38 @@ def test_windows_give_the_same_cells_as_one_big_window(tmp_path: Path, mpp: floa
     assert np.array_equal(pieces.tumour, whole.tumour)
     assert np.array_equal(pieces.area_um2, whole.area_um2)
     assert np.allclose(pieces.dab_od, whole.dab_od, atol=1e-5)
+
+
+@pytest.mark.parametrize("marker", [Marker.KI67, Marker.HER2])
+def test_crowded_tissue_is_cut_without_a_trace(tmp_path: Path, marker: Marker) -> None:
+    """Overlapping nuclei, rivals in chains, membranes: every number of every cell, whatever the windows."""
+    scene = make_pair("p", 0, PhantomSettings(size_mm=0.8, ihc_mpp=0.45, marker=marker.value, hard=True, seed=3)).ihc
+    side = 600
+    rgb = scene.block((scene.size.width - side) // 2, (scene.size.height - side) // 2, side, side)
+    path = tmp_path / "crowd.png"
+    cv2.imwrite(str(path), rgb[:, :, ::-1])
+    whole, parts = count(path, 0.45, 4096, marker), count(path, 0.45, 110, marker)
+    assert len(whole) == 1
+    assert len(parts) >= 9
+    first, second = (_rows(found) for found in (whole, parts))
+    assert len(first) > 200
+    assert [exact for exact, _ in first] == [exact for exact, _ in second]
+    for (_, a), (_, b) in zip(first, second, strict=True):
+        assert np.allclose(a, b, rtol=0, atol=1e-5)
+
+
+def _rows(found: list[FoundCells]) -> list[tuple[tuple[object, ...], list[float]]]:
+    """Of every cell what has to be equal, and what is summed over pixels or moved by a corner: rounding apart."""
+    rows = []
+    for part in found:
+        c = part.cells
+        for i in range(len(c)):
+            ring = part.rings[i]
+            assert ring is not None
+            classes = (int(c.cell_class[i]), bool(c.tumour[i]), int(part.grade[i]))
+            sums = [float(values[i]) for values in part.columns.values()]
+            rows.append(((*c.xy[i].tolist(), *classes, float(c.area_um2[i])), [*sums, *ring.ravel().tolist()]))
+    return sorted(rows, key=lambda row: row[0])
 
 
 def test_outlines_lie_around_their_cells_in_slide_pixels(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def test_command_writes_a_pair_and_prints_its_list(tmp_path: Path) -> None:
         ({"pairs": 0}, "pairs"),
         ({"he_mpp": 40.0}, "he_mpp"),
         ({"size_mm": float("nan")}, "size_mm"),
-        ({"marker": "her2"}, "marker"),
+        ({"marker": "melan-a"}, "marker"),
     ],
 )
 def test_impossible_options_are_refused_by_name(options: dict[str, object], message: str) -> None:

@@ -21,7 +21,8 @@ from virtual_stain.config.phantom import ARTEFACTS, FORMATS, MODES
     "--mode", type=click.Choice(MODES), default="serial", show_default=True, help="Other cells, or the same cells."
 )
 @click.option("--format", "file_format", type=click.Choice(FORMATS), default="tiff", show_default=True)
-@click.option("--marker", default="ki67", show_default=True, help="ki67, er or pr.")
+@click.option("--marker", default="ki67", show_default=True, help="ki67, er, pr, her2 or pdl1.")
+@click.option("--hard", is_flag=True, help="Crowded, faint, blurred, noisy, with a colour cast.")
 @click.option("--artefacts", default="", metavar="NAME,NAME", help=f"Any of: {' '.join(ARTEFACTS)}; or all.")
 @click.option("--rotation-deg", type=float, default=None, help="Rotation of the IHC slide [default: any].")
 @click.option("--mirror/--no-mirror", default=None, help="Mirrored IHC slide [default: half of the pairs].")

@@ -68,7 +68,9 @@ class PhantomSettings:
     format: str = "tiff"
     """tiff (generic pyramid), svs (Aperio-like) or ndpi (Hamamatsu-like)."""
     marker: str = "ki67"
-    """Marker id written to pairs.csv; nuclear markers only."""
+    """Marker id written to pairs.csv: ki67, er, pr stain nuclei; her2, pdl1 membranes."""
+    hard: bool = False
+    """Crowded, overlapping, uneven nuclei, faint positives; a blurred and noisy scanner with a colour cast."""
     artefacts: tuple[str, ...] = ()
     """Any of control, fold, pen, blur, bubble, missing."""
     seed: int = 0
@@ -96,7 +98,7 @@ class PhantomSettings:
         require_range("ihc_mpp", self.ihc_mpp, 0.1, 2)
         require_one_of("mode", self.mode, MODES)
         require_one_of("format", self.format, FORMATS)
-        require_one_of("marker", self.marker, ("ki67", "er", "pr"))
+        require_one_of("marker", self.marker, ("ki67", "er", "pr", "her2", "pdl1"))
         for name in self.artefacts:
             require_one_of("artefacts", name, ARTEFACTS)
         require_range("seed", self.seed, 0, 2**63)

@@ -1,7 +1,9 @@
 """Membranes: how much of a cell's border is stained, and how strongly (HER2, PD-L1).
 
-Rays run from the outline of the nucleus outwards, at most `membrane_reach_um` and not into another nucleus. Along each
-the membrane is the darkest DAB; it must stand out from the cytoplasm on the way there. Completeness is the share of
+Rays run from the outline of the nucleus outwards, at most `membrane_reach_um` and not further than a little beyond the
+middle between two nuclei: what is stained there belongs to both cells, what lies nearer to the other to that one alone.
+Along each the membrane is the darkest DAB; it must be a ridge: darker than the palest place within 2 µm on either side,
+nucleus or cytoplasm. Brown cytoplasm without a darker border is no membrane. Completeness is the share of
 the rays with a stained membrane, intensity the mean optical density of those.
 
 Classes after ASCO/CAP (Wolff et al., J. Clin. Oncol. 36, 2018; affirmed 2023): 3+ complete and intense, 2+ complete and
@@ -16,6 +18,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import numpy.typing as npt
+from scipy.ndimage import distance_transform_edt
 
 from virtual_stain.config.counting import CountingSettings
 from virtual_stain.counting.contours import F32, F64, sample
@@ -24,7 +27,10 @@ from virtual_stain.counting.measure import Measured, Plane
 _ANGLES = 32
 _STEP_UM = 0.5
 _SMOOTH_UM = 0.4
-_STAND_OUT = 0.4  # of the membrane's own density, above the palest place on the way
+_STAND_OUT = 0.4  # of the membrane's own density, above the palest place on either side
+_SIDE_STEPS = 4  # how far the sides reach
+_INSIDE_STEPS = 1  # how far inside the outline a membrane may lie: outlines are half a pixel sure
+_SHARED_STEPS = 2  # beyond the middle between two nuclei
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,11 +54,19 @@ def measure_membranes(plane: Plane, found: Measured, settings: CountingSettings)
     mpp = plane.mean_mpp
     centre = np.round((found.xy / found.factor - 0.5) * 4) / 4  # a quarter pixel: the same offsets in every window
     radius = _radii(found, centre)
-    steps = np.arange(round(settings.membrane_reach_um / _STEP_UM) + 1) * (_STEP_UM / mpp)
-    profile, free = _profiles(plane, found, centre, radius[:, :, None] + steps)
-    peak = np.where(free, profile, 0).max(axis=2)
-    way = np.where(np.arange(profile.shape[2]) <= profile.argmax(axis=2)[..., None], profile, np.inf).min(axis=2)
-    stained = (peak >= settings.membrane_faint_od) & (peak - np.maximum(way, 0) >= _STAND_OUT * peak)
+    reach = round(settings.membrane_reach_um / _STEP_UM)
+    steps = np.arange(-_SIDE_STEPS - _INSIDE_STEPS, reach + _SIDE_STEPS + 1)
+    profile, free = _profiles(plane, found, centre, np.maximum(radius[:, :, None] + steps * (_STEP_UM / mpp), 0))
+    free &= (steps >= -_INSIDE_STEPS) & (steps <= reach)
+    own = np.where(free, profile, -1)
+    at, peak = own.argmax(axis=2)[..., None], np.maximum(own.max(axis=2), 0)
+    index = np.arange(len(steps))
+    sides = [
+        np.where((index >= at - back) & (index <= at + on), profile, np.inf).min(axis=2)
+        for back, on in ((_SIDE_STEPS, 0), (0, _SIDE_STEPS))
+    ]
+    palest = np.maximum(np.maximum(*sides), 0)
+    stained = (peak >= settings.membrane_faint_od) & (peak - palest >= _STAND_OUT * peak)
     completeness = stained.mean(axis=1, dtype=np.float64).astype(np.float32)
     od = (np.where(stained, peak, 0).sum(axis=1, dtype=np.float64) / np.maximum(stained.sum(axis=1), 1)).astype(
         np.float32
@@ -87,12 +101,18 @@ def _profiles(plane: Plane, found: Measured, centre: F64, distance: F64) -> tupl
     angle = np.arange(_ANGLES) * (2 * math.pi / _ANGLES)
     unit = np.stack([np.cos(angle), np.sin(angle)], axis=1)[:, None, :]
     labels = found.nuclei.labels
+    # to which nucleus every pixel is nearest
+    row, column = distance_transform_edt(labels == 0, return_distances=False, return_indices=True)
+    nearest = labels[row, column]
     profile = np.empty(distance.shape, np.float32)
     owner = np.empty(distance.shape, np.int32)
     for i in range(len(found)):
         offset = unit * distance[i][..., None]
         profile[i] = sample(np.asarray(dab, np.float32), centre[i : i + 1], offset)[0]
         column, row = np.moveaxis(np.rint(offset + centre[i]).astype(np.intp), 2, 0)
-        owner[i] = labels[np.clip(row, 0, labels.shape[0] - 1), np.clip(column, 0, labels.shape[1] - 1)]
-    other = (owner > 0) & (owner != np.arange(1, len(found) + 1)[:, None, None])
-    return profile, ~np.logical_or.accumulate(other, axis=2)
+        owner[i] = nearest[np.clip(row, 0, labels.shape[0] - 1), np.clip(column, 0, labels.shape[1] - 1)]
+    # from the outline on: inside the nucleus all is its own
+    foreign = np.logical_or.accumulate(owner != np.arange(1, len(found) + 1)[:, None, None], axis=2)
+    free = np.ones_like(foreign)
+    free[:, :, _SHARED_STEPS:] = ~foreign[:, :, :-_SHARED_STEPS]
+    return profile, free

@@ -14,6 +14,10 @@ from virtual_stain.geometry import Points
 Column = npt.NDArray[np.float32]
 
 
+N_SHAPES = 24
+"""Outlines that nuclei are drawn with."""
+
+
 class Kind(enum.IntEnum):
     """What a nucleus belongs to."""
 
@@ -51,6 +55,12 @@ class Nuclei:
     """Mean optical density of hematoxylin over the nucleus, before the slide's strength."""
     field: Column
     """Probability of being positive at this place: the noise-free field."""
+    membrane_od: Column
+    """Optical density of the stained membrane at its middle; 0 on nuclear markers."""
+    membrane_fraction: Column
+    """Stained share of the membrane, 0–1."""
+    membrane_class: npt.NDArray[np.uint8]
+    """uint8[N]: 0, 1, 2, 3 for 0, 1+, 2+, 3+."""
 
     def __post_init__(self) -> None:
         lengths = {f.name: len(getattr(self, f.name)) for f in fields(self)}

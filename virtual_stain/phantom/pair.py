@@ -67,7 +67,7 @@ def make_pair(name: str, index: int, settings: PhantomSettings) -> PhantomPair:
     seed = int(rng_for(settings.seed, "pair", index).integers(2**62))
     canvas = canvas_um(seed, settings)
     atlas = build_atlas(seed, canvas, settings.size_mm * 1000, settings.biology)
-    he_nuclei = populate(seed, "he", atlas, settings.biology)
+    he_nuclei = _populate(seed, "he", atlas, settings)
     ihc_atlas, ihc_nuclei, missing = _ihc_section(seed, atlas, he_nuclei, settings)
     pose = make_pose(seed, atlas, canvas, settings)
     he, he_regions = _he_scene(seed, atlas, he_nuclei, pose, settings)
@@ -102,6 +102,10 @@ def make_pair(name: str, index: int, settings: PhantomSettings) -> PhantomPair:
     return PhantomPair(he, ihc, truth, extra)
 
 
+def _populate(seed: int, section: str, atlas: Atlas, settings: PhantomSettings) -> Nuclei:
+    return populate(seed, section, atlas, settings.biology, marker=settings.marker, hard=settings.hard)
+
+
 def _ihc_section(
     seed: int, atlas: Atlas, he_nuclei: Nuclei, settings: PhantomSettings
 ) -> tuple[Atlas, Nuclei, npt.NDArray[np.bool_]]:
@@ -111,7 +115,7 @@ def _ihc_section(
     if "missing" in settings.artefacts:
         section, missing = torn(section, seed)
     if settings.mode == "serial":
-        return section, populate(seed, "ihc", section, settings.biology), missing
+        return section, _populate(seed, "ihc", section, settings), missing
     left = section.at(section.tissue, he_nuclei.world_um) > 2
     return section, he_nuclei.select(left), missing
 
@@ -132,7 +136,7 @@ def _he_scene(
     placed = PlacedNuclei(nuclei, nuclei.world_um / mpp, nuclei.angle.astype(np.float64), False, mpp)
     piece = Piece(atlas, placed, _WorldFromHe(mpp), _thickness(seed, "he", atlas))
     on_layers, on_rgb, regions = he_artefacts(seed, settings.artefacts, atlas, mpp)
-    optics = slide_optics(seed, "he")
+    optics = slide_optics(seed, "he", hard=settings.hard)
     return SlideScene(pose.he_size, mpp, False, (piece,), optics, seed, on_layers, on_rgb), regions
 
 
@@ -147,7 +151,7 @@ def _ihc_scene(
     on_rgb: tuple[Bubble, ...] = ()
     if "bubble" in settings.artefacts:
         on_rgb = (ihc_bubble(seed, atlas, lambda p: pose.transform.to_ihc(p / settings.he_mpp) * mpp, mpp),)
-    optics = slide_optics(seed, "ihc")
+    optics = slide_optics(seed, "ihc", hard=settings.hard)
     scene = SlideScene(pose.ihc_size, mpp, True, tuple(pieces), optics, seed, (), on_rgb)
     return scene, [bubble.region for bubble in on_rgb]
 
@@ -159,7 +163,7 @@ def _control(seed: int, x_px0: float, settings: PhantomSettings) -> Piece:
     side = size + 100
     own = int(rng_for(seed, "control").integers(2**62))
     atlas = build_atlas(own, (side, side), size, settings.biology)
-    nuclei = populate(own, "control", atlas, settings.biology)
+    nuclei = _populate(own, "control", atlas, settings)
     corner = np.array([x_px0, settings.margin_mm * 1000 / mpp])
     placed = PlacedNuclei(nuclei, nuclei.world_um / mpp + corner, nuclei.angle.astype(np.float64), False, mpp)
     return Piece(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import numpy.typing as npt
 from scipy.spatial import cKDTree
@@ -9,11 +11,10 @@ from scipy.spatial import cKDTree
 from virtual_stain.config.phantom import PhantomBiology
 from virtual_stain.geometry import Points
 from virtual_stain.phantom.atlas import Atlas
-from virtual_stain.phantom.cells import Kind, Nuclei
+from virtual_stain.phantom.cells import N_SHAPES, Kind, Nuclei
+from virtual_stain.phantom.membranes import GAP_UM, is_membrane, stain_membranes
 from virtual_stain.phantom.noise import Image, rng_for
 from virtual_stain.phantom.packing import pack
-
-N_SHAPES = 24
 
 
 def patient_biology(seed: int, biology: PhantomBiology) -> tuple[float, float]:
@@ -30,13 +31,22 @@ def probability(seed: int, atlas: Atlas, biology: PhantomBiology) -> Image:
     return result
 
 
-def populate(seed: int, section: str, atlas: Atlas, biology: PhantomBiology) -> Nuclei:
-    """All nuclei of one section. Other `section` names draw other cells from the same fields."""
+def populate(
+    seed: int, section: str, atlas: Atlas, biology: PhantomBiology, *, marker: str = "ki67", hard: bool = False
+) -> Nuclei:
+    """All nuclei of one section. Other `section` names draw other cells from the same fields.
+
+    `hard`: crowded, overlapping and unevenly stained nuclei, fainter positives.
+    """
     rng = rng_for(seed, "cells", section)
     _, nucleus_um = patient_biology(seed, biology)
     diameter = np.clip(nucleus_um + biology.nucleus_slope_um * atlas.morphology, 6.8, 12.0)
     # crowding: sparse with wide cytoplasm where little proliferates, nucleus beside nucleus where much does
     spacing = np.maximum(11.3 - 0.35 * atlas.morphology, 0.94 * diameter).astype(np.float32)
+    if hard:
+        spacing *= np.float32(0.85)
+    if is_membrane(marker):
+        spacing = np.maximum(spacing, 1.05 * diameter + 2 * GAP_UM + 1.6).astype(np.float32)  # room for cytoplasm
     solid = (atlas.tissue > 6) & (atlas.hole < -4)
     tumour_um = pack(rng, solid & (atlas.nest > 3), spacing)
     tumour = _tumour(rng, atlas, tumour_um, diameter.astype(np.float32), probability(seed, atlas, biology))
@@ -48,7 +58,23 @@ def populate(seed: int, section: str, atlas: Atlas, biology: PhantomBiology) -> 
         rng, stroma, gap * 1.7, obstacles_um=np.concatenate([tumour_um, immune_um]) if len(immune_um) else tumour_um
     )
     spindle_um = spindle_um[rng.random(len(spindle_um)) < 0.75]
-    return Nuclei.concatenated([tumour, _lymphocytes(rng, immune_um), _spindles(rng, atlas, spindle_um)])
+    nuclei = Nuclei.concatenated([tumour, _lymphocytes(rng, immune_um), _spindles(rng, atlas, spindle_um)])
+    if hard:
+        nuclei = _harder(rng_for(seed, "hard", section), nuclei)
+    return stain_membranes(seed, section, nuclei, marker) if is_membrane(marker) else nuclei
+
+
+def _harder(rng: np.random.Generator, nuclei: Nuclei) -> Nuclei:
+    """Larger, so that neighbours overlap; paler and darker ones side by side; positives from 0.18 OD."""
+    n = len(nuclei)
+    grow = np.where(nuclei.tumour, rng.uniform(1.0, 1.15, n), 1.0)
+    dab = np.where(nuclei.positive, np.maximum(nuclei.dab_od * rng.uniform(0.6, 1.1, n), 0.18), nuclei.dab_od)
+    return dataclasses.replace(
+        nuclei,
+        radius_um=(nuclei.radius_um * grow).astype(np.float32),
+        hematoxylin_od=(nuclei.hematoxylin_od * rng.uniform(0.55, 1.25, n)).astype(np.float32),
+        dab_od=dab.astype(np.float32),
+    )
 
 
 def _columns(
@@ -68,6 +94,9 @@ def _columns(
         "dab_od": np.abs(rng.normal(0, 0.015, n)).astype(np.float32),
         "hematoxylin_od": np.ones(n, np.float32),
         "field": np.zeros(n, np.float32),
+        "membrane_od": np.zeros(n, np.float32),
+        "membrane_fraction": np.zeros(n, np.float32),
+        "membrane_class": np.zeros(n, np.uint8),
     }
 
 

@@ -13,6 +13,7 @@ from virtual_stain.geometry import Points, Size
 from virtual_stain.phantom.atlas import Atlas, atlas_pixels
 from virtual_stain.phantom.background import cell_borders, ground, he_layers, ihc_layers
 from virtual_stain.phantom.cells import Kind
+from virtual_stain.phantom.membranes import draw_membranes
 from virtual_stain.phantom.noise import Image, rng_for, wrapped
 from virtual_stain.phantom.sprites import sprite_bank
 from virtual_stain.phantom.stains import SlideOptics
@@ -108,6 +109,8 @@ class SlideScene:
             band = slice(top, min(top + _BAND_PX, h))
             g = ground(piece.atlas, world[band], (x0, y0 + top), self.mpp)
             layers[band] = mix(g, None if borders is None else borders[band])
+        if self.ihc and (inside.nuclei.membrane_fraction > 0).any():
+            draw_membranes(layers[..., 2], inside, (x0, y0))
         stamp(layers, inside, sprite_bank(self.mpp), (x0, y0), ihc=self.ihc)
         factors = _enlarged(atlas_pixels(piece.thickness, nodes), w, h)
         layers[..., 0] *= factors[..., 0]

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from virtual_stain.phantom.cells import N_SHAPES
 from virtual_stain.phantom.noise import Image, periodic_noise, rng_for, smoothstep
-from virtual_stain.phantom.populate import N_SHAPES
 
 REACH = 1.45
 N_CHROMATIN = 6

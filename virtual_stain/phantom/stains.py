@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,17 +53,24 @@ class SlideOptics:
         return np.asarray(cv2.GaussianBlur(rgb, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE), np.float32)
 
 
-def slide_optics(seed: int, slide: str) -> SlideOptics:
-    """The laboratory's batch and the scanner of one slide; `slide` is "he" or "ihc"."""
+def slide_optics(seed: int, slide: str, *, hard: bool = False) -> SlideOptics:
+    """The laboratory's batch and the scanner of one slide; `slide` is "he" or "ihc".
+
+    `hard`: a blurred and noisy scanner with a colour cast.
+    """
     rng = rng_for(seed, "optics", slide)
     vectors = (_HE if slide == "he" else _IHC) + rng.normal(0, 0.025, (3, 3))
     vectors = np.clip(vectors, 0.02, None)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     spread = 0.14 if slide == "he" else 0.08
-    return SlideOptics(
+    optics = SlideOptics(
         vectors=vectors,
         strength=np.exp(rng.normal(0, spread, 3).clip(-2 * spread, 2 * spread)),
         background=np.array([243.0, 242.0, 244.0]) + rng.uniform(-4, 4, 3),
         blur_um=float(rng.uniform(0.2, 0.32)),
         noise=float(rng.uniform(0.9, 1.6)),
     )
+    if not hard:
+        return optics
+    cast = np.array([1.0, 0.97, 0.9]) if rng.random() < 0.5 else np.array([0.9, 0.95, 1.0])
+    return dataclasses.replace(optics, background=optics.background * cast, blur_um=0.5, noise=2.5)
