@@ -12,7 +12,7 @@ from virtual_stain.cli import main as cli
 from virtual_stain.errors import BatchError, ConfigError, ReviewPendingError, SlideError
 
 VERBS = ["doctor", "info", "register", "warp", "count", "build-records", "review", "records"]
-VERBS += ["fit", "evaluate", "export", "models", "score", "panel", "dicom", "phantom", "demo"]
+VERBS += ["fit", "evaluate", "export", "models", "score", "panel", "dicom", "serve", "phantom", "demo"]
 
 _HELP = """
 import sys

@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "score": ("score", "Score H&E slides with a model."),
     "panel": ("panel", "Join several markers into one page with published rule sets."),
     "dicom": ("dicom", "A report of a DICOM slide as DICOM structured report and segmentation."),
+    "serve": ("serve", "Score slides in the browser."),
     "phantom": ("phantom", "Make synthetic slide pairs with complete truth."),
     "demo": ("demo", "All of it on phantoms, compared with the truth."),
 }

@@ -15,12 +15,16 @@ class WebSettings:
     """Address to listen on. Anything but a loopback address needs a token (VSTAIN_WEB_TOKEN)."""
     port: int = 8899
     """TCP port; 0: any free one."""
+    root: str = ""
+    """Folder of slides that `vstain serve` may read; nothing outside it is ever served."""
+    models: tuple[str, ...] = ()
+    """Models to choose from: bundle folders or addresses of servers, each with its own name as NAME=MODEL if wanted."""
     allowed_hosts: tuple[str, ...] = ()
     """Names under which browsers may call the server, beside the address itself."""
     show_patient_ids: bool = False
     """Show the keyed hash of the patient of a pair in the review; names are never there to show."""
     show_paths: bool = False
-    """Leave the folders of slides in downloaded reports; off: their file names alone."""
+    """Leave the root's own folder in downloaded reports; off: slides by their paths below it."""
     uploads: bool = False
     """Take slides from browsers into ROOT/uploads."""
     upload_max_mb: float = 4000.0

@@ -10,17 +10,19 @@ import contextlib
 import sqlite3
 import time
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from virtual_stain.errors import InputError, OutputError
+from virtual_stain.database import connection, transaction
+from virtual_stain.database import create as create_database
+from virtual_stain.errors import InputError
 from virtual_stain.review.correction import Correction
 from virtual_stain.review.verdicts import Decision, Place, Verdict
 
 DATABASE = "review.sqlite"
 _VERSION = 1
-_BUSY_S = 30.0
+_WHAT = "verdicts"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS decision (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -70,16 +72,8 @@ class ReviewStore:
         self.path = path
         if not create and not path.is_file():
             raise InputError(f"{path}: no such file.", hint="vstain review DIR makes it.")
-        with self._connection(write=create) as db:
-            found = int(db.execute("PRAGMA user_version").fetchone()[0])
-            if found not in (0, _VERSION):
-                raise InputError(
-                    f"{path}: expected verdicts of version {_VERSION}. Received: version {found}",
-                    hint="They were written by a newer vstain: update this one.",
-                )
-            if create and not found:
-                db.execute("PRAGMA journal_mode = WAL")
-                db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;")
+        if create:
+            create_database(path, _WHAT, _SCHEMA, _VERSION)
 
     def add(self, verdicts: Sequence[Verdict], *, origin: str = "page", request_id: str | None = None) -> list[int]:
         """Appends decisions in one transaction, synced to disk when it returns; their ids.
@@ -88,7 +82,7 @@ class ReviewStore:
         written twice. Raises OutputError.
         """
         now = time.time()
-        with self._connection(write=True) as db, _transaction(db):
+        with self._connection(write=True) as db, transaction(db):
             if request_id is not None:
                 known = db.execute("SELECT id FROM decision WHERE request_id = ?", (request_id,)).fetchone()
                 if known is not None:
@@ -104,7 +98,7 @@ class ReviewStore:
 
         Imported decisions stay: they were not made here.
         """
-        with self._connection(write=True) as db, _transaction(db):
+        with self._connection(write=True) as db, transaction(db):
             last = db.execute(
                 f"SELECT {_FIELDS} FROM decision d WHERE reviewer = ? AND verdict != 'undo' AND origin IN "
                 f"('page', 'batch') AND {_STANDS} ORDER BY id DESC LIMIT 1",
@@ -147,36 +141,8 @@ class ReviewStore:
         with self._connection() as db:
             return int(db.execute("SELECT coalesce(max(id), 0) FROM decision").fetchone()[0])
 
-    @contextlib.contextmanager
-    def _connection(self, *, write: bool = False) -> Iterator[sqlite3.Connection]:
-        try:
-            mode = "rwc" if write else "ro"
-            uri = f"{self.path.absolute().as_uri()}?mode={mode}"
-            with contextlib.closing(
-                sqlite3.connect(uri, uri=True, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
-            ) as db:
-                db.row_factory = sqlite3.Row
-                if write:
-                    db.execute("PRAGMA synchronous = FULL")
-                yield db
-        except sqlite3.OperationalError as error:
-            raise OutputError(
-                f"{self.path}: verdicts cannot be {'written' if write else 'read'}: {error}.",
-                hint="Is the disk full, the folder read-only, or on a network drive that cannot lock files?",
-            ) from error
-        except sqlite3.DatabaseError as error:
-            raise InputError(f"{self.path}: expected verdicts (SQLite). Received something else: {error}") from error
-
-
-@contextlib.contextmanager
-def _transaction(db: sqlite3.Connection) -> Iterator[None]:
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-    except BaseException:
-        db.execute("ROLLBACK")
-        raise
-    db.execute("COMMIT")
+    def _connection(self, *, write: bool = False) -> contextlib.AbstractContextManager[sqlite3.Connection]:
+        return connection(self.path, _WHAT, write=write)
 
 
 def clean_name(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
@@ -28,6 +29,7 @@ def make_app(
     *,
     pages: Callable[[FastAPI], None],
     body_limits: Callable[[str], int] = lambda path: MAX_BODY,
+    lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | None = None,
 ) -> FastAPI:
     """`pages` adds the HTML routes, which the API description leaves out."""
     app = FastAPI(
@@ -38,6 +40,7 @@ def make_app(
         redoc_url=None,
         openapi_url="/api/openapi.json",
         responses=RESPONSES,
+        lifespan=lifespan,
     )
     add_handlers(app)
     add_health(app, health)

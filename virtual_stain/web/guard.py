@@ -151,6 +151,8 @@ class Guard:
         site, origin = headers.get("sec-fetch-site"), headers.get("origin")
         if site not in (None, "same-origin", "none") or (origin is not None and not _same(origin, headers)):
             return problem_response(403, "a request from another site's page is not served.")
+        if scope["method"] == "DELETE":  # no form and no plain request of another site can send it
+            return None
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
         if scope["path"] != "/login" and kind not in _BODY_TYPES:
             return problem_response(415, f"expected {_BODY_TYPES[0]}. Received: {kind[:80] or 'nothing'}")

@@ -89,5 +89,12 @@ def _verdict(desk: ReviewDesk, tile: TileIn, reviewer: str) -> Verdict:
 
 def _offset(desk: ReviewDesk, pair: str) -> tuple[float, float]:
     """The corner of the H&E scan, level-0 px: the tissue overview covers exactly the scan."""
-    matrix = read_tissue(desk.folder.path(pair).parent, "he").px0_from_ov.matrix
+    folder = desk.folder.path(pair).parent
+    try:
+        matrix = read_tissue(folder, "he").px0_from_ov.matrix
+    except (OSError, KeyError):
+        raise InputError(
+            f"{folder}: its tissue map is missing or damaged, so QuPath's frame is not known.",
+            hint="vstain build-records makes it again.",
+        ) from None
     return float(matrix[0, 2]), float(matrix[1, 2])

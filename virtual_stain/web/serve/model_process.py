@@ -1,0 +1,174 @@
+"""The model process of `vstain serve`: one, outside the web process, so that TensorFlow's memory and its crashes are
+not the pages'. `python -m virtual_stain.web.serve.model_process OUT` is started and watched by the web process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import TypeVar
+
+from virtual_stain.config import Config
+from virtual_stain.config.load import config_from_dict
+from virtual_stain.errors import InputError, VirtualStainError
+from virtual_stain.files import make_folder, read_json, write_json
+from virtual_stain.score.inputs import ScoreInput
+from virtual_stain.score.open_model import open_predictor
+from virtual_stain.score.predictor import Predictor
+from virtual_stain.slides.slide import SlideRef
+from virtual_stain.web.problem import ApiError
+from virtual_stain.web.serve.jobs import Job, JobStore, State
+from virtual_stain.web.serve.root import SlideRoot
+from virtual_stain.workflows.score_slides import ScoreOptions, score_slides
+
+T = TypeVar("T")
+SETTINGS = "serve.json"
+LOCK = ".model-process.lock"
+_IDLE_S = 0.25
+_REPORT_S = 0.4
+
+
+class Cancelled(BaseException):
+    """Somebody does not want the result any more. No Exception: a slide's failures are caught, this is none."""
+
+
+class Stopped(BaseException):
+    """The server goes down."""
+
+
+class JobProgress:
+    """Writes progress into the job, and ends the work where that is wanted."""
+
+    def __init__(self, store: JobStore, number: int) -> None:
+        self._store, self._number, self._last = store, number, 0.0
+
+    def track(self, items: Iterable[T], total: int, label: str, unit: str = "it") -> Iterator[T]:
+        since = None
+        for done, item in enumerate(items):
+            since = since or time.time()
+            self.note("scoring", done, total, since)
+            yield item
+        self.note("report", total, total, since, always=True)
+
+    def say(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    def note(self, stage: str, done: int, total: int | None, since: float | None, *, always: bool = False) -> None:
+        now = time.monotonic()
+        if always or now - self._last >= _REPORT_S:
+            self._last = now
+            if self._store.report(self._number, stage, done, total, since):
+                raise Cancelled
+
+
+def write_settings(out: Path, config: Config, root: Path, models: dict[str, str], jobs: int) -> None:
+    """What the model process is to know; read again at each of its starts."""
+    value = {"config": config.to_dict(), "root": str(root), "models": models, "jobs": jobs}
+    write_json(out / SETTINGS, json.loads(json.dumps(value)))
+
+
+def result_folder(out: Path, number: int) -> Path:
+    """Where the files of one job lie."""
+    return out / "jobs" / f"{number:06d}"
+
+
+class ModelProcess:
+    """Claims jobs until it is stopped; keeps the model that it used last."""
+
+    def __init__(self, out: Path) -> None:
+        settings = read_json(out / SETTINGS, "the settings of vstain serve")
+        self.out, self.store = out, JobStore(out)
+        self.config = config_from_dict(settings["config"])
+        self.root = SlideRoot(Path(settings["root"]))
+        self.models: dict[str, str] = settings["models"]
+        self.jobs: int = settings["jobs"]
+        self._loaded: tuple[str, Predictor] | None = None
+
+    def run(self) -> None:
+        parent = os.getppid()
+        self.store.take_up()
+        while os.getppid() == parent:
+            job = self.store.claim()
+            if job is None:
+                time.sleep(_IDLE_S)
+            else:
+                self.score(job)
+
+    def score(self, job: Job) -> None:
+        """Ends the job one way or another; a slide's own failure is never this process's."""
+        try:
+            self._score(job)
+        except Cancelled:
+            self.store.end(job.id, State.CANCELLED)
+        except Stopped:
+            self.store.put_back(job.id)
+            raise
+        except ApiError as error:
+            self.store.end(job.id, State.FAILED, error.message, error.hint or "")
+        except VirtualStainError as error:
+            self.store.end(job.id, State.FAILED, self._public(error.message), self._public(error.hint or ""))
+        except Exception as error:
+            traceback.print_exc()
+            self.store.end(job.id, State.FAILED, f"a bug: {type(error).__name__}: {self._public(str(error))}")
+        else:
+            self.store.end(job.id, State.DONE)
+
+    def _score(self, job: Job) -> None:
+        progress = JobProgress(self.store, job.id)
+        slide = self.root.slide(job.slide)
+        progress.note("loading the model", 0, None, None, always=True)
+        predictor = self._predictor(job.model)
+        progress.note("looking for tissue", 0, None, None, always=True)
+        options = ScoreOptions(
+            model=self.models[job.model], scoring=self.config.scoring, tissue=self.config.tissue, jobs=self.jobs
+        )
+        folder = make_folder(result_folder(self.out, job.id))
+        inputs = [ScoreInput(SlideRef(slide, job.mpp, job.name), folder)]
+        score_slides(inputs, options, predictor=predictor, progress=progress)
+
+    def _predictor(self, name: str) -> Predictor:
+        if name not in self.models:
+            raise InputError(f"the model {name!r} is not served any more.")
+        if self._loaded is None or self._loaded[0] != name:
+            self._loaded = None  # the old one's memory first
+            self._loaded = (name, open_predictor(self.models[name]))
+        return self._loaded[1]
+
+    def _public(self, text: str) -> str:
+        """Without the folders of this machine."""
+        return text.replace(str(self.root.folder) + os.sep, "").replace(str(self.out) + os.sep, "")
+
+
+def main(out: Path) -> None:
+    """Runs until the web process ends or stops it; a second one in the same folder ends at once."""
+    _die_with_parent()
+    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the web process tells us in order
+    with (out / LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # an earlier one may still be putting its job back
+        with contextlib.suppress(Stopped):
+            ModelProcess(out).run()
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise Stopped
+
+
+def _die_with_parent() -> None:
+    """Asks the kernel for a SIGTERM when the web process is gone, however it went (Linux)."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,74 @@
+"""Slides from browsers: off by default, limited in size and type, and kept only when they open."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from pathlib import Path
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+
+from virtual_stain.config import WebSettings
+from virtual_stain.errors import InputError, VirtualStainError
+from virtual_stain.files import make_folder, output_errors
+from virtual_stain.slides.slide import SlideRef, open_slide
+from virtual_stain.web.problem import ApiError
+from virtual_stain.web.serve.root import SUFFIXES, SlideRoot, is_plain_name
+
+FOLDER = "uploads"
+_SINGLE_FILE = SUFFIXES - {".mrxs", ".vms", ".vmu", ".dcm"}  # the others are many files
+
+
+async def take_upload(request: Request, name: str, root: SlideRoot, settings: WebSettings) -> tuple[str, int]:
+    """Writes the body to ROOT/uploads/<name>: (path below the root, bytes). Refusals are ApiError.
+
+    It has a hidden name of its own until it is whole and opens; nothing that is there is replaced.
+    """
+    if not settings.uploads:
+        raise ApiError(403, "uploads are off on this server.", "web.uploads = true turns them on.")
+    if not is_plain_name(name) or Path(name).suffix.lower() not in _SINGLE_FILE:
+        raise ApiError(415, f"expected a slide in one file ({' '.join(sorted(_SINGLE_FILE))}).")
+    folder = make_folder(root.folder / FOLDER)
+    if not folder.resolve().is_relative_to(root.folder):
+        raise ApiError(403, "the folder for uploads leads outside the root.")
+    target = folder / name
+    if target.exists():
+        raise ApiError(409, f"{name} is there already.")
+    own = folder / f".{secrets.token_hex(8)}{Path(name).suffix.lower()}"
+    try:
+        size = await _write(request, own, round(settings.upload_max_mb * 1e6))
+        await run_in_threadpool(_check_opens, own)
+        with output_errors(target):
+            try:
+                os.link(own, target)  # fails where another upload was faster; a rename would replace it
+            except FileExistsError:
+                raise ApiError(409, f"{name} is there already.") from None
+    finally:
+        with contextlib.suppress(OSError):
+            own.unlink(missing_ok=True)
+    return f"{FOLDER}/{name}", size
+
+
+async def _write(request: Request, path: Path, limit: int) -> int:
+    size = 0
+    with output_errors(path), path.open("xb") as stream:
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > limit:
+                raise ApiError(413, f"expected at most {limit} bytes.")
+            await run_in_threadpool(stream.write, chunk)
+        stream.flush()
+        os.fsync(stream.fileno())
+    return size
+
+
+def _check_opens(path: Path) -> None:
+    try:
+        with open_slide(SlideRef(path)) as slide:
+            slide.overview(max_px=64)
+    except InputError:
+        raise ApiError(422, "the file cannot be opened as a slide: damaged, cut off, or of another kind.") from None
+    except VirtualStainError as error:
+        raise ApiError(422, error.message) from None
