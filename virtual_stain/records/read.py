@@ -19,7 +19,8 @@ def parse_example(serialized: tf.Tensor, keys: Iterable[str] | None = None) -> d
     """Graph function: one serialized example (string[]) → {feature key: tensor}.
 
     Scalars have shape [], lists shape [N] (cells/x, cells/y float32[N]; cells/positive int64[N]; tile/flags
-    string[N]); text and image/encoded are string[]. An absent optional float is NaN, an absent list empty. `keys` parses only those.
+    string[N]); text and image/encoded are string[]. An absent optional float is NaN, an absent list
+    empty. `keys` parses only those.
     """
     chosen = FEATURES if keys is None else [BY_KEY[key] for key in keys]
     parsed: dict[str, tf.Tensor] = tf.io.parse_single_example(serialized, {f.key: _tf_feature(f) for f in chosen})
