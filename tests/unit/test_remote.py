@@ -254,8 +254,8 @@ def _scored(path, out, model, fails=None, **settings):
 
         def run(version, signature, tensors):
             if sum(r[0] == "uint8" for r in fails.requests) >= fails.allowed and not stopping:
-                stopping.append(True)
-                threading.Thread(target=fails.stop).start()
+                stopping.append(threading.Thread(target=fails.stop))
+                stopping[0].start()
                 time.sleep(0.3)
             return original(version, signature, tensors)
 
@@ -266,6 +266,7 @@ def _scored(path, out, model, fails=None, **settings):
     finally:
         if fails is not None:
             fails.run = original
+            stopping[0].join()
 
 
 @pytest.mark.parametrize(
