@@ -20,6 +20,7 @@ TENSORFLOW_MAY_FILES = {
     "export/inference_graph.py",
     "score/local.py",
     "score/bfloat16.py",
+    "score/openvino_engine.py",
     "remote.py",
     "records/read.py",
     "records/write.py",

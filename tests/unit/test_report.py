@@ -161,6 +161,6 @@ def test_a_gallery_tile_that_cannot_be_read_is_an_error_of_the_slide():
 
 
 def test_settings_out_of_range_are_refused():
-    for field, value in {"top_n": 0, "batch_size": 0, "read_timeout_s": 0.0, "gallery_tiles": -1}.items():
+    for field, value in {"top_n": 0, "batch_size": -1, "read_timeout_s": 0.0, "gallery_tiles": -1}.items():
         with pytest.raises(ValueError, match=field):
             ScoringSettings(**{field: value})

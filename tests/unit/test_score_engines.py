@@ -249,3 +249,41 @@ def test_tiles_are_walked_in_strips_and_each_once(tmp_path):
 def test_the_default_tiling_is_untouched_by_the_engine():
     assert TilingSettings().tile_px == 1024
     assert keras.config.dtype_policy().name == "float32"  # no process-wide switch was turned
+
+
+@pytest.mark.parametrize("crops", ["quadrants", "center"])
+def test_openvino_reads_the_same_and_its_defaults_are_set(bundle, tiles, crops):
+    pytest.importorskip("openvino")
+    from virtual_stain.score.openvino_engine import OpenVinoPredictor
+
+    tiles[2] = 255
+    tiles[3, :CROP_PX, :CROP_PX] = 255  # one crop is padding, one tile is nothing else
+    reference = LocalPredictor(bundle, ScoringSettings(precision="float32", crops=crops)).predict(tiles)
+    predictor = OpenVinoPredictor(bundle, ScoringSettings(engine="openvino", precision="float32", crops=crops))
+    answers = predictor.predict(tiles)
+    for name, values in reference.items():
+        np.testing.assert_allclose(answers[name], values, atol=1e-5, rtol=1e-4)
+    assert np.isnan(answers["ki67"][2])
+    assert predictor.check(tiles[:2])["name"] == "openvino"
+    assert str(predictor._compiled.get_property("INFERENCE_PRECISION_HINT")).count("float32") == 1
+    assert predictor._compiled.get_property("NUM_STREAMS") == 1
+
+
+def test_openvino_that_does_not_agree_leaves_the_slide_to_tensorflow(bundle, tiles, monkeypatch):
+    pytest.importorskip("openvino")
+    from virtual_stain.score.openvino_engine import OpenVinoPredictor
+
+    predictor = OpenVinoPredictor(bundle, ScoringSettings(engine="openvino", precision="bfloat16"))
+    monkeypatch.setattr("virtual_stain.score.engine_check.MAX_TILE_DIFFERENCE", 0.0)
+    facts = predictor.check(tiles)
+    assert (facts["name"], facts["precision"]) == ("tensorflow", "float32")
+    np.testing.assert_array_equal(predictor.predict(tiles)["ki67"], LocalPredictor(bundle).predict(tiles)["ki67"])
+
+
+def test_openvino_needs_a_frozen_network(tmp_path):
+    pytest.importorskip("openvino")
+    from tests.fixtures.models import write_tiny_bundle
+    from virtual_stain.score.openvino_engine import OpenVinoPredictor
+
+    with pytest.raises(ModelError, match="frozen network"):
+        OpenVinoPredictor(write_tiny_bundle(tmp_path / "tiny"), ScoringSettings(engine="openvino"))

@@ -11,10 +11,19 @@ from virtual_stain.cli.common import Common, common_options, parse_mpp
 
 @click.command("score")
 @click.argument("slides", nargs=-1, metavar="SLIDE…", type=click.Path(path_type=Path))
-@click.option("--model", envvar="VSTAIN_MODEL", help="Bundle folder (MODEL or MODEL/<version>) [env: VSTAIN_MODEL].")
+@click.option(
+    "--model",
+    envvar="VSTAIN_MODEL",
+    help="Bundle folder, grpc://host:8500/name or http://host:8501/v1/models/name [env: VSTAIN_MODEL].",
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for all results [default: ./<stem>-vstain each].")
 @click.option("--mpp", help="Pixel size in µm/px, F or FX,FY, for slides that carry none or a wrong one.")
 @click.option("--slides", "table", type=click.Path(path_type=Path), help="CSV with the columns slide,mpp,name.")
+@click.option("--crops", type=click.Choice(["quadrants", "center"]), help="All of a tile, or its centre: 4 × faster.")
+@click.option("--trusted-key", type=click.Path(path_type=Path), help="Public key that the bundle must be signed with.")
+@click.option(
+    "--stage", type=click.Path(path_type=Path), help="Copy slides here ahead of use [default: if on a share]."
+)
 @click.option(
     "--geojson-origin",
     type=click.Choice(["bounds", "slide"]),
@@ -29,6 +38,9 @@ def command(
     out: Path | None,
     mpp: str | None,
     table: Path | None,
+    crops: str | None,
+    trusted_key: Path | None,
+    stage: Path | None,
     geojson_origin: str,
     common: Common,
 ) -> None:
@@ -36,12 +48,15 @@ def command(
 
     \b
     vstain score slide.ndpi --model MODEL
-    vstain score *.svs --model MODEL --out results
+    vstain score slides/ --model grpc://host:8500/ki67 --out results
     vstain score crop.png --mpp 0.5 --model MODEL
 
-    Writes per slide <stem>.report.json, .tiles.csv, .heatmap.png, .geojson (QuPath) and .report.html. --jobs is the
-    number of threads that read tiles. Slides that are already scored with the same model are left alone (--force).
+    SLIDE is a file, a folder or a quoted pattern. Writes per slide <stem>.report.json, .tiles.csv, .heatmap.png,
+    .geojson (QuPath) and .report.html, of several slides scores.csv. --jobs: threads that read tiles. Slides that are
+    already scored with the same model are left alone (--force).
     """
+    import dataclasses
+
     from virtual_stain.errors import ConfigError
     from virtual_stain.score.inputs import collect_inputs
     from virtual_stain.workflows.score_slides import ScoreOptions, score_slides, summary
@@ -49,9 +64,12 @@ def command(
     if not model:
         raise ConfigError("expected a model.", hint="vstain score SLIDE --model MODEL, or set VSTAIN_MODEL.")
     inputs = collect_inputs(slides, table, out=out, mpp=parse_mpp(mpp))
+    scoring = common.config.scoring
     options = ScoreOptions(
         model=model,
-        scoring=common.config.scoring,
+        scoring=dataclasses.replace(scoring, crops=crops or scoring.crops),
+        trusted_key=trusted_key,
+        stage=stage,
         tissue=common.config.tissue,
         geojson_origin=geojson_origin,
         jobs=common.jobs,

@@ -44,9 +44,21 @@ def report_html(report: SlideReport, heatmap: bytes, read_tile: ReadTile) -> str
         tissue_mm2=report.score.tissue_um2 / 1e6,
         markers=[_marker(report, m, read_tile) for m in report.readings],
         notes=report.notes,
+        engine=_engine(report),
         heatmap=_data_url(heatmap, "png"),
         version=__version__,
     )
+
+
+def _engine(report: SlideReport) -> str:
+    """In words: what ran the network, and how far it was from the reference."""
+    engine = report.score.engine
+    words = [str(engine[k]) for k in ("name", "precision", "device", "address", "transport") if engine.get(k)]
+    if engine.get("largest_difference") is not None:
+        words.append(
+            f"largest difference to float32 on {engine['checked_tiles']} tiles {engine['largest_difference']:.4f}"
+        )
+    return ", ".join([*words, f"crops: {report.settings.crops}"])
 
 
 def _marker(report: SlideReport, marker: Marker, read_tile: ReadTile) -> dict[str, Any]:
@@ -54,6 +66,7 @@ def _marker(report: SlideReport, marker: Marker, read_tile: ReadTile) -> dict[st
     return {
         "label": marker.label,
         "reading": report.readings[marker],
+        "interval": report.intervals[marker],
         "flags": report.flags(marker),
         "definition": report.score.card.value_definition.value,
         "histogram": None if histogram is None else _data_url(histogram, "png"),

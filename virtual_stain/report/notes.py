@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from virtual_stain.appearance import Deviation
 from virtual_stain.config import ScoringSettings
+from virtual_stain.intervals import SlideInterval
 from virtual_stain.markers import Marker
 from virtual_stain.readings import SlideReading
 from virtual_stain.score.score import SlideScore
@@ -62,7 +66,37 @@ def slide_notes(
     return tuple(notes)
 
 
-def reading_notes(marker: Marker, reading: SlideReading, score: SlideScore) -> tuple[Note, ...]:
+def appearance_notes(outside: tuple[Deviation, ...]) -> tuple[Note, ...]:
+    """What of the slide lies outside the training range; the codes are flags of every reading."""
+    by_code: dict[str, list[str]] = {}
+    for deviation in outside:
+        by_code.setdefault(deviation.code, []).append(str(deviation))
+    return tuple(
+        Note(code, f"The slide looks otherwise than those the model was trained on: {'; '.join(texts)}.")
+        for code, texts in by_code.items()
+    )
+
+
+def engine_notes(engine: Mapping[str, Any], settings: ScoringSettings) -> tuple[Note, ...]:
+    """Where the network was not run as the reference runs it."""
+    notes = []
+    if settings.crops == "center":
+        text = "Of every tile only the central crop was read: readings are noisier than those of whole tiles."
+        notes.append(Note("center_crops", text))
+    difference = engine.get("largest_difference")
+    if difference is not None and engine.get("precision") == "float32":
+        text = (
+            f"bfloat16 differed by {difference:.4f} on {engine['checked_tiles']} tiles of this slide: float32 read it."
+        )
+        notes.append(Note("bfloat16_not_used", text))
+    if engine.get("transport") == "jpeg":
+        notes.append(Note("jpeg_transport", "Tiles went to the server as JPEG: readings may differ by up to 0.01."))
+    return tuple(notes)
+
+
+def reading_notes(
+    marker: Marker, reading: SlideReading, interval: SlideInterval, score: SlideScore
+) -> tuple[Note, ...]:
     """Warnings about one marker's readings: the meaning of its flags, and why a value is null."""
     label = marker.label
     notes = []
@@ -84,8 +118,8 @@ def reading_notes(marker: Marker, reading: SlideReading, score: SlideScore) -> t
         elif flag.endswith("_tumour_cells"):
             text = f"{label}: about {reading.expected_tumour_cells:.0f} tumour cells are expected on the used tiles."
             notes.append(Note(flag, text))
-    text = f"{label}: interval is null: this version does not estimate the uncertainty of a slide's reading."
-    notes.append(Note("no_interval", text))
+    if not interval.available:
+        notes.append(Note("no_interval", f"{label}: interval is null: {interval.reason}."))
     return tuple(notes)
 
 

@@ -9,13 +9,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from virtual_stain.appearance import Deviation, outside_training, slide_appearance
 from virtual_stain.config import ScoringSettings
 from virtual_stain.export.card import cells_key
 from virtual_stain.geometry import Box, Size
+from virtual_stain.intervals import LEVEL, SlideInterval, slide_interval
 from virtual_stain.markers import Marker
 from virtual_stain.provenance import software_versions
 from virtual_stain.readings import SlideReading, aggregate
-from virtual_stain.report.notes import RESEARCH_USE, Note, reading_notes, slide_notes, unknown_training_note
+from virtual_stain.report.notes import (
+    RESEARCH_USE,
+    Note,
+    appearance_notes,
+    engine_notes,
+    reading_notes,
+    slide_notes,
+    unknown_training_note,
+)
 from virtual_stain.score.score import SlideScore
 from virtual_stain.slides.slide import Slide
 
@@ -54,6 +64,8 @@ class SlideReport:
     slide_flags: tuple[str, ...]
     model_sha256: str
     settings: ScoringSettings
+    intervals: dict[Marker, SlideInterval]
+    """Of `global_ratio`."""
 
     def flags(self, marker: Marker) -> tuple[str, ...]:
         """The reading's own flags and the slide's."""
@@ -64,8 +76,9 @@ def make_report(
     slide: SlideFacts, score: SlideScore, model_sha256: str, settings: ScoringSettings, *, seen: bool | None
 ) -> SlideReport:
     """Aggregates the used tiles of every marker. `seen`: was the model trained on the slide, None: unknown."""
-    readings = {}
-    about_slide = slide_notes(score, settings, seen, slide.warnings)
+    readings, intervals = {}, {}
+    outside = _outside(score)
+    about_slide = slide_notes(score, settings, seen, slide.warnings) + appearance_notes(outside)
     notes = list(about_slide)
     # where windows overlap, every cell is expected in several tiles
     once = min(1.0, score.card.tiling.step_um / score.card.tiling.window_um) ** 2
@@ -73,10 +86,31 @@ def make_report(
         used = scores.used
         cells = scores.tumour_cells[used] * once
         readings[marker] = aggregate(scores.fraction[used], cells, top_n=settings.top_n, few_cells=settings.few_cells)
-        notes += reading_notes(marker, readings[marker], score)
-    notes += unknown_training_note(seen)
+        intervals[marker] = _interval(score, marker, readings[marker], settings, outside)
+        notes += reading_notes(marker, readings[marker], intervals[marker], score)
+    notes += engine_notes(score.engine, settings) + unknown_training_note(seen)
     flags = tuple(dict.fromkeys(note.code for note in about_slide))
-    return SlideReport(slide, score, readings, tuple(notes), flags, model_sha256, settings)
+    return SlideReport(slide, score, readings, tuple(notes), flags, model_sha256, settings, intervals)
+
+
+def _outside(score: SlideScore) -> tuple[Deviation, ...]:
+    """In what the used tiles look otherwise than those of the training slides."""
+    used = [i for i, _ in enumerate(score.tiles) if any(s.used[i] for s in score.markers.values())]
+    return outside_training(score.card.training_range, slide_appearance(score.looks.get(i) for i in used))
+
+
+def _interval(
+    score: SlideScore, marker: Marker, reading: SlideReading, settings: ScoringSettings, outside: tuple[Deviation, ...]
+) -> SlideInterval:
+    """The model's interval for this reading, or why it has none."""
+    found = slide_interval(score.card.intervals.get(marker.value), reading.global_ratio)
+    if found.available and outside:
+        return SlideInterval(None, None, None, LEVEL, "the slide lies outside what the model was trained on")
+    if found.available and settings.crops != "quadrants":
+        return SlideInterval(
+            None, None, None, LEVEL, "the model's residuals are those of whole tiles, not of their centre"
+        )
+    return found
 
 
 def report_json(report: SlideReport, made_from: dict[str, Any], outputs: dict[str, Any]) -> dict[str, Any]:
@@ -103,6 +137,7 @@ def report_json(report: SlideReport, made_from: dict[str, Any], outputs: dict[st
             "tissue_mm2": round(score.tissue_um2 / 1e6, 6),
         },
         "model": {"name": card.name, "version": card.version, "sha256": report.model_sha256},
+        "engine": score.engine | {"crops": report.settings.crops},
         "readings": {m.value: _reading_json(report, m) for m in report.readings},
         "tiles": {
             "scored": len(score.tiles) - len(score.failed),
@@ -136,8 +171,20 @@ def _reading_json(report: SlideReport, marker: Marker) -> dict[str, Any]:
         "quantiles": reading.quantiles,
         "n_tiles": reading.n_tiles,
         "expected_tumour_cells": reading.expected_tumour_cells,
-        "interval": None,
+        "interval": _interval_json(report.intervals[marker]),
         "flags": list(report.flags(marker)),
+    }
+
+
+def _interval_json(interval: SlideInterval) -> dict[str, Any] | None:
+    if not interval.available:
+        return None
+    return {
+        "reading": "global_ratio",
+        "low": interval.low,
+        "high": interval.high,
+        "level": interval.level,
+        "calibrated": interval.calibrated,
     }
 
 

@@ -12,6 +12,8 @@ from virtual_stain.errors import ConfigError, InputError
 from virtual_stain.slides.slide import SlideRef
 
 COLUMNS = ("slide", "mpp", "name")
+SUFFIXES = (".ndpi", ".svs", ".tif", ".tiff", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide")
+"""What counts as a slide in a folder; plain images and DICOM files (one slide is many of them) must be named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,18 +32,41 @@ class ScoreInput:
 def collect_inputs(
     slides: Sequence[Path], table: Path | None, *, out: Path | None, mpp: tuple[float, float] | None
 ) -> tuple[ScoreInput, ...]:
-    """The slides of the command line and of the table, in this order.
+    """The slides of the command line and of the table, in this order; folders and patterns stand for what they hold.
 
     `out`: one folder for all results; None: `./<stem>-vstain` each. `mpp`: µm/px for every slide without its own in
     the table. Raises ConfigError (no slide at all, two of one stem), InputError (all bad rows at once).
     """
-    refs = [SlideRef(path, mpp) for path in slides]
+    refs = [SlideRef(path, mpp) for given in slides for path in expand(given)]
     if table is not None:
         refs += read_slide_table(table, mpp)
     if not refs:
         raise ConfigError("expected at least one slide.", hint="vstain score SLIDE… or --slides FILE.csv")
     _refuse_equal_stems(refs)
     return tuple(ScoreInput(ref, Path(f"{ref.stem}-vstain") if out is None else out) for ref in refs)
+
+
+def expand(given: Path) -> list[Path]:
+    """A slide as it is; a folder: every slide below it; a pattern (quoted from the shell): what it matches. Sorted.
+
+    Hidden files and folders and the results of earlier runs are left out. Raises InputError where there is none.
+    """
+    if given.is_dir():
+        found = [p for p in given.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file() and not _hidden(p, given)]
+        what = f"no slide below this folder ({' '.join(SUFFIXES)})"
+        hint = "Plain images and DICOM files must be named one by one, or in a table: --slides FILE.csv"
+    elif not given.exists() and any(c in given.name for c in "*?["):
+        found = [p for p in given.parent.glob(given.name) if p.is_file()]
+        what, hint = "no file matches", "Put patterns in quotes, or let the shell expand them."
+    else:
+        return [given]
+    if not found:
+        raise InputError(f"{given}: {what}.", hint=hint)
+    return sorted(found)
+
+
+def _hidden(path: Path, below: Path) -> bool:
+    return any(part.startswith(".") or part.endswith("-vstain") for part in path.relative_to(below).parts)
 
 
 def read_slide_table(path: Path, mpp: tuple[float, float] | None = None) -> list[SlideRef]:

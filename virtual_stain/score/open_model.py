@@ -13,7 +13,7 @@ from virtual_stain.score.predictor import Predictor
 _STORAGE = ("s3", "gs", "az")
 
 
-def open_predictor(model: str, settings: ScoringSettings | None = None) -> Predictor:
+def open_predictor(model: str, settings: ScoringSettings | None = None, trusted_key: Path | None = None) -> Predictor:
     """Verifies and loads `model`: a bundle folder, MODEL or MODEL/<version>, here or in object storage (s3://…).
 
     Of a model on a server (grpc://host:8500/name, http://host:8501/v1/models/name) it reads the card.
@@ -21,6 +21,11 @@ def open_predictor(model: str, settings: ScoringSettings | None = None) -> Predi
     Raises ConfigError, ModelError, VerificationError, InputError.
     """
     if is_server(model):
+        if trusted_key is not None:
+            raise ConfigError(
+                "--trusted-key: a server's bundle cannot be checked from here; its files are on the server.",
+                hint="Verify it there: vstain models verify MODEL --public-key KEY.pub",
+            )
         from virtual_stain.score.remote import RemotePredictor
 
         return RemotePredictor(parse_address(model), settings or ScoringSettings())
@@ -30,10 +35,24 @@ def open_predictor(model: str, settings: ScoringSettings | None = None) -> Predi
             f"--model {model}: expected a bundle folder, s3://, gs:// or az://, or a server (grpc://, http://).",
             hint="For example --model MODEL, the folder that vstain export wrote, or --model grpc://host:8500/ki67",
         )
-    from virtual_stain.score.local import LocalPredictor  # TensorFlow: seconds and 440 MB, only when needed
-
     if storage:
         from virtual_stain.export.fetch import fetch_bundle
 
-        return LocalPredictor(fetch_bundle(RemotePath(model.rstrip("/"))), settings)
-    return LocalPredictor(Path(model), settings)
+        return _local(fetch_bundle(RemotePath(model.rstrip("/"))), settings, trusted_key)
+    return _local(Path(model), settings, trusted_key)
+
+
+def _local(model: Path, settings: ScoringSettings | None, trusted_key: Path | None) -> Predictor:
+    if trusted_key is not None:
+        # before anything of the bundle is loaded; the files themselves are compared with bundle.json when it is opened
+        from virtual_stain.export.bundle import find_bundle
+        from virtual_stain.export.signing import load_public_key, require_signer
+
+        require_signer(find_bundle(model), load_public_key(trusted_key))
+    if settings is not None and settings.engine == "openvino":
+        from virtual_stain.score.openvino_engine import OpenVinoPredictor
+
+        return OpenVinoPredictor(model, settings)
+    from virtual_stain.score.local import LocalPredictor  # TensorFlow: seconds and 440 MB, only when needed
+
+    return LocalPredictor(model, settings)

@@ -18,7 +18,16 @@ from typing import Any
 from virtual_stain.config import ScoringSettings, TissueSettings
 from virtual_stain.errors import BatchError, InputError, OutputError, VirtualStainError
 from virtual_stain.export.seen import existing_key, seen_in_training
-from virtual_stain.files import folder_lock, make_folder, output_errors, read_json, sha256_file, write_bytes, write_json
+from virtual_stain.files import (
+    folder_lock,
+    make_folder,
+    output_errors,
+    read_json,
+    sha256_file,
+    write_bytes,
+    write_json,
+    write_text,
+)
 from virtual_stain.geometry import Size
 from virtual_stain.markers import parse_marker
 from virtual_stain.patients import PatientKey
@@ -28,12 +37,14 @@ from virtual_stain.report.geojson import tiles_geojson
 from virtual_stain.report.heatmap import OVERVIEW_PX, heatmap_png
 from virtual_stain.report.html import GALLERY_PX, report_html
 from virtual_stain.report.report import SCHEMA_VERSION, SlideFacts, SlideReport, make_report, report_json, tiles_csv
+from virtual_stain.report.table import SCORES_CSV, scores_csv
 from virtual_stain.score.answer_log import AnswerLog
 from virtual_stain.score.inputs import ScoreInput
 from virtual_stain.score.open_model import open_predictor
 from virtual_stain.score.predictor import Predictor
 from virtual_stain.score.score import score_slide
-from virtual_stain.slides.slide import Slide, open_slide
+from virtual_stain.score.staging import Stager
+from virtual_stain.slides.slide import Slide, SlideRef, open_slide
 from virtual_stain.slides.window import read_window
 from virtual_stain.version import __version__
 
@@ -59,6 +70,10 @@ class ScoreOptions:
     """A bundle folder, MODEL or MODEL/<version>."""
     scoring: ScoringSettings = field(default_factory=ScoringSettings)
     tissue: TissueSettings = field(default_factory=TissueSettings)
+    trusted_key: Path | None = None
+    """Public key that the bundle must be signed with; None: signed or not."""
+    stage: Path | None = None
+    """Folder for local copies of the slides; None: only of slides on a network share, in the temporary folder."""
     geojson_origin: str = "bounds"
     """"bounds": QuPath's frame, px0 − bounds; "slide": px0."""
     jobs: int = 1
@@ -93,7 +108,7 @@ def score_slides(
     for folder in dict.fromkeys(i.folder for i in inputs):
         make_folder(folder)  # an unwritable place is found before the work, not after
     start = time.monotonic()
-    model = predictor or open_predictor(options.model, options.scoring)
+    model = predictor or open_predictor(options.model, options.scoring, options.trusted_key)
     _log.info("model verified and loaded in %.1f s", time.monotonic() - start)
     try:
         return _score_all(inputs, model, options, progress, done)
@@ -109,7 +124,23 @@ def _score_all(
     progress: Progress,
     done: Callable[[Scored], None],
 ) -> list[Scored]:
-    key = existing_key()
+    with Stager([i.ref for i in inputs], options.stage, progress.say) as stager:
+        return _score_groups(inputs, _Job(model, options, existing_key(), stager, progress), done)
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What is the same for every slide of a run."""
+
+    model: Predictor
+    options: ScoreOptions
+    key: PatientKey | None
+    stager: Stager
+    progress: Progress
+
+
+def _score_groups(inputs: Sequence[ScoreInput], job: _Job, done: Callable[[Scored], None]) -> list[Scored]:
+    model, options = job.model, job.options
     results: list[Scored] = []
     errors: list[Exception] = []
     for folder, group in itertools.groupby(inputs, lambda i: i.folder):
@@ -118,10 +149,13 @@ def _score_all(
         with folder_lock(folder):
             refuse_foreign_run(folder, "score")
             try:
-                for item in group:
-                    results.append(_outcome(item, model, options, key, progress, errors))
+                begin, items = len(results), list(group)
+                for item in items:
+                    results.append(_outcome(item, job, errors))
                     record.outcomes.append(results[-1].outcome)
                     _note(record, results[-1])
+                    if len(items) > 1:
+                        write_text(folder / SCORES_CSV, scores_csv(items, results[begin:], model.card))
                     done(results[-1])
             except BaseException:
                 with contextlib.suppress(OutputError):  # the first error is the one to tell
@@ -167,17 +201,11 @@ def _raise_failures(results: Sequence[Scored], errors: Sequence[Exception]) -> N
     )
 
 
-def _outcome(
-    item: ScoreInput,
-    model: Predictor,
-    options: ScoreOptions,
-    key: PatientKey | None,
-    progress: Progress,
-    errors: list[Exception],
-) -> Scored:
+def _outcome(item: ScoreInput, job: _Job, errors: list[Exception]) -> Scored:
     """Scores one slide; its own failure becomes an Outcome, the model's or the disk's ends the run."""
     try:
-        return _score_one(item, model, options, key, progress)
+        with job.stager.local(item.ref) as ref:
+            return _score_one(item, ref, job)
     except OutputError:
         raise
     except InputError as error:
@@ -187,19 +215,19 @@ def _outcome(
         raise
     except Exception as error:
         # a bug met on one slide must not cost the night's other slides; it is printed whole
-        progress.say(traceback.format_exc())
+        job.progress.say(traceback.format_exc())
         reason = f"a bug: {type(error).__name__}: {error}"
         errors.append(error)
-    progress.say(f"{item.stem}: not scored: {reason}")
+    job.progress.say(f"{item.stem}: not scored: {reason}")
     return Scored(Outcome(item.stem, False, reason), item.folder)
 
 
-def _score_one(
-    item: ScoreInput, model: Predictor, options: ScoreOptions, key: PatientKey | None, progress: Progress
-) -> Scored:
-    with open_slide(item.ref) as slide:
+def _score_one(item: ScoreInput, ref: SlideRef, job: _Job) -> Scored:
+    """`ref`: the slide or its local copy."""
+    model, options = job.model, job.options
+    with open_slide(ref) as slide:
         digest = slide.content_hash()
-        seen = seen_in_training(model.card, digest, key)
+        seen = seen_in_training(model.card, digest, job.key)
         made_from = _made_from(slide, digest, model, options) | {"seen_in_training": seen}
         paths = {kind: item.folder / f"{item.stem}.{kind}" for kind in _KINDS}
         done = None if options.force else _current(paths, made_from)
@@ -207,10 +235,11 @@ def _score_one(
             return Scored(Outcome(item.stem, True, _KEPT), item.folder, done)
         journal = AnswerLog(item.folder / f"{item.stem}.partial.npz", _digest(made_from))
         score = score_slide(
-            slide, model, options.scoring, options.tissue, jobs=options.jobs, journal=journal, progress=progress
+            slide, model, options.scoring, options.tissue, jobs=options.jobs, journal=journal, progress=job.progress
         )
         _log.info("%s: first tiles scored after %.1f s", item.stem, score.timing_s.get("first_batch", 0.0))
-        report = make_report(SlideFacts.of(slide, digest), score, model.sha256, options.scoring, seen=seen)
+        facts = dataclasses.replace(SlideFacts.of(slide, digest), path=item.ref.path)
+        report = make_report(facts, score, model.sha256, options.scoring, seen=seen)
         value = _write(report, slide, paths, made_from, options)
         journal.remove()
     return Scored(Outcome(item.stem, True), item.folder, value)

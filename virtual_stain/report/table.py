@@ -1,0 +1,70 @@
+"""One table over all slides of a run: scores.csv."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from virtual_stain.export.card import ModelCard
+from virtual_stain.provenance import Outcome
+from virtual_stain.score.inputs import ScoreInput
+
+SCORES_CSV = "scores.csv"
+_VALUES = ("global_ratio", "global_mean", "top_mean", "top_n", "n_tiles", "expected_tumour_cells")
+_FIRST = ("slide", "status", "reason")
+_LAST = ("tissue_mm2", "mpp_x", "mpp_y", "model", "model_version", "model_sha256", "report")
+
+
+class SlideResult(Protocol):
+    """What became of one slide."""
+
+    @property
+    def outcome(self) -> Outcome: ...
+
+    @property
+    def report(self) -> Mapping[str, Any] | None:
+        """The value of its report.json."""
+
+
+def scores_csv(items: Sequence[ScoreInput], results: Sequence[SlideResult], card: ModelCard) -> str:
+    """A row for every slide of the run, in its order: status ok, failed or pending; fractions 0–1, empty: no value.
+
+    `results`: of the first slides of `items`; the others are pending. Slides are named as their files are; the reasons
+    stand in one line each.
+    """
+    markers = [m.value for m in card.markers]
+    columns = list(_FIRST)
+    for marker in markers:
+        columns += [f"{marker}_{name}" for name in (*_VALUES, "interval_low", "interval_high", "flags")]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [*columns, *_LAST], lineterminator="\n")
+    writer.writeheader()
+    for index, item in enumerate(items):
+        writer.writerow(_row(item, results[index] if index < len(results) else None, markers))
+    return text.getvalue()
+
+
+def _row(item: ScoreInput, result: SlideResult | None, markers: Sequence[str]) -> dict[str, object]:
+    row: dict[str, object] = {"slide": item.stem, "status": "pending"}
+    if result is None:
+        return row
+    row |= {"status": "ok" if result.outcome.ok else "failed", "reason": " ".join(result.outcome.reason.split())}
+    report = result.report
+    if report is None:
+        return row
+    for marker in markers:
+        reading = report["readings"].get(marker, {})
+        row |= {f"{marker}_{name}": _plain(reading.get(name)) for name in _VALUES}
+        interval = reading.get("interval") or {}
+        row |= {f"{marker}_interval_{side}": _plain(interval.get(side)) for side in ("low", "high")}
+        row[f"{marker}_flags"] = ";".join(reading.get("flags", ()))
+    slide, model = report["slide"], report["model"]
+    row |= {name: _plain(slide[name]) for name in ("tissue_mm2", "mpp_x", "mpp_y")}
+    row |= {"model": model["name"], "model_version": model["version"], "model_sha256": model["sha256"]}
+    return row | {"report": f"{item.stem}.report.json"}
+
+
+def _plain(value: object) -> object:
+    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else value

@@ -1,0 +1,110 @@
+"""The bundle's network on OpenVINO (extra): the same graph, another engine; checked against TensorFlow on every slide.
+
+OpenVINO's defaults are set on purpose: the precision (it would take bfloat16 wherever the processor has it, silently)
+and the mode (one stream with all threads for each call; its throughput mode serves one caller with a part of them).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tensorflow.python.framework.function_def_to_graph import function_def_to_graph
+
+from virtual_stain.config import ScoringSettings
+from virtual_stain.errors import ConfigError, ModelError
+from virtual_stain.export.card import cells_key
+from virtual_stain.score.bfloat16 import find_network
+from virtual_stain.score.engine_check import acceptable, difference
+from virtual_stain.score.hardware import multiplies_bfloat16
+from virtual_stain.score.local import LocalPredictor
+from virtual_stain.score.predictor import Answers, Tiles
+
+_PADDING_MIN = 253  # as in model.tile_reading, which defines a tile's reading; a test compares the two
+
+
+class OpenVinoPredictor(LocalPredictor):
+    """`LocalPredictor` whose network is compiled by OpenVINO; the TensorFlow graph stays as the reference."""
+
+    def __init__(self, model: Path, settings: ScoringSettings) -> None:
+        """Raises ConfigError (extra missing), ModelError, VerificationError."""
+        try:
+            import openvino
+        except ImportError:
+            raise ConfigError(
+                "scoring.engine = openvino: OpenVINO is not installed.", hint="pip install 'virtual-stain[openvino]'"
+            ) from None
+        super().__init__(model, ScoringSettings(precision="float32", crops=settings.crops))
+        wants = settings.precision == "bfloat16" or (settings.precision == "auto" and multiplies_bfloat16())
+        self._precision = "bfloat16" if wants else "float32"
+        self._centre = settings.crops == "center"
+        self._compiled = self._compile(openvino)
+        self._request = self._compiled.create_infer_request()
+        self.engine = {"name": "openvino", "precision": self._precision, "device": "CPU"}
+        self._openvino_reads = True
+
+    def predict(self, tiles: Tiles) -> Answers:
+        """See `Predictor.predict`."""
+        return self._on_openvino(tiles) if self._openvino_reads else super().predict(tiles)
+
+    def check(self, tiles: Tiles | None) -> dict[str, Any]:
+        """OpenVINO reads the slide where its readings are TensorFlow's; otherwise TensorFlow in float32 does."""
+        self._openvino_reads = True
+        if tiles is None:
+            return self.engine
+        found = difference(self._run(self._reference, tiles), self._on_openvino(tiles))
+        facts = self.engine | {"checked_tiles": len(tiles), "largest_difference": found["tile"]}
+        if not acceptable(found):
+            self._openvino_reads = False
+            facts |= {"name": "tensorflow", "precision": "float32"}
+        return facts
+
+    def _compile(self, openvino: Any) -> Any:
+        network = find_network(self._reference.graph.as_graph_def())
+        if network is None or self._reference.captured_inputs:
+            raise ModelError(
+                f"{self._folder}: expected a bundle with a frozen network. Received: one of an older version.",
+                hint="Export the run again: vstain export RUN --out MODEL",
+            )
+        graph = function_def_to_graph(network)
+        model = openvino.convert_model(graph)
+        by_name = {name: i for i, output in enumerate(model.outputs) for name in output.get_names()}
+        # the network's outputs stand in the order of their names, see `inference_graph`
+        self._positions = [by_name[tensor.name] for tensor in graph.outputs]
+        settings = {
+            "INFERENCE_PRECISION_HINT": "bf16" if self._precision == "bfloat16" else "f32",
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": "1",
+        }
+        return openvino.Core().compile_model(model, "CPU", settings)
+
+    def _on_openvino(self, tiles: Tiles) -> Answers:
+        side, crop = self.card.tiling.tile_px, self.card.crop_px
+        if self._centre:
+            first = (side - crop) // 2
+            crops, per_tile = tiles[:, first : first + crop, first : first + crop], 1
+        else:
+            crops, per_tile = crop_grid(tiles, crop), (side // crop) ** 2
+        self._request.infer([np.ascontiguousarray(crops)])
+        shown = (crops < _PADDING_MIN).any(axis=(1, 2, 3)).reshape(-1, per_tile)
+        names = sorted(name for m in self.card.markers for name in (m.value, cells_key(m)))
+        result: Answers = {}
+        for name, position in zip(names, self._positions, strict=True):
+            values = np.array(self._request.get_output_tensor(position).data, np.float64)
+            total = np.where(shown, values.reshape(-1, per_tile), 0.0).sum(axis=1)
+            if name.endswith("_tumour_cells"):
+                total *= (side / crop) ** 2 if self._centre else 1.0
+            else:
+                with np.errstate(invalid="ignore"):
+                    total = total / shown.sum(axis=1)  # 0 / 0 is NaN on purpose: there is no reading
+            result[name] = total.astype(np.float32)
+        return result
+
+
+def crop_grid(tiles: Tiles, crop: int) -> npt.NDArray[np.uint8]:
+    """uint8[B, T, T, 3] → uint8[B·g², crop, crop, 3], per tile row by row: `model.tile_reading.crop_grid` in numpy."""
+    g = tiles.shape[1] // crop
+    blocks = tiles.reshape(-1, g, crop, g, crop, 3).transpose(0, 1, 3, 2, 4, 5)
+    return blocks.reshape(-1, crop, crop, 3)
