@@ -21,7 +21,7 @@ def _records(n: int, pair: str = "p1") -> list[Record]:
 def test_round_trip_in_python_keeps_every_value() -> None:
     for record in _records(4):
         back = decode_example(encode_example(record))
-        assert list(back) == [f.key for f in FEATURES]
+        assert list(back) == [f.key for f in FEATURES if f.key in record]
         for key, value in record.items():
             if isinstance(value, float) or (isinstance(value, list) and value and isinstance(value[0], float)):
                 np.testing.assert_array_equal(np.float32(back[key]), np.float32(value))
