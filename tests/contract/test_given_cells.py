@@ -196,3 +196,44 @@ def test_class_names_are_read_as_qupath_writes_them(name: str, expected: tuple[i
 def test_where_a_file_names_tumour_cells_only_those_are() -> None:
     assert tumour_flags([None, False, None]).tolist() == [True, False, True]
     assert tumour_flags([True, None, False]).tolist() == [True, False, False]
+
+
+def test_the_maps_of_a_star_model_become_the_same_cells(slide: Path, tmp_path: Path) -> None:
+    """A model that knows the field: what is tested is everything around it, at two pixel sizes and on a grid."""
+    from tools.stardist_cells import cells_of
+    from virtual_stain.slides.slide import SlideRef, open_slide
+
+    model_mpp, grid = 0.25, 2
+    at = FIELD.xy * (MPP / model_mpp) - 0.5
+
+    def predict(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+        side = image.shape[0]
+        y, x = np.mgrid[0:side:grid, 0:side:grid]
+        places = np.stack([x, y], axis=-1).reshape(-1, 2) - 96.0  # the window starts at −96 px
+        distance = np.linalg.norm(places[:, None] - at[None], axis=2).min(axis=1).reshape(x.shape)
+        prob = np.clip(1 - distance / 12, 0, 1)
+        return prob, np.full((*x.shape, 32), 4.0 / model_mpp)
+
+    with open_slide(SlideRef(slide, (MPP, MPP))) as opened:
+        points, coord, prob = cells_of(opened, predict, model_mpp, 0.5, 0.4)
+    path = tmp_path / "stars.npz"
+    np.savez(path, points=points, coord=coord, prob=prob)
+    rows, _ = counted(slide, tmp_path / "out", "--cells", str(path))
+    assert len(rows) == len(FIELD.xy)
+    _agrees(rows, FIELD)
+    assert float(np.median([float(r["area_um2"]) for r in rows])) == pytest.approx(np.pi * 16, rel=0.03)
+
+
+def test_a_keras_file_is_a_star_model(tmp_path: Path) -> None:
+    import keras
+
+    from tools.stardist_cells import keras_model
+
+    image = keras.Input((None, None, 3))
+    prob = keras.layers.Conv2D(1, 3, strides=2, padding="same", activation="sigmoid")(image)
+    dist = keras.layers.Conv2D(32, 3, strides=2, padding="same")(image)
+    path = tmp_path / "star.keras"
+    keras.Model(image, [prob, dist]).save(path)
+    maps = keras_model(path)(np.zeros((64, 48, 3), np.float32))
+    assert maps[0].shape == (32, 24)
+    assert maps[1].shape == (32, 24, 32)

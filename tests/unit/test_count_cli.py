@@ -42,7 +42,15 @@ def read_cells(out: Path) -> list[dict[str, str]]:
 
 def test_every_promised_file_is_there_and_no_other(done: tuple[Field, Path]) -> None:
     names = {p.name for p in done[1].iterdir()} - {".lock"}
-    assert names == {"cells.csv", "cells.geojson", "summary.json", "overlay.jpg", "stain.png", "run.json"}
+    assert names == {
+        "cells.csv",
+        "cells.geojson",
+        "summary.json",
+        "overlay.jpg",
+        "overlay_full.jpg",
+        "stain.png",
+        "run.json",
+    }
 
 
 def test_the_csv_has_the_promised_columns_and_the_cells(done: tuple[Field, Path]) -> None:

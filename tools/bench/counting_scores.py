@@ -1,4 +1,4 @@
-"""Scores of a count against known nuclei, and the baseline that it has to beat."""
+"""Scores of a count against known nuclei."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from tools.bench.counting_data import Scene
@@ -69,16 +68,20 @@ def pairs(found: Points, truth: Points, reach: float) -> list[tuple[int, int]]:
     return result
 
 
-def table_row(name: str, scores: list[Score]) -> str:
+HEADER = f"{'pictures':34s} {'method':9s}   F1    P    R     F1+   F1-   ratio error, points"
+
+
+def table_row(name: str, method: str, scores: list[Score]) -> str:
     """One picture, or the mean of several with the mean absolute ratio error."""
 
     def mean(field: str) -> float:
         return float(np.mean([getattr(s, field) for s in scores]))
 
-    error = float(np.mean([abs(s.ratio_error) for s in scores])) if len(scores) > 1 else scores[0].ratio_error
+    errors = [s.ratio_error for s in scores]
+    shown = f"{errors[0]:+.1f}" if len(errors) == 1 else f"{np.mean(np.abs(errors)):.1f}"
     return (
-        f"  {name:12s} F1 {mean('f1'):.3f} (P {mean('precision'):.2f} R {mean('recall'):.2f})   positive "
-        f"{mean('f1_positive'):.3f}   negative {mean('f1_negative'):.3f}   ratio error {error:+.1f}"
+        f"{name:34s} {method:9s} {mean('f1'):.3f} {mean('precision'):.2f} {mean('recall'):.2f}  "
+        f"{mean('f1_positive'):.3f} {mean('f1_negative'):.3f}   {shown}"
     )
 
 
@@ -101,29 +104,3 @@ def _zeros(n: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
 
 def _inside(xy: Points, x: float, y: float, side: float) -> npt.NDArray[np.bool_]:
     return (xy[:, 0] >= x) & (xy[:, 0] < x + side) & (xy[:, 1] >= y) & (xy[:, 1] < y + side)
-
-
-def baseline_cells(scene: Scene) -> Cells:
-    """Fixed stain vectors, Otsu on either stain, watershed on the distance, DAB above Otsu: the usual first script."""
-    from skimage.color import rgb2hed
-    from skimage.feature import peak_local_max
-    from skimage.filters import gaussian, threshold_otsu
-    from skimage.segmentation import watershed
-
-    hed = rgb2hed(scene.rgb)
-    blue, brown = (gaussian(hed[..., i], 0.5 / scene.mpp) for i in (0, 2))
-    mask = (blue > threshold_otsu(blue)) | (brown > threshold_otsu(brown))
-    distance = ndimage.distance_transform_edt(mask)
-    peaks = peak_local_max(gaussian(distance, 1), min_distance=round(2.5 / scene.mpp), labels=mask.astype(int))
-    markers = np.zeros(mask.shape, int)
-    markers[tuple(peaks.T)] = np.arange(1, len(peaks) + 1)
-    labels = watershed(-distance, markers, mask=mask)
-    area = np.bincount(labels.ravel(), minlength=len(peaks) + 1)[1:] * scene.mpp**2
-    index = np.flatnonzero(area >= 10) + 1
-    if not len(index):
-        return Cells.empty()
-    dab = np.asarray(ndimage.mean(hed[..., 2], labels, index))
-    centres = np.array(ndimage.center_of_mass(mask, labels, index))[:, ::-1] + 0.5
-    positive = (dab > threshold_otsu(hed[..., 2])).astype(np.uint8)
-    areas = area[index - 1].astype(np.float32)
-    return Cells(centres, positive, np.ones(len(index), bool), np.maximum(dab, 0).astype(np.float32), areas)

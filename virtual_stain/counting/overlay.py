@@ -1,4 +1,5 @@
-"""overlay.jpg: where the cells are on the slide, and one place at full resolution to judge the counting by."""
+"""overlay.jpg: where the cells are on the slide, and one place to judge the counting by; overlay_full.jpg: more of that
+place, pixel by pixel as the scanner saw it."""
 
 from __future__ import annotations
 
@@ -16,6 +17,8 @@ U8 = npt.NDArray[np.uint8]
 
 PANEL_PX = 1000
 CLOSE_UP_UM = 250.0
+FULL_PX = 2400
+"""Side of overlay_full.jpg, level-0 px: smaller slides are on it as a whole."""
 _TEXT_PX = 34
 
 
@@ -36,6 +39,20 @@ def close_up_box(slide: Slide, cells: Cells, mpp: tuple[float, float]) -> Box:
     left = float(np.clip(x - width / 2, b.x, b.x1 - width))
     top = float(np.clip(y - height / 2, b.y, b.y1 - height))
     return Box(left, top, width, height)
+
+
+def full_box(slide: Slide, close_up: Box) -> Box:
+    """The square of FULL_PX around `close_up`, inside the scan, on whole px0."""
+    b, (x, y) = slide.bounds, close_up.centre
+    width, height = min(FULL_PX, int(b.width)), min(FULL_PX, int(b.height))
+    left = float(np.floor(np.clip(x - width / 2, b.x, b.x1 - width)))
+    top = float(np.floor(np.clip(y - height / 2, b.y, b.y1 - height)))
+    return Box(left, top, width, height)
+
+
+def draw_full(slide: Slide, rings: list[tuple[int, Points]], box: Box) -> U8:
+    """uint8[H, W, 3] RGB: `box` at full resolution with the cells' outlines (class, px0)."""
+    return _outlined(slide, rings, box, Size(int(box.width), int(box.height)), 1)
 
 
 def draw_overlay(slide: Slide, cells: Cells, rings: list[tuple[int, Points]], close_up: Box, title: str) -> U8:
@@ -74,8 +91,13 @@ def _whole(slide: Slide, cells: Cells, close_up: Box) -> U8:
 def _close_up(slide: Slide, rings: list[tuple[int, Points]], box: Box) -> U8:
     scale = PANEL_PX / max(box.width, box.height)
     size = Size(max(1, round(box.width * scale)), max(1, round(box.height * scale)))
+    return _outlined(slide, rings, box, size, 2)
+
+
+def _outlined(slide: Slide, rings: list[tuple[int, Points]], box: Box, size: Size, thickness: int) -> U8:
     image = np.array(read_window(slide, box, size))
+    scale = size.width / box.width, size.height / box.height
     for cell_class, ring in rings:
         points = np.round(((ring - (box.x, box.y)) * scale - 0.5) * 8).astype(np.int32)
-        cv2.polylines(image, [points], True, COLOURS[CellClass(cell_class)], 2, cv2.LINE_AA, shift=3)
+        cv2.polylines(image, [points], True, COLOURS[CellClass(cell_class)], thickness, cv2.LINE_AA, shift=3)
     return image

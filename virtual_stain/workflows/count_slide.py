@@ -1,4 +1,5 @@
-"""`vstain count`: one IHC slide → cells.csv, cells.geojson, summary.json, overlay.jpg, stain.png, run.json."""
+"""`vstain count`: one IHC slide → cells.csv, cells.geojson, summary.json, overlay.jpg, overlay_full.jpg, stain.png,
+run.json."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ from virtual_stain.counting.cell_files import CellFiles
 from virtual_stain.counting.cells import CellClass, Cells
 from virtual_stain.counting.given import GivenCells
 from virtual_stain.counting.given_files import read_given_cells
-from virtual_stain.counting.overlay import close_up_box, draw_overlay
+from virtual_stain.counting.overlay import close_up_box, draw_full, draw_overlay, full_box
 from virtual_stain.counting.quality import Quality
 from virtual_stain.counting.region import Region, read_region
 from virtual_stain.counting.slide_stain import SlideStain
@@ -51,7 +52,7 @@ ORIGINS = ("bounds", "slide")
 _FIELD_UM2 = 4e6  # up to 2 × 2 mm the whole image is counted: a tissue mask needs a slide around the tissue
 _STAIN_MPP = 0.25  # … and its stain is estimated from all of it, at about this pixel size
 _AHEAD = 4  # tasks per process that may wait to be written: bounds the memory
-_OUTPUTS = ("cells.csv", "cells.geojson", "summary.json", "overlay.jpg", "stain.png")
+_OUTPUTS = ("cells.csv", "cells.geojson", "summary.json", "overlay.jpg", "overlay_full.jpg", "stain.png")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,7 @@ class _Tally:
     quality: tuple[Quality, ...]
     close_up: Box
     rings: list[tuple[int, Points]]
-    """Outlines in the close-up."""
+    """Outlines in the close-up and in the part that is shown at full resolution."""
 
 
 def count_slide(
@@ -208,9 +209,8 @@ def _count(
     )
     summary = summarize(slide, facts, tally.cells, tally.grade, tally.quality, settings)
     title = title_of(summary)
-    picture = draw_overlay(slide, tally.cells, tally.rings, tally.close_up, title)
-    encoded = cv2.imencode(".jpg", picture[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])[1]
-    write_bytes(out / "overlay.jpg", encoded.tobytes())
+    _write_jpeg(out / "overlay.jpg", draw_overlay(slide, tally.cells, tally.rings, tally.close_up, title))
+    _write_jpeg(out / "overlay_full.jpg", draw_full(slide, tally.rings, full_box(slide, tally.close_up)))
     write_bytes(out / "stain.png", draw_stain(evidence, settings, f"{request.marker.label}: the stain of this slide"))
     write_json(out / "summary.json", summary)
     record.counts = {
@@ -220,6 +220,11 @@ def _count(
         "windows": len(plan.windows),
     }
     return summary
+
+
+def _write_jpeg(path: Path, picture: npt.NDArray[np.uint8]) -> None:
+    encoded = cv2.imencode(".jpg", picture[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])[1]
+    write_bytes(path, encoded.tobytes())
 
 
 def _tissue_and_stain(slide: Slide, config: Config, *, membrane: bool) -> tuple[TissueMap | None, StainEvidence]:
@@ -271,7 +276,7 @@ def _count_to_files(
     mpp = slide.mpp
     assert mpp is not None
     box = close_up_box(slide, cells, (mpp.x, mpp.y))
-    rings = _rings_in(box, request, config, how.given, where)
+    rings = _rings_in(full_box(slide, box), request, config, how.given, where)
     return _Tally(cells, np.concatenate(grades), tuple(quality), box, rings)
 
 
