@@ -32,8 +32,8 @@ _ROBUST_STEPS = 3.0
 _LOOK_MPP, _LOOK_WINDOWS = 2.0, 60
 _NUCLEUS_PX = 9
 _SAME_HEIGHT = 0.35
-_SERIAL = DetailPlan(mpp=4.0, window=64, radius=10, pattern=32)
-_SAME = DetailPlan(mpp=1.0, window=96, radius=10, least_filled=0.25)
+_SERIAL = DetailPlan(mpp=4.0, window=64, radius=10, count=600, pattern=32)
+_SAME = DetailPlan(mpp=1.0, window=96, radius=10, count=400, least_filled=0.25)
 
 
 def deepen(he: Slide, ihc: Slide, pair: WorkingPair, alignment: Alignment, settings: RegistrationSettings) -> Alignment:
@@ -76,7 +76,7 @@ def _same_cells(he: Slide, ihc: Slide, pair: WorkingPair, alignment: Alignment) 
 def _one_level(
     he: Slide, ihc: Slide, pair: WorkingPair, before: Alignment, plan: DetailPlan, settings: RegistrationSettings
 ) -> Alignment:
-    plan = dataclasses.replace(plan, count=settings.detail_windows)
+    plan = dataclasses.replace(plan, count=min(plan.count, settings.detail_windows))
     matches = match_details(he, ihc, pair, to_pair_transform(pair, before), plan)
     if len(matches) < settings.min_windows:
         return before
