@@ -83,7 +83,7 @@ def phase(pair: WorkingPair) -> Matrix | None:
             a = np.deg2rad(angle)
             linear = np.array([[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]])
             into = np.eye(3)
-            into[:2, :2], into[:2, 2] = linear, side / 2 - linear @ [side / 2] * 2
+            into[:2, :2], into[:2, 2] = linear, side / 2 - linear @ np.full(2, side / 2)
             turned = pulled(flipped, into, (side, side))
             shift, response = cv2.phaseCorrelate(masks[0], turned)
             if response > best[0]:
