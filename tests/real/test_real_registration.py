@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests.fixtures.registration import write_image
+from tests.fixtures.slides import rewrap_as_tiled_tiff
 from virtual_stain.config import RegistrationSettings, TissueSettings
 from virtual_stain.geometry import Points
 from virtual_stain.registration.register import register_pair
@@ -127,6 +128,26 @@ def test_other_organ_is_rejected() -> None:
     registration = register(landmarked("kidney").he, landmarked("lung").ihc)
     assert registration.verdict is Verdict.REJECT
     assert "no_consensus" in registration.flags
+
+
+def test_one_slide_on_two_scanners_is_the_same_section(tmp_path: Path) -> None:
+    """Real cells that coincide: recognised as such, and placed to less than a nucleus."""
+    scans = Path(ROOT or "") / "qupath_os1_os2_ometiff"
+    first = rewrap_as_tiled_tiff(scans / "OS-2-ndpi.ome.tif", tmp_path / "ndpi.tiff", 0.2271)
+    second = rewrap_as_tiled_tiff(scans / "OS-2-vsi.ome.tif", tmp_path / "vsi.tiff", 0.34605)
+    registration = register(first, second, None, None)
+    assert registration.verdict is Verdict.ACCEPT
+    assert "same_cells" in registration.flags
+    assert registration.error_p95_um is not None
+    assert registration.error_p95_um < 2.0
+    scale = registration.transform.ihc_from_he.scales
+    assert scale == pytest.approx((0.2271 / 0.34605,) * 2, rel=0.005)
+
+
+def test_serial_sections_are_not_taken_for_the_same_one() -> None:
+    pair = landmarked("kidney")
+    # at 1 µm/px by pretence, so that the question is asked at all
+    assert "same_cells" not in register(pair.he, pair.ihc, 1.0, 1.0).flags
 
 
 def test_fragment_turned_upside_down_comes_out_upright() -> None:
