@@ -9,11 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.fixtures.reports import scored
 from virtual_stain.cli.main import _run
+from virtual_stain.counting.cells import CellClass, Cells
+from virtual_stain.counting.membrane_readings import read_her2
 from virtual_stain.errors import ConfigError, InputError
 from virtual_stain.markers import Marker
 from virtual_stain.report.panel.evidence import GIVEN, Evidence, Panel, collect, wilson
 from virtual_stain.report.panel.rules import apply_rules, load_rule_sets, parse_rule_set
+from virtual_stain.report.report import report_json
 
 RULES = {rules.id: rules for rules in load_rule_sets()}
 ST_GALLEN, MAISONNEUVE = RULES["subtype-st-gallen-2013"], RULES["luminal-maisonneuve-2014"]
@@ -46,9 +50,11 @@ def _report(path, readings, name="A 1", sha256="a" * 64):
     return path
 
 
-def _summary(path, marker="er", **tumour):
+def _summary(path, marker="er", her2=None, **tumour):
     path.parent.mkdir(exist_ok=True)
     value = {"schema_version": 1, "marker": marker, "slide": {"name": "er"}, "tumour": tumour, "warnings": []}
+    if her2 is not None:
+        value["her2"] = her2
     path.write_text(json.dumps(value))
     return path
 
@@ -219,6 +225,33 @@ def test_evidence_of_all_three_kinds(tmp_path):
     assert any("Ki67: low_tissue" in text for text in panel.warnings)
     top = collect([report], [], reading="top_mean").evidence[0]
     assert top.interval is None  # it belongs to global_ratio
+
+
+@pytest.mark.parametrize(("grades", "score"), [([3, 3, 0, 0], "3+"), ([2, 0, 0, 0], "2+"), ([], None)])
+def test_a_counted_her2_score_is_taken_as_it_was_read(tmp_path, grades, score):
+    n = len(grades)
+    cells = Cells(
+        xy=np.zeros((n, 2)),
+        cell_class=np.full(n, CellClass.POSITIVE, np.uint8),
+        tumour=np.ones(n, bool),
+        dab_od=np.zeros(n, np.float32),
+        area_um2=np.full(n, 50, np.float32),
+    )
+    value = read_her2(cells, np.array(grades, np.uint8)).to_dict()
+    panel = collect([_summary(tmp_path / "her2" / "summary.json", "her2", value)], ["er=1"])
+    her2 = panel.of(Marker.HER2)
+    assert (her2 and her2.score) == score
+    if score == "2+":
+        assert apply_rules(RULES["her2-asco-cap-2018"], panel).outcome is None
+
+
+def test_a_report_is_read_as_it_is_written(tmp_path):
+    path = tmp_path / "a.report.json"
+    report = scored()
+    path.write_text(json.dumps(report_json(report, {}, {})))
+    (ki67,) = collect([path], []).evidence
+    assert ki67.value == report.readings[Marker.KI67].global_ratio
+    assert ki67.slide_sha256 == report.slide.content_sha256
 
 
 def test_a_reading_that_does_not_exist_is_not_known_and_said(tmp_path):

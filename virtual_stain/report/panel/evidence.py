@@ -171,7 +171,7 @@ def _counted(path: Path, summary: Mapping[str, Any]) -> Evidence:
         "flags": tuple(str(text) for text in summary["warnings"]),
     }
     if marker is Marker.HER2:
-        score = summary["tumour"]["her2_score"]
+        score = summary["her2"]["score"]
         if score not in (None, *HER2_SCORES):
             raise ValueError(f"a HER2 score of {score!r}")
         return Evidence(score=score, **common)
