@@ -7,7 +7,7 @@ import pytest
 from tests.fixtures.records import tiny_records
 from tests.fixtures.training import TINY
 from virtual_stain.cli.main import _run
-from virtual_stain.export.bundle import verify_bundle
+from virtual_stain.export.bundle import find_bundle, verify_bundle
 from virtual_stain.intervals import slide_interval
 
 SETS = [part for override in TINY for part in ("--set", override)]
@@ -48,6 +48,12 @@ def test_the_bundle_carries_the_interval_of_all_folds(done):
         assert card.intervals == {"ki67": value["markers"]["ki67"]["interval"]}
         assert card.training["evaluation"]["fold"] is None
         assert card.training_range["n_slides"] >= 10
+    text = (find_bundle(done / "m") / "model_card.md").read_text()
+    assert "| test | 8 | 24 |" in text
+    assert "| ki67 | patients | 24 | " in text, text
+    assert "every patient, read by the network of the fold that has not seen it" in text
+    assert "Nobody has looked for the same tissue" in text
+    assert "Ki67: CV+ from 24 patients" in text or "Ki67: none; the out-of-fold readings do not rise" in text
     interval = value["markers"]["ki67"]["interval"]
     assert interval["n_patients"] == 24
     found = slide_interval(interval, 0.4)

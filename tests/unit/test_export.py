@@ -256,6 +256,11 @@ def test_a_run_is_exported_with_its_weights_and_what_it_was_trained_on(run, tmp_
     text = (folder / "bundle.json").read_text()
     assert "a" * 64 not in text
     assert "secret-patient-id" not in text
+    card = (folder / "model_card.md").read_text()
+    assert "Ki67: none; no out-of-fold readings" in card
+    assert "None: the run was not evaluated with these weights" in card
+    assert "Research use only" in card
+    assert "model_card.md" in text, "listed with its sha256"
 
 
 @pytest.mark.parametrize(("step", "known"), [(40, True), (30, False)])

@@ -27,9 +27,10 @@ from virtual_stain.export.bundle import versions, write_bundle_json
 from virtual_stain.export.card import ModelCard, cells_key
 from virtual_stain.export.evaluation import HeldOut, exported_run, held_out
 from virtual_stain.export.inference_graph import freeze_network
+from virtual_stain.export.model_card import MODEL_CARD, model_card_text
 from virtual_stain.export.seen import existing_key, keyed_slides
 from virtual_stain.export.serving import prediction_log, write_serving_files
-from virtual_stain.files import folder_lock, output_errors
+from virtual_stain.files import folder_lock, output_errors, write_text
 from virtual_stain.markers import ValueDefinition, parse_marker
 from virtual_stain.model.tile_reading import tile_maps, tile_reading
 from virtual_stain.progress import QUIET, Progress
@@ -144,6 +145,7 @@ def write_bundle(
             final = dataclasses.replace(card, version=number)
             _save(reading, variables, final, temporary, maps)
             _write_warmup(final, temporary)
+            write_text(temporary / MODEL_CARD, model_card_text(final))
             _sync(temporary)
             write_bundle_json(temporary, final)
             if seal is not None:
