@@ -10,12 +10,13 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3; do \
 	if $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' >/dev/null 2>&1; \
 	then echo $$p; break; fi; done)
 
-.PHONY: help env demo test test-slow lint format clean
+.PHONY: help env demo axe test test-slow lint format clean
 
 help:
 	@echo "make demo         install, then the whole way on synthetic slides (15 minutes; FULL=1: an hour)"
 	@echo "make test         install, then lint and the test suite"
 	@echo "make test-slow    the long tests"
+	@echo "make axe          what the browser tests check accessibility with (needs npm; they also need a Chromium)"
 	@echo "make lint         ruff, mypy, import-linter"
 	@echo "make format       ruff format and the fixes that are safe"
 	@echo "make clean        remove the environment and the caches"
@@ -40,6 +41,12 @@ $(STAMP): setup.cfg constraints.txt
 
 demo: $(STAMP)
 	$(BIN)/vstain demo --out $(DEMO_OUT) $(if $(FULL),--full)
+
+# axe-core checks the pages against WCAG in the browser tests, which skip that where it is missing
+AXE := $(VENV)/axe/node_modules/axe-core/axe.min.js
+axe: $(AXE)
+$(AXE): $(STAMP)
+	npm install --silent --no-audit --no-fund --ignore-scripts --prefix $(VENV)/axe axe-core@4.10.3
 
 test: lint
 	$(BIN)/python -m pytest -m "not slow"

@@ -1,0 +1,108 @@
+"""Scoring in Chromium: submit, wait, look at the result, take the report home."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.browser.conftest import accessibility_problems, serving, until
+from tests.fixtures.web import TOKEN, serve_config, serve_of
+from virtual_stain.web.guard import Access
+from virtual_stain.web.serve.app import serve_app
+from virtual_stain.web.serve.command import open_office
+from virtual_stain.web.serve.model_process import write_settings
+from virtual_stain.web.serve.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("serve-page")
+    serve_config(folder)
+    (folder / "out").mkdir()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(made: Path) -> Iterator[str]:
+    out, config = made / "out", serve_config(made)
+    office = open_office(out, config)
+    write_settings(out, config, office.root.folder, office.models.places, 1)
+    with serving(serve_app(office, Access("127.0.0.1"), Supervisor(out))) as url:
+        yield url
+
+
+def test_a_slide_is_submitted_by_keyboard_scored_and_its_report_opens_from_disk(
+    page: Page, address: str, axe: str, tmp_path: Path
+) -> None:
+    page.goto(address)
+    page.wait_for_selector("#list input")
+    for name in ("broken.svs", "one.tiff"):
+        page.locator("#list label", has_text=name).locator("input").focus()
+        page.keyboard.press("Space")
+    assert page.inner_text("#chosen") == "2 slides"
+    page.locator("button.primary").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_selector("tr[data-state=failed]", timeout=60_000)
+    page.wait_for_selector("tr[data-state=done]", timeout=90_000)
+    assert "broken.svs" in page.inner_text("tr[data-state=failed] .why")
+    assert accessibility_problems(page, axe) == []
+
+    page.locator("tr[data-state=done] a").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_selector("body[data-ready]")
+    assert "Mean of the top" in page.inner_text("#readings")
+    assert page.locator("#gallery li").count() > 0
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert accessibility_problems(page, axe) == []
+    page.locator("#heat").focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#tile[open]")
+    until(page, "document.getElementById('tile-picture').naturalWidth === 128")  # the model's own pixels
+    assert accessibility_problems(page, axe) == []
+    page.keyboard.press("Escape")
+
+    with page.expect_download() as waiting:
+        page.locator("a[href$='files/report.html']").click()
+    report = tmp_path / "taken home.html"
+    waiting.value.save_as(report)
+    page.goto(report.as_uri())
+    assert "one" in page.title() + page.inner_text("body")
+    assert page.evaluate("[...document.images].every((i) => i.complete && i.naturalWidth > 0)")
+
+
+def test_a_running_server_shows_the_report_in_a_sandbox(page: Page, address: str) -> None:
+    page.goto(f"{address}api/jobs/2/files/report.html?show=true")
+    assert page.locator("img").count() > 0
+    assert page.evaluate("window.origin") == "null"
+
+
+def test_the_token_is_asked_for_and_then_kept(page: Page, made: Path, axe: str, tmp_path: Path) -> None:
+    with serving(serve_of(made, token=TOKEN)) as url:
+        page.goto(url)
+        assert page.url.endswith("/login")
+        assert accessibility_problems(page, axe) == []
+        page.keyboard.type("wrong token")
+        page.keyboard.press("Enter")
+        page.wait_for_selector(".error")
+        page.locator("#token").fill(TOKEN)
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#list input")
+        assert TOKEN not in str(page.context.cookies())
+
+
+@pytest.mark.parametrize("screen", [(1366, 768), (2560, 1440)], ids=lambda s: f"{s[0]}x{s[1]}")
+def test_the_queue_fits_the_screen(page: Page, address: str, screen: tuple[int, int]) -> None:
+    page.set_viewport_size({"width": screen[0], "height": screen[1]})
+    page.goto(address)
+    page.wait_for_selector("#list input")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    box = page.locator("button.primary").bounding_box()
+    assert box is not None
+    assert box["y"] + box["height"] <= screen[1]
