@@ -139,7 +139,7 @@ def test_mouse_a_click_changes_a_cell_and_the_ratio_follows_at_once(page: Page, 
     _painted(page, "ArrowRight")
     _painted(page, "ArrowLeft")  # what is not saved yet is still there
     assert page.is_visible("#edited")
-    page.keyboard.press("a")
+    _painted(page, "a")
     _saved(page)
     (decision,) = ReviewStore(folder / "review.sqlite").decisions()
     assert decision.verdict.correction is not None
