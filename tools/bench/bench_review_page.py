@@ -2,8 +2,9 @@
 
     .venv/bin/python tools/bench/bench_review_page.py --tiles 300 --requests 1000
 
-A synthetic folder of full-size tiles (1024 px, as noisy as tissue) is reviewed in an installed Chromium: one key a tile,
-at the pace of a reader (--pace) and as fast as the page takes keys (--pace 0). "Painted" is measured in the page, from
+A synthetic folder of full-size tiles (1024 px, as noisy as tissue) is reviewed in an installed Chromium: one key a
+tile, at the pace of a reader (--pace) or as fast as the page takes keys (--pace 0).
+"Painted" is measured in the page, from
 the key to the frame after the canvases were drawn. Memory is the server's resident set over --requests tiles.
 """
 

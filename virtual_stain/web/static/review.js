@@ -133,6 +133,9 @@ function decide(verdict, reason = "") {
   const body = { reviewer: reviewer(), pair: shown.pair, col: shown.col, row: shown.row, label_id: shown.label_id, verdict, reason, correction };
   body.request_id = crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}`.slice(0, 36);
   state.queue.push({ body, index: state.index, before: shown.status });
+  // what is sent is no draft any more; corrections go with accept only
+  if (verdict === "accept") tile.detail.correction = correction;
+  else tile.cells = new Cells(tile.detail);
   drafts.delete(keyOf(shown));
   shown.status = verdict;
   state.decidedAt.push(Date.now());
