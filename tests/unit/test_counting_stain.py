@@ -5,13 +5,15 @@ import json
 import numpy as np
 import pytest
 
-from tests.fixtures.counting import DAB, HEMATOXYLIN, FieldStyle, stained_field
+from tests.fixtures.counting import DAB, HEMATOXYLIN, FieldStyle, f1_score, stained_field
 from virtual_stain.config.counting import CountingSettings
 from virtual_stain.counting import background, vectors
-from virtual_stain.counting.optical_density import optical_density, separate
+from virtual_stain.counting.count import count_cells
+from virtual_stain.counting.optical_density import PUBLISHED_HEMATOXYLIN, optical_density, separate
 from virtual_stain.counting.slide_stain import SlideStain
 from virtual_stain.counting.stain import FEW_NUCLEI, FEW_POSITIVES, estimate_stain
 from virtual_stain.errors import InputError
+from virtual_stain.markers import Marker
 
 SETTINGS = CountingSettings()
 
@@ -126,3 +128,29 @@ def test_a_broken_stain_is_refused(change: dict[str, object]) -> None:
 def test_estimating_from_nothing_is_an_error() -> None:
     with pytest.raises(ValueError, match="at least one image"):
         estimate_stain([], SETTINGS)
+
+
+@pytest.mark.parametrize("positive_fraction", [0.02, 0.3, 1.0])
+@pytest.mark.parametrize(
+    "style",
+    [
+        FieldStyle(hematoxylin=(0.92, 0.38, 0.08), negative_od=0.09),
+        FieldStyle(hematoxylin=(0.52, 0.78, 0.35)),
+        FieldStyle(hematoxylin=(0.62, 0.60, 0.50)),
+        FieldStyle(dab=(0.40, 0.62, 0.67)),
+        FieldStyle(background=(255.0, 225.0, 190.0)),
+        FieldStyle(background=(170.0, 165.0, 175.0)),
+        FieldStyle(cytoplasm_od=0.15),
+    ],
+    ids=["sky blue and pale", "purple", "grey", "reddish DAB", "yellow light", "dim light", "stained cytoplasm"],
+)
+def test_counterstains_lights_and_shares_of_positives_do_not_matter(
+    style: FieldStyle, positive_fraction: float
+) -> None:
+    field = stained_field(150.0, positive_fraction=positive_fraction, style=style)
+    stain = estimate_stain([field.rgb], SETTINGS, field.mpp)
+    cells = count_cells(field.rgb, field.mpp, Marker.KI67, stain, SETTINGS)
+    assert f1_score(cells.xy, field.xy, 3 / field.mpp) > 0.97
+    assert cells.counts(tumour_only=False).ratio == pytest.approx(float(field.positive.mean()), abs=0.02)
+    # a stain that cannot be estimated is told
+    assert (vectors.HEMATOXYLIN_PUBLISHED in stain.flags) == (stain.hematoxylin == vectors.unit(PUBLISHED_HEMATOXYLIN))

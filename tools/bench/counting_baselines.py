@@ -36,10 +36,10 @@ def fixed_vectors(scene: Scene) -> Cells:
 def local_density(scene: Scene) -> Cells:
     """Peaks of the optical density above its surroundings; positive where blue is absorbed more than red."""
     light = np.percentile(scene.rgb.reshape(-1, 3), 99, axis=0)
-    density = -np.log10((scene.rgb.astype(np.float64) + 1) / (light + 1)).clip(-0.05)
-    total = gaussian(density.sum(axis=2), 1.2 / scene.mpp)
-    above = total - gaussian(total, 10 / scene.mpp)
-    peaks = peak_local_max(above, min_distance=round(3 / scene.mpp), threshold_abs=max(0.03, threshold_otsu(above) / 2))
+    density = (-np.log10((scene.rgb.astype(np.float64) + 1) / (light + 1))).clip(0)
+    total = gaussian(np.log1p(3 * density.sum(axis=2).clip(0)), 1.2 / scene.mpp)
+    above = total - gaussian(total, 20 / scene.mpp)
+    peaks = peak_local_max(above, min_distance=round(3 / scene.mpp), threshold_abs=0.02, exclude_border=False)
     if not len(peaks):
         return Cells.empty()
     around = np.stack([gaussian(density[..., i], 1.5 / scene.mpp) for i in range(3)], axis=2)
