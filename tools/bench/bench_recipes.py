@@ -11,7 +11,9 @@ how well it can read: a table in half an hour on two cores.
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -22,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 BASE = (
     "model.kind=small_cnn", "model.crop_px=128", "model.batch_norm_momentum=0.9", "training.batch_size=16",
-    "training.validation_patients=0.25", "training.validation_tiles=200", "training.patience=0",
+    "training.validation_patients=0.25", "training.validation_tiles=60", "training.patience=0",
 )  # fmt: skip
 SCRATCH = ("training.recipe=scratch", "training.learning_rate=1e-3")
 INCEPTION = ("training.recipe=inception", "training.learning_rate=0.01")
@@ -52,24 +54,46 @@ def main() -> None:
 @click.argument("records", type=click.Path(path_type=Path, exists=True))
 @click.argument("work", type=click.Path(path_type=Path))
 @click.option("--steps", default=600, show_default=True)
-def recipes(records: Path, work: Path, steps: int) -> None:
+@click.option("--only", default="", help="Only recipes whose name holds this.")
+def recipes(records: Path, work: Path, steps: int, only: str) -> None:
     """A line a recipe."""
     from virtual_stain.dataset.folds import FoldPlan, plan_folds
     from virtual_stain.records.manifest import read_manifest
     from virtual_stain.training.run_dir import load_run
 
     group = plan_folds(read_manifest(records), 3).folds
-    # test: the first group (and the third, whose figures are thrown away); train and validate: the second
-    plan = FoldPlan(3, {p: 1 if g == 1 else 0 for p, g in group.items()}, False)
-    pretraining = FoldPlan(3, {p: 1 if g == 2 else 0 for p, g in group.items()}, False)
-    train(records, work / "pre-trained", pretraining, ("model.weights=none", *SCRATCH), steps)
+    third = part_of(records, work / "records-third", {p for p, g in group.items() if g == 2})
+    others = part_of(records, work / "records-others", {p for p, g in group.items() if g != 2})
     weights = work / "pre-trained.weights.h5"
-    load_run(work / "pre-trained").network.model.get_layer("small_cnn").save_weights(weights)
-    test = {p for p, g in group.items() if g == 0}
+    if not weights.is_file():
+        # one patient is left to test on, since somebody must be; nobody looks at the figure
+        last = max(p for p, g in group.items() if g == 2)
+        plan = FoldPlan(3, {p: int(p != last) for p, g in group.items() if g == 2}, False)
+        train(third, work / "pre-trained", plan, ("model.weights=none", *SCRATCH), steps)
+        load_run(work / "pre-trained").network.model.get_layer("small_cnn").save_weights(weights)
+    plan = FoldPlan(3, {p: g for p, g in group.items() if g != 2}, False)
     for name, (start, overrides) in RECIPES.items():
+        if only not in name:
+            continue
         file = "none" if start == "none" else str(weights)
-        folder = work / name.replace(" ", "-").replace(",", "").replace("'", "").replace(":", "")
-        report(name, train(records, folder, plan, (f"model.weights={file}", *overrides), steps), test)
+        folder = work / re.sub("[^a-z0-9]+", "-", name.lower())
+        report(name, train(others, folder, plan, (f"model.weights={file}", *overrides), steps))
+
+
+def part_of(records: Path, out: Path, patients: set[str]) -> Path:
+    """A folder with the records of some patients: links to the shards, and a manifest of its own."""
+    from virtual_stain.records.manifest import read_manifest, write_manifest
+
+    manifest = read_manifest(records)
+    pairs = tuple(p for p in manifest.pairs if p.patient_id in patients)
+    out.mkdir(parents=True, exist_ok=True)
+    for pair in pairs:
+        for shard in pair.shards:
+            link = out / shard.file
+            link.unlink(missing_ok=True)
+            link.symlink_to((records / shard.file).resolve())
+    write_manifest(out, dataclasses.replace(manifest, pairs=pairs))
+    return out
 
 
 @main.command()
@@ -96,7 +120,7 @@ def noise(records: Path, work: Path, steps: int, seeds: int) -> None:
                 ("model.weights=none", *SCRATCH, f"training.seed={seed}"),
                 steps,
             )
-            report(f"{um} µm, direction {seed}", found, {p for p, f in plan.folds.items() if f == 0})
+            report(f"{um} µm, direction {seed}", found)
 
 
 def train(records: Path, out: Path, plan, overrides: tuple[str, ...], steps: int):
@@ -106,7 +130,7 @@ def train(records: Path, out: Path, plan, overrides: tuple[str, ...], steps: int
     from virtual_stain.evaluation.evaluate import evaluate
     from virtual_stain.training.fit import fit
 
-    every = max(1, steps // 6)
+    every = max(1, steps // 4)
     config = load_config(
         None, (*BASE, f"training.max_steps={steps}", f"training.validate_every_steps={every}", *overrides)
     )
@@ -117,23 +141,21 @@ def train(records: Path, out: Path, plan, overrides: tuple[str, ...], steps: int
     return evaluate(out, resamples=10).tiles, result
 
 
-def report(name: str, found, patients: set[str]) -> None:
-    """Prints figures over the tiles of `patients`."""
-    import numpy as np
-
+def report(name: str, found) -> None:
+    """Prints figures over the tiles of the test fold."""
     from virtual_stain.training.metrics import mean_absolute_error, mean_within, pearson
 
     if isinstance(found, str):
         print(f"{name:45} stopped: {found[:100]}", flush=True)
         return
     tiles, result = found
-    tiles = tiles.select(tiles.labelled & np.isin(tiles.patient, sorted(patients)))
+    tiles = tiles.select(tiles.labelled)
     within = mean_within(tiles.patient, tiles.truth, tiles.ratio, pearson)
     pooled, mae = pearson(tiles.truth, tiles.ratio), mean_absolute_error(tiles.truth, tiles.ratio)
     shown = ["–" if v is None else f"{v:.2f}" for v in (within, pooled)]
     print(
         f"{name:45} r within {shown[0]}, pooled {shown[1]}, error {100 * (mae or float('nan')):.1f} points, "
-        f"validation loss {result.best_validation_loss:.4f}, step {result.best_step}, {result.seconds:.0f} s",
+        f"validation loss {result.best_validation_loss:.4f}, step {result.best_step}",
         flush=True,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy.typing as npt
 
 from virtual_stain.evaluation.agreement import agreement
 from virtual_stain.evaluation.bootstrap import RESAMPLES, bootstrap_over_patients
-from virtual_stain.evaluation.cut_offs import CUT_OFFS
+from virtual_stain.evaluation.cut_offs import CUT_OFFS, CutOff
 from virtual_stain.evaluation.label_trust import error_by_trust
 from virtual_stain.evaluation.predict import TileTable
 from virtual_stain.evaluation.slide_figures import ReadingRule, SlideFigures, patient_figures, slide_figures
@@ -29,7 +30,7 @@ def marker_figures(tiles: TileTable, rule: ReadingRule, *, resamples: int = RESA
     known = tiles.select(tiles.labelled)
     slides, patients = slide_figures(tiles, rule), patient_figures(tiles, rule)
     return {
-        "tiles": _tile_figures(tiles, known, min(resamples, _TILE_RESAMPLES)),
+        "tiles": _tile_figures(tiles, known, cut_offs, min(resamples, _TILE_RESAMPLES)),
         "slides": [dataclasses.asdict(s) | {"error": s.error} for s in slides],
         "slide_agreement": agreement(*_columns(slides), cut_offs, resamples=resamples),
         "patients": [_patient(p) for p in patients],
@@ -40,10 +41,10 @@ def marker_figures(tiles: TileTable, rule: ReadingRule, *, resamples: int = RESA
     }
 
 
-def _tile_figures(tiles: TileTable, known: TileTable, resamples: int) -> dict[str, Any]:
+def _tile_figures(tiles: TileTable, known: TileTable, cut_offs: Sequence[CutOff], resamples: int) -> dict[str, Any]:
     counted = tiles.select(tiles.usable > 0)
     within_r = per_group(known.patient, known.truth, known.ratio, pearson)
-    overall = agreement(known.patient, known.truth, known.ratio, resamples=resamples)
+    overall = agreement(known.patient, known.truth, known.ratio, cut_offs, resamples=resamples)
     return {
         "n": len(tiles),
         "n_labelled": len(known),
@@ -59,6 +60,7 @@ def _tile_figures(tiles: TileTable, known: TileTable, resamples: int) -> dict[st
         "bias": overall["bias"],
         "limits_of_agreement": overall["limits_of_agreement"],
         "calibration": overall["calibration"],
+        "cut_offs": overall["cut_offs"],
         "intervals": overall["intervals"],
         "tumour_cells_pearson": pearson(counted.cells, counted.expected_cells),
         "tumour_cells_mae": mean_absolute_error(counted.cells, counted.expected_cells),

@@ -31,6 +31,8 @@ from virtual_stain.training.validate import Validation, Validator, averaged_weig
 from virtual_stain.training.watchdog import BatchNames, require_numbers
 
 _EXAMPLES = 8
+_EXAMPLES_AFTER = (0, 1, 10, 100)
+"""Validations after which example crops are kept: eight of 512 px are 4 MB, too much for every one of a thousand."""
 
 
 @dataclass(slots=True)
@@ -145,7 +147,7 @@ class Trainer:
     def _one_step(self, batch: Batch, history: History) -> None:
         state, settings = self.state, self.job.settings
         names = BatchNames(batch.pop("tile"), batch.pop("origin"), batch["cells"], batch["positive"])
-        if state.step % settings.validate_every_steps == 0:
+        if state.step in (n * settings.validate_every_steps for n in _EXAMPLES_AFTER):
             history.examples(state.step, self._examples(batch))
         phase = self.job.recipe.phase_at(state.step)
         if phase is not self._phase:
