@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,8 @@ from virtual_stain.slides.slide import Slide
 from virtual_stain.slides.tissue import TissueMap, find_tissue, require_tissue
 from virtual_stain.slides.window import read_window
 from virtual_stain.tiles import TilePlan, TileRef, plan_tiles, walking_order
+
+_log = logging.getLogger("vstain.score")
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -119,7 +122,9 @@ def score_slide(
                     answers[name][batch.indices] = values
                 looks |= batch.looks
                 log.add(batch.indices, answers, looks)
-                timing.setdefault("first_batch", time.monotonic() - start)
+                if "first_batch" not in timing:
+                    timing["first_batch"] = time.monotonic() - start
+                    _log.info("%s: first tiles scored after %.1f s", slide.name, timing["first_batch"])
         timing |= {"network": network.busy_s, "waited_for_reading": reader.wait_s}
     if plan.tiles and len(failed) == len(plan.tiles):
         raise SlideError(

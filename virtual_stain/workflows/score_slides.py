@@ -237,7 +237,6 @@ def _score_one(item: ScoreInput, ref: SlideRef, job: _Job) -> Scored:
         score = score_slide(
             slide, model, options.scoring, options.tissue, jobs=options.jobs, journal=journal, progress=job.progress
         )
-        _log.info("%s: first tiles scored after %.1f s", item.stem, score.timing_s.get("first_batch", 0.0))
         facts = dataclasses.replace(SlideFacts.of(slide, digest), path=item.ref.path)
         report = make_report(facts, score, model.sha256, options.scoring, seen=seen)
         value = _write(report, slide, paths, made_from, options)
