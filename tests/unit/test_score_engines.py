@@ -77,6 +77,21 @@ def test_the_convolutions_compute_in_bfloat16_and_the_rest_in_float32(bundle):
     assert {n.attr["T"].type for n in before.node_def if n.op == "Conv2D"} == {tf.float32.as_datatype_enum}
 
 
+def test_the_first_two_convolutions_of_a_deep_network_stay_float32():
+    from virtual_stain.score.bfloat16 import to_bfloat16
+
+    inputs = keras.Input((CROP_PX, CROP_PX, 3), dtype="uint8")
+    x = keras.layers.Rescaling(1 / 127.5, offset=-1.0)(inputs)
+    for _ in range(10):
+        x = keras.layers.Conv2D(2, 3, padding="same", activation="relu")(x)
+    model = keras.Model(inputs, {"ki67": keras.ops.mean(x, axis=(1, 2, 3))})
+    frozen = freeze_network(lambda c: model(c, training=False), CROP_PX)
+    graph = frozen._function.get_concrete_function().graph.as_graph_def()
+    after = to_bfloat16(find_network(graph))
+    types = [n.attr["T"].type for n in after.node_def if n.op == "Conv2D"]
+    assert types == [tf.float32.as_datatype_enum] * 2 + [tf.bfloat16.as_datatype_enum] * 8
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 6])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_answers_do_not_depend_on_batch_or_order(bundle, tiles, size, precision):
