@@ -128,12 +128,18 @@ def test_unwritable_folder(tmp_path: Path) -> None:
 def test_error_grows_where_windows_are_not_recognised() -> None:
     """A fragment that lies elsewhere must not inherit the good error of the rest."""
     evidence = plain_registration(toy_transform(0)).evidence
-    good, lost = np.full(12, 0.95), np.full(12, 0.95)
-    lost[[3, 7, 11]] = 0.02  # the right edge
-    there, far = np.array([[420.0, 200.0]]), np.array([[100.0, 200.0], [3000.0, 200.0]])
-    whole, torn = (dataclasses.replace(evidence, trust=t) for t in (good, lost))
-    assert torn.errors_at(there)[1][0] > 1.2 * whole.errors_at(there)[1][0]
-    assert torn.errors_at(far)[1][0] < 1.1 * whole.errors_at(far)[1][0]
+    x, y = np.meshgrid(np.arange(8) * 100.0 + 50, np.arange(6) * 100.0 + 50)
+    centres = np.stack([x.ravel(), y.ravel()], axis=1)
+    good = np.where(np.arange(48) % 7 == 3, 0.01, 0.95)  # here and there one is not recognised
+    torn = np.where(centres[:, 0] > 500, 0.01, good)  # the right third lies elsewhere
+    whole, parted = (
+        dataclasses.replace(evidence, centres_px0=centres, distances=np.full(48, 6.0), height=good, trust=trust)
+        for trust in (good, torn)
+    )
+    there, far = np.array([[700.0, 300.0]]), np.array([[120.0, 300.0], [3000.0, 300.0]])
+    assert np.isinf(parted.errors_at(there)[1]).all()
+    assert np.isfinite(whole.errors_at(there)[1]).all()
+    assert parted.errors_at(far)[1][0] < 1.1 * whole.errors_at(far)[1][0]
     median, p95 = whole.errors_at(far)
-    assert median[1] > 100
+    assert median[1] > 20  # beyond all windows: growing with the distance
     assert (p95 > median).all()

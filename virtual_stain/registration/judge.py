@@ -7,12 +7,13 @@ import numpy as np
 from virtual_stain.config.registration import RegistrationSettings
 from virtual_stain.registration.align import Alignment, Start, to_pair_transform
 from virtual_stain.registration.precision import Precision
-from virtual_stain.registration.result import ErrorEvidence, Registration, Side, Verdict, verdict_of
+from virtual_stain.registration.result import ErrorEvidence, Registration, Side, Vector, Verdict, verdict_of
 from virtual_stain.registration.transform import PairTransform
 from virtual_stain.registration.working import WorkingPair
 
 _WEAK_OVERLAP = 0.5
 _UNUSUAL_SCALE = 1.25
+_LOST_SHARE = 0.03  # of the tissue, from which on it is told
 _STATED_AT = 1000  # places of the tissue at which the error is asked for
 
 
@@ -23,12 +24,14 @@ def judged(
     known = he.mpp is not None and ihc.mpp is not None
     transform = to_pair_transform(pair, alignment)
     evidence = _error_evidence(pair, alignment.precision, he, known, settings)
-    median, p95 = _stated(pair, evidence) if alignment.proven(settings) else (None, None)
+    median, p95, lost = _stated(pair, evidence) if alignment.proven(settings) else (None, None, 0.0)
     median_um, p95_um = (median, p95) if known else (None, None)
     px0 = 1.0 if he.mpp is None or not known else 1.0 / float(np.sqrt(he.mpp.um2_per_px))
     median_px0, p95_px0 = (None if v is None else v * px0 for v in (median, p95))
     verdict = verdict_of(median_um, settings) if known else None
     flags = _flags(alignment, transform, he, ihc, settings)
+    if lost > _LOST_SHARE:
+        flags += ("lost_regions",)
     if verdict is Verdict.REJECT and median_um is not None:
         flags += ("large_error",)
     return Registration(
@@ -57,15 +60,23 @@ def _capped(verdict: Verdict | None, flags: tuple[str, ...]) -> Verdict | None:
     return Verdict.REVIEW if verdict is Verdict.ACCEPT and doubtful else verdict
 
 
-def _stated(pair: WorkingPair, evidence: ErrorEvidence) -> tuple[float | None, float | None]:
-    """(median, p95) of the pair in the unit of the evidence: over all of its tissue, recognised or not."""
+def _stated(pair: WorkingPair, evidence: ErrorEvidence) -> tuple[float | None, float | None, float]:
+    """(median, p95, lost share) of the pair in the unit of the evidence: over all of its tissue that is not lost."""
     rows, columns = np.nonzero(pair.fixed.mask)
     some = np.linspace(0, len(rows) - 1, min(len(rows), _STATED_AT)).astype(np.intp)
     places = pair.fixed.px0_from_work.apply(np.stack([columns[some], rows[some]], axis=1) + 0.5)
     median, p95 = evidence.errors_at(places)
-    if not np.isfinite(median).all():
-        return None, None
-    return float(np.median(median)), float(np.sqrt(np.mean(p95**2)))
+    known = np.isfinite(median)
+    if not known.any():
+        return None, None, 1.0
+    return float(np.median(median[known])), _joint_p95(p95[known]), 1.0 - float(known.mean())
+
+
+def _joint_p95(p95: Vector) -> float:
+    """What 95 of 100 errors stay below, where each place has Rayleigh errors with a p95 of its own."""
+    tried = np.geomspace(p95.min(), p95.max() * 1.0001, 200)
+    above = np.exp(-np.log(20.0) * (tried[:, None] / p95[None]) ** 2).mean(axis=1)
+    return float(tried[np.argmax(above <= 0.05)])
 
 
 def _error_evidence(

@@ -24,7 +24,7 @@ from virtual_stain.registration.windows import Matches, find_peaks
 Vector = npt.NDArray[np.float64]  # float64[N]
 
 _GROWTH_PER_SLOPE = 0.5
-_LEAST_GROWTH = 0.005  # a field without any slope is one that could not be fitted well, not a tissue that never bends
+_LEAST_GROWTH = 0.1  # what lies where no window is found may be torn: it is not as smooth as the rest
 _LEAST_SHARE = 0.05
 _SUBPIXEL = 0.1
 

@@ -22,6 +22,7 @@ FLAGS = {
     "unusual_scale": "the tissue's scale contradicts the pixel sizes by more than a quarter: at most review",
     "manual": "started from a person's landmarks, confirmed by windows",
     "manual_only": "from a person's landmarks alone: at most review, and only with six of them or more",
+    "lost_regions": "part of the tissue lies elsewhere (torn and turned?): its tiles are dropped",
     "weak_overlap": "less than half of the tissue is common",
     "no_mpp": "a pixel size is missing: errors in px, no verdict, not usable for records",
     "affine_only": "no local displacement",
@@ -37,6 +38,8 @@ RAYLEIGH_P95 = 2.4477
 _NEIGHBOURS = 1.0  # reach of local evidence, in spacings between evidence windows
 _PRIOR_WINDOWS = 4.0  # the pair's overall error counts as much as this many windows at the place itself
 _LEAST_SHARE = 0.05
+_CHANCE_SHARE = 0.05  # of windows on a lost place that seem to be recognised
+_LOG_ODDS_LOST = -4.0  # one place in fifty is lost, before anything is seen
 
 
 class Verdict(enum.StrEnum):
@@ -89,8 +92,27 @@ class ErrorEvidence:
         share = (trusted.sum(axis=1) + _PRIOR_WINDOWS * overall) / (near.sum(axis=1) + _PRIOR_WINDOWS)
         away = self.growth * np.maximum(gaps[:, recognised].min(axis=1) - self.spacing, 0.0)
         worse = local / np.sqrt(np.maximum(share, _LEAST_SHARE))
-        p95_factor = RAYLEIGH_P95 * self.p95_margin_fraction
-        return RAYLEIGH_MEDIAN * np.hypot(local, away), p95_factor * np.hypot(worse, away)
+        median = RAYLEIGH_MEDIAN * np.hypot(local, away)
+        p95 = RAYLEIGH_P95 * self.p95_margin_fraction * np.hypot(worse, away)
+        lost = self._lost(near)
+        return np.where(lost, np.inf, median), np.where(lost, np.inf, p95)
+
+    def _lost(self, near: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+        """bool[N]: places whose windows are so much less recognised than is usual that the tissue there most likely
+        lies elsewhere. `near`: float64[N, windows], how much each window counts there.
+
+        By Bayes, from the odds of a place being lost and the share of windows that chance recognises there.
+        """
+        recognised = self.trust > 0.5
+        gaps = np.linalg.norm((self.centres_px0[:, None] - self.centres_px0[None]) * self.unit_per_px0, axis=2)
+        around = np.exp(-0.5 * (gaps / (_NEIGHBOURS * self.spacing)) ** 2)
+        shares = (around @ recognised) / around.sum(axis=1)
+        # what is usual, the windows on tissue that is not lost tell
+        usual = float(np.clip(np.median(shares[recognised]), 2 * _CHANCE_SHARE, 1 - _CHANCE_SHARE))
+        seen, unseen = np.log(_CHANCE_SHARE / usual), np.log((1 - _CHANCE_SHARE) / (1 - usual))
+        evidence = near @ np.where(recognised, seen, unseen)
+        result: npt.NDArray[np.bool_] = evidence > -_LOG_ODDS_LOST
+        return result
 
 
 @dataclass(frozen=True, slots=True, eq=False)
