@@ -116,12 +116,12 @@ def sha256_file(path: Location) -> str:
 
 
 @contextlib.contextmanager
-def folder_lock(folder: Path) -> Iterator[None]:
-    """Holds `folder`/.lock for this process; a second run gets OutputError at once."""
+def folder_lock(folder: Path, *, wait: bool = False) -> Iterator[None]:
+    """Holds `folder`/.lock for this process; a second run gets OutputError at once, or waits for the first to end."""
     make_folder(folder)
     with output_errors(folder), (folder / ".lock").open("w") as stream:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             raise OutputError(
                 f"{folder}: another vstain run is writing here.",

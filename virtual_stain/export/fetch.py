@@ -16,11 +16,12 @@ from typing import Any
 
 from virtual_stain.errors import ModelError, VerificationError
 from virtual_stain.export.bundle import BUNDLE_JSON, BUNDLE_SIGNATURE, newest, verify_bundle
-from virtual_stain.files import folder_lock, output_errors
+from virtual_stain.files import folder_lock, make_folder, output_errors
 from virtual_stain.progress import QUIET, Progress
 from virtual_stain.remote import RemotePath
 
 _MAX_CARD_BYTES = 64 << 20
+_SIGNATURE_BYTES = 1 << 16
 
 
 def default_cache(environment: Mapping[str, str] | None = None) -> Path:
@@ -47,12 +48,17 @@ def fetch_bundle(model: RemotePath, cache: Path | None = None, progress: Progres
     files = _files(card, str(folder / BUNDLE_JSON))
     root = default_cache() if cache is None else cache
     target = root / hashlib.sha256(card).hexdigest()[:32]
-    with folder_lock(root):
+    make_folder(root)
+    with folder_lock(root / f"{target.name}.lock", wait=True):  # another command may be fetching the same bundle
         if target.exists():
             try:
-                return verify_bundle(target).folder
+                whole = verify_bundle(target).folder
             except VerificationError:
                 shutil.rmtree(target)  # somebody changed the copy: a new one
+            else:
+                if not (whole / BUNDLE_SIGNATURE).exists() and (folder / BUNDLE_SIGNATURE).is_file():
+                    _copy(folder, BUNDLE_SIGNATURE, whole, _SIGNATURE_BYTES)  # signed since
+                return whole
         temporary = root / f".new-{target.name}"
         with output_errors(root):
             shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
@@ -62,7 +68,7 @@ def fetch_bundle(model: RemotePath, cache: Path | None = None, progress: Progres
                 for name in progress.track(files, len(files), "fetching the model", "file"):
                     _copy(folder, name, temporary, files[name])
                 if (folder / BUNDLE_SIGNATURE).is_file():
-                    _copy(folder, BUNDLE_SIGNATURE, temporary, 1 << 16)
+                    _copy(folder, BUNDLE_SIGNATURE, temporary, _SIGNATURE_BYTES)
                 verify_bundle(temporary)
                 temporary.rename(target)
             except BaseException:

@@ -32,6 +32,8 @@ _COLOURS = {
     "Ignored": (150, 150, 150),
 }
 _PLACE = re.compile(r"(?P<pair>.+) (?P<col>\d{1,9}),(?P<row>\d{1,9})(?P<cells> cells)?")
+_CELLS, _WRITTEN = "cells", "written"
+"""In a tile's metadata, which QuPath keeps: the file was written with the tile's cells."""
 _SAME_PX = 1.0
 """A point nearer than this to a counted cell, tile px, is that cell: 0.3 µm; nuclei are 5 µm and more."""
 
@@ -58,7 +60,9 @@ class TileIn:
     decision: Decision
     reason: str
     points: Mapping[str, npt.NDArray[np.float64]]
-    """class → float64[N, 2]; {} where the file holds no cells of the tile."""
+    """class → float64[N, 2]."""
+    has_cells: bool
+    """Whether its cells were written to the file that came back: then no points mean that all were removed."""
 
 
 def to_geojson(tiles: Iterable[TileOut], tile_px: int, offset_px0: tuple[float, float]) -> str:
@@ -77,7 +81,7 @@ def from_geojson(text: str) -> list[TileIn]:
     features = value.get("features") if isinstance(value, dict) else value  # QuPath writes a collection or a list
     if not isinstance(features, list):
         raise ValueError("expected a FeatureCollection. Received something else")
-    tiles: dict[Place, tuple[str, Decision, str]] = {}
+    tiles: dict[Place, tuple[str, Decision, str, bool]] = {}
     points: dict[Place, dict[str, list[npt.NDArray[np.float64]]]] = {}
     for number, feature in enumerate(features):
         try:
@@ -85,7 +89,12 @@ def from_geojson(text: str) -> list[TileIn]:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"feature {number}: {error}") from None
     return [
-        TileIn(place, *tile, {k: np.concatenate(v) for k, v in points.get(place, {}).items()})
+        TileIn(
+            place,
+            *tile[:3],
+            points={k: np.concatenate(v) for k, v in points.get(place, {}).items()},
+            has_cells=tile[3] or place in points,
+        )
         for place, tile in tiles.items()
     ]
 
@@ -127,6 +136,8 @@ def _features(tile: TileOut, tile_px: int, offset: tuple[float, float]) -> list[
     if tile.verdict is not None:
         properties["classification"] = _classification(tile.verdict.decision.value.capitalize())
         properties["metadata"] = {"reviewer": tile.verdict.reviewer, "reason": tile.verdict.reason}
+    if tile.cells is not None:
+        properties.setdefault("metadata", {})[_CELLS] = _WRITTEN
     geometry = {"type": "Polygon", "coordinates": [[*ring, ring[0]]]}
     result = [_feature(str(uuid.UUID(tile.label_id)), geometry, properties)]
     if tile.cells is None or not len(tile.cells):
@@ -157,7 +168,7 @@ def _classification(name: str) -> dict[str, Any]:
 
 def _take(
     feature: Any,
-    tiles: dict[Place, tuple[str, Decision, str]],
+    tiles: dict[Place, tuple[str, Decision, str, bool]],
     points: dict[Place, dict[str, list[npt.NDArray[np.float64]]]],
 ) -> None:
     properties = feature.get("properties") or {}
@@ -171,8 +182,9 @@ def _take(
             raise ValueError(f"class: expected Positive, Negative or Ignored. Received: {kind!r}")
         points.setdefault(place, {}).setdefault(kind, []).append(_coordinates(feature["geometry"]))
     elif kind:
-        reason = str((properties.get("metadata") or {}).get("reason") or "")
-        tiles[place] = (uuid.UUID(str(feature["id"])).hex, Decision(kind), reason)
+        metadata = properties.get("metadata") or {}
+        reason, written = str(metadata.get("reason") or ""), metadata.get(_CELLS) == _WRITTEN
+        tiles[place] = (uuid.UUID(str(feature["id"])).hex, Decision(kind), reason, written)
 
 
 def _coordinates(geometry: Any) -> npt.NDArray[np.float64]:

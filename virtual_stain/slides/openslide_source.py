@@ -16,11 +16,12 @@ import openslide
 
 from virtual_stain.errors import SlideError
 from virtual_stain.geometry import Box, Size
+from virtual_stain.slides.companions import named_files
 from virtual_stain.slides.resolution import MppClaim, um_per_px_from_tags
 from virtual_stain.slides.source import Rgb
 
 # formats of several files: the named one is only an index, OpenSlide's own hash covers the rest
-_MANY_FILES = ("mirax", "dicom", "hamamatsu-vms", "hamamatsu-vmu", "trestle")
+_MANY_FILES = ("mirax", "dicom", "trestle")
 
 
 class OpenSlideSource:
@@ -80,6 +81,11 @@ class OpenSlideSource:
         if self._handle is None:
             self._handle = openslide.OpenSlide(self._path)
         return self._handle
+
+
+def is_many_files(path: Path) -> bool:
+    """Whether OpenSlide would read other files beside this one, whatever its suffix says. Raises OSError."""
+    return bool(named_files(path)) or openslide.OpenSlide.detect_format(path) in _MANY_FILES
 
 
 def try_openslide(path: Path) -> OpenSlideSource | None:

@@ -16,6 +16,7 @@ from types import TracebackType
 from virtual_stain.errors import ResolutionError, SlideError
 from virtual_stain.files import sha256_file
 from virtual_stain.geometry import Affine2D, Box, Size
+from virtual_stain.slides.companions import named_files
 from virtual_stain.slides.fast_source import FastSource, accelerated
 from virtual_stain.slides.image_source import try_image
 from virtual_stain.slides.openslide_source import try_openslide
@@ -166,11 +167,15 @@ class Slide:
         return Overview(image, Affine2D.scale_and_shift("px0", "ov", scale, (bounds.x, bounds.y)))
 
     def content_hash(self) -> str:
-        """sha256 (hex) of the file's bytes; where a slide is many files, of these and OpenSlide's own hash.
+        """sha256 (hex) of the file's bytes; where a slide is many files, of those that its index names, or of
+        OpenSlide's own hash of them.
 
         Reads the whole file: callers keep the result. Raises InputError.
         """
         digest = sha256_file(self.path)
+        for part in named_files(self.path):
+            if part.is_file():  # maps and macro images may be left out
+                digest = hashlib.sha256(f"{digest} {sha256_file(part)}".encode()).hexdigest()
         quick = self._source.quickhash()
         return digest if quick is None else hashlib.sha256(f"{digest} {quick}".encode()).hexdigest()
 

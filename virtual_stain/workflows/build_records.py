@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from virtual_stain.config import Config
-from virtual_stain.errors import OutputError, PairError, RejectedError
+from virtual_stain.errors import OutputError, PairError, RejectedError, VerificationError
 from virtual_stain.files import folder_lock, sha256_file
 from virtual_stain.labels.store import TileStore, TileTable
 from virtual_stain.markers import Marker, require_built
@@ -264,7 +264,11 @@ def _pack(run: _Run, review: Review) -> list[Packed]:
             run.left_out[name] = "no tile has a verdict yet" + (uncertain if gate.needs_person else "")
         else:
             job = PackJob(prepared, patients[name], folds[patients[name]], gate)
-            packed = pack(job, run.out, run.config)
+            try:
+                packed = pack(job, run.out, run.config)
+            except VerificationError as error:  # e.g. a correction that cannot be of this label
+                run.fail(name, Failure(error))
+                continue
             if packed is None:
                 run.left_out[name] = "review accepted none of its tiles"
             else:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from virtual_stain.config import Config
 from virtual_stain.counting.cells import CellClass
+from virtual_stain.counting.quality import SATURATED, UNCERTAIN, UNEXPLAINED
 from virtual_stain.errors import VerificationError
 from virtual_stain.labels.label import TileLabel, judge
 from virtual_stain.labels.store import TileStore, TileTable
@@ -31,8 +32,16 @@ def corrected_cells(tile: TileLabel, correction: Correction, tile_px: int) -> Co
 def relabelled(tile: TileLabel, correction: Correction, config: Config) -> tuple[TileLabel, npt.NDArray[np.bool_]]:
     """The tile with its corrected cells, judged anew, and bool[N]: which of them a person touched."""
     corrected = corrected_cells(tile, correction, config.tiling.tile_px)
+    # what the picture itself says stays true whatever a person clicks; the error of the ratio is that of the new cells
+    of_picture = tuple(flag for flag in tile.flags if flag in (SATURATED, UNEXPLAINED))
+    error = corrected.counts.standard_error
+    uncertain = error is not None and error > config.counting.max_standard_error
     flags, weight, usable = judge(
-        tile.trust, corrected.counts.total, config.labels, max_p95_um=config.registration.tile_p95_um
+        tile.trust,
+        corrected.counts.total,
+        config.labels,
+        max_p95_um=config.registration.tile_p95_um,
+        counting_flags=(*of_picture, *((UNCERTAIN,) if uncertain else ())),
     )
     label = dataclasses.replace(
         tile, cells=corrected.cells, flags=(*flags, CORRECTED), weight=weight, usable_count=usable

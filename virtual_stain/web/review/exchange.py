@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +16,7 @@ from virtual_stain.review.correction import correct
 from virtual_stain.review.qupath import TileIn, TileOut, difference, from_geojson, to_geojson
 from virtual_stain.review.settle import settle_one
 from virtual_stain.review.store import clean_name, standing
-from virtual_stain.review.verdicts import COLUMNS, CORRECTION, Verdict, parse_verdicts
+from virtual_stain.review.verdicts import COLUMNS, CORRECTION, Place, Verdict, parse_verdicts
 from virtual_stain.web.review.desk import ReviewDesk
 from virtual_stain.web.review.folder import ReviewPair
 from virtual_stain.workflows.pair_job import read_tissue
@@ -65,16 +66,44 @@ def parse_import(desk: ReviewDesk, kind: str, text: str, reviewer: str | None) -
             verdicts = parse_verdicts(text, "the table")
         except InputError as error:
             raise ValueError(str(error)) from None
-        return [replace(v, reviewer=clean_name(reviewer or v.reviewer), line=0) for v in verdicts]
+        named = [replace(v, reviewer=clean_name(reviewer or v.reviewer)) for v in verdicts]
+        _require_one_each(named)
+        for verdict in named:
+            _require_possible(desk, verdict)
+        return [replace(v, line=0) for v in named]
     if reviewer is None:
         raise ValueError("reviewer: expected the name of who decided, since GeoJSON does not tell")
     return [_verdict(desk, tile, reviewer) for tile in from_geojson(text)]
 
 
+def _require_one_each(verdicts: Iterable[Verdict]) -> None:
+    """Under one name a label has one verdict: readers who differ are not to be merged into the last of them."""
+    first: dict[tuple[Place, str, str], Verdict] = {}
+    for verdict in verdicts:
+        known = first.setdefault((verdict.place, verdict.label_id, verdict.reviewer), verdict)
+        if (known.decision, known.correction) != (verdict.decision, verdict.correction):
+            place = verdict.place
+            raise ValueError(
+                f"lines {known.line} and {verdict.line}: {place.pair} {place.col},{place.row} has two different "
+                f"verdicts of {verdict.reviewer}. Import the readers under their own names."
+            )
+
+
+def _require_possible(desk: ReviewDesk, verdict: Verdict) -> None:
+    """A correction of a label that is there must be one of its cells; that of a label which has changed is stale."""
+    label = desk.folder.label(verdict.place)
+    if verdict.correction is None or label is None or label.label_id != verdict.label_id:
+        return
+    problem = verdict.correction.problem(len(desk.folder.cells(label)), desk.folder.tile_px)
+    if problem:
+        place = verdict.place
+        raise ValueError(f"line {verdict.line}: {place.pair} {place.col},{place.row}: {problem}")
+
+
 def _verdict(desk: ReviewDesk, tile: TileIn, reviewer: str) -> Verdict:
     verdict = Verdict(tile.place, tile.label_id, tile.decision, reviewer, tile.reason)
     label = desk.folder.label(tile.place)
-    if verdict.decision.value != "accept" or not tile.points or label is None or label.label_id != tile.label_id:
+    if verdict.decision.value != "accept" or not tile.has_cells or label is None or label.label_id != tile.label_id:
         return verdict
     x, y, width, height = label.box_px0
     offset = _offset(desk, tile.place.pair)

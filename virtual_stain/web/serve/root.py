@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from virtual_stain.errors import ConfigError
+from virtual_stain.slides.companions import named_files
 from virtual_stain.web.problem import ApiError
 
 _SUFFIXES = "svs ndpi mrxs tif tiff scn vms vmu bif svslide dcm png jpg jpeg"
@@ -46,9 +47,16 @@ class SlideRoot:
     def slide(self, relative: str) -> Path:
         """The file, links followed. 404 for everything that is not a slide below the root."""
         path = self._inside(relative)
-        if path is None or not path.is_file() or path.suffix.lower() not in SUFFIXES:
+        if path is None or not path.is_file() or path.suffix.lower() not in SUFFIXES or self._leads_outside(path):
             raise ApiError(404, "no such slide below the root of this server.")
         return path
+
+    def _leads_outside(self, path: Path) -> bool:
+        """Whether it is an index of files that do not all lie below the root, links followed."""
+        try:
+            return not all(part.resolve().is_relative_to(self.folder) for part in named_files(path))
+        except (OSError, RuntimeError, ValueError):
+            return True
 
     def listing(self, relative: str) -> tuple[list[str], list[Listed], bool]:
         """(folders, slides, whether some were left out) of one folder, by name. 404."""
