@@ -15,6 +15,7 @@ from tests.fixtures.web import client, review_of
 from virtual_stain.labels.store import TileStore
 from virtual_stain.review.settle import people_verdicts
 from virtual_stain.review.store import ReviewStore
+from virtual_stain.web.review.folder import RecordFolder
 
 
 @pytest.fixture(scope="module")
@@ -246,3 +247,14 @@ def test_qupath_gets_the_tiles_in_its_frame_and_gives_corrections_back(page: Tes
     (folder / "work" / "case-01" / "tissue.h5").unlink()
     lost = page.get("/api/review/pairs/case-01/export.geojson")
     assert (lost.status_code, "tissue map is missing" in lost.json()["message"]) == (409, True)
+
+
+def test_tiles_of_another_version_are_told_and_not_called_a_bug(folder: Path) -> None:
+    import h5py
+
+    from virtual_stain.errors import InputError
+
+    with h5py.File(folder / "work" / "case-02" / "tiles.h5", "r+") as file:
+        del file["columns/weight"]
+    with pytest.raises(InputError, match="built by another version"):
+        RecordFolder(folder).pairs()

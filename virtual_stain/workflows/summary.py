@@ -31,6 +31,7 @@ _FLAG_ORDER = (
     "border",
     "blur_he",
     "blur_ihc",
+    "corrected",
     "registration",
     "saturated",
     "stains_unclear",

@@ -159,6 +159,11 @@ class RecordFolder:
                     table, key = store.table(), store.input_key
             except VerificationError:
                 return None  # damaged: build-records makes it again
+            except KeyError as error:
+                raise InputError(
+                    f"{path}: its tiles were built by another version of vstain ({error.args[0]}).",
+                    hint="vstain build-records PAIRS.csv --out DIR builds them again; the verdicts are kept.",
+                ) from None
             label = parse_marker(marker).label if marker.islower() else marker
             pair = ReviewPair(name, label, patient_id, _labels(name, table), key)
             loaded = _Loaded(stamp, pair, {(x.place.col, x.place.row): x for x in pair.labels})

@@ -11,11 +11,11 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import FrameType
 from typing import TypeVar
 
 from virtual_stain.config import Config
@@ -36,6 +36,7 @@ SETTINGS = "serve.json"
 LOCK = ".model-process.lock"
 _IDLE_S = 0.25
 _REPORT_S = 0.4
+_STOP_S = 10.0
 
 
 class Cancelled(BaseException):
@@ -44,6 +45,32 @@ class Cancelled(BaseException):
 
 class Stopped(BaseException):
     """The server goes down."""
+
+
+class _Stopping:
+    """Set by the signal, looked at between tiles: an exception out of a signal handler would be lost wherever it meets
+    somebody else's code."""
+
+    def __init__(self) -> None:
+        self._set = threading.Event()
+
+    def begin(self, *_: object) -> None:
+        self._set.set()
+        # a library that does not come back must not outlive the server; the slide is then taken up as after a crash
+        timer = threading.Timer(_STOP_S, os._exit, (1,))
+        timer.daemon = True
+        timer.start()
+
+    def check(self) -> None:
+        if self._set.is_set():
+            raise Stopped
+
+    def wait(self, seconds: float) -> None:
+        self._set.wait(seconds)
+        self.check()
+
+
+STOPPING = _Stopping()
 
 
 class JobProgress:
@@ -55,6 +82,7 @@ class JobProgress:
     def track(self, items: Iterable[T], total: int, label: str, unit: str = "it") -> Iterator[T]:
         since = None
         for done, item in enumerate(items):
+            STOPPING.check()
             since = since or time.time()
             self.note("scoring", done, total, since)
             yield item
@@ -64,6 +92,7 @@ class JobProgress:
         print(text, file=sys.stderr, flush=True)
 
     def note(self, stage: str, done: int, total: int | None, since: float | None, *, always: bool = False) -> None:
+        STOPPING.check()
         now = time.monotonic()
         if always or now - self._last >= _REPORT_S:
             self._last = now
@@ -98,9 +127,10 @@ class ModelProcess:
         parent = os.getppid()
         self.store.take_up()
         while os.getppid() == parent:
+            STOPPING.check()
             job = self.store.claim()
             if job is None:
-                time.sleep(_IDLE_S)
+                STOPPING.wait(_IDLE_S)
             else:
                 self.score(job)
 
@@ -152,16 +182,12 @@ class ModelProcess:
 def main(out: Path) -> None:
     """Runs until the web process ends or stops it; a second one in the same folder ends at once."""
     _die_with_parent()
-    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGTERM, STOPPING.begin)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the web process tells us in order
     with (out / LOCK).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # an earlier one may still be putting its job back
         with contextlib.suppress(Stopped):
             ModelProcess(out).run()
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    raise Stopped
 
 
 def _die_with_parent() -> None:
