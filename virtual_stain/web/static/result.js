@@ -121,12 +121,13 @@ function move(event) {
 
 function reading() {
   const r = state.data.report.readings[state.marker];
-  const interval = Array.isArray(r.interval) ? r.interval : (r.interval?.bounds ?? (r.interval && "low" in r.interval ? [r.interval.low, r.interval.high] : null));
+  const { interval } = r; // of the global ratio; null with its reason in the warnings
   const rows = [
     [`Mean of the top ${r.top_n ?? TOP}`, percent(r.top_mean)],
     ["Global mean", percent(r.global_mean)],
     ["Global ratio (weighted by expected cells)", percent(r.global_ratio)],
-    ["Interval", interval ? `${percent(interval[0])} to ${percent(interval[1])}` : "none: see the warnings"],
+    [interval ? `${percent(interval.level, 0)} interval of the global ratio` : "Interval", interval ? `${percent(interval.low)} to ${percent(interval.high)}` : "none: see the warnings"],
+    ...(typeof interval?.calibrated === "number" ? [["Calibrated global ratio", percent(interval.calibrated)]] : []),
     ["Tiles in the reading", r.n_tiles],
     ["Expected tumour cells", r.expected_tumour_cells === null || r.expected_tumour_cells === undefined ? "–" : Math.round(r.expected_tumour_cells)],
   ];
