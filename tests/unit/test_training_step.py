@@ -138,3 +138,21 @@ def test_a_batch_without_any_label_is_no_nan(without_batch_norm):
     assert step.run(batch, 1, 0.01, 0.5).numpy()[:2].tolist() == [0, 0]
     for a, b in zip(network.model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_the_trap_keras_epsilon_at_the_rate_of_the_source_destroys_what_was_learned(without_batch_norm):
+    """RMSprop divides by √(v + ε): with 1e-7 every weight moves by the rate, however small its gradient."""
+    moved = {}
+    for epsilon in (1.0, 1e-7):
+        settings = TrainingSettings(recipe="inception", batch_size=8, epsilon=epsilon)
+        network = build_network(MODEL, (Marker.KI67,), BuildOptions(seed=1))
+        step = TrainStep(network, settings, LOSS)
+        step.use(make_recipe(settings, 1).phases[0].new_optimizer, head_only=False)
+        kernels = [v for v in network.model.trainable_variables if len(v.shape) == 4]
+        before = [v.numpy() for v in kernels]
+        for batch in batches(8):
+            step.run(batch, 1, 0.01, 0.5)
+        change = sum(((v.numpy() - b) ** 2).sum() for v, b in zip(kernels, before, strict=True))
+        moved[epsilon] = float(np.sqrt(change / sum((b**2).sum() for b in before)))
+    assert moved[1.0] < 0.05, "a few per cent of the weights in eight steps"
+    assert moved[1e-7] > 1.0, "more than the weights themselves"
