@@ -132,6 +132,15 @@ def test_our_own_files_come_back_as_they_were(slide: Path, tmp_path: Path) -> No
             assert (again[i]["class"], again[i]["tumour"]) == (first[j]["class"], first[j]["tumour"])
 
 
+def test_a_cell_under_another_is_measured_too_and_the_pair_is_told(slide: Path, tmp_path: Path) -> None:
+    x, y = FIELD.xy[np.flatnonzero(FIELD.positive)[0]]
+    path = tmp_path / "twice.csv"
+    path.write_text(f"x,y\n{x},{y}\n{x + 0.1},{y}\n{x},{y}\n", encoding="utf-8")
+    rows, summary = counted(slide, tmp_path / "out", "--cells", str(path))
+    assert [r["class"] for r in rows] == ["positive"] * 3
+    assert any("twice" in text for text in summary["warnings"])  # type: ignore[attr-defined]
+
+
 def test_a_region_goes_before_what_the_cells_say(slide: Path, tmp_path: Path) -> None:
     mask = np.zeros(FIELD.rgb.shape[:2], np.uint8)
     mask[:, :100] = 255

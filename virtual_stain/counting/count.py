@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from virtual_stain.config.counting import CountingSettings
 from virtual_stain.counting.cells import CellClass, Cells
-from virtual_stain.counting.given import UNKNOWN, GivenCells, as_nuclei
+from virtual_stain.counting.given import UNKNOWN, GivenCells, as_nuclei, measured_as
 from virtual_stain.counting.measure import Measured, Plane, measure, stain_plane
 from virtual_stain.counting.membrane import measure_membranes
 from virtual_stain.counting.quality import Quality, measure_quality
@@ -98,6 +98,15 @@ def count_given(
     nuclei = as_nuclei(given, plane, (np.asarray(corner) * scale, factor))
     found = measure(plane, stain, settings, nuclei)
     counted = classify(rgb, mpp, marker, plane, found, given.tumour, stain, settings)
+    which = measured_as(nuclei)
+    counted = dataclasses.replace(
+        counted,
+        cells=dataclasses.replace(
+            counted.cells, cell_class=counted.cells.cell_class[which], dab_od=counted.cells.dab_od[which]
+        ),
+        grade=counted.grade[which],
+        extra={name: values[which] for name, values in counted.extra.items()},
+    )
     told = given.kind != UNKNOWN
     kind = np.where(told, given.kind, counted.cells.cell_class).astype(np.uint8)
     positive = kind == CellClass.POSITIVE
@@ -107,6 +116,8 @@ def count_given(
     area = np.where(no_outline, np.nan, counted.cells.area_um2).astype(np.float32)
     measured = dataclasses.replace(
         found,
+        hematoxylin_od=found.hematoxylin_od[which],
+        max_dab_od=found.max_dab_od[which],
         elongation=np.where(no_outline, np.nan, found.elongation).astype(np.float32),
         circularity=np.where(no_outline, np.nan, found.circularity).astype(np.float32),
         edge_score=np.full(len(given), np.nan, np.float32),  # ours is of outlines that we traced

@@ -119,6 +119,20 @@ def as_nuclei(given: GivenCells, plane: Plane, to_working: tuple[Points, Points]
     )
 
 
+def measured_as(nuclei: Nuclei) -> npt.NDArray[np.intp]:
+    """intp[N]: the cell whose pixels every cell is measured on: itself, or the one that hides it wholly.
+
+    Without pixels a cell would read as negative.
+    """
+    n, labels = len(nuclei.centroid), nuclei.labels
+    hidden = np.flatnonzero(np.bincount(labels.ravel(), minlength=n + 1)[1:] == 0)
+    column, row = np.floor(nuclei.centroid[hidden]).astype(np.intp).T
+    above = labels[np.clip(row, 0, labels.shape[0] - 1), np.clip(column, 0, labels.shape[1] - 1)].astype(np.intp)
+    which = np.arange(n)
+    which[hidden] = np.where(above > 0, above - 1, hidden)
+    return which
+
+
 def _turned(ring: Points) -> Points:
     """With positive shoelace area."""
     x, y = ring[:, 0], ring[:, 1]
