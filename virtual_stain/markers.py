@@ -106,5 +106,16 @@ class CellCounts:
             return None
         return math.sqrt(self.ratio * (1 - self.ratio) / self.total)
 
+    @property
+    def uncertainty(self) -> float | None:
+        """Half the width of Wilson's score interval at one standard error: not 0 where all of a few cells agree.
+
+        Wilson, J. Am. Stat. Assoc. 22, 1927. None without cells.
+        """
+        if self.ratio is None:
+            return None
+        n = self.total
+        return math.sqrt(self.ratio * (1 - self.ratio) / n + 1 / (4 * n * n)) / (1 + 1 / n)
+
     def __add__(self, other: CellCounts) -> CellCounts:
         return CellCounts(self.positive + other.positive, self.negative + other.negative)

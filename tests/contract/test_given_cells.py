@@ -186,20 +186,39 @@ def test_geojson_counts_from_the_corner_of_the_scan_and_says_so(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"),
+    ("name", "kind", "grade", "tumour"),
     [
-        ("Tumor: Positive", (1, True)),
-        ("Stroma: Negative", (0, False)),
-        ("Non-tumor: Positive", (1, False)),
-        ("Negative", (0, None)),
-        ("3+", (1, None)),
-        ("Ignore*", (2, False)),
-        ("", (UNKNOWN, None)),
-        ("Immune cells", (UNKNOWN, False)),
+        ("Tumor: Positive", 1, UNKNOWN, True),
+        ("Stroma: Negative", 0, 0, False),
+        ("Non-tumor: Positive", 1, UNKNOWN, False),
+        ("Negative", 0, 0, None),
+        ("Tumor: 3+", 1, 3, True),
+        ("0", 0, 0, None),
+        ("Ignore*", 2, UNKNOWN, False),
+        ("", UNKNOWN, UNKNOWN, None),
+        ("Immune cells", UNKNOWN, UNKNOWN, False),
+        ("Tumor-infiltrating lymphocyte: Positive", 1, UNKNOWN, False),
+        ("Tumor-associated stroma: Negative", 0, 0, False),
+        ("Tumor: Macrophage: Positive", 1, UNKNOWN, False),
+        ("Positive lymphocyte", 1, UNKNOWN, False),
+        ("TIL", UNKNOWN, UNKNOWN, False),
+        ("Infiltrating carcinoma: Positive", 1, UNKNOWN, True),
+        ("Necrotic", UNKNOWN, UNKNOWN, False),
+        ("Plasma cell", UNKNOWN, UNKNOWN, False),
     ],
 )
-def test_class_names_are_read_as_qupath_writes_them(name: str, expected: tuple[int, bool | None]) -> None:
-    assert class_of(name) == expected
+def test_what_is_no_tumour_goes_before_what_is(name: str, kind: int, grade: int, tumour: bool | None) -> None:
+    told = class_of(name)
+    assert (told.kind, told.grade, told.tumour, told.understood) == (kind, grade, tumour, True)
+
+
+def test_a_grade_that_was_told_stays_and_an_unknown_class_is_told(slide: Path, tmp_path: Path) -> None:
+    (x, y), (x1, y1) = FIELD.xy[:2]
+    path = tmp_path / "graded.csv"
+    path.write_text(f"x,y,class\n{x},{y},Tumor: 3+\n{x1},{y1},Wobble\n", encoding="utf-8")
+    rows, summary = counted(slide, tmp_path / "out", "--cells", str(path))
+    assert rows[0]["intensity"] == "3"
+    assert any("'Wobble': 1" in text for text in summary["warnings"])  # type: ignore[attr-defined]
 
 
 def test_where_a_file_names_tumour_cells_only_those_are() -> None:

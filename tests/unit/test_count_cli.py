@@ -188,3 +188,26 @@ def test_an_unwritable_folder_is_a_sentence(tmp_path: Path, capsys: pytest.Captu
     slide = write(tmp_path / "a.png", FIELD.rgb[:60, :60])
     assert count(slide, slide / "out") == 3
     assert "cannot be written" in capsys.readouterr().err
+
+
+def test_counts_per_mm2_are_of_the_region_not_of_what_was_searched(tmp_path: Path) -> None:
+    slide = write(tmp_path / "a.png", FIELD.rgb)
+    mask = np.zeros(FIELD.rgb.shape[:2], np.uint8)
+    mask[:, :200] = 255
+    roi = tmp_path / "roi.png"
+    roi.write_bytes(cv2.imencode(".png", mask)[1].tobytes())
+    more = ("--roi", str(roi), "--set", "counting.value_definition=positive_count")
+    assert count(slide, tmp_path / "out", *more) == 0
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    assert summary["area_of"] == "region of interest"
+    assert summary["area_mm2"] == pytest.approx(0.1 * 0.2, rel=0.05)
+    assert summary["value"]["unit"] == "cells/mm2"
+    assert summary["value"]["value"] == pytest.approx(summary["tumour"]["positive"] / summary["area_mm2"], rel=1e-4)
+
+
+def test_few_cells_that_agree_are_not_certain(tmp_path: Path) -> None:
+    slide = write(tmp_path / "a.png", FIELD.rgb[:60, :60])
+    assert count(slide, tmp_path / "out") == 0
+    trust = json.loads((tmp_path / "out/summary.json").read_text())["trust"]
+    assert "few_cells" in trust["flags"]
+    assert "uncertain_ratio" in trust["flags"]

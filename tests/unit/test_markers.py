@@ -42,3 +42,12 @@ def test_counts_add_up():
     assert CellCounts(1, 2) + CellCounts(3, 4) == CellCounts(4, 6)
     with pytest.raises(ValueError, match="≥ 0"):
         CellCounts(-1, 0)
+
+
+@pytest.mark.parametrize(("positive", "negative"), [(1, 0), (0, 3), (3, 0)])
+def test_a_few_cells_of_one_kind_are_uncertain(positive: int, negative: int) -> None:
+    counts = CellCounts(positive, negative)
+    assert counts.standard_error == 0
+    assert counts.uncertainty is not None
+    assert counts.uncertainty > 0.06
+    assert CellCounts(0, 0).uncertainty is None

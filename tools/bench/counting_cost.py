@@ -57,7 +57,7 @@ def scaling(folder: Path, size_mm: float) -> None:
         done = subprocess.run([sys.executable, "-c", _COUNT, *words], capture_output=True, text=True, check=True)
         code, wall, seconds, own_gb, child_gb = json.loads(done.stdout.splitlines()[-1])
         summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
-        tiles = summary["searched_mm2"] / _TILE_MM2
+        tiles = summary["area_mm2"] / _TILE_MM2
         # workers are alike: the largest one, times their number, is the most that they can take together
         total = own_gb + jobs * child_gb if jobs > 1 else own_gb
         print(

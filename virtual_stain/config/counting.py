@@ -82,7 +82,11 @@ class CountingSettings:
     max_unexplained_fraction: float = 0.25
     """Share of the nuclear optical density that is neither stain, above which it is flagged."""
     max_standard_error: float = 0.06
-    """Binomial standard error of the ratio, above which it is flagged."""
+    """Uncertainty of the ratio (Wilson, one standard error), above which it is flagged."""
+    min_tumour_cells: int = 50
+    """Tumour cells below which a nuclear reading of a slide is flagged few_cells."""
+    min_membrane_cells: int = 100
+    """The same of HER2 and PD-L1: a TPS needs 100 viable tumour cells."""
 
     def __post_init__(self) -> None:
         for name, low, high in _RANGES:
@@ -126,6 +130,8 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("max_saturated_fraction", 0, 1),
     ("max_unexplained_fraction", 0, 10),
     ("max_standard_error", 0, 1),
+    ("min_tumour_cells", 0, 100_000),
+    ("min_membrane_cells", 0, 100_000),
 )
 _ORDERED = (
     ("work_mpp", "max_mpp"),

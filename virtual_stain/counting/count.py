@@ -110,8 +110,9 @@ def count_given(
     told = given.kind != UNKNOWN
     kind = np.where(told, given.kind, counted.cells.cell_class).astype(np.uint8)
     positive = kind == CellClass.POSITIVE
-    # a class that was told stays; the grade follows it, at least 1+ for what was called positive
-    grade = np.where(positive, np.maximum(counted.grade, 1), 0).astype(np.uint8)
+    # a class and a grade that were told stay; else the grade is measured, at least 1+ for what was called positive
+    grade = np.where(positive, np.maximum(counted.grade, 1), 0)
+    grade = np.where(given.grade != UNKNOWN, given.grade, grade).astype(np.uint8)
     no_outline = np.array([ring is None for ring in given.rings], np.bool_)
     area = np.where(no_outline, np.nan, counted.cells.area_um2).astype(np.float32)
     measured = dataclasses.replace(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 
 import cv2
@@ -20,18 +21,17 @@ UNKNOWN = 255
 POINT_RADIUS_UM = 3.0
 """Cells without an outline are measured in a disc of this radius."""
 
-_NOT_TUMOUR = (
-    "stroma",
-    "immune",
-    "lympho",
-    "fibro",
-    "endothel",
-    "necrosis",
-    "ignore",
-    "exclude",
-    "artifact",
-    "artefact",
+_NOT_TUMOUR = re.compile(
+    r"(non|not|no|peri|anti)[- ]?(tumou?r|cancer|neoplas)|tumou?r[- ]infiltrat|stroma|immune|lympho|\btils?\b|macroph|"
+    r"histiocyt|plasma|inflamm|neutroph|eosinoph|mast cell|fibro|endothel|vessel|vascul|adipo|muscle|nerve|blood|"
+    r"erythro|normal|benign|necro|debris|ignore|exclude|art[ei]fact|background"
 )
+_TUMOUR = re.compile(r"tumou?r|cancer|carcinom|neoplas|malignan")
+_POSITIVE = re.compile(r"^pos\b|^\+$|\bpositive\b")
+_NEGATIVE = re.compile(r"^neg\b|^-$|\bnegative\b")
+_GRADE = re.compile(r"^([0-3])\+?$|^(?:score|class|grade) ?([0-3])\+?$")
+_NO_NUCLEUS = re.compile(r"^other$|ignore|exclude|art[ei]fact")
+_PLAIN = re.compile(r"^(cells?|nucle(us|i)|detections?|)$")
 _SHIFT = 4
 
 
@@ -45,13 +45,17 @@ class GivenCells:
     """float64[N, 2]."""
     kind: npt.NDArray[np.uint8]
     """uint8[N]: CellClass, or UNKNOWN."""
+    grade: npt.NDArray[np.uint8]
+    """uint8[N]: 0–3, or UNKNOWN."""
     tumour: npt.NDArray[np.bool_]
     """bool[N]; all, where the file says nothing of tumour."""
     rings: tuple[Points | None, ...]
     """Outlines float64[M, 2], open, M ≥ 3; None where the file has only a point."""
+    strange: dict[str, int]
+    """Class names that were not understood, and how many cells have them."""
 
     def __post_init__(self) -> None:
-        lengths = {len(self.xy), len(self.kind), len(self.tumour), len(self.rings)}
+        lengths = {len(c) for c in (self.xy, self.kind, self.grade, self.tumour, self.rings)}
         if len(lengths) != 1 or self.xy.ndim != 2 or self.xy.shape[1] != 2:
             raise ValueError(f"Expected columns of equal length and xy of shape [N, 2]. Received: {lengths}")
 
@@ -62,28 +66,52 @@ class GivenCells:
         """The cells that a boolean mask or an index array picks."""
         at = np.flatnonzero(index) if index.dtype == np.bool_ else index
         rings = tuple(self.rings[i] for i in at.tolist())
-        return GivenCells(self.detector, self.xy[index], self.kind[index], self.tumour[index], rings)
+        kind, grade, tumour = self.kind[index], self.grade[index], self.tumour[index]
+        return GivenCells(self.detector, self.xy[index], kind, grade, tumour, rings, self.strange)
 
 
-def class_of(name: str) -> tuple[int, bool | None]:
-    """(CellClass or UNKNOWN, tumour or None) that a class name tells, as QuPath and others write it.
+@dataclass(frozen=True, slots=True)
+class ClassName:
+    """What a class name tells of a cell."""
 
-    "Tumor: Positive", "Negative", "Stroma: Negative", "3+", "Ignore*" … The last word that is known decides the stain.
+    kind: int = UNKNOWN
+    """CellClass, or UNKNOWN."""
+    grade: int = UNKNOWN
+    """0–3, or UNKNOWN."""
+    tumour: bool | None = None
+    understood: bool = True
+    """Whether every word was."""
+
+
+def class_of(name: str) -> ClassName:
+    """A name as QuPath and others write it: "Tumor: Positive", "Stroma: Negative", "3+", "Ignore*" …
+
+    What is no tumour goes before what is: a tumour-infiltrating lymphocyte is none.
     """
-    words = [w.strip().strip("*").lower() for w in re.split(r"[:;,/|]", name)]
-    kind, tumour = UNKNOWN, None
-    for word in words:
-        if word.startswith("pos") or word in ("1+", "2+", "3+", "+"):
-            kind = CellClass.POSITIVE
-        elif word.startswith("neg") or word in ("0", "-"):
-            kind = CellClass.NEGATIVE
-        elif word == "other" or word.startswith(("ignore", "exclude", "artifact", "artefact")):
+    kind, grade, tumour, understood = UNKNOWN, UNKNOWN, None, True
+    for word in (w.strip().strip("*").lower() for w in re.split(r"[:;,/|]", name)):
+        told = _GRADE.match(word)
+        if told:
+            grade = int(told[1] or told[2])
+            kind = CellClass.POSITIVE if grade else CellClass.NEGATIVE
+        elif _NO_NUCLEUS.search(word):
             kind, tumour = CellClass.OTHER, False
-        if re.match(r"(non|not|no|peri)[- ]?tumou?r", word) or word.startswith(_NOT_TUMOUR):
+        elif _NOT_TUMOUR.search(word):
             tumour = False
-        elif word.startswith(("tumor", "tumour", "cancer", "carcinoma")):
+        elif _TUMOUR.search(word) and tumour is None:
             tumour = True
-    return int(kind), tumour
+        elif not (_POSITIVE.search(word) or _NEGATIVE.search(word) or _TUMOUR.search(word) or _PLAIN.match(word)):
+            understood = False
+        if _POSITIVE.search(word):
+            kind = CellClass.POSITIVE
+        elif _NEGATIVE.search(word):
+            kind, grade = CellClass.NEGATIVE, 0
+    return ClassName(int(kind), grade, tumour, understood)
+
+
+def misunderstood(names: list[str]) -> dict[str, int]:
+    """How many cells have a class name that is not fully known, by name."""
+    return {n: c for n, c in sorted(Counter(names).items()) if not class_of(n).understood}
 
 
 def tumour_flags(told: list[bool | None]) -> npt.NDArray[np.bool_]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from virtual_stain.counting.given import GivenCells, class_of, tumour_flags
+from virtual_stain.counting.given import GivenCells, class_of, misunderstood, tumour_flags
 from virtual_stain.errors import InputError
 from virtual_stain.geometry import Box, Points
 
@@ -81,10 +81,20 @@ def _geojson(path: Path, offset: tuple[float, float]) -> GivenCells:
     return GivenCells(
         detector="geojson",
         xy=np.array([r[0] for r in rows]) + shift,
-        kind=np.array([r[1] for r in rows], np.uint8),
-        tumour=tumour_flags([r[2] for r in rows]),
+        **_classes([r[1] for r in rows], [r[2] for r in rows]),
         rings=tuple(None if r[3] is None else r[3] + shift for r in rows),
     )
+
+
+def _classes(names: list[str], told: list[bool | None]) -> dict[str, Any]:
+    """Columns of GivenCells from class names; `told`: tumour where the file says it beside the name."""
+    classes = [class_of(name) for name in names]
+    return {
+        "kind": np.array([c.kind for c in classes], np.uint8),
+        "grade": np.array([c.grade for c in classes], np.uint8),
+        "tumour": tumour_flags([c.tumour if t is None else t for c, t in zip(classes, told, strict=True)]),
+        "strange": misunderstood(names),
+    }
 
 
 def _is_cell(feature: Any) -> bool:
@@ -93,7 +103,7 @@ def _is_cell(feature: Any) -> bool:
     return kind in ("detection", "cell")
 
 
-def _feature(feature: Any, path: Path, index: int) -> tuple[Points, int, bool | None, Points | None]:
+def _feature(feature: Any, path: Path, index: int) -> tuple[Points, str, bool | None, Points | None]:
     where = f"{path}: feature {index}"
     try:
         geometry = feature.get("nucleusGeometry") or feature["geometry"]
@@ -107,9 +117,8 @@ def _feature(feature: Any, path: Path, index: int) -> tuple[Points, int, bool | 
     label = properties.get("classification")
     if isinstance(label, dict):
         label = label.get("name") or ": ".join(str(n) for n in label.get("names", []))
-    kind, tumour = class_of(str(label or ""))
     told = (properties.get("measurements") or {}).get("Tumour")
-    return position, kind, tumour if told is None else float(told) > 0, ring
+    return position, str(label or ""), None if told is None else float(told) > 0, ring
 
 
 def _outer_ring(geometry: dict[str, Any]) -> Points | None:
@@ -174,7 +183,7 @@ def _table(path: Path, mpp: tuple[float, float], offset: tuple[float, float]) ->
     if "image" in names and len({r[names.index("image")] for r in rows[1:] if len(r) == len(names)}) > 1:
         raise InputError(f"{path}: expected the cells of one image. Received: several in the column Image.")
     class_at, tumour_at = (next((names.index(n) for n in c if n in names), None) for c in (_CLASS, _TUMOUR))
-    xy, kinds, told = [], [], []
+    xy, labels, told = [], [], []
     for line, row in enumerate(rows[1:], start=2):
         if not any(cell.strip() for cell in row):
             continue
@@ -186,16 +195,14 @@ def _table(path: Path, mpp: tuple[float, float], offset: tuple[float, float]) ->
             tumour = None
         if not (math.isfinite(x) and math.isfinite(y)):
             raise InputError(f"{path}, line {line}: expected numbers for the position. Received: {str(row)[:80]}")
-        kind, by_name = class_of(row[class_at] if class_at is not None and class_at < len(row) else "")
         xy.append((x, y))
-        kinds.append(kind)
-        told.append(by_name if tumour is None else tumour)
+        labels.append(row[class_at] if class_at is not None and class_at < len(row) else "")
+        told.append(tumour)
     points = np.array(xy, np.float64).reshape(-1, 2)
     return GivenCells(
         detector="table_um" if in_um else "table_px",
         xy=points / mpp + offset if in_um else points,
-        kind=np.array(kinds, np.uint8),
-        tumour=tumour_flags(told),
+        **_classes(labels, told),
         rings=(None,) * len(points),
     )
 
@@ -222,7 +229,6 @@ def _stardist(path: Path) -> GivenCells:
     return GivenCells(
         detector="stardist",
         xy=points[:, ::-1] + 0.5,
-        kind=np.full(n, class_of("")[0], np.uint8),
-        tumour=np.ones(n, np.bool_),
+        **_classes([""] * n, [None] * n),
         rings=tuple(ring.T[:, ::-1] + 0.5 for ring in coord),
     )

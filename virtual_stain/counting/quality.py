@@ -11,16 +11,19 @@ import numpy.typing as npt
 
 from virtual_stain.config.counting import CountingSettings
 from virtual_stain.counting.focus import focus_ratio
+from virtual_stain.markers import CellCounts
 
 BLURRED = "blurred"
 SATURATED = "saturated"
 UNEXPLAINED = "stains_unclear"
 UNCERTAIN = "uncertain_ratio"
+FEW_CELLS = "few_cells"
 QUALITY_SENTENCES = {
     BLURRED: "much of the slide is out of focus: pale nuclei are missed there",
     SATURATED: "much of the nuclei is black to the camera: hue is lost there, and 2+ cannot be told from 3+",
     UNEXPLAINED: "much of the colour in the nuclei is neither hematoxylin nor DAB: do not trust the classes",
     UNCERTAIN: "few cells for the ratio that they have: its standard error is large",
+    FEW_CELLS: "too few tumour cells for a score to be relied on",
 }
 """What each flag means, for people."""
 
@@ -77,6 +80,8 @@ class SlideQuality:
     blurred_fraction: float | None
     """Share of the windows with structure that are out of focus."""
     standard_error: float | None
+    uncertainty: float | None
+    """Half the width of Wilson's interval at one standard error."""
     flags: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -87,6 +92,7 @@ class SlideQuality:
             "saturated_fraction": _rounded(self.total.saturated_fraction),
             "unexplained_fraction": _rounded(self.total.unexplained_fraction),
             "standard_error": _rounded(self.standard_error),
+            "uncertainty": _rounded(self.uncertainty),
             "flags": list(self.flags),
         }
 
@@ -95,20 +101,23 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
 
 
-def quality_flags(quality: Quality, standard_error: float | None, settings: CountingSettings) -> tuple[str, ...]:
-    """What to beware of in one picture."""
+def quality_flags(quality: Quality, counts: CellCounts, settings: CountingSettings) -> tuple[str, ...]:
+    """What to beware of in one picture with `counts` tumour cells."""
     saturated, unexplained = quality.saturated_fraction, quality.unexplained_fraction
     raised = {
         BLURRED: quality.focus is not None and quality.focus < settings.min_focus,
         SATURATED: saturated is not None and saturated > settings.max_saturated_fraction,
         UNEXPLAINED: unexplained is not None and unexplained > settings.max_unexplained_fraction,
-        UNCERTAIN: standard_error is not None and standard_error > settings.max_standard_error,
+        UNCERTAIN: counts.uncertainty is not None and counts.uncertainty > settings.max_standard_error,
     }
     return tuple(name for name, is_set in raised.items() if is_set)
 
 
-def join_quality(parts: Iterable[Quality], standard_error: float | None, settings: CountingSettings) -> SlideQuality:
-    """Of the windows of a slide; blur is flagged where a quarter of them or more is out of focus."""
+def join_quality(
+    parts: Iterable[Quality], counts: CellCounts, least_cells: int, settings: CountingSettings
+) -> SlideQuality:
+    """Of the windows of a slide; blur is flagged where a quarter of them or more is out of focus, fewer tumour cells
+    than `least_cells` always."""
     all_parts = list(parts)
     focus = [p.focus for p in all_parts if p.focus is not None]
     total = Quality(
@@ -119,7 +128,9 @@ def join_quality(parts: Iterable[Quality], standard_error: float | None, setting
         focus=float(np.median(focus)) if focus else None,
     )
     blurred = float(np.mean([f < settings.min_focus for f in focus])) if focus else None
-    flags = [f for f in quality_flags(total, standard_error, settings) if f != BLURRED]
+    flags = [f for f in quality_flags(total, counts, settings) if f != BLURRED]
     if blurred is not None and blurred >= 0.25:
         flags.insert(0, BLURRED)
-    return SlideQuality(total, blurred, standard_error, tuple(flags))
+    if counts.total < least_cells:
+        flags.append(FEW_CELLS)
+    return SlideQuality(total, blurred, counts.standard_error, counts.uncertainty, tuple(flags))

@@ -23,7 +23,7 @@ def is_membrane(marker: str) -> bool:
     return Marker(marker).compartment is Compartment.MEMBRANE
 
 
-def stain_membranes(seed: int, section: str, nuclei: Nuclei, marker: str) -> Nuclei:
+def stain_membranes(seed: int, section: str, nuclei: Nuclei, marker: str, *, hard: bool = False) -> Nuclei:
     """The same nuclei without nuclear DAB, tumour cells with membranes as their field says.
 
     HER2: the class 0–3 is binomial with the field's probability; PD-L1: stained or not, partly or all around, at any
@@ -36,10 +36,12 @@ def stain_membranes(seed: int, section: str, nuclei: Nuclei, marker: str) -> Nuc
     else:
         grade = np.where(rng.random(n) < nuclei.field, rng.integers(1, 4, n), 0)
     grade = np.where(tumour, grade, 0)
-    od = np.choose(
-        grade, [np.zeros(n), rng.uniform(0.27, 0.36, n), rng.uniform(0.33, 0.46, n), rng.uniform(0.9, 1.6, n)]
-    )
-    part = np.choose(grade, [np.zeros(n), rng.uniform(0.35, 0.6, n), np.ones(n), np.ones(n)])
+    # the classes overlap in density and in completeness, as readers' do
+    faint, moderate, strong = rng.uniform(0.2, 0.42, n), rng.uniform(0.26, 0.62, n), rng.uniform(0.5, 1.6, n)
+    od = np.choose(grade, [np.zeros(n), faint, moderate, strong])
+    part = np.choose(grade, [np.zeros(n), rng.uniform(0.25, 0.75, n), rng.uniform(0.7, 1, n), rng.uniform(0.85, 1, n)])
+    if hard:
+        od *= rng.uniform(0.8, 1.15, n)
     return dataclasses.replace(
         nuclei,
         positive=grade > 0,

@@ -61,7 +61,7 @@ def populate(
     nuclei = Nuclei.concatenated([tumour, _lymphocytes(rng, immune_um), _spindles(rng, atlas, spindle_um)])
     if hard:
         nuclei = _harder(rng_for(seed, "hard", section), nuclei)
-    return stain_membranes(seed, section, nuclei, marker) if is_membrane(marker) else nuclei
+    return stain_membranes(seed, section, nuclei, marker, hard=hard) if is_membrane(marker) else nuclei
 
 
 def _harder(rng: np.random.Generator, nuclei: Nuclei) -> Nuclei:

@@ -46,7 +46,7 @@ from virtual_stain.provenance import RunRecord
 from virtual_stain.slides.slide import Slide, SlideRef, open_slide
 from virtual_stain.slides.tissue import TissueMap, find_tissue, require_tissue
 from virtual_stain.slides.window import read_window
-from virtual_stain.workflows.count_summary import CountFacts, summarize, title_of
+from virtual_stain.workflows.count_summary import CountFacts, read_area_mm2, summarize, title_of
 
 ORIGINS = ("bounds", "slide")
 _FIELD_UM2 = 4e6  # up to 2 × 2 mm the whole image is counted: a tissue mask needs a slide around the tissue
@@ -190,10 +190,12 @@ def _count(
     settings, out = config.counting, request.out
     start = time.monotonic()
     tissue, evidence = _tissue_and_stain(slide, config, membrane=request.marker.compartment is Compartment.MEMBRANE)
+    mpp = slide.mpp
+    assert mpp is not None
+    everywhere = plan_windows(slide, None, settings)
+    area_mm2, area_of = read_area_mm2(everywhere, (mpp.x, mpp.y), tissue, how.region)
     # cells that are given are all measured, tissue or not
-    plan = plan_windows(slide, tissue if how.given is None else None, settings)
-    if how.given is not None:
-        plan = windows_with(how.given, plan)
+    plan = plan_windows(slide, tissue, settings) if how.given is None else windows_with(how.given, everywhere)
     record.durations_s["stain"] = time.monotonic() - start
     start = time.monotonic()
     tally = _count_to_files(slide, request, config, how, (plan, evidence.stain), jobs, progress)
@@ -206,6 +208,8 @@ def _count(
         plan=plan,
         stain=evidence.stain,
         whole_image=tissue is None,
+        area_mm2=area_mm2,
+        area_of=area_of,
     )
     summary = summarize(slide, facts, tally.cells, tally.grade, tally.quality, settings)
     title = title_of(summary)
