@@ -84,14 +84,16 @@ def test_a_decision_sent_twice_is_written_once(store: ReviewStore) -> None:
     assert store.last_id() == 1
 
 
-def test_the_harshest_reader_counts_and_the_latest_of_those_who_accept(store: ReviewStore) -> None:
-    store.add([_verdict(0, A, "A"), _verdict(0, A, "B", correction=FIX), _verdict(0, S, "C")])
+def test_the_harshest_reader_counts_and_those_who_accept_have_to_mean_the_same_cells(store: ReviewStore) -> None:
+    store.add([_verdict(0, A, "A", correction=FIX), _verdict(0, A, "B", correction=FIX), _verdict(0, S, "C")])
+    store.add([_verdict(4, A, "A", correction=FIX), _verdict(4, A, "B")])
     store.add([_verdict(1, A, "A"), _verdict(1, R, "B", reason="fold"), _verdict(1, A, "C")])
     store.add([_verdict(2, S, "A"), _verdict(3, R, "A"), _verdict(3, A, "A")])
     settled = {place.col: s for (place, _), s in settle(store.decisions()).items()}
     assert (settled[0].verdict.reviewer, settled[0].verdict.correction, settled[0].disputed) == ("B", FIX, False)
     assert (settled[1].verdict.decision, settled[1].disputed) == (R, True)
     assert settled[2].verdict.decision is S
+    assert (settled[4].verdict.decision, settled[4].verdict.correction, settled[4].disputed) == (S, None, True)
     assert settled[3].verdict.decision is A
 
 

@@ -151,7 +151,7 @@ def test_corrected_cells_come_back_and_go_into_the_verdict(page: TestClient, fol
     correction = {"changed": [[0, "ignored"]], "removed": [1], "added": [[3.5, 4.25, "positive"]]}
     assert _decide(page, item, correction=correction)["item"]["decisions"][0]["corrected"]
     path = f"/api/review/tiles/{item['pair']}/{item['col']}/{item['row']}"
-    assert page.get(path).json()["correction"] == correction
+    assert page.get(path).json()["corrections"] == [{"reviewer": "Dr. A", "correction": correction}]
     assert len(_queue(page, corrected=True)) == 1
     (verdict,) = people_verdicts(folder, None)
     assert verdict.correction is not None
@@ -258,3 +258,45 @@ def test_tiles_of_another_version_are_told_and_not_called_a_bug(folder: Path) ->
         del file["columns/weight"]
     with pytest.raises(InputError, match="built by another version"):
         RecordFolder(folder).pairs()
+
+
+def test_a_plain_accept_after_anothers_correction_is_a_dispute_and_not_the_last_word(
+    page: TestClient, folder: Path
+) -> None:
+    item = _queue(page)[0]
+    _decide(page, item, who="A", correction={"removed": [0]})
+    assert _decide(page, item, who="B")["item"]["status"] == "disputed"
+    (verdict,) = people_verdicts(folder, None)
+    assert (verdict.decision.value, verdict.correction) == ("skip", None)
+    assert _decide(page, item, who="B", correction={"removed": [0]})["item"]["status"] == "accept"
+    (verdict,) = people_verdicts(folder, None)
+    assert len(verdict.correction.removed) == 1
+
+
+def test_a_batch_leaves_out_what_somebody_once_rejected(page: TestClient, folder: Path) -> None:
+    item = _queue(page, pair="case-01", order="place")[0]
+    _decide(page, item, "reject", reason="fold")
+    with TileStore(folder / "work" / "case-01" / "tiles.h5") as store:
+        labels = list(store.tiles())
+    write_labels(folder, "case-01", [changed(labels[0]), *labels[1:]], key="0" * 64)
+    body = {"reviewer": "B", "filter": {"pair": "case-01"}}
+    assert page.post("/api/review/batch", json=body | {"expected": 10}).status_code == 409
+    assert page.post("/api/review/batch", json=body | {"expected": 9}).json()["accepted"] == 9
+    assert _queue(page, pair="case-01", order="place")[0]["status"] == "stale"
+
+
+def test_no_answer_names_the_folder_it_comes_from(page: TestClient, folder: Path) -> None:
+    (folder / "work" / "case-01" / "tissue.h5").unlink()
+    lost = page.get("/api/review/pairs/case-01/export.geojson").json()
+    assert str(folder.parent) not in lost["message"]
+    assert "work/case-01" in lost["message"]
+
+
+def test_a_table_for_spreadsheets_holds_no_formula_and_reads_back(page: TestClient) -> None:
+    one, two = _queue(page)[:2]
+    _decide(page, one, "reject", reason='=HYPERLINK("x")')
+    _decide(page, two, "reject", who="@SUM(A1)", reason="-1'")
+    text = page.get("/api/review/export.csv").text
+    cells = [cell for row in csv.reader(io.StringIO(text)) for cell in row]
+    assert not [c for c in cells if c.startswith(("=", "+", "-", "@"))]
+    assert page.post("/api/review/import", json={"format": "csv", "text": text}).json()["repeated"] == 2

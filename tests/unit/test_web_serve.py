@@ -178,6 +178,51 @@ def test_a_stop_of_the_server_is_no_attempt_and_a_cancel_outlives_it(tmp_path: P
     assert two > one
 
 
+def test_a_restart_of_the_server_is_no_attempt(tmp_path: Path) -> None:
+    store = JobStore(tmp_path)
+    (number,) = store.submit([NewJob("a.svs", "a", "m")], limit=9) or []
+    for _ in range(3):  # three times the server goes down in the middle of the slide
+        store.claim()
+        store.put_all_back()
+        store.take_up()
+    job = store.get(number)
+    assert job is not None
+    assert (job.state, job.attempts) == (State.QUEUED, 0)
+
+
+def test_a_model_server_that_refuses_is_asked_anew_by_the_next_job(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.fixtures.models import TinyPredictor
+    from virtual_stain.errors import ModelError
+    from virtual_stain.web.serve import model_process
+
+    opened: list[object] = []
+
+    def open_predictor(model: str, settings: object) -> TinyPredictor:
+        opened.append(settings)
+        return TinyPredictor()
+
+    def refuse(*_: object, **__: object) -> None:
+        raise ModelError("version 1 is not loaded any more.")
+
+    out = folder / "out"
+    out.mkdir()
+    config = serve_config(folder)
+    office = open_office(out, config)
+    write_settings(out, config, office.root.folder, office.models.places, 1)
+    monkeypatch.setattr(model_process, "open_predictor", open_predictor)
+    monkeypatch.setattr(model_process, "score_slides", refuse)
+    process = model_process.ModelProcess(out)
+    for _ in range(2):
+        office.jobs.submit([NewJob("one.tiff", "one", "tiny")], limit=9)
+        job = process.store.claim()
+        assert job is not None
+        process.score(job)
+    assert opened == [config.scoring, config.scoring]  # not the one that was refused, and with the settings
+    assert office.jobs.counts()[State.FAILED] == 2
+
+
 # ---- uploads
 
 
@@ -253,6 +298,12 @@ def test_a_slide_is_scored_looked_at_and_downloaded_and_a_killed_process_comes_b
             assert len(file.content) > 100
             assert str(folder).encode() not in file.content
         assert json.loads(page.get(f"/api/jobs/{one}/files/report.json").text)["slide"]["path"] == "one.tiff"
+
+        shutil.copy(folder / "slides" / "one.tiff", folder / "slides" / "other")
+        (folder / "slides" / "other").replace(folder / "slides" / "one.tiff")  # another file under the same name
+        replaced = page.get(f"/api/jobs/{one}/tiles/0/0.jpg")
+        assert (replaced.status_code, "replaced" in replaced.json()["message"]) == (409, True)
+        assert page.get(f"/api/jobs/{one}/files/report.html").status_code == 200
 
         assert supervisor.pid is not None
         os.kill(supervisor.pid, signal.SIGKILL)

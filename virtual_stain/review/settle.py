@@ -1,18 +1,21 @@
 """Several people's decisions on one label → the one verdict that the records follow.
 
 A label is only as good as its harshest reader: whoever rejects keeps the tile out, even where another accepts; both
-are told apart as *disputed*. Among those who accept the latest counts, with its corrected cells.
+are told apart as *disputed*. Those who accept have to mean the same cells: where their corrections differ the tile is
+disputed as well and stays out, since nobody can tell whose ratio is right.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from virtual_stain.errors import InputError
 from virtual_stain.review.store import DATABASE, ReviewStore, StoredDecision, standing
 from virtual_stain.review.verdicts import Decision, Place, Verdict, read_verdicts
+
+DIFFERENT_CELLS = "the readers' corrected cells differ"
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +24,7 @@ class Settled:
 
     verdict: Verdict
     disputed: bool
-    """Somebody accepts and somebody rejects."""
+    """Somebody accepts and somebody rejects, or those who accept mean different cells: then the verdict is skip."""
 
 
 def settle(decisions: Iterable[StoredDecision]) -> dict[tuple[Place, str], Settled]:
@@ -37,6 +40,9 @@ def settle_one(verdicts: Sequence[Verdict]) -> Settled:
     """One standing verdict a reviewer, oldest first, at least one."""
     for wanted in (Decision.REJECT, Decision.ACCEPT, Decision.SKIP):
         matching = [v for v in verdicts if v.decision is wanted]
+        if matching and wanted is Decision.ACCEPT and len({v.correction for v in matching}) > 1:
+            differing = replace(matching[-1], decision=Decision.SKIP, correction=None, reason=DIFFERENT_CELLS)
+            return Settled(differing, disputed=True)
         if matching:
             accepted = any(v.decision is Decision.ACCEPT for v in verdicts)
             return Settled(matching[-1], wanted is Decision.REJECT and accepted)

@@ -124,7 +124,8 @@ def _read(text: str, path: str, *, per_reader: bool) -> tuple[Verdict, ...]:
         raise InputError(
             f"{path}: {len(problems)} problem{'s' if len(problems) > 1 else ''}:\n"
             + "\n".join(f"  - {p}" for p in problems),
-            hint=f"The columns are: {','.join(COLUMNS)}; verdict is accept, reject or skip.",
+            hint=f"The columns are: {','.join(COLUMNS)}; verdict is accept, reject or skip. A table of several readers "
+            "who differ is taken in with vstain review DIR --import FILE, and build-records then settles it.",
         )
     return tuple(verdicts)
 
@@ -265,6 +266,18 @@ def _rows(text: str, path: str) -> Iterator[tuple[int, Mapping[str, str]]]:
         raise InputError(f"{path}: line {reader.line_num}: not valid CSV: {error}") from None
 
 
+_FORMULA = ("=", "+", "-", "@")
+
+
+def quote_formula(text: str) -> str:
+    """A text that a spreadsheet would run as a formula, marked as text; `_parse` takes the mark off again."""
+    return f"'{text}" if text.lstrip("'").startswith(_FORMULA) else text
+
+
+def _unquoted(text: str) -> str:
+    return text[1:] if text.startswith("'") and text.lstrip("'").startswith(_FORMULA) else text
+
+
 def _parse(line: int, row: Mapping[str, str]) -> Verdict | None:
     text = row.get("verdict", "").lower()
     if not text:
@@ -284,4 +297,5 @@ def _parse(line: int, row: Mapping[str, str]) -> Verdict | None:
     if correction is not None and decision is not Decision.ACCEPT:
         raise ValueError(f"{CORRECTION}: expected corrected cells only where the verdict is accept")
     place = Place(row["pair"], int(row["col"]), int(row["row"]))
-    return Verdict(place, row["label_id"], decision, row["reviewer"], row.get("reason", ""), line, correction)
+    texts = (_unquoted(row["reviewer"]), _unquoted(row.get("reason", "")))
+    return Verdict(place, row["label_id"], decision, *texts, line, correction)

@@ -30,6 +30,7 @@ def make_app(
     pages: Callable[[FastAPI], None],
     body_limits: Callable[[str], int] = lambda path: MAX_BODY,
     lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | None = None,
+    hidden: Sequence[Path] = (),
 ) -> FastAPI:
     """`pages` adds the HTML routes, which the API description leaves out."""
     app = FastAPI(
@@ -42,7 +43,7 @@ def make_app(
         responses=RESPONSES,
         lifespan=lifespan,
     )
-    add_handlers(app)
+    add_handlers(app, hidden)
     add_health(app, health)
     for router in routers:
         app.include_router(router)

@@ -160,7 +160,7 @@ class Guard:
 
     def _too_large(self, scope: Scope, headers: Headers) -> Response | None:
         length = headers.get("content-length", "")
-        if "transfer-encoding" in headers or not (length.isascii() and length.isdigit()):
+        if "transfer-encoding" in headers or not (length.isascii() and length.isdigit() and len(length) < 19):
             return problem_response(411, "expected a Content-Length.")
         limit = self._limit(scope["path"])
         if int(length) > limit:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, overload
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -11,6 +14,8 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from virtual_stain.errors import ConfigError, InputError, ModelError, OutputError, VirtualStainError
+
+_log = logging.getLogger("vstain.web")
 
 
 class Problem(BaseModel):
@@ -30,6 +35,7 @@ class ApiError(Exception):
 
 RESPONSES: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": Problem, "description": "Refused: the message says why."},
+    507: {"model": Problem, "description": "The disk is nearly full."},
     503: {"model": Problem, "description": "The disk, the database or the model cannot be used now."},
 }
 
@@ -38,8 +44,11 @@ def problem_response(status: int, message: str, hint: str | None = None) -> JSON
     return JSONResponse({"message": message, "hint": hint}, status)
 
 
-def add_handlers(app: FastAPI) -> None:
-    """All errors become a Problem; only a bug is a 500."""
+def add_handlers(app: FastAPI, hidden: Sequence[Path] = ()) -> None:
+    """All errors become a Problem; only a bug is a 500.
+
+    `hidden`: folders of this machine that no answer names; what was meant stands in the log.
+    """
 
     @app.exception_handler(ApiError)
     def _api(_: Request, error: ApiError) -> JSONResponse:
@@ -47,7 +56,8 @@ def add_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(VirtualStainError)
     def _ours(_: Request, error: VirtualStainError) -> JSONResponse:
-        return problem_response(_status_of(error), error.message, error.hint)
+        _log.warning("%s", error)
+        return problem_response(_status_of(error), public(error.message, hidden), public(error.hint, hidden))
 
     @app.exception_handler(RequestValidationError)
     def _invalid(_: Request, error: RequestValidationError) -> JSONResponse:
@@ -59,6 +69,18 @@ def add_handlers(app: FastAPI) -> None:
         response = problem_response(error.status_code, str(error.detail))
         response.headers.update(error.headers or {})
         return response
+
+
+@overload
+def public(text: str, hidden: Sequence[Path]) -> str: ...
+@overload
+def public(text: None, hidden: Sequence[Path]) -> None: ...
+def public(text: str | None, hidden: Sequence[Path]) -> str | None:
+    """The text without these folders: what lies below one is named from there on."""
+    for folder in hidden if text is not None else ():
+        for spelled in {str(folder), str(folder.absolute()), str(folder.resolve())} - {".", "/"}:
+            text = text.replace(f"{spelled}/", "").replace(spelled, folder.name) if text else text
+    return text
 
 
 def _status_of(error: VirtualStainError) -> int:

@@ -86,13 +86,16 @@ def _add_tiles(router: APIRouter, desk: ReviewDesk) -> None:
     @router.get(TilePath, summary="A label with its cells")
     def tile(pair: m.PairName, col: m.GridIndex, row: m.GridIndex) -> m.TileOut:
         label = desk.label(Place(pair, col, row))
-        cells, correction = desk.cells_of(label)
+        cells = desk.folder.cells(label)
         return m.TileOut(
             item=m.Item.of(desk.entry(label)),
             x=[round(v, 2) for v in cells.xy[:, 0].tolist()],
             y=[round(v, 2) for v in cells.xy[:, 1].tolist()],
             kind=class_names(cells),
-            correction=_correction_out(correction),
+            corrections=[
+                m.ReaderCorrection(reviewer=reader, correction=_correction_out(c))
+                for reader, c in desk.corrections(label).items()
+            ],
         )
 
     @router.get(
@@ -185,9 +188,7 @@ def _correction(body: m.CorrectionBody | None) -> Correction | None:
         raise ApiError(422, str(error)) from None
 
 
-def _correction_out(correction: Correction | None) -> m.CorrectionBody | None:
-    if correction is None:
-        return None
+def _correction_out(correction: Correction) -> m.CorrectionBody:
     return m.CorrectionBody(
         changed=list(correction.changed), removed=list(correction.removed), added=list(correction.added)
     )

@@ -44,5 +44,6 @@ def review_app(desk: ReviewDesk, access: Access, settings: WebSettings, reviewer
         [review_router(desk, settings)],
         Health(ready=ready, gauges=gauges),
         pages=pages,
+        hidden=[desk.folder.folder],
         body_limits=lambda path: _IMPORT_BODY if path == "/api/review/import" else MAX_BODY,
     )

@@ -5,15 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
-from virtual_stain.counting.cells import Cells
 from virtual_stain.review.agreement import Agreement, agreement
 from virtual_stain.review.correction import Correction, correct
-from virtual_stain.review.settle import settle_one
 from virtual_stain.review.store import ReviewStore, clean_name
 from virtual_stain.review.verdicts import Decision, Place, Verdict
 from virtual_stain.web.problem import ApiError
 from virtual_stain.web.review.folder import Label, RecordFolder, ReviewPair
-from virtual_stain.web.review.queue import Entry, Filter, Order, Reviewed, build_queue
+from virtual_stain.web.review.queue import Entry, Filter, Order, Reviewed, Status, build_queue
 
 CHANGED = "this tile's label has changed since it was shown: the verdict was not taken."
 
@@ -83,9 +81,12 @@ class ReviewDesk:
         return self.store.last_id(), [self.entry(label) for label in labels if label is not None], len(undone)
 
     def accept_all(self, reviewer: str, chosen: Filter, expected: int) -> tuple[int, list[Entry]]:
-        """Accepts every undecided label that passes, all or none."""
+        """Accepts every label that passes and that nobody has said anything about, all or none.
+
+        One with a stale verdict is left out: somebody had a reason once, so somebody has to look.
+        """
         _, entries = self.queue(chosen, Order.PLACE)
-        waiting = [e.label for e in entries if not e.decided]
+        waiting = [e.label for e in entries if e.status is Status.OPEN]
         if len(waiting) != expected:
             raise ApiError(
                 409, f"expected {expected} undecided labels. Now there are {len(waiting)}.", "Look at them again."
@@ -95,11 +96,10 @@ class ReviewDesk:
         last, reviewed = self.reviewed()
         return last, [reviewed.entry(label) for label in waiting]
 
-    def cells_of(self, label: Label) -> tuple[Cells, Correction | None]:
-        """The counted cells, and the correction that the counting verdict carries."""
-        entry = self.entry(label)
-        settled = settle_one([d.verdict for d in entry.decisions]) if entry.decisions else None
-        return self.folder.cells(label), None if settled is None else settled.verdict.correction
+    def corrections(self, label: Label) -> dict[str, Correction]:
+        """reader → how that reader has corrected the cells; never mixed: each reader reads alone."""
+        found = {d.verdict.reviewer: d.verdict.correction for d in self.entry(label).decisions}
+        return {reader: correction for reader, correction in found.items() if correction is not None}
 
     def agreement(self) -> list[Agreement]:
         return agreement(self.store.decisions(), self._ratio_of)

@@ -16,7 +16,7 @@ from virtual_stain.review.correction import correct
 from virtual_stain.review.qupath import TileIn, TileOut, difference, from_geojson, to_geojson
 from virtual_stain.review.settle import settle_one
 from virtual_stain.review.store import clean_name, standing
-from virtual_stain.review.verdicts import COLUMNS, CORRECTION, Place, Verdict, parse_verdicts
+from virtual_stain.review.verdicts import COLUMNS, CORRECTION, Place, Verdict, parse_verdicts, quote_formula
 from virtual_stain.web.review.desk import ReviewDesk
 from virtual_stain.web.review.folder import ReviewPair
 from virtual_stain.workflows.pair_job import read_tissue
@@ -39,7 +39,8 @@ def export_csv(desk: ReviewDesk) -> str:
         correction = "" if verdict.correction is None else verdict.correction.to_json()
         place = verdict.place
         row = [place.pair, place.col, place.row, verdict.label_id, verdict.decision.value]
-        writer.writerow([*row, verdict.reviewer, verdict.reason, correction, when, int(stale)])
+        texts = [quote_formula(verdict.reviewer), quote_formula(verdict.reason)]
+        writer.writerow([*row, *texts, correction, when, int(stale)])
     return stream.getvalue()
 
 

@@ -206,6 +206,11 @@ class QueueOut(BaseModel):
     items: list[Item]
 
 
+class ReaderCorrection(BaseModel):
+    reviewer: str
+    correction: CorrectionBody
+
+
 class TileOut(BaseModel):
     """A label with its cells: centres in tile px, and the class of each as a person sees it."""
 
@@ -213,7 +218,7 @@ class TileOut(BaseModel):
     x: list[float]
     y: list[float]
     kind: list[str]
-    correction: CorrectionBody | None = Field(description="The cells as corrected by the verdict that counts.")
+    corrections: list[ReaderCorrection] = Field(description="Each reader's own; the cells above are as counted.")
 
 
 class FrameOut(BaseModel):

@@ -65,4 +65,5 @@ def serve_app(office: Office, access: Access, supervisor: Supervisor | None) -> 
         pages=pages,
         body_limits=lambda path: limit if path.startswith("/api/uploads/") else MAX_BODY,
         lifespan=lifespan,
+        hidden=[] if office.settings.show_paths else [office.root.folder, office.jobs.path.parent],
     )

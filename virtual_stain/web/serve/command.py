@@ -43,7 +43,7 @@ def open_office(out: Path, config: Config) -> Office:
     if not settings.root:
         raise ConfigError("web.root: expected a folder of slides.", hint="vstain serve --root SLIDES --model MODEL")
     root, models = SlideRoot(Path(settings.root)), Models.of(settings.models)
-    return Office(root, models, JobStore(out), Results(out, root, show_paths=settings.show_paths), settings)
+    return Office(root, models, JobStore(out), Results(out, root), settings)
 
 
 def run_server(config: Config, options: ServeOptions, say: Callable[[str], None]) -> None:
@@ -59,6 +59,7 @@ def run_server(config: Config, options: ServeOptions, say: Callable[[str], None]
     out = options.out
     with folder_lock(out):
         office = open_office(out, config)
+        office.jobs.put_all_back()
         sock = listen(web)
         write_settings(out, config, office.root.folder, office.models.places, options.jobs)
         say(f"Score slides of {office.root.folder} at {url_of(sock)} (Ctrl-C ends it; jobs are kept in {out})")

@@ -177,6 +177,11 @@ class JobStore:
             )
             db.execute(f"UPDATE job SET {_QUEUED} WHERE state = 'running'")
 
+    def put_all_back(self) -> None:
+        """At a start of the server: what an earlier one left running is scored again, and that try does not count."""
+        with self._connection(write=True) as db, transaction(db):
+            db.execute(f"UPDATE job SET {_QUEUED}, attempts = attempts - 1 WHERE state = 'running' AND cancel = 0")
+
     def claim(self) -> Job | None:
         """The oldest waiting job, now running."""
         with self._connection(write=True) as db, transaction(db):

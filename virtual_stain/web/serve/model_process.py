@@ -20,19 +20,20 @@ from typing import TypeVar
 
 from virtual_stain.config import Config
 from virtual_stain.config.load import config_from_dict
-from virtual_stain.errors import InputError, VirtualStainError
+from virtual_stain.errors import InputError, ModelError, VirtualStainError
 from virtual_stain.files import make_folder, read_json, write_json
 from virtual_stain.score.inputs import ScoreInput
 from virtual_stain.score.open_model import open_predictor
 from virtual_stain.score.predictor import Predictor
 from virtual_stain.slides.slide import SlideRef
-from virtual_stain.web.problem import ApiError
+from virtual_stain.web.problem import ApiError, public
 from virtual_stain.web.serve.jobs import Job, JobStore, State
 from virtual_stain.web.serve.root import SlideRoot
 from virtual_stain.workflows.score_slides import ScoreOptions, score_slides
 
 T = TypeVar("T")
 SETTINGS = "serve.json"
+IDENTITY = "slide.json"
 LOCK = ".model-process.lock"
 _IDLE_S = 0.25
 _REPORT_S = 0.4
@@ -111,6 +112,12 @@ def result_folder(out: Path, number: int) -> Path:
     return out / "jobs" / f"{number:06d}"
 
 
+def identity(slide: Path) -> dict[str, int]:
+    """What changes when a file is replaced; its content's hash would take as long as reading it."""
+    found = slide.stat()
+    return {"bytes": found.st_size, "mtime_ns": found.st_mtime_ns, "inode": found.st_ino}
+
+
 class ModelProcess:
     """Claims jobs until it is stopped; keeps the model that it used last."""
 
@@ -125,6 +132,7 @@ class ModelProcess:
 
     def run(self) -> None:
         parent = os.getppid()
+        os.chdir(self.root.folder)
         self.store.take_up()
         while os.getppid() == parent:
             STOPPING.check()
@@ -146,6 +154,8 @@ class ModelProcess:
         except ApiError as error:
             self.store.end(job.id, State.FAILED, error.message, error.hint or "")
         except VirtualStainError as error:
+            if isinstance(error, ModelError):
+                self._drop()  # a server may have unloaded this version: the next job reads the card again
             self.store.end(job.id, State.FAILED, self._public(error.message), self._public(error.hint or ""))
         except Exception as error:
             traceback.print_exc()
@@ -155,7 +165,9 @@ class ModelProcess:
 
     def _score(self, job: Job) -> None:
         progress = JobProgress(self.store, job.id)
-        slide = self.root.slide(job.slide)
+        real = self.root.slide(job.slide)
+        # below the root, where this process stands: no report and no message holds the server's own folders
+        slide = real if self.config.web.show_paths else Path(job.slide)
         progress.note("loading the model", 0, None, None, always=True)
         predictor = self._predictor(job.model)
         progress.note("looking for tissue", 0, None, None, always=True)
@@ -163,6 +175,7 @@ class ModelProcess:
             model=self.models[job.model], scoring=self.config.scoring, tissue=self.config.tissue, jobs=self.jobs
         )
         folder = make_folder(result_folder(self.out, job.id))
+        write_json(folder / IDENTITY, identity(real))
         inputs = [ScoreInput(SlideRef(slide, job.mpp, job.name), folder)]
         score_slides(inputs, options, predictor=predictor, progress=progress)
 
@@ -170,13 +183,20 @@ class ModelProcess:
         if name not in self.models:
             raise InputError(f"the model {name!r} is not served any more.")
         if self._loaded is None or self._loaded[0] != name:
-            self._loaded = None  # the old one's memory first
-            self._loaded = (name, open_predictor(self.models[name]))
+            self._drop()  # the old one's memory first
+            self._loaded = (name, open_predictor(self.models[name], self.config.scoring))
         return self._loaded[1]
+
+    def _drop(self) -> None:
+        if self._loaded is not None:
+            close = getattr(self._loaded[1], "close", None)
+            self._loaded = None
+            if close is not None:
+                close()
 
     def _public(self, text: str) -> str:
         """Without the folders of this machine."""
-        return text.replace(str(self.root.folder) + os.sep, "").replace(str(self.out) + os.sep, "")
+        return text if self.config.web.show_paths else public(text, [self.root.folder, self.out])
 
 
 def main(out: Path) -> None:
@@ -197,4 +217,4 @@ def _die_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]).absolute())

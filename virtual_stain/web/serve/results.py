@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
-import json
-import os
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from markupsafe import escape
-
 from virtual_stain.errors import InputError
-from virtual_stain.files import write_bytes
+from virtual_stain.files import read_json, write_bytes
 from virtual_stain.geometry import Box, Size
 from virtual_stain.labels.jpeg import encode_jpeg
 from virtual_stain.slides.slide import Slide, SlideRef, open_slide
 from virtual_stain.slides.window import read_window
 from virtual_stain.web.problem import ApiError
 from virtual_stain.web.serve.jobs import Job, State
-from virtual_stain.web.serve.model_process import result_folder
+from virtual_stain.web.serve.model_process import IDENTITY, identity, result_folder
 from virtual_stain.web.serve.root import SlideRoot
 
 KINDS = {
@@ -44,32 +42,29 @@ class TileColumns:
     columns: dict[str, list[Any]]
 
 
+@dataclass(slots=True)
+class _Open:
+    slide: Slide
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    users: int = 0
+
+
 class Results:
     """Reads what the model process has written; safe from several threads."""
 
-    def __init__(self, out: Path, root: SlideRoot, *, show_paths: bool) -> None:
-        self._out, self._root, self._show_paths = out, root, show_paths
-        self._slides: OrderedDict[int, tuple[Slide, threading.Lock]] = OrderedDict()
+    def __init__(self, out: Path, root: SlideRoot) -> None:
+        self._out, self._root = out, root
+        self._slides: OrderedDict[int, _Open] = OrderedDict()
         self._lock = threading.Lock()
 
     def file(self, job: Job, kind: str) -> bytes:
-        """One file for download. The root's own folder stays here unless the settings show it."""
-        data = self._path(job, kind).read_bytes()
-        return data if kind == "heatmap.png" else self._public(data)
+        """One file, as it was written."""
+        return self._path(job, kind).read_bytes()
 
     def report(self, job: Job) -> dict[str, Any]:
         """The value of report.json."""
-        value: dict[str, Any] = json.loads(self.file(job, "report.json"))
+        value: dict[str, Any] = read_json(self._path(job, "report.json"), "a report")
         return value
-
-    def _public(self, data: bytes) -> bytes:
-        """The text without the root before its slides' paths, as it stands in plain text, HTML and JSON."""
-        if self._show_paths:
-            return data
-        root = f"{self._root.folder}{os.sep}"
-        for spelled in {root, str(escape(root)), json.dumps(root)[1:-1], json.dumps(root, ensure_ascii=False)[1:-1]}:
-            data = data.replace(spelled.encode(), b"")
-        return data
 
     def tiles(self, job: Job) -> TileColumns:
         """Every tissue tile. Raises InputError."""
@@ -94,8 +89,7 @@ class Results:
         path = self._folder(job) / "overview.jpg"
         if path.is_file():
             return path.read_bytes()
-        slide, lock = self._open(job)
-        with lock:
+        with self._open(job) as slide:
             image = slide.overview(max_px=OVERVIEW_PX).image
         data = encode_jpeg(image, _QUALITY)
         write_bytes(path, data)
@@ -109,23 +103,42 @@ class Results:
             raise ApiError(404, f"no tissue tile {col},{row}.")
         x, y, width, height = (tiles[name][index] for name in ("x", "y", "width", "height"))
         side = px or int(report["tiles"]["tile_px"])
-        slide, lock = self._open(job)
-        with lock:
+        with self._open(job) as slide:
             image = read_window(slide, Box(x, y, width, height), Size(side, side))
         return encode_jpeg(image, _QUALITY)
 
-    def _open(self, job: Job) -> tuple[Slide, threading.Lock]:
+    @contextlib.contextmanager
+    def _open(self, job: Job) -> Iterator[Slide]:
+        """The slide that was scored, for one reader at a time. 409 where another file has taken its place."""
+        path = self._root.slide(job.slide)
+        self._require_unchanged(job, path)
         with self._lock:
             known = self._slides.get(job.id)
             if known is None:
-                known = (open_slide(SlideRef(self._root.slide(job.slide), job.mpp, job.name)), threading.Lock())
+                known = _Open(open_slide(SlideRef(path, job.mpp, job.name)))
                 self._slides[job.id] = known
+            known.users += 1
             self._slides.move_to_end(job.id)
-            while len(self._slides) > _OPEN_SLIDES:
-                old, lock = self._slides.popitem(last=False)[1]
-                with lock:
-                    old.close()
-            return known
+        try:
+            with known.lock:
+                yield known.slide
+        finally:
+            with self._lock:
+                known.users -= 1
+                self._close_old()
+
+    def _close_old(self) -> None:
+        idle = [number for number, known in self._slides.items() if not known.users]
+        for number in idle[: max(0, len(self._slides) - _OPEN_SLIDES)]:
+            self._slides.pop(number).slide.close()
+
+    def _require_unchanged(self, job: Job, path: Path) -> None:
+        try:
+            same = read_json(self._folder(job) / IDENTITY, "what was scored") == identity(path)
+        except (InputError, OSError):
+            same = False
+        if not same:
+            raise ApiError(409, "the slide has been replaced since it was scored.", "Score it again.")
 
     def _folder(self, job: Job) -> Path:
         return result_folder(self._out, job.id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shutil
 from pathlib import Path
 
 from starlette.concurrency import run_in_threadpool
@@ -19,6 +20,8 @@ from virtual_stain.web.problem import ApiError
 from virtual_stain.web.serve.root import SUFFIXES, SlideRoot, is_plain_name
 
 FOLDER = "uploads"
+_KEPT_FREE = 2_000_000_000
+"""Bytes that uploads leave on the disk: results and the databases need room too."""
 _SINGLE_FILE = SUFFIXES - {".mrxs", ".vms", ".vmu", ".dcm"}  # the others are many files
 
 
@@ -37,6 +40,9 @@ async def take_upload(request: Request, name: str, root: SlideRoot, settings: We
     target = folder / name
     if target.exists():
         raise ApiError(409, f"{name} is there already.")
+    wanted = int(request.headers.get("content-length", "0"))
+    if shutil.disk_usage(folder).free < wanted + _KEPT_FREE:
+        raise ApiError(507, "the disk of this server is nearly full: the upload was not taken.")
     own = folder / f".{secrets.token_hex(8)}{Path(name).suffix.lower()}"
     try:
         size = await _write(request, own, round(settings.upload_max_mb * 1e6))

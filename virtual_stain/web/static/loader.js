@@ -9,7 +9,8 @@ export const keyOf = (item) => `${item.pair}/${item.col}/${item.row}/${item.labe
 const pathOf = (item) => `/api/review/tiles/${encodeURIComponent(item.pair)}/${item.col}/${item.row}`;
 
 export class Loader {
-  constructor() {
+  constructor(reader) {
+    this.reader = reader;
     this.tiles = new Map(); // key → { promise, tile }
   }
 
@@ -37,7 +38,14 @@ export class Loader {
     const picture = async (side) => createImageBitmap(await getBlob(`${path}/${side}.jpg?label_id=${item.label_id}`));
     const [detail, he, ihc] = await Promise.all([get(path), picture("he"), picture("ihc")]);
     if (detail.item.label_id !== item.label_id) throw new Error("This tile has been built anew: load the page again.");
-    return { item: detail.item, he, ihc, cells: new Cells(detail), detail };
+    return this.own({ item: detail.item, he, ihc, detail });
+  }
+
+  // One's own correction; another reader's cells must not slip into one's verdict.
+  own(tile) {
+    tile.detail.correction = tile.detail.corrections.find((c) => c.reviewer === this.reader())?.correction ?? null;
+    tile.cells = new Cells(tile.detail);
+    return tile;
   }
 
   // What is not needed any more gives its pixels back; corrections that are not saved stay.

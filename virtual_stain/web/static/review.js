@@ -14,7 +14,8 @@ const FLAGS = {
   few_cells: "few cells", poor_overlap: "poor overlap", border: "border of the scan", blur_he: "H&E blurred", blur_ihc: "IHC blurred",
 };
 
-const loader = new Loader();
+const reviewer = () => localStorage.getItem("vstain-reviewer") ?? "";
+const loader = new Loader(reviewer);
 const drafts = new Map(); // key → correction that is not saved yet
 const state = { folder: null, items: [], index: -1, lastId: 0, tool: "change", decidedAt: [], queue: [], sending: false, showing: 0 };
 let view;
@@ -24,7 +25,6 @@ window.vstain = { state, painted: [], loader }; // for the tests and the benchma
 
 const item = () => state.items[state.index];
 const undecided = (i) => i.status === "open" || i.status === "stale";
-const reviewer = () => localStorage.getItem("vstain-reviewer") ?? "";
 
 // ---- showing a tile
 
@@ -87,6 +87,7 @@ function describe(shown, tile) {
   const edited = Boolean(tile?.cells.correction());
   $("edited").hidden = !edited;
   $("restore").hidden = !edited;
+  $("adopt").hidden = !tile || !othersCells(tile).length;
   $("marker").textContent = state.folder.pairs.find((p) => p.name === shown.pair)?.marker ?? "IHC";
   $("ihc").setAttribute("aria-label", `IHC tile with ${counts.positive} positive and ${counts.negative} negative cells`);
   $("geojson").href = `/api/review/pairs/${encodeURIComponent(shown.pair)}/export.geojson`;
@@ -132,7 +133,8 @@ function decide(verdict, reason = "") {
   const correction = verdict === "accept" ? tile.cells.correction() : null;
   const body = { reviewer: reviewer(), pair: shown.pair, col: shown.col, row: shown.row, label_id: shown.label_id, verdict, reason, correction };
   body.request_id = crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}`.slice(0, 36);
-  state.queue.push({ body, index: state.index, before: shown.status });
+  state.queue.push({ body, before: shown.status });
+  keepQueue();
   // what is sent is no draft any more; corrections go with accept only
   if (verdict === "accept") tile.detail.correction = correction;
   else tile.cells = new Cells(tile.detail);
@@ -153,20 +155,23 @@ async function send() {
   if (state.sending) return;
   state.sending = true;
   while (state.queue.length) {
-    const { body, index, before } = state.queue[0];
+    const { body, before } = state.queue[0];
     try {
       const answer = await post("/api/review/decisions", body);
       state.queue.shift();
+      keepQueue();
       state.lastId = Math.max(state.lastId, answer.id);
       update(answer.item);
-      if (body.correction) loader.forget(answer.item); // with its saved correction next time
       if ($("banner").dataset.unsaved) retryDone();
     } catch (error) {
+      if (error.status === 401) return; // the page goes to ask for the token; what is not saved waits for its return
       if (error.status && error.status < 500) {
         state.queue.shift();
-        if (state.items[index]?.label_id === body.label_id) state.items[index].status = before;
+        keepQueue();
+        const index = state.items.findIndex((i) => i.pair === body.pair && i.col === body.col && i.row === body.row);
+        if (index >= 0) state.items[index].status = before;
         banner(`Not saved: ${error.message}`, true);
-        show(index);
+        if (index >= 0) show(index);
       } else {
         $("banner").dataset.unsaved = "yes";
         banner(`${state.queue.length} decision${state.queue.length > 1 ? "s are" : " is"} not saved yet: the server does not answer. Trying again…`, true);
@@ -176,6 +181,13 @@ async function send() {
     pace();
   }
   state.sending = false;
+}
+
+// What is not saved outlives the page: a token that has run out, a closed window, a server that is away.
+function keepQueue() {
+  const key = `vstain-unsaved ${state.folder.name}`;
+  if (state.queue.length) localStorage.setItem(key, JSON.stringify(state.queue));
+  else localStorage.removeItem(key);
 }
 
 function retryDone() {
@@ -188,6 +200,7 @@ function update(fresh) {
   if (index < 0) return;
   const waiting = state.queue.find((q) => q.body.pair === fresh.pair && q.body.col === fresh.col && q.body.row === fresh.row);
   state.items[index] = waiting ? { ...fresh, status: waiting.body.verdict } : fresh;
+  if (index !== state.index) loader.forget(fresh); // its corrections may be others now
   if (index === state.index) describe(fresh, loader.tiles.get(keyOf(fresh))?.tile ?? null);
 }
 
@@ -262,6 +275,21 @@ function restore() {
   keepDraft();
   describe(item(), tile);
   view.draw();
+}
+
+const othersCells = (tile) => tile.detail.corrections.filter((c) => c.reviewer !== reviewer());
+
+// A reader who agrees with another's cells says so; the next press takes those of the next reader.
+function adopt() {
+  const tile = loader.load(item()).tile;
+  const others = othersCells(tile);
+  tile.adopted = ((tile.adopted ?? -1) + 1) % others.length;
+  const { reviewer: name, correction } = others[tile.adopted];
+  tile.cells = new Cells({ ...tile.detail, correction });
+  keepDraft();
+  describe(item(), tile);
+  view.draw();
+  banner(`The cells of ${name}. Accept (A) makes them yours.`);
 }
 
 function setTool(tool) {
@@ -359,10 +387,11 @@ async function poll() {
 async function batch() {
   if (!reviewer()) return askName();
   const { order: _, ...filter } = filterValues();
-  const waiting = state.items.filter(undecided).length;
-  if (!waiting) return banner("There is nothing undecided in this queue.");
+  const waiting = state.items.filter((i) => i.status === "open").length;
+  const stale = state.items.filter((i) => i.status === "stale").length;
+  if (!waiting) return banner(stale ? `${stale} tiles have a stale verdict and need a look one by one.` : "There is nothing undecided in this queue.");
   const set = Object.entries(filter).map(([k, v]) => `${k.replaceAll("_", " ")}: ${v}`);
-  $("batch-text").textContent = `${waiting} undecided tiles (${set.length ? set.join(", ") : "no filter: all pairs"}) will be accepted as ${reviewer()} without being looked at one by one. Undo takes them back together.`;
+  $("batch-text").textContent = `${waiting} undecided tiles (${set.length ? set.join(", ") : "no filter: all pairs"}) will be accepted as ${reviewer()} without being looked at one by one. Undo takes them back together.${stale ? ` ${stale} with a stale verdict are left out.` : ""}`;
   $("ask-batch").returnValue = "";
   $("ask-batch").showModal();
   $("ask-batch").onclose = async () => {
@@ -448,7 +477,7 @@ function wire() {
   document.addEventListener("keydown", onKey);
   const clicks = {
     accept: () => decide("accept"), reject: askReason, skip: () => decide("skip"), undo, batch, agree: agreement,
-    previous: () => show(state.index - 1), next: () => show(state.index + 1), restore, who: askName, "open-help": () => $("help").showModal(),
+    previous: () => show(state.index - 1), next: () => show(state.index + 1), restore, adopt, who: askName, "open-help": () => $("help").showModal(),
   };
   for (const [id, action] of Object.entries(clicks)) $(id).addEventListener("click", action);
   for (const button of document.querySelectorAll("[data-show]")) button.addEventListener("click", () => showClass(button.dataset.show));
@@ -458,9 +487,17 @@ function wire() {
     loadQueue();
   });
   $("filter").addEventListener("reset", () => setTimeout(loadQueue));
-  $("ask-name").addEventListener("close", () => {
+  $("ask-name").querySelector("form").addEventListener("submit", () => {
+    // at once, not when the dialog has closed: the next key may be a decision
     const name = $("name").value.trim();
-    if (name) localStorage.setItem("vstain-reviewer", name);
+    if (name && name !== reviewer()) {
+      localStorage.setItem("vstain-reviewer", name);
+      drafts.clear(); // another reader: other corrections
+      for (const { tile } of loader.tiles.values()) if (tile) loader.own(tile);
+      const tile = item() && loader.tiles.get(keyOf(item()))?.tile;
+      if (tile) describe(item(), tile);
+      view?.draw();
+    }
     $("who").textContent = reviewer() || "Who reviews?";
   });
   $("ask-reason").addEventListener("keydown", (event) => {
@@ -476,7 +513,7 @@ function wire() {
     else if (answer === "ok") banner("A rejected label needs a reason.");
   });
   window.addEventListener("beforeunload", (event) => {
-    if (state.queue.length || drafts.size) event.preventDefault();
+    if (drafts.size) event.preventDefault(); // decisions that are not saved yet are kept for the next visit
   });
 }
 
@@ -507,7 +544,9 @@ async function begin() {
     const index = state.items.findIndex((i) => keyOf(i) === keyOf(picked));
     if (index >= 0) show(index);
   });
+  state.queue = JSON.parse(localStorage.getItem(`vstain-unsaved ${folder.name}`) ?? "[]");
   await loadQueue();
+  if (state.queue.length) send();
   if (!reviewer()) askName();
   setTimeout(poll, POLL_MS);
 }
