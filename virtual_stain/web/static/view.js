@@ -137,7 +137,7 @@ export class PairView {
     context.setTransform(1, 0, 0, 1, 0, 0);
     context.fillStyle = "#dddae4"; // not white: the edge of the tile shows
     context.fillRect(0, 0, canvas.width, canvas.height);
-    if (!this.tile) return;
+    if (!this.tile?.[side].width) return; // nothing, or its pixels have been given back
     const z = this.zoom;
     context.setTransform(z, 0, 0, z, canvas.width / 2 - this.x * z, canvas.height / 2 - this.y * z);
     context.imageSmoothingEnabled = z < 3; // pixels stay pixels when they are looked at
