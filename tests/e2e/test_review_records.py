@@ -72,7 +72,7 @@ def test_a_later_verdict_changes_only_its_tile_and_only_its_pair_is_packed(
     names = class_names(tile.cells)
     swapped, gone = names.index("positive"), names.index("negative")
     correction = Correction(((swapped, "negative"),), (gone,), ((100.5, 200.25, "positive"),))
-    store.add([Verdict(Place(first, tile.col, tile.row), tile.label_id, Decision.ACCEPT, "Dr. B", "", 0, correction)])
+    store.add([Verdict(Place(first, tile.col, tile.row), tile.label_id, Decision.ACCEPT, "Dr. A", "", 0, correction)])
     result = _build(phantom_records, copy)
     assert result.tiles_built == 0
     after = _records(copy, first)
@@ -82,7 +82,7 @@ def test_a_later_verdict_changes_only_its_tile_and_only_its_pair_is_packed(
     assert changed == [(tile.col, tile.row)]
     record = after[changed[0]]
     assert record["tile/flags"] == ["corrected"]
-    assert record["review/reviewer"] == "Dr. B"
+    assert record["review/reviewer"] == "Dr. A"
     old = before[changed[0]]
     assert record["label/positive"] == old["label/positive"]  # one less, one more
     assert record["label/negative"] == old["label/negative"]  # one more, one less
@@ -98,7 +98,7 @@ def test_a_later_verdict_changes_only_its_tile_and_only_its_pair_is_packed(
 
     # taken back, the shards are what they were, byte for byte
     store.undo("Dr. B")
-    store.undo("Dr. B")
+    store.undo("Dr. A")
     _build(phantom_records, copy)
     assert _records(copy, first) == before
 
