@@ -10,8 +10,11 @@ import pytest
 
 from tests.fixtures.registration import toy_pair, toy_transform
 from virtual_stain.cli.main import _run
-from virtual_stain.errors import PairError
+from virtual_stain.config import Config
+from virtual_stain.errors import PairError, SlideError
+from virtual_stain.files import folder_lock
 from virtual_stain.workflows.pair_folder import cohort_pairs
+from virtual_stain.workflows.register_command import RegisterOptions, run_cohort
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +55,15 @@ def test_cohort_is_listed_worst_first_and_taken_up(
     before = (out / "good" / "registration.json").stat().st_mtime_ns
     assert _run(command) == 6
     assert (out / "good" / "registration.json").stat().st_mtime_ns == before
+
+
+def test_shares_of_a_cluster_array_run_beside_each_other(table: Path, tmp_path: Path) -> None:
+    """Another share holds nothing that this one needs: only the folders of the pairs are locked."""
+    options = RegisterOptions(out=tmp_path / "out", config=Config(), jobs=1)
+    with folder_lock(tmp_path / "out"), pytest.raises(SlideError, match="cut"):
+        run_cohort(table, options, say=lambda _: None, share=(0, 3))
+    assert (tmp_path / "out" / "summary-0-of-3.csv").read_text(encoding="utf-8").count("\n") == 2
+    assert not (tmp_path / "out" / "index.html").exists()
 
 
 def test_landmarks_name_pairs_of_the_table(table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

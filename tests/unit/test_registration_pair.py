@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -137,3 +138,39 @@ def test_absurd_pixel_size_is_refused(tmp_path: Path) -> None:
     pair = toy_pair(tmp_path, toy_transform(0))
     with pytest.raises(ResolutionError):
         register(pair, ihc_mpp=400.0)
+
+
+def test_fragment_that_is_torn_and_turned_is_not_silently_wrong(tmp_path: Path) -> None:
+    """The right part of the section turned by 25° where it lies: no place of it may keep the good error of the rest."""
+    pair = toy_pair(tmp_path, toy_transform(0))
+    whole = cv2.imread(str(pair.ihc))
+    assert whole is not None
+    edge = 330
+    matrix = cv2.getRotationMatrix2D((450.0, 280.0), 25, 1.0)
+    piece = whole.copy()
+    piece[:, :edge] = 243
+    turned = cv2.warpAffine(piece, matrix, (whole.shape[1] + 60, whole.shape[0]), borderValue=(243,) * 3)
+    torn = np.full_like(turned, 243)
+    torn[:, :edge] = whole[:, :edge]
+    path = write_image(tmp_path / "torn.png", np.minimum(torn, turned)[..., ::-1])
+    registration = register(ToyPair(pair.he, path, pair.transform, pair.he_mpp, pair.ihc_mpp))
+    assert registration.verdict is Verdict.REVIEW
+    assert "lost_regions" in registration.flags
+    # as tiles are judged (307 µm, nine places each): every tile over the blob, whole ones of it on one side or other
+    side = 307.2 / pair.he_mpp
+    places = np.array([[x, y] for y in (1 / 6, 0.5, 5 / 6) for x in (1 / 6, 0.5, 5 / 6)]) * side
+    dropped, wrong = [], []
+    for corner in np.stack(np.meshgrid(np.arange(80, 360, 16.0), np.arange(70, 290, 16.0)), axis=-1).reshape(-1, 2):
+        points = corner + places
+        if np.any(((points - (250, 210)) / (165, 130)) ** 2 @ [1, 1] > 1):
+            continue
+        truth = pair.transform.to_ihc(points)
+        lost = truth[:, 0] > edge
+        truth[lost] = (truth[lost] - 0.5) @ matrix[:, :2].T + matrix[:, 2] + 0.5
+        error = np.linalg.norm(registration.transform.to_ihc(points) - truth, axis=1) * pair.ihc_mpp
+        wrong.append(np.median(error) > 60)
+        dropped.append(np.mean(registration.error_at_um(points)[1]) > RegistrationSettings().tile_p95_um)
+    wrong, dropped = np.array(wrong), np.array(dropped)
+    assert wrong.sum() > 5
+    assert np.mean(~dropped[wrong]) < 0.05  # half on either side of the tear, and the verdict calls for a person
+    assert np.mean(dropped[~wrong]) < 0.4  # the rest of the section stays, but for what lies at the tear

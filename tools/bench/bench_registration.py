@@ -7,10 +7,10 @@
 REALDATA holds `birl_pairs` (H&E/IHC serial sections with people's landmarks); each pair is also turned by 8 angles,
 mirrored, rescaled by 0.5–2, with and without pixel sizes. --rival: SimpleITK on the same pictures in the same run.
 
-Columns: pairs; solved (not rejected, or stated in px where there is no pixel size; of unrelated slides: rejected);
+Columns: pairs; solved (right, and not rejected; of unrelated slides: rejected);
 mean of the medians, mean of the 90th percentiles, the worst median (rTRE: error in IHC px / diagonal of the IHC image;
 µm for phantoms); how much of the mean the medians spread (largest − smallest); the share of points whose error lies
-below the p95 stated for their place, mean and least; seconds a pair, mean and most.
+below the p95 stated for their place (or where none is stated), mean and least; seconds a pair, mean and most.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from virtual_stain.registration.register import register_pair
 from virtual_stain.registration.result import Registration
 from virtual_stain.slides.slide import open_slide
 
+_RIGHT_RTRE, _RIGHT_UM = 0.02, 30.0  # a pair that is not rejected is solved only if its median error is below this
 _RIVAL_TURNS = ("as it is", "37°", "180°")  # it takes many times as long: on some cases only
 _RIVAL_PHANTOM = "p001"
 
@@ -63,8 +64,10 @@ def measure(case: Case) -> Line:
     error, below = error_px * case.unit, np.nan
     if r.verdict is not None:
         below = float(np.mean(error * case.um_per_unit < told))
-    solved = r.error_median_px0 is not None and r.verdict != "reject"
-    line = Line(solved, float(np.median(error)), float(np.percentile(error, 90)), below, seconds)
+    median = float(np.median(error))
+    right = median < (_RIGHT_RTRE if case.um_per_unit > 1 else _RIGHT_UM)
+    solved = right and r.error_median_px0 is not None and r.verdict != "reject"
+    line = Line(solved, median, float(np.percentile(error, 90)), below, seconds)
     stated = "" if r.error_median_um is None else f"told {r.error_median_um:.1f} {r.error_p95_um:.1f} µm "
     _say(case, r, f"{line.median:.4g} {line.p90:.4g} {stated}{below:.2f}", seconds)
     return line

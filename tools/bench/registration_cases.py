@@ -80,7 +80,8 @@ def phantom_cases(root: Path, *, quick: bool) -> Iterator[Case]:
 
 def changed_cases(cases: list[Case], folder: Path) -> Iterator[Case]:
     """Phantoms as small pictures that are cut, torn and wrongly labelled: 30 % of the tissue missing on either side, a
-    fragment torn off and turned by 25°, pixel sizes missing or 3 % wrong. Points on what was lost are left out."""
+    fragment torn off and turned by 25°, pixel sizes missing or 3 % wrong. Points on what is missing are left out; those
+    on a fragment went with it."""
     for case in cases:
         place = folder / case.name.replace(" ", "-")
         place.mkdir(parents=True, exist_ok=True)
@@ -100,10 +101,10 @@ def changed_cases(cases: list[Case], folder: Path) -> Iterator[Case]:
             changed = {side: SlideRef(write_image(place / f"cut-{side}.png", cut), getattr(base, side).mpp_override)}
             marks = {"he_points": he_points[kept], "ihc_points": ihc_points[kept]}
             yield replace(base, group=f"{label}, phantom", **changed, **marks)
-        torn, kept = _torn(ihc_rgb, ihc_points)
-        path = SlideRef(write_image(place / "torn.png", torn), ihc.mpp_override)
-        marks = {"he_points": he_points[kept], "ihc_points": ihc_points[kept]}
-        yield replace(base, group="torn fragment, phantom", ihc=path, **marks)
+        for label, away in (("torn, turned in its place", (0, 0)), ("torn, turned and moved", (40, 130))):
+            torn, moved = _torn(ihc_rgb, ihc_points, away)
+            path = SlideRef(write_image(place / f"torn-{away[1]}.png", torn), ihc.mpp_override)
+            yield replace(base, group=f"{label}, phantom", ihc=path, ihc_points=moved)
         wrong = SlideRef(ihc.path, (ihc_step[1] * 0.97,) * 2)
         yield replace(base, group="mpp 3 % wrong, phantom", ihc=wrong)
         yield replace(base, group="no mpp, phantom", he=SlideRef(he.path), ihc=SlideRef(ihc.path))
@@ -118,8 +119,8 @@ def _overview(ref: SlideRef) -> tuple[np.ndarray, tuple[float, float]]:
         return overview.image, (step, step * slide.mpp.x)
 
 
-def _torn(rgb: np.ndarray, points: Points) -> tuple[np.ndarray, np.ndarray]:
-    """A fifth of the tissue turned by 25° and moved away, and which points did not go with it."""
+def _torn(rgb: np.ndarray, points: Points, away: tuple[int, int]) -> tuple[np.ndarray, Points]:
+    """A fifth of the tissue turned by 25° and moved by `away`, and where all points lie now."""
     height, width = rgb.shape[:2]
     edge = round(float(np.quantile(points[:, 1], 0.8)))
     middle = (float(points[:, 0].mean()), float(points[points[:, 1] > edge, 1].mean()))
@@ -127,12 +128,12 @@ def _torn(rgb: np.ndarray, points: Points) -> tuple[np.ndarray, np.ndarray]:
     piece[edge:] = rgb[edge:]
     canvas = np.full((height + 260, width + 80, 3), 244, np.uint8)
     matrix = cv2.getRotationMatrix2D(middle, 25, 1.0)
-    matrix[:, 2] += (40, 130)
+    matrix[:, 2] += away
     size = (canvas.shape[1], canvas.shape[0])
-    moved = cv2.warpAffine(piece, matrix, size, flags=cv2.INTER_LINEAR, borderValue=(244,) * 3)
+    turned = cv2.warpAffine(piece, matrix, size, flags=cv2.INTER_LINEAR, borderValue=(244,) * 3)
     canvas[:edge, :width] = rgb[:edge]
-    canvas = np.minimum(canvas, moved)
-    return canvas, points[:, 1] < edge - 5
+    moved = np.where(points[:, 1:] > edge, (points - 0.5) @ matrix[:, :2].T + matrix[:, 2] + 0.5, points)
+    return np.minimum(canvas, turned), moved
 
 
 def unrelated_cases(cases: list[Case], count: int) -> list[Case]:

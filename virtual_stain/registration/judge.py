@@ -13,7 +13,7 @@ from virtual_stain.registration.working import WorkingPair
 
 _WEAK_OVERLAP = 0.5
 _UNUSUAL_SCALE = 1.25
-_LOST_SHARE = 0.03  # of the tissue, from which on it is told
+_LOST_SHARE = 0.05  # of the tissue, from which on a person has to look
 _STATED_AT = 1000  # places of the tissue at which the error is asked for
 
 
@@ -56,7 +56,7 @@ def _capped(verdict: Verdict | None, flags: tuple[str, ...]) -> Verdict | None:
     """What the flags leave of a verdict by error: a contradicted pixel size makes all µm doubtful."""
     if "same_slide" in flags and verdict is not None:
         return Verdict.REJECT
-    doubtful = "unusual_scale" in flags or "manual_only" in flags
+    doubtful = not {"unusual_scale", "manual_only", "lost_regions"}.isdisjoint(flags)
     return Verdict.REVIEW if verdict is Verdict.ACCEPT and doubtful else verdict
 
 
@@ -69,7 +69,9 @@ def _stated(pair: WorkingPair, evidence: ErrorEvidence) -> tuple[float | None, f
     known = np.isfinite(median)
     if not known.any():
         return None, None, 1.0
-    return float(np.median(median[known])), _joint_p95(p95[known]), 1.0 - float(known.mean())
+    # lost tissue counts in the median: where most of it is lost, so is the pair
+    middle = float(np.median(median))
+    return (middle, _joint_p95(p95[known]), 1.0 - float(known.mean())) if np.isfinite(middle) else (None, None, 1.0)
 
 
 def _joint_p95(p95: Vector) -> float:

@@ -1,11 +1,13 @@
 """How far off a proven registration is, and where: told by windows that the fit did not see, as near to those it saw
 as they can be without sharing a pixel.
 
-The distance between where such a window is found and where the others predict it contains the error of the fit, what
-the two sections do not share, and the window's own error. A person who sets landmarks meets the first two as well. So
-its σ states the error at a place, in two further steps that were calibrated on truth and on people's landmarks
-(docs/registration.md): where few windows are recognised, the places between them are worse than the recognised ones
-(σ / √share), and away from any recognised window the displacement goes on changing (half its typical slope).
+At a finer level (deepen.py) windows are held out of what that level adds; the coarser displacement below it has seen
+the same tissue, in coarser pixels. The distance between where such a window is found and where the others predict it
+contains the error of the fit, what the two sections do not share, and the window's own error. A person who sets
+landmarks meets the first two as well. So its σ states the error at a place, in two further steps that were calibrated
+on truth and on people's landmarks (docs/registration.md): where few windows are recognised, the places between them
+are worse than the recognised ones (σ / √share), and away from any recognised window the displacement goes on changing
+(half its typical slope, and no less than 6 %).
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from virtual_stain.registration.windows import Matches, find_peaks
 Vector = npt.NDArray[np.float64]  # float64[N]
 
 _GROWTH_PER_SLOPE = 0.5
-_LEAST_GROWTH = 0.1  # what lies where no window is found may be torn: it is not as smooth as the rest
+_LEAST_GROWTH = 0.06  # what lies where no window is found may be torn: it is not as smooth as the rest
 _LEAST_SHARE = 0.05
 _SUBPIXEL = 0.1
 

@@ -22,7 +22,7 @@ FLAGS = {
     "unusual_scale": "the tissue's scale contradicts the pixel sizes by more than a quarter: at most review",
     "manual": "started from a person's landmarks, confirmed by windows",
     "manual_only": "from a person's landmarks alone: at most review, and only with six of them or more",
-    "lost_regions": "part of the tissue lies elsewhere (torn and turned?): its tiles are dropped",
+    "lost_regions": "part of the tissue lies elsewhere (torn and turned?): its tiles are dropped, at most review",
     "weak_overlap": "less than half of the tissue is common",
     "no_mpp": "a pixel size is missing: errors in px, no verdict, not usable for records",
     "affine_only": "no local displacement",
@@ -37,6 +37,7 @@ RAYLEIGH_MEDIAN = 1.1774
 RAYLEIGH_P95 = 2.4477
 _NEIGHBOURS = 1.0  # reach of local evidence, in spacings between evidence windows
 _PRIOR_WINDOWS = 4.0  # the pair's overall error counts as much as this many windows at the place itself
+_REACH = 0.75  # spacings: no place between recognised windows is further from the nearest
 _LEAST_SHARE = 0.05
 _CHANCE_SHARE = 0.05  # of windows on a lost place that seem to be recognised
 _LOG_ODDS_LOST = -4.0  # one place in fifty is lost, before anything is seen
@@ -90,28 +91,32 @@ class ErrorEvidence:
         local = np.sqrt(total / (trusted.sum(axis=1) + _PRIOR_WINDOWS))
         overall = float(self.trust.mean())
         share = (trusted.sum(axis=1) + _PRIOR_WINDOWS * overall) / (near.sum(axis=1) + _PRIOR_WINDOWS)
-        away = self.growth * np.maximum(gaps[:, recognised].min(axis=1) - self.spacing, 0.0)
+        away = self.growth * np.maximum(gaps[:, recognised].min(axis=1) - _REACH * self.spacing, 0.0)
         worse = local / np.sqrt(np.maximum(share, _LEAST_SHARE))
         median = RAYLEIGH_MEDIAN * np.hypot(local, away)
         p95 = RAYLEIGH_P95 * self.p95_margin_fraction * np.hypot(worse, away)
-        lost = self._lost(near)
+        lost = self._lost(gaps)
         return np.where(lost, np.inf, median), np.where(lost, np.inf, p95)
 
-    def _lost(self, near: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    def _lost(self, gaps: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
         """bool[N]: places whose windows are so much less recognised than is usual that the tissue there most likely
-        lies elsewhere. `near`: float64[N, windows], how much each window counts there.
+        lies elsewhere. `gaps`: float64[N, windows], how far each window is from each place.
 
-        By Bayes, from the odds of a place being lost and the share of windows that chance recognises there.
+        By Bayes, from the odds of a place being lost and the share of windows that chance recognises there. A place
+        beside a lost window is lost with it: the tear may run anywhere between that and the next recognised one.
         """
         recognised = self.trust > 0.5
-        gaps = np.linalg.norm((self.centres_px0[:, None] - self.centres_px0[None]) * self.unit_per_px0, axis=2)
-        around = np.exp(-0.5 * (gaps / (_NEIGHBOURS * self.spacing)) ** 2)
+        between = np.linalg.norm((self.centres_px0[:, None] - self.centres_px0[None]) * self.unit_per_px0, axis=2)
+        around = np.exp(-0.5 * (between / (_NEIGHBOURS * self.spacing)) ** 2)
         shares = (around @ recognised) / around.sum(axis=1)
         # what is usual, the windows on tissue that is not lost tell
         usual = float(np.clip(np.median(shares[recognised]), 2 * _CHANCE_SHARE, 1 - _CHANCE_SHARE))
         seen, unseen = np.log(_CHANCE_SHARE / usual), np.log((1 - _CHANCE_SHARE) / (1 - usual))
-        evidence = near @ np.where(recognised, seen, unseen)
-        result: npt.NDArray[np.bool_] = evidence > -_LOG_ODDS_LOST
+        told = np.where(recognised, seen, unseen)
+        near = np.exp(-0.5 * (gaps / (_NEIGHBOURS * self.spacing)) ** 2)
+        lost_windows = ~recognised & (around @ told > -_LOG_ODDS_LOST)
+        beside = (gaps[:, lost_windows] < self.spacing).any(axis=1)
+        result: npt.NDArray[np.bool_] = beside | (near @ told > -_LOG_ODDS_LOST)
         return result
 
 
@@ -182,9 +187,12 @@ class Registration:
             return "too little tissue in common to tell whether it is right."
         if "no_consensus" in self.flags:
             return "held-out windows agree no better than those of unrelated slides do."
+        if "lost_regions" in self.flags and self.error_median_px0 is None:
+            return "most of the tissue lies elsewhere than the rest of it says."
         if self.error_median_um is None:
             return "no pixel size, so the error is in pixels and records cannot be built."
         doubt = ", but the scale contradicts the pixel sizes" if "unusual_scale" in self.flags else ""
+        doubt += ", without the parts that lie elsewhere" if "lost_regions" in self.flags else ""
         return f"estimated error {self.error_median_um:.1f} µm (median), {self.error_p95_um:.1f} µm (p95){doubt}."
 
     def error_at_um(self, he_points: npt.ArrayLike) -> tuple[Vector, Vector]:

@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import quote
 
 from virtual_stain.errors import BatchError, PairError, RejectedError, VirtualStainError
-from virtual_stain.files import folder_lock, write_text
+from virtual_stain.files import folder_lock, make_folder, write_text
 from virtual_stain.parallel import map_in_order
 from virtual_stain.progress import QUIET, Progress
 from virtual_stain.provenance import Outcome, RunRecord, refuse_foreign_run
@@ -62,31 +62,41 @@ def register_one(job: RegistrationJob) -> CohortRow:
 
 
 def register_cohort(
-    jobs: Sequence[RegistrationJob],
-    out: Path,
-    executor: Executor,
-    *,
-    progress: Progress = QUIET,
-    table: str = TABLE_NAME,
+    jobs: Sequence[RegistrationJob], out: Path, executor: Executor, *, progress: Progress = QUIET
 ) -> list[CohortRow]:
     """Registers every job (each into a folder of its own below `out`), writes index.html, summary.csv and run.json.
 
     Returns the rows, worst first. Raises OutputError, and PairError where two jobs share a folder.
     """
-    twice = [name for name, n in Counter(job.out.name for job in jobs).items() if n > 1]
-    if twice:
-        raise PairError(f"expected a name of its own for each pair. Received twice: {', '.join(sorted(twice))}")
     record = RunRecord("register")
     with folder_lock(out):
         refuse_foreign_run(out, "register")
-        done = map_in_order(executor, register_one, jobs)
-        rows = sorted(progress.track(done, len(jobs), "register", "pair"), key=_worst_first)
-        write_text(out / table, table_text(rows))
+        rows = _register_all(jobs, executor, progress)
+        write_text(out / TABLE_NAME, table_text(rows))
         write_text(out / INDEX_NAME, _page(out, rows))
         record.outcomes = [Outcome(r.pair, not r.bad, r.reason) for r in rows]
         record.counts = dict(Counter(r.verdict for r in rows))
         record.write(out)
     return rows
+
+
+def register_share(
+    jobs: Sequence[RegistrationJob], out: Path, executor: Executor, table: str, *, progress: Progress = QUIET
+) -> list[CohortRow]:
+    """The same for one share of a cohort, beside which others run: writes the table `table` alone, and locks no more
+    than the folder of each pair."""
+    rows = _register_all(jobs, executor, progress)
+    make_folder(out)
+    write_text(out / table, table_text(rows))
+    return rows
+
+
+def _register_all(jobs: Sequence[RegistrationJob], executor: Executor, progress: Progress) -> list[CohortRow]:
+    twice = [name for name, n in Counter(job.out.name for job in jobs).items() if n > 1]
+    if twice:
+        raise PairError(f"expected a name of its own for each pair. Received twice: {', '.join(sorted(twice))}")
+    done = map_in_order(executor, register_one, jobs)
+    return sorted(progress.track(done, len(jobs), "register", "pair"), key=_worst_first)
 
 
 def table_text(rows: Sequence[CohortRow]) -> str:

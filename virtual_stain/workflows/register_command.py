@@ -14,7 +14,7 @@ from virtual_stain.registration.landmarks import Landmarks, read_landmarks
 from virtual_stain.registration.result import summary
 from virtual_stain.slides.slide import SlideRef
 from virtual_stain.workflows.pair_folder import cohort_pairs
-from virtual_stain.workflows.register_cohort import INDEX_NAME, TABLE_NAME, CohortRow, error_of, register_cohort
+from virtual_stain.workflows.register_cohort import INDEX_NAME, CohortRow, error_of, register_cohort, register_share
 from virtual_stain.workflows.register_files import RegistrationJob, register_files
 from virtual_stain.workflows.register_page import PAGE_NAME
 
@@ -79,10 +79,13 @@ def run_cohort(
         )
         for p in pairs[share[0] :: share[1]]
     ]
-    table = TABLE_NAME if share[1] == 1 else f"summary-{share[0]}-of-{share[1]}.csv"
     with local_executor(min(options.jobs, max(len(jobs), 1))) as executor:
-        rows = register_cohort(jobs, options.out, executor, progress=progress, table=table)
-    _tell(rows, options.out, say)
+        if share[1] == 1:
+            rows = register_cohort(jobs, options.out, executor, progress=progress)
+        else:
+            table = f"summary-{share[0]}-of-{share[1]}.csv"
+            rows = register_share(jobs, options.out, executor, table, progress=progress)
+    _tell(rows, options.out / (INDEX_NAME if share[1] == 1 else table), say)
     if error := error_of(rows, options.out):
         raise error
 
@@ -96,8 +99,8 @@ def _of_one_pair(path: Path | None) -> Landmarks | None:
     return next(iter(marks.values()))
 
 
-def _tell(rows: list[CohortRow], out: Path, say: Say) -> None:
+def _tell(rows: list[CohortRow], written: Path, say: Say) -> None:
     for r in rows:
         error = "" if r.error_median_um is None else f"median {r.error_median_um:.1f} µm, p95 {r.error_p95_um:.1f} µm"
         say(f"{r.verdict:7} {r.pair}  {error or r.reason}")
-    say(f"page: {out / INDEX_NAME}")
+    say(f"page: {written}")
