@@ -1,6 +1,7 @@
 """`vstain fit --cv`, evaluated over all patients, exported with its interval, read by the scorer's half."""
 
 import json
+import shutil
 
 import pytest
 
@@ -8,6 +9,7 @@ from tests.fixtures.records import tiny_records
 from tests.fixtures.training import TINY
 from virtual_stain.cli.main import _run
 from virtual_stain.export.bundle import find_bundle, verify_bundle
+from virtual_stain.export.evaluation import held_out
 from virtual_stain.intervals import slide_interval
 
 SETS = [part for override in TINY for part in ("--set", override)]
@@ -75,3 +77,16 @@ def test_another_plan_or_an_unfinished_fold_is_refused(done, capsys):
         assert "unfinished: fold-2" in capsys.readouterr().err
     finally:
         run_json.write_text(text)
+
+
+def test_new_weights_are_not_shipped_with_the_figures_of_the_old(done, tmp_path):
+    """fit --force begins anew: the evaluation that lies there is of networks that are gone."""
+    cv = tmp_path / "cv"
+    shutil.copytree(done / "cv", cv)
+    best = cv / "fold-2" / "best.h5"
+    best.write_bytes(best.read_bytes() + b" ")
+    assert held_out(cv / "fold-0").figures is None, "one of the folds has other weights"
+    sets = [*SETS, "--set", "training.validation_patients=0.2", "--set", "training.max_steps=4"]
+    assert _run(["fit", str(done / "records"), "--out", str(cv), "--cv", "3", "--force", "-q", *sets]) == 0
+    assert not (cv / "evaluation.json").exists()
+    assert held_out(cv / "fold-0").figures is None

@@ -57,3 +57,11 @@ def test_value_definitions_and_markers_that_are_not_built_are_refused(manifest):
         trained_markers(dataclasses.replace(manifest, value_definition="positive_count"))
     with pytest.raises(ConfigError, match="membrane"):
         trained_markers(dataclasses.replace(manifest, markers=("her2",)))
+
+
+@pytest.mark.parametrize(("folds", "side"), [((0,), "train"), ((0, 2, 3, 4), "validation")])
+def test_a_marker_without_a_label_to_train_or_to_choose_by_is_refused(manifest, folds, side):
+    """A network would read its starting value for it, whatever the slide."""
+    pairs = tuple(dataclasses.replace(p, marker="er" if p.fold in folds else "ki67") for p in manifest.pairs)
+    with pytest.raises(InputError, match=f"fold 0: no usable label of .*er for {side}"):
+        split_by_patient(dataclasses.replace(manifest, markers=("er", "ki67"), pairs=pairs), 0)

@@ -6,7 +6,7 @@ from scipy.stats import spearmanr
 
 from virtual_stain.evaluation.agreement import agreement
 from virtual_stain.evaluation.bootstrap import MIN_PATIENTS, bootstrap_over_patients
-from virtual_stain.evaluation.cut_offs import CUT_OFFS
+from virtual_stain.evaluation.cut_offs import CUT_OFFS, CutOff
 from virtual_stain.evaluation.statistics import (
     auc,
     calibration_bins,
@@ -60,12 +60,23 @@ def test_auc_is_the_share_of_pairs_in_the_right_order():
     assert (x[0], y[0], x[-1], y[-1]) == (0, 0, 1, 1)
 
 
-def test_confusion_counts_values_at_the_cut_off_as_positive():
+def test_a_value_at_a_cut_off_belongs_where_its_source_says():
+    """ER 1–10 % is low positive, so exactly 10 % is not above; Ki67 from 20 % is high, at most 5 % is low."""
+    er, ki67 = ({c.fraction: c for c in CUT_OFFS[m]} for m in (Marker.ER, Marker.KI67))
+    assert er[0.01].higher(np.array([0.0099, 0.01])).tolist() == [False, True]
+    assert er[0.10].higher(np.array([0.10, 0.1001])).tolist() == [False, True]
+    assert ki67[0.05].higher(np.array([0.05, 0.051])).tolist() == [False, True]
+    assert ki67[0.20].higher(np.array([0.1999, 0.20])).tolist() == [False, True]
+    assert [c.label for c in CUT_OFFS[Marker.ER]] == ["≥ 1 %", "> 10 %"]
+
+
+def test_confusion_of_labels_and_readings():
+    cut = CutOff(0.2, "test")
     truth, read = np.array([0.2, 0.19, 0.3, 0.1]), np.array([0.2, 0.25, 0.1, 0.1])
-    found = confusion(truth, read, 0.2)
+    found = confusion(cut.higher(truth), cut.higher(read))
     assert (found.true_positive, found.false_positive, found.true_negative, found.false_negative) == (1, 1, 1, 1)
     assert (found.sensitivity, found.specificity) == (0.5, 0.5)
-    assert confusion(truth[1:2], read[1:2], 0.2).sensitivity is None
+    assert confusion(cut.higher(truth[1:2]), cut.higher(read[1:2])).sensitivity is None
 
 
 def test_calibration_of_stretched_readings():

@@ -95,6 +95,18 @@ def require_no_shared_tissue(folder: Location, split: Split, duplicates: Sequenc
 
 def _require_labels(manifest: Manifest, split: Split) -> None:
     empty = [side for side, pairs in split.sides().items() if not any(p.n_ratio for p in pairs)]
+    # a marker that is never taught, or never chosen by, would read its starting value for ever
+    lacking = [
+        f"{marker} for {side}"
+        for marker in manifest.markers
+        for side in ("train", "validation")
+        if not any(p.n_ratio for p in split.sides()[side] if p.marker == marker)
+    ]
+    if not empty and lacking:
+        raise InputError(
+            f"fold {split.fold}: no usable label of {', '.join(lacking)}.",
+            hint="Choose another --fold or --cv, or build records of the other markers alone.",
+        )
     if not empty and manifest.n_folds >= 3:
         return
     patients = Counter(manifest.folds().values())

@@ -73,9 +73,9 @@ def _figures(truth: Values, read: Values, cut_offs: Sequence[CutOff]) -> dict[st
         "calibration_slope": None if line is None else line[1],
     }
     for cut in cut_offs:
-        counts = confusion(truth, read, cut.fraction)
+        counts = confusion(cut.higher(truth), cut.higher(read))
         values |= {
-            _key("auc", cut): auc(truth >= cut.fraction, read),
+            _key("auc", cut): auc(cut.higher(truth), read),
             _key("sensitivity", cut): counts.sensitivity,
             _key("specificity", cut): counts.specificity,
         }
@@ -89,9 +89,10 @@ def _at(
     values: dict[str, float | None],
     intervals: dict[str, list[float] | None],
 ) -> dict[str, Any]:
-    counts = confusion(truth, read, cut.fraction)
+    counts = confusion(cut.higher(truth), cut.higher(read))
     row: dict[str, Any] = {
         "cut_off": cut.fraction,
+        "higher": cut.label,
         "source": cut.source,
         "true_positive": counts.true_positive,
         "false_positive": counts.false_positive,

@@ -7,26 +7,41 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from virtual_stain.markers import Marker
 
 
 @dataclass(frozen=True, slots=True)
 class CutOff:
-    """A value at or above which a tumour belongs to the higher class."""
+    """A value that divides tumours into a lower and a higher class."""
 
     fraction: float
     source: str
+    at_is_higher: bool = True
+    """Whether the value itself belongs to the higher class ("from 20 %") or to the lower one ("at most 5 %")."""
+
+    def higher(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+        """bool[N]: which fractions belong to the higher class."""
+        result: npt.NDArray[np.bool_] = values >= self.fraction if self.at_is_higher else values > self.fraction
+        return result
+
+    @property
+    def label(self) -> str:
+        """`≥ 20 %` or `> 5 %`."""
+        return f"{'≥' if self.at_is_higher else '>'} {100 * self.fraction:g} %"
 
 
 _KI67 = (
-    CutOff(0.05, "IKWG 2021: low where the index is at most 5 %"),
+    CutOff(0.05, "IKWG 2021: low where the index is at most 5 %", at_is_higher=False),
     CutOff(0.14, "St Gallen 2011"),
     CutOff(0.20, "St Gallen 2013; abemaciclib label"),
     CutOff(0.30, "IKWG 2021: high from 30 %"),
 )
 _HORMONE = (
     CutOff(0.01, "ASCO/CAP 2020: positive from 1 %"),
-    CutOff(0.10, "ASCO/CAP 2020: above ER low positive (1–10 %)"),
+    CutOff(0.10, "ASCO/CAP 2020: above ER low positive (1–10 %)", at_is_higher=False),
 )
 CUT_OFFS: dict[Marker, tuple[CutOff, ...]] = {
     Marker.KI67: _KI67,

@@ -36,7 +36,7 @@ from virtual_stain.records.duplicates import known_duplicates
 from virtual_stain.records.manifest import MANIFEST, read_manifest
 from virtual_stain.remote import Location, parse_location
 from virtual_stain.training.cross_validation import cross_validation_runs
-from virtual_stain.training.run_dir import TrainedRun, load_run
+from virtual_stain.training.run_dir import RunDir, TrainedRun, load_run
 
 SCHEMA_VERSION = 2
 
@@ -126,7 +126,14 @@ def _read_run(run_dir: Path, records_dir: Location | None, top_n: int, progress:
         "fold": run.data["fold"],
         "held_out": "test fold of the run's records" if own else "other records, no patient or slide of the training",
         "best_step": best_step,
-        "runs": [{"name": run.path.name, "fold": run.data["fold"], "best_step": best_step}],
+        "runs": [
+            {
+                "name": run.path.resolve().name,
+                "fold": run.data["fold"],
+                "best_step": best_step,
+                "best_sha256": sha256_file(RunDir(run_dir).best),
+            }
+        ],
         "duplicate_tissue": known_duplicates(records, digest),
     }
     return _Read(predict_tiles(run, records, pairs, progress), rule, facts, digest, run.config.to_dict(), own)

@@ -16,7 +16,7 @@ _CAPTIONS = {
     "scatter.png": "Tiles (dots) and patients (diamonds, with an interval where there is one), read against counted.",
     "bland_altman.png": "Difference against mean; lines: patients.",
     "calibration.png": "What was counted where the model read so much; on the diagonal it is calibrated.",
-    "roc.png": "Patients at or above the clinical cut-offs.",
+    "roc.png": "Patients in the higher class at the clinical cut-offs.",
     "top_global.png": "The hot-spot reading grows with the number of tiles and is biased upward by noise.",
     "label_trust.png": "Tile error by counted cells and by estimated registration error.",
 }

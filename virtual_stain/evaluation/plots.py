@@ -133,8 +133,8 @@ def _roc(axis: Axes, part: TileTable, figures: dict[str, Any], marker: str) -> N
             continue
         interval = row["auc_interval"]
         between = "" if interval is None else f" ({interval[0]:.2f}–{interval[1]:.2f})"
-        x, y = roc_points(truth >= cut.fraction, read)
-        axis.plot(x, y, lw=1.6, label=f"≥ {100 * cut.fraction:g} %: AUC {row['auc']:.2f}{between}")
+        x, y = roc_points(cut.higher(truth), read)
+        axis.plot(x, y, lw=1.6, label=f"{cut.label}: AUC {row['auc']:.2f}{between}")
         drawn += 1
     if not drawn:
         axis.text(0.5, 0.5, "no cut-off divides\nthe held-out patients", ha="center", va="center", color=_GREY)

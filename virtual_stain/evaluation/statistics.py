@@ -81,7 +81,7 @@ def roc_points(positive: npt.NDArray[np.bool_], score: Values) -> tuple[Values, 
 
 @dataclass(frozen=True, slots=True)
 class Confusion:
-    """Counts at a cut-off: value ≥ cut-off is positive, for labels and readings alike."""
+    """Counts at a cut-off; positive: in the higher class."""
 
     true_positive: int
     false_positive: int
@@ -97,9 +97,8 @@ class Confusion:
         return _share(self.true_negative, self.true_negative + self.false_positive)
 
 
-def confusion(truth: Values, read: Values, cut_off: float) -> Confusion:
-    """Labels and readings at or above `cut_off` (fraction)."""
-    a, b = truth >= cut_off, read >= cut_off
+def confusion(a: npt.NDArray[np.bool_], b: npt.NDArray[np.bool_]) -> Confusion:
+    """Labels `a` and readings `b`, bool[N], in the higher class."""
     return Confusion(int((a & b).sum()), int((~a & b).sum()), int((~a & ~b).sum()), int((a & ~b).sum()))
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from virtual_stain.errors import InputError, VerificationError
-from virtual_stain.files import read_json
+from virtual_stain.files import read_json, sha256_file
 from virtual_stain.training.cross_validation import cross_validation_runs
+from virtual_stain.training.run_dir import BEST
 
 _TILES = ("n_labelled", "n_patients", "pearson_within_patient", "pearson_pooled", "mae")
 _AGREEMENT = ("n", "mae", "bias", "limits_of_agreement", "pearson", "icc_2_1", "calibration", "cut_offs", "intervals")
@@ -35,17 +36,17 @@ def exported_run(folder: Path) -> Path:
     return folder if runs is None else runs[0]
 
 
-def held_out(run_dir: Path, best_step: int) -> HeldOut:
+def held_out(run_dir: Path) -> HeldOut:
     """The evaluation of the whole cross-validation where the run is a fold of one, else the run's own.
 
-    `best_step`: of the weights that are exported; figures of other weights would be somebody else's. Raises
-    InputError, VerificationError when a file is there and cannot be understood.
+    Only where every network that it read with still has the weights of then (sha256 of best.h5): figures of other
+    weights would be somebody else's. Raises InputError, VerificationError when a file cannot be understood.
     """
     for folder in (run_dir.resolve().parent, run_dir):
         path = folder / "evaluation.json"
         if not path.is_file() or (folder != run_dir and not _is_fold_of(run_dir, folder)):
             continue
-        found = _read(path, run_dir, best_step)
+        found = _read(path, run_dir)
         if found.figures is not None:
             return found
     return HeldOut(None)
@@ -59,11 +60,15 @@ def _is_fold_of(run_dir: Path, folder: Path) -> bool:
     return runs is not None and run_dir.resolve() in [run.resolve() for run in runs]
 
 
-def _read(path: Path, run_dir: Path, best_step: int) -> HeldOut:
+def _read(path: Path, run_dir: Path) -> HeldOut:
     value = read_json(path, "the evaluation of a run")
     try:
-        steps = {run["name"]: run["best_step"] for run in value["runs"]}
-        if steps.get(run_dir.resolve().name) != best_step:
+        weights = {run["name"]: run["best_sha256"] for run in value["runs"]}
+        folder = run_dir.resolve().parent
+        if run_dir.resolve().name not in weights or any(
+            not (folder / name / BEST).is_file() or sha256_file(folder / name / BEST) != digest
+            for name, digest in weights.items()
+        ):
             return HeldOut(None)
         figures = {
             "held_out": value["held_out"],

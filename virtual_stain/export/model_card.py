@@ -114,7 +114,7 @@ def _figures(evaluation: Mapping[str, Any] | None) -> list[str]:
     for marker, found in evaluation["markers"].items():
         for row in found["patients"]["cut_offs"] or ():
             lines.append(
-                f"- {marker} ≥ {100 * row['cut_off']:g} % ({row['source']}): AUC {_number(row['auc'])}, sensitivity "
+                f"- {marker} {row['higher']} ({row['source']}): AUC {_number(row['auc'])}, sensitivity "
                 f"{_number(row['sensitivity'])}, specificity {_number(row['specificity'])} over patients"
             )
     return lines

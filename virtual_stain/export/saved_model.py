@@ -68,7 +68,7 @@ def export_run(
             "The patient key that the records were built with is not on this machine: the bundle will not know its "
             "training slides, and `vstain score` cannot warn about them."
         )
-    evaluated = held_out(run_dir, run.card["training"]["best_step"])
+    evaluated = held_out(run_dir)
     card = _run_card(run.card, evaluated, name or _model_name(out), slides)
     refuse_foreign_run(out, "export")
     network = freeze_network(lambda crops: run.model(crops, training=False), card.crop_px)

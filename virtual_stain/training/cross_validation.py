@@ -15,6 +15,8 @@ from virtual_stain.provenance import RunRecord, refuse_foreign_run
 from virtual_stain.records.manifest import MANIFEST, read_manifest
 from virtual_stain.remote import Location
 from virtual_stain.training.fit import FitResult, fit
+from virtual_stain.training.identity import drop_evaluation
+from virtual_stain.training.run_dir import RunDir
 
 COMMAND = "fit --cv"
 
@@ -52,6 +54,8 @@ def fit_cross_validated(
         record = RunRecord(COMMAND, config=config.to_dict(), inputs={MANIFEST: digest})
         record.extra = {"status": "running", "runs": [_name(k) for k in range(plan.n_folds)]} | described
         record.write(out, tensorflow=True)
+        if force or not all(_status(out / _name(k)) == "finished" for k in range(plan.n_folds)):
+            drop_evaluation(RunDir(out))  # of networks that are about to be trained anew
         results = []
         for fold in range(plan.n_folds):
             progress.say(f"── fold {fold} of {plan.n_folds}")

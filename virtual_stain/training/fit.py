@@ -18,6 +18,7 @@ from virtual_stain.model.precision import resolve_precision
 from virtual_stain.model.tile_reading import crops_per_side
 from virtual_stain.progress import QUIET, Progress
 from virtual_stain.provenance import RunRecord
+from virtual_stain.records.duplicates import known_duplicates
 from virtual_stain.remote import Location
 from virtual_stain.training.distribution import Distribution, open_distribution
 from virtual_stain.training.fit_svr import fit_svr
@@ -75,6 +76,12 @@ def fit(
             progress.say(f"{run_dir}: this run is finished; nothing to do (--force begins anew).")
             return _result(run_dir, record["summary"])
         verify_shards(records_dir, inputs.split.train + inputs.split.validation, progress)
+        data["duplicate_tissue"] = known_duplicates(records_dir, data["manifest_sha256"])
+        if data["duplicate_tissue"] is None:
+            progress.say(
+                "Nobody has looked for the same tissue under two patients in these records: "
+                f"vstain records verify {records_dir} does, and this run will say that it is not known."
+            )
         data["training_range"] = (record or {"data": {}})["data"].get("training_range") or measure_training_range(
             records_dir, inputs.split.train, progress
         )

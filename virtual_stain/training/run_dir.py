@@ -24,6 +24,8 @@ from virtual_stain.markers import parse_marker
 from virtual_stain.model.build import BuildOptions, Network, build_network
 from virtual_stain.training.checkpoint import assign, read_checkpoint
 
+BEST = "best.h5"
+
 
 @dataclass(frozen=True, slots=True)
 class RunDir:
@@ -37,7 +39,7 @@ class RunDir:
 
     @property
     def best(self) -> Path:
-        return self.path / "best.h5"
+        return self.path / BEST
 
     @property
     def last(self) -> Path:
