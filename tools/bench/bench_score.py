@@ -142,7 +142,9 @@ def command(slide: Path, model: str, out: Path, *options: str) -> dict[str, floa
     arguments = [sys.executable, "-c", code, "score", str(slide), "--model", model, "--out", str(out)]
     arguments += ["--force", "-v", "--jobs", "2", *options]
     start, first = time.perf_counter(), 0.0
-    process = subprocess.Popen(["/usr/bin/time", "-f", "maxrss %M", *arguments], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        ["/usr/bin/time", "-f", "maxrss %M core %U %S", *arguments], stderr=subprocess.PIPE, text=True
+    )
     assert process.stderr is not None
     lines = []
     for line in process.stderr:
@@ -152,12 +154,13 @@ def command(slide: Path, model: str, out: Path, *options: str) -> dict[str, floa
     if process.wait():
         raise SystemExit("".join(lines))
     wall = time.perf_counter() - start
-    rss = float(re.findall(r"maxrss (\d+)", "".join(lines))[-1]) / 1e6
+    rss, user, system = re.findall(r"maxrss (\d+) core ([\d.]+) ([\d.]+)", "".join(lines))[-1]
     report = json.loads((out / f"{slide.stem}.report.json").read_text())
     return {
         "wall": wall,
         "first": first,
-        "gb": rss,
+        "gb": float(rss) / 1e6,
+        "core": float(user) + float(system),
         "tiles": report["tiles"]["scored"],
         "network": report["timing"]["network_s"],
         "ratio": report["readings"]["ki67"]["global_ratio"] or float("nan"),
@@ -166,24 +169,30 @@ def command(slide: Path, model: str, out: Path, *options: str) -> dict[str, floa
 
 
 def whole(slide: Path, model: Path, out: Path, kinds: list[str]) -> None:
-    """The command beside the network on the same crops, in the same minutes."""
-    print(
-        "\nWhole command             tiles    wall s  network alone s  ratio   first tile s  peak GB   global ratio  by"
-    )
+    """The command beside the network on the same crops, in the same minutes; and on a slide of one window."""
+    tiny = out / "one_window.tif"
+    if not tiny.exists():
+        write_jpeg_tiff(tiny, Mirrored(np.load(out / "picture.npy"), Size(1232, 1232)))
+    tiles = some_tiles(slide, 16)
+    print("\nWhole command        tiles    wall, core s  network alone  ratio wall, core  first tile s  peak GB  by")
     for kind in kinds:
         precision = ENGINES[kind]["precision"]
-        done = command(slide, str(model), out / "results", "--set", f"scoring.precision={precision}")
-        count = int(done["tiles"])
-        tiles = some_tiles(slide, 24)
+        option = ("--set", f"scoring.precision={precision}")
         predictor = LocalPredictor(model, ScoringSettings(precision=precision))
-        predictor.check(tiles[:4])
-        over(predictor, tiles[:4], 2)
-        wall, _, _ = timed(lambda p=predictor, t=tiles: over(p, t, 2), repeats=2)
-        alone = wall / len(tiles) * count
-        print(
-            f"{kind:25} {count:5} {done['wall']:9.1f} {alone:16.1f} {done['wall'] / alone:6.2f} {done['first']:14.1f}"
-            f" {done['gb']:8.2f} {done['ratio']:12.5f}   {done['engine'].get('precision')}"
-        )
+        predictor._function = predictor._fast or predictor._reference
+        over(predictor, tiles[:2], 1)
+        for file in (slide, tiny):
+            before, before_core, _ = timed(lambda p=predictor: over(p, tiles, 1))
+            done = command(file, str(model), out / "results", *option)
+            after, after_core, _ = timed(lambda p=predictor: over(p, tiles, 1))
+            count = int(done["tiles"])
+            alone, core = ((a + b) / 2 / len(tiles) * count for a, b in ((before, after), (before_core, after_core)))
+            print(
+                f"{kind:20} {count:5} {done['wall']:7.1f} {done['core']:7.1f} {alone:6.1f} {core:7.1f}"
+                f" {done['wall'] / alone:8.2f} {done['core'] / core:7.2f} {done['first']:14.1f} {done['gb']:8.2f}"
+                f"  {done['engine'].get('precision')}",
+                flush=True,
+            )
 
 
 def served(model: Path, tiles: np.ndarray) -> None:

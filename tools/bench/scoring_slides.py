@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import tifffile
@@ -57,6 +58,7 @@ def write_jpeg_tiff(path: Path, source: Mirrored, *, tile: int = 256, quality: i
     with tifffile.TiffWriter(path, bigtiff=True) as writer:
         for factor in (1, 4, 16):
             image = np.concatenate([s[::factor, ::factor] for s in source.strips(4096)])
+            image = cv2.cvtColor(image, cv2.COLOR_RGB2YCrCb)[..., [0, 2, 1]]  # the writer takes the colours as they are
             writer.write(
                 image,
                 tile=(tile, tile),

@@ -24,7 +24,7 @@ class ScoringSettings:
     check_tiles: int = 4
     """Tiles of each slide on which a bfloat16 engine is compared with the reference before it may read the slide."""
     batch_size: int = 0
-    """Tiles per call of the network; 0: what suits the engine and device (CPU 2, GPU 16, server 4)."""
+    """Tiles per call of the network; 0: what suits the engine and device (CPU 1, GPU 16, server 4)."""
     transport: str = "lossless"
     """How tiles travel to a model server: "lossless" (pixels over gRPC, PNG over REST) or "jpeg" (95, 4:4:4: a tenth of
     the bytes, readings within 0.01)."""

@@ -54,7 +54,7 @@ class OpenVinoPredictor(LocalPredictor):
         self._openvino_reads = True
         if tiles is None:
             return self.engine
-        found = difference(self._run(self._reference, tiles), self._on_openvino(tiles))
+        found = difference(self._in_parts(self._reference, tiles), self._on_openvino(tiles))
         facts = self.engine | {"checked_tiles": len(tiles), "largest_difference": found["tile"]}
         if not acceptable(found):
             self._openvino_reads = False
