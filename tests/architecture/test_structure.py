@@ -21,6 +21,7 @@ TENSORFLOW_MAY_FILES = {
     "score/local.py",
     "score/bfloat16.py",
     "score/openvino_engine.py",
+    "score/signature.py",
     "remote.py",
     "records/read.py",
     "records/write.py",

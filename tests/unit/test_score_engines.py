@@ -67,7 +67,7 @@ def test_bfloat16_that_does_not_agree_leaves_the_slide_to_float32(bundle, tiles,
 
 def test_the_convolutions_compute_in_bfloat16_and_the_rest_in_float32(bundle):
     predictor = LocalPredictor(bundle, ScoringSettings(precision="bfloat16"))
-    before = find_network(predictor._reference.graph.as_graph_def())
+    before = find_network(predictor._graph)
     from virtual_stain.score.bfloat16 import to_bfloat16
 
     after = to_bfloat16(before)
@@ -108,7 +108,7 @@ def test_answers_do_not_depend_on_batch_or_order(bundle, tiles, size, precision)
 def test_the_central_crop_is_another_signature_of_the_same_bundle(bundle, tiles):
     centre = LocalPredictor(bundle, ScoringSettings(precision="float32", crops="center"))
     inner = tiles[:, CROP_PX // 2 : -CROP_PX // 2, CROP_PX // 2 : -CROP_PX // 2]
-    expected = LocalPredictor(bundle)._model.signatures["uint8"](tiles=tf.constant(np.tile(inner, (1, 2, 2, 1))))
+    expected = tf.saved_model.load(str(bundle)).signatures["uint8"](tiles=tf.constant(np.tile(inner, (1, 2, 2, 1))))
     answer = centre.predict(tiles)
     np.testing.assert_allclose(answer["ki67"], expected["ki67"].numpy(), atol=1e-6)
     np.testing.assert_allclose(answer["ki67_tumour_cells"], expected["ki67_tumour_cells"].numpy(), rtol=1e-5)
@@ -302,3 +302,22 @@ def test_openvino_needs_a_frozen_network(tmp_path):
 
     with pytest.raises(ModelError, match="frozen network"):
         OpenVinoPredictor(write_tiny_bundle(tmp_path / "tiny"), ScoringSettings(engine="openvino"))
+
+
+def test_only_the_signature_that_is_asked_for_is_taken_from_the_file(bundle):
+    from virtual_stain.score.signature import read_saved_model, signature_graph
+
+    meta = read_saved_model(bundle)
+    graph = signature_graph(meta, "uint8")
+    assert len(graph.library.function) < len(meta.graph_def.library.function) / 2
+    assert not any(n.op == "DecodeJpeg" for f in graph.library.function for n in f.node_def)
+    with pytest.raises(KeyError):
+        signature_graph(meta, "other")
+
+
+def test_a_damaged_saved_model_is_no_traceback(tmp_path):
+    from virtual_stain.score.signature import read_saved_model
+
+    (tmp_path / "saved_model.pb").write_bytes(b"\xff" * 100)
+    with pytest.raises(ValueError, match="not a SavedModel"):
+        read_saved_model(tmp_path)

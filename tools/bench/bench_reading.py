@@ -140,7 +140,8 @@ def main(slide: Path | None, side: int, columns: int, rounds: int) -> None:
     if slide is not None:
         measure(slide, side, rounds)
         return
-    source = Mirrored(he_picture(), Size(*[side * columns // 16 * 16 + 16] * 2))
+    # whole restart intervals of 4096 px in the NDPI: scanners write 2048, this writer the largest that divides a row
+    source = Mirrored(he_picture(), Size(-(-side * columns // 4096) * 4096, side * columns // 16 * 16 + 16))
     with tempfile.TemporaryDirectory() as name:
         measure(write_jpeg_tiff(Path(name) / "tiled.tif", source), side, rounds)
         measure(write_ndpi_slide(Path(name) / "slide.ndpi", source), side, rounds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from virtual_stain.score.bfloat16 import find_network, rename_functions, to_bflo
 from virtual_stain.score.engine_check import acceptable, difference
 from virtual_stain.score.hardware import multiplies_bfloat16
 from virtual_stain.score.predictor import Answers, Tiles
+from virtual_stain.score.signature import callable_signature, read_saved_model, signature_graph
 
+Signature = Callable[[tf.Tensor], dict[str, tf.Tensor]]
 SIGNATURES = {"quadrants": "uint8", "center": "center_uint8"}
 
 
@@ -34,10 +37,22 @@ class LocalPredictor:
         self.sha256: str = bundle.sha256
         self._folder = bundle.folder
         name = SIGNATURES[settings.crops]
+        self._graph: Any | None = None
+        """The signature's graph, where its weights are constants."""
         try:
-            self._model = tf.saved_model.load(str(bundle.folder))
-            self._reference = self._model.signatures[name]
-            answer = self._model.signatures["describe"](query=tf.constant([""]))
+            self._meta: Any = read_saved_model(bundle.folder)
+            self._graph = signature_graph(self._meta, name)
+            describe = signature_graph(self._meta, "describe")
+            if self._graph is None or describe is None:  # exported before the network was frozen
+                self._model = tf.saved_model.load(str(bundle.folder))
+                loaded, described_by = self._model.signatures[name], self._model.signatures["describe"]
+                self._reference: Signature = lambda tiles: dict(loaded(tiles=tiles))
+                answer = described_by(query=tf.constant([""]))
+            else:
+                for graph in (self._graph, describe):
+                    rename_functions(graph, f"_{self.sha256[:16]}")  # another model's functions have the same names
+                self._reference = callable_signature(self._meta, name, self._graph)
+                answer = callable_signature(self._meta, "describe", describe)(tf.constant([""]))
         except (tf.errors.OpError, OSError, ValueError, KeyError, AttributeError) as error:
             raise ModelError(
                 f"{bundle.folder}: expected a SavedModel with the signatures {name} and describe. "
@@ -55,8 +70,10 @@ class LocalPredictor:
         gpus = [d.name for d in tf.config.list_physical_devices("GPU")]
         self.batch_size = 16 if gpus else 1  # a CPU is as fast with one tile, in a third of the memory of four
         self.engine: dict[str, Any] = {"name": "tensorflow", "precision": "float32", "device": "GPU" if gpus else "CPU"}
-        self._function: Any = self._reference
+        self._crops = settings.crops
+        self._function: Signature = self._reference
         self._fast = self._in_bfloat16(settings.precision)
+        self._meta = None  # the file's weights once more
 
     def predict(self, tiles: Tiles) -> Answers:
         """See `Predictor.predict`."""
@@ -74,34 +91,28 @@ class LocalPredictor:
                 facts["precision"] = "bfloat16"
         return facts
 
-    def _in_bfloat16(self, precision: str) -> Any | None:
+    def _in_bfloat16(self, precision: str) -> Signature | None:
         """The signature with its network in bfloat16; None where it is not wanted or has no convolution."""
         wanted = precision == "bfloat16" or (precision == "auto" and multiplies_bfloat16())
-        # exported before the network was frozen: its weights are not in the graph
-        wanted = wanted and not self._reference.captured_inputs
-        graph = self._reference.graph.as_graph_def() if wanted else None
-        network = None if graph is None else find_network(graph)
-        if graph is None or network is None:
+        if not wanted or self._graph is None or find_network(self._graph) is None:
             return None
+        graph = type(self._graph)()
+        graph.CopyFrom(self._graph)
+        network = find_network(graph)
+        assert network is not None
         network.CopyFrom(to_bfloat16(network))
-        rename_functions(graph, f"_bfloat16_{self.sha256[:16]}")
-        names = sorted(self._reference.structured_outputs)  # the order in which tf.nest flattens a dict
-        outputs = [tensor.name for tensor in self._reference.outputs]
-        source = self._reference.inputs[0].name
-        wrapped = tf.compat.v1.wrap_function(lambda: tf.graph_util.import_graph_def(graph, name=""), [])
-        element = wrapped.graph.as_graph_element
-        pruned = wrapped.prune(element(source), [element(o) for o in outputs])
-        return lambda tiles: dict(zip(names, pruned(tiles), strict=True))
+        rename_functions(graph, "_bfloat16")
+        return callable_signature(self._meta, SIGNATURES[self._crops], graph)
 
-    def _in_parts(self, function: Any, tiles: Tiles) -> Answers:
+    def _in_parts(self, function: Signature, tiles: Tiles) -> Answers:
         """The answers to more tiles than suit the device at a time."""
         size = self.batch_size
         parts = [self._run(function, tiles[i : i + size]) for i in range(0, len(tiles), size)]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    def _run(self, function: Any, tiles: Tiles) -> Answers:
+    def _run(self, function: Signature, tiles: Tiles) -> Answers:
         try:
-            outputs = function(tiles=tf.constant(tiles))
+            outputs = function(tf.constant(tiles))
         except tf.errors.ResourceExhaustedError as error:
             raise ModelError(
                 f"{self._folder}: {len(tiles)} tiles at a time do not fit into the device's memory.",

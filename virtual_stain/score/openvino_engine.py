@@ -62,8 +62,8 @@ class OpenVinoPredictor(LocalPredictor):
         return facts
 
     def _compile(self, openvino: Any) -> Any:
-        network = find_network(self._reference.graph.as_graph_def())
-        if network is None or self._reference.captured_inputs:
+        network = None if self._graph is None else find_network(self._graph)
+        if network is None:
             raise ModelError(
                 f"{self._folder}: expected a bundle with a frozen network. Received: one of an older version.",
                 hint="Export the run again: vstain export RUN --out MODEL",
