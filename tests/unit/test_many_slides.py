@@ -9,7 +9,8 @@ import pytest
 
 from tests.fixtures.models import TinyPredictor, block_slide, coloured_is_tissue, write_tiny_bundle
 from virtual_stain.cli.main import _run
-from virtual_stain.errors import BatchError, ConfigError, InputError, VerificationError
+from virtual_stain.config import ScoringSettings
+from virtual_stain.errors import BatchError, ConfigError, InputError, ModelError, VerificationError
 from virtual_stain.export.signing import create_key, load_signing_key, sign_bundle
 from virtual_stain.score import score as score_module
 from virtual_stain.score import staging
@@ -181,3 +182,24 @@ def test_options_of_the_command(tmp_path, capsys):
     assert _run([*arguments, "--crops", "center", "--stage", str(tmp_path / "stage")]) == 0
     assert set(_table(tmp_path / "o")) == {"a", "b"}
     assert "a: Ki67" in capsys.readouterr().out
+
+
+def test_force_reads_every_tile_again_whatever_an_earlier_run_left(tmp_path):
+    path = block_slide(tmp_path / "a.tiff", [[150, 120]])
+    inputs = collect_inputs([path], None, out=tmp_path / "o", mpp=None)
+
+    class Dies(TinyPredictor):
+        def predict(self, tiles):
+            if self.batches:
+                raise ModelError("gone")
+            return super().predict(tiles)
+
+    one = ScoringSettings(batch_size=1)
+    for force, expected in ((False, 1), (True, 2)):
+        with pytest.raises(ModelError):
+            score_slides(inputs, ScoreOptions(model="none", scoring=one), predictor=Dies())
+        assert (tmp_path / "o" / "a.partial.npz").is_file()
+        predictor = TinyPredictor()
+        score_slides(inputs, ScoreOptions(model="none", scoring=one, force=force), predictor=predictor)
+        assert len(predictor.batches) == expected
+        (tmp_path / "o" / "a.report.json").unlink()

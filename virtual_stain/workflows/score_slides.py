@@ -234,6 +234,8 @@ def _score_one(item: ScoreInput, ref: SlideRef, job: _Job) -> Scored:
         if done is not None:
             return Scored(Outcome(item.stem, True, _KEPT), item.folder, done)
         journal = AnswerLog(item.folder / f"{item.stem}.partial.npz", _digest(made_from))
+        if options.force:
+            journal.remove()
         score = score_slide(
             slide, model, options.scoring, options.tissue, jobs=options.jobs, journal=journal, progress=job.progress
         )
