@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from tests.fixtures.review import PhantomRecords, build_phantom_records
 
 
 @pytest.fixture(scope="session")
-def phantom_records(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PhantomRecords]:
-    """Two phantom pairs with all tiles built and nobody's verdict; copy the folder before writing to it."""
+def phantom_records(tmp_path_factory: pytest.TempPathFactory) -> PhantomRecords:
+    """Two phantom pairs with all tiles built and nobody's verdict; copy the folder before writing to it.
+
+    To build on, a test sets VSTAIN_PATIENT_KEY to its `key`: what lasts a session must not stay in the environment.
+    """
     with pytest.MonkeyPatch.context() as patch:
-        yield build_phantom_records(tmp_path_factory.mktemp("phantom-records"), patch)
+        return build_phantom_records(tmp_path_factory.mktemp("phantom-records"), patch)

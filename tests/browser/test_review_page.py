@@ -69,8 +69,9 @@ def _records(folder: Path) -> dict[tuple[str, int, int], dict]:
 
 
 def test_ten_tiles_by_keyboard_one_corrected_one_rejected_and_the_shards_change_exactly_there(
-    page: Page, phantom_records: PhantomRecords, tmp_path: Path
+    page: Page, phantom_records: PhantomRecords, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("VSTAIN_PATIENT_KEY", str(phantom_records.key))
     folder = phantom_records.copy(tmp_path / "records")
     with serving(review_of(folder)) as address:
         _begin(page, address)
@@ -148,6 +149,26 @@ def test_mouse_a_click_changes_a_cell_and_the_ratio_follows_at_once(page: Page, 
     again = _shown(page)
     assert (again["pair"], again["col"], again["row"]) == (first["pair"], first["col"], first["row"])
     assert (again["status"], page.inner_text("#ratio")) == ("open", before)
+
+
+def test_a_reason_is_the_one_that_was_typed_and_of_the_tile_that_was_shown(
+    page: Page, address: str, folder: Path
+) -> None:
+    _begin(page, address)
+    first = _shown(page)
+    page.keyboard.press("r")
+    page.locator("#own-reason").fill("too thick")
+    page.keyboard.press("Enter")  # not the first of the reasons above
+    second = _shown(page)
+    page.keyboard.press("r")
+    page.keyboard.press("5")
+    page.keyboard.press("ArrowRight")  # at once
+    _saved(page)
+    found = [d.verdict for d in ReviewStore(folder / "review.sqlite").decisions()]
+    assert [v.reason for v in found] == ["too thick", "artefact: fold, pen, blur, bubble"]
+    assert [(v.place.pair, v.place.col, v.place.row) for v in found] == [
+        (i["pair"], i["col"], i["row"]) for i in (first, second)
+    ]
 
 
 def test_both_tiles_zoom_and_move_together_and_the_map_jumps(page: Page, address: str) -> None:

@@ -20,6 +20,11 @@ from virtual_stain.review.verdicts import Decision, Place, Verdict
 from virtual_stain.workflows.build_records import BuildOptions, BuildResult, build_records
 
 
+@pytest.fixture(autouse=True)
+def _patient_key(phantom_records: PhantomRecords, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VSTAIN_PATIENT_KEY", str(phantom_records.key))
+
+
 @pytest.fixture
 def copy(phantom_records: PhantomRecords, tmp_path: Path) -> Path:
     return phantom_records.copy(tmp_path / "records")

@@ -234,6 +234,11 @@ function askReason() {
   $("reasons").querySelector("button").focus();
 }
 
+function rejectFor(reason) {
+  $("ask-reason").close();
+  decide("reject", reason);
+}
+
 function askName() {
   $("name").value = reviewer();
   $("ask-name").showModal();
@@ -500,17 +505,19 @@ function wire() {
     }
     $("who").textContent = reviewer() || "Who reviews?";
   });
+  // decided in the event itself: a dialog tells that it is closed later, when the next key may have moved on
   $("ask-reason").addEventListener("keydown", (event) => {
     const chosen = event.target === $("own-reason") ? undefined : state.folder.reasons[Number(event.key) - 1];
     if (!chosen) return;
     event.preventDefault();
-    $("ask-reason").close(chosen);
+    rejectFor(chosen);
   });
-  $("ask-reason").addEventListener("close", () => {
-    const answer = $("ask-reason").returnValue;
-    const reason = answer === "ok" ? $("own-reason").value.trim() : answer;
-    if (reason) decide("reject", reason);
-    else if (answer === "ok") banner("A rejected label needs a reason.");
+  $("ask-reason").querySelector("form").addEventListener("submit", (event) => {
+    event.preventDefault();
+    const reason = $("own-reason").value.trim();
+    if (event.submitter?.value === "") $("ask-reason").close();
+    else if (reason) rejectFor(reason);
+    else $("own-reason").focus();
   });
   window.addEventListener("beforeunload", (event) => {
     if (drafts.size) event.preventDefault(); // decisions that are not saved yet are kept for the next visit
@@ -533,7 +540,7 @@ async function begin() {
   form.pair.append(...folder.pairs.map((p) => element("option", { value: p.name, textContent: `${p.name} (${p.decided}/${p.tiles})` })));
   form.flag.append(...folder.flags.map((f) => element("option", { value: f, textContent: FLAGS[f] ?? f })));
   $("reasons").replaceChildren(
-    ...folder.reasons.map((reason, i) => element("li", {}, element("button", { value: reason }, element("kbd", { textContent: i + 1 }), ` ${reason}`))),
+    ...folder.reasons.map((reason, i) => element("li", {}, element("button", { type: "button", onclick: () => rejectFor(reason) }, element("kbd", { textContent: i + 1 }), ` ${reason}`))),
   );
   view = new PairView($("he"), $("ihc"), folder.tile_px, touch, (zoom) => {
     const um = (folder.tile_mpp / zoom) * (window.devicePixelRatio || 1);
