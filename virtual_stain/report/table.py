@@ -28,11 +28,17 @@ class SlideResult(Protocol):
         """The value of its report.json."""
 
 
-def scores_csv(items: Sequence[ScoreInput], results: Sequence[SlideResult], card: ModelCard) -> str:
+def scores_csv(
+    items: Sequence[ScoreInput],
+    results: Sequence[SlideResult],
+    card: ModelCard,
+    earlier: Mapping[str, Mapping[str, Any]] | None = None,
+) -> str:
     """A row for every slide of the run, in its order: status ok, failed or pending; fractions 0–1, empty: no value.
 
     `results`: of the first slides of `items`; the others are pending. Slides are named as their files are; the reasons
-    stand in one line each.
+    stand in one line each. `earlier`: stem → report.json of other slides in the folder; they follow as status earlier,
+    with the model that read them.
     """
     markers = [m.value for m in card.markers]
     columns = list(_FIRST)
@@ -43,6 +49,8 @@ def scores_csv(items: Sequence[ScoreInput], results: Sequence[SlideResult], card
     writer.writeheader()
     for index, item in enumerate(items):
         writer.writerow(_row(item, results[index] if index < len(results) else None, markers))
+    for stem, report in (earlier or {}).items():
+        writer.writerow({"slide": stem, "status": "earlier"} | _values(stem, report, markers))
     return text.getvalue()
 
 
@@ -51,9 +59,11 @@ def _row(item: ScoreInput, result: SlideResult | None, markers: Sequence[str]) -
     if result is None:
         return row
     row |= {"status": "ok" if result.outcome.ok else "failed", "reason": " ".join(result.outcome.reason.split())}
-    report = result.report
-    if report is None:
-        return row
+    return row if result.report is None else row | _values(item.stem, result.report, markers)
+
+
+def _values(stem: str, report: Mapping[str, Any], markers: Sequence[str]) -> dict[str, object]:
+    row: dict[str, object] = {}
     for marker in markers:
         reading = report["readings"].get(marker, {})
         row |= {f"{marker}_{name}": _plain(reading.get(name)) for name in _VALUES}
@@ -63,7 +73,7 @@ def _row(item: ScoreInput, result: SlideResult | None, markers: Sequence[str]) -
     slide, model = report["slide"], report["model"]
     row |= {name: _plain(slide[name]) for name in ("tissue_mm2", "mpp_x", "mpp_y")}
     row |= {"model": model["name"], "model_version": model["version"], "model_sha256": model["sha256"]}
-    return row | {"report": f"{item.stem}.report.json"}
+    return row | {"report": f"{stem}.report.json"}
 
 
 def _plain(value: object) -> object:

@@ -13,6 +13,7 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +35,11 @@ class AnswerLog:
         self._written = time.monotonic()
         self.known: set[int] = set()
         """Indices of the tiles that are answered."""
+
+    def bind(self, engine: Mapping[str, Any]) -> None:
+        """Answers of another engine or precision are not gone on with: a slide is read by one."""
+        parts = [str(engine.get(name, "")) for name in ("name", "precision", "device", "transport")]
+        self._key = " ".join([self._key, *parts])
 
     @staticmethod
     def of_nothing() -> AnswerLog:

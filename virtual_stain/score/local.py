@@ -68,6 +68,9 @@ class LocalPredictor:
                 hint="Export the run again: vstain export RUN --out MODEL",
             )
         gpus = [d.name for d in tf.config.list_physical_devices("GPU")]
+        # the reference is float32: newer GPUs would round its factors to 10 bits otherwise. TensorFlow knows it only
+        # for the whole process.
+        tf.config.experimental.enable_tensor_float_32_execution(False)
         self.batch_size = 16 if gpus else 1  # a CPU is as fast with one tile, in a third of the memory of four
         self.engine: dict[str, Any] = {"name": "tensorflow", "precision": "float32", "device": "GPU" if gpus else "CPU"}
         self._crops = settings.crops

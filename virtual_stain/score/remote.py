@@ -61,8 +61,9 @@ class RemotePredictor:
         return {name: answers[name] for name in names if name in answers}
 
     def cancel(self) -> None:
-        """Ends calls that wait for the server to come back."""
-        self._stop.set()
+        """Ends calls that wait now for the server to come back; later ones are those of another slide."""
+        stopped, self._stop = self._stop, threading.Event()
+        stopped.set()
 
     def close(self) -> None:
         self._transport.close()
@@ -82,19 +83,19 @@ class RemotePredictor:
     def _patiently(self, ask: Callable[[], T], *, first: bool = False) -> T:
         """`ask` until it is answered, at most `server_patience_s` (10 s for the first contact) after it was asked."""
         patience = min(10.0, self._settings.server_patience_s) if first else self._settings.server_patience_s
-        start, wait = time.monotonic(), FIRST_WAIT_S
+        start, wait, stop = time.monotonic(), FIRST_WAIT_S, self._stop
         while True:
             try:
                 return ask()
             except ServerBusyError as error:
                 self._unsure = not first
                 left = start + patience - time.monotonic()
-                if left <= 0 or self._stop.is_set():
+                if left <= 0 or stop.is_set():
                     raise self._down(str(error), patience, first) from None
             except VersionGoneError as error:
                 raise self._gone(str(error), first) from None
             # a random part, so that many clients do not come back at once
-            self._stop.wait(min(wait * (0.5 + random.random()), left))
+            stop.wait(min(wait * (0.5 + random.random()), left))
             wait = min(2 * wait, LONGEST_WAIT_S)
 
     def _down(self, text: str, patience: float, first: bool) -> ModelError:

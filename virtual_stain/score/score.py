@@ -100,6 +100,7 @@ def score_slide(
     timing["engine_check"] = time.monotonic() - start - timing["tissue"]
     names = [name for m in card.markers for name in (m.value, cells_key(m))]
     log = journal or AnswerLog.of_nothing()
+    log.bind(check)
     answers, looks = log.start(names, len(plan.tiles))
     failed: dict[int, str] = {}
     left = [i for i in walking_order(plan) if i not in log.known]

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import shutil
+import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +21,7 @@ from virtual_stain.slides.slide import SlideRef
 
 _NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "9p", "ceph", "glusterfs", "fuse.rclone", "afs"}
 _MANY_FILES = {".mrxs", ".vms", ".vmu", ".dcm", ".ini"}  # the named file is only an index of a folder
+_PREFIX = "vstain-stage-"
 _ROOM = 1.1  # of the file's size must be free
 _CHUNK = 8 * 2**20
 
@@ -41,6 +44,21 @@ def on_network(path: Path, mounts: Path = Path("/proc/mounts")) -> bool:
     return kind in _NETWORK
 
 
+def remove_left_behind(parent: Path) -> None:
+    """Removes copies of processes of this machine that were killed: they are slides of patients."""
+    own = f"{_PREFIX}{socket.gethostname()}-"
+    for path in parent.glob(f"{own}*"):
+        number = path.name.removeprefix(own).partition("-")[0]
+        if not number.isdecimal() or path.is_symlink():
+            continue
+        try:
+            os.kill(int(number), 0)
+        except ProcessLookupError:
+            shutil.rmtree(path, ignore_errors=True)
+        except OSError:
+            continue  # somebody else's process
+
+
 class Stager:
     """Copies of the slides that are worth one; a context manager."""
 
@@ -59,7 +77,10 @@ class Stager:
         if self._wanted:
             if self._parent is not None:
                 self._parent.mkdir(parents=True, exist_ok=True)
-            name = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="vstain-stage-", dir=self._parent))
+            parent = Path(tempfile.gettempdir()) if self._parent is None else self._parent
+            remove_left_behind(parent)
+            prefix = f"{_PREFIX}{socket.gethostname()}-{os.getpid()}-"
+            name = self._stack.enter_context(tempfile.TemporaryDirectory(prefix=prefix, dir=parent))
             self._folder = Path(name)
             self._order(0)
         return self

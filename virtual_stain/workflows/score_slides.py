@@ -54,7 +54,6 @@ _HOW_FAST = (
     "batch_size",
     "read_ahead_batches",
     "read_timeout_s",
-    "check_tiles",
     "server_requests",
     "server_timeout_s",
     "server_patience_s",
@@ -154,8 +153,9 @@ def _score_groups(inputs: Sequence[ScoreInput], job: _Job, done: Callable[[Score
                     results.append(_outcome(item, job, errors))
                     record.outcomes.append(results[-1].outcome)
                     _note(record, results[-1])
-                    if len(items) > 1:
-                        write_text(folder / SCORES_CSV, scores_csv(items, results[begin:], model.card))
+                    if len(items) > 1 or (folder / SCORES_CSV).exists():
+                        earlier = _earlier(folder, {i.stem for i in items})
+                        write_text(folder / SCORES_CSV, scores_csv(items, results[begin:], model.card, earlier))
                     done(results[-1])
             except BaseException:
                 with contextlib.suppress(OutputError):  # the first error is the one to tell
@@ -164,6 +164,17 @@ def _score_groups(inputs: Sequence[ScoreInput], job: _Job, done: Callable[[Score
             record.write(folder, tensorflow=True)
     _raise_failures(results, errors)
     return results
+
+
+def _earlier(folder: Path, stems: set[str]) -> dict[str, dict[str, Any]]:
+    """Reports of earlier runs in the folder: the table tells of every slide there, not of the last run alone."""
+    found = {}
+    for path in sorted(folder.glob("*.report.json")):
+        stem = path.name.removesuffix(".report.json")
+        if stem not in stems:
+            with contextlib.suppress(InputError):
+                found[stem] = read_json(path, "a report")
+    return found
 
 
 def summary(scored: Scored) -> str:
