@@ -27,11 +27,11 @@ def report(tmp_path):
     """As `vstain score` would write it: the slide itself is too small to be scored."""
     folder = tmp_path / "Präparat-vstain"
     folder.mkdir()
-    rows = ["col,row,x,y,width,height,ki67,ki67_tumour_cells,tissue_fraction,used,flags"]
+    rows = ["col,row,x,y,width,height,ki67,ki67_tumour_cells,tissue_fraction,used,flags,used_ki67"]
     for (col, row), value in TILES.items():
-        rest = "0.9,80,1,1," if value is None else f"{value},80,1,1,"
-        flag = "few_cells:ki67" if value is None else ""
-        rows.append(f"{col},{row},{col * 10},{row * 10},10,10,{rest}{flag}")
+        # the last one enters the readings of another marker, not of this one
+        rest = "0.9,80,1,1,few_cells:ki67,0" if value is None else f"{value},80,1,1,,1"
+        rows.append(f"{col},{row},{col * 10},{row * 10},10,10,{rest}")
     table = folder / "a.tiles.csv"
     table.write_text("\n".join(rows) + "\n")
     with open_slide(SlideRef(SLIDE)) as slide:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import io
+import json
 import os
 import subprocess
 import sys
@@ -12,9 +14,13 @@ import numpy as np
 import pytest
 
 from tests.fixtures.models import tissue_slide, write_tiny_bundle
+from tests.fixtures.reports import scored
 from virtual_stain.cli.main import _run
 from virtual_stain.config import ScoringSettings
+from virtual_stain.markers import Marker
+from virtual_stain.report.geojson import tiles_geojson
 from virtual_stain.report.notes import engine_notes
+from virtual_stain.report.report import tiles_csv
 from virtual_stain.score import remote
 from virtual_stain.score.answer_log import AnswerLog
 from virtual_stain.score.staging import remove_left_behind
@@ -119,6 +125,20 @@ def test_the_table_over_all_slides_went_stale(tmp_path, monkeypatch):
     assert after["b"] == ("earlier", before["b"][1])
     score("b", "c")
     assert set(table()) == {"a", "b", "c"}
+
+
+def test_a_tile_of_one_marker_counted_for_the_other():
+    markers = {Marker.KI67: [0.5] * 12, Marker.ER: [0.5] * 12}
+    report = scored(markers)
+    report.score.markers[Marker.ER].used[:6] = False
+    rows = list(csv.DictReader(io.StringIO(tiles_csv(report.score))))
+    assert [(r["used"], r["used_ki67"], r["used_er"]) for r in (rows[0], rows[11])] == [
+        ("1", "1", "0"),
+        ("1", "1", "1"),
+    ]
+    features = json.loads(tiles_geojson(report))["features"]
+    assert features[0]["properties"]["measurements"]["used_er"] == 0.0
+    assert "used_ki67" not in tiles_csv(scored().score)
 
 
 def test_copies_of_a_killed_run_stayed_behind(tmp_path):

@@ -58,8 +58,7 @@ class ScoredSlide:
         """The tiles that carry a reading of the marker."""
         found = []
         for row in self.rows:
-            flags = row["flags"].split(";")
-            if row["used"] == "1" and row[marker.value] and f"few_cells:{marker.value}" not in flags:
+            if row.get(f"used_{marker.value}", row["used"]) == "1" and row[marker.value]:
                 found.append(_Tile(int(row["col"]), int(row["row"]), float(row[marker.value])))
         return found
 

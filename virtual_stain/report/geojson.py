@@ -76,6 +76,8 @@ def _measurements(report: SlideReport, index: int) -> dict[str, float]:
         values[cells_key(marker)] = float(scores.tumour_cells[index])
     values["tissue_fraction"] = report.score.tiles[index].tissue_fraction
     values["used"] = float(any(s.used[index] for s in report.score.markers.values()))
+    if len(report.score.markers) > 1:
+        values |= {f"used_{m.value}": float(s.used[index]) for m, s in report.score.markers.items()}
     return {name: round(v, 6) for name, v in values.items() if math.isfinite(v)}
 
 

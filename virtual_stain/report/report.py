@@ -189,19 +189,24 @@ def _interval_json(interval: SlideInterval) -> dict[str, Any] | None:
 
 
 def tiles_csv(score: SlideScore) -> str:
-    """The text of `<stem>.tiles.csv`: every tissue tile, row by row; a missing value is an empty field."""
+    """The text of `<stem>.tiles.csv`: every tissue tile, row by row; a missing value is an empty field.
+
+    `used`: it enters the readings of some marker; with several markers `used_<marker>` follows for each.
+    """
     columns = ["col", "row", "x", "y", "width", "height"]
     columns += [name for m in score.card.markers for name in (m.value, cells_key(m))]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*columns, "tissue_fraction", "used", "flags"])
+    several = list(score.markers.items()) if len(score.markers) > 1 else []
+    writer.writerow([*columns, "tissue_fraction", "used", "flags", *(f"used_{m.value}" for m, _ in several)])
     for i, tile in enumerate(score.tiles):
         box = tile.box
         row: list[object] = [tile.col, tile.row, *(f"{v:.3f}" for v in (box.x, box.y, box.width, box.height))]
         for scores in score.markers.values():
             row += [_number(scores.fraction[i], 6), _number(scores.tumour_cells[i], 3)]
         used = any(scores.used[i] for scores in score.markers.values())
-        writer.writerow([*row, f"{tile.tissue_fraction:.4f}", int(used), ";".join(score.flags[i])])
+        each = [int(scores.used[i]) for _, scores in several]
+        writer.writerow([*row, f"{tile.tissue_fraction:.4f}", int(used), ";".join(score.flags[i]), *each])
     return text.getvalue()
 
 

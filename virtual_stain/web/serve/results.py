@@ -76,7 +76,7 @@ class Results:
         columns: dict[str, list[Any]] = {}
         for name in names:
             texts = [row[name] for row in rows]
-            if name in ("col", "row", "used"):
+            if name in ("col", "row", "used") or name.startswith("used_"):
                 columns[name] = [int(t) for t in texts]
             elif name == "flags":
                 columns[name] = [t.split(";") if t else [] for t in texts]

@@ -26,9 +26,12 @@ function colour(value) {
   return SCALE[Math.round(at)];
 }
 
+// a tile may carry a reading of one marker and not of another
+const usedColumn = (marker) => state.data.tiles.columns[`used_${marker}`] ?? column("used");
+
 function used() {
   const values = column(state.marker);
-  const flags = column("used");
+  const flags = usedColumn(state.marker);
   return values.flatMap((v, i) => (flags[i] && v !== null ? [i] : []));
 }
 
@@ -50,7 +53,7 @@ function draw() {
   if (state.picture) context.drawImage(state.picture, 0, 0, canvas.width, canvas.height);
   context.globalAlpha = $("opacity").value / 100;
   const values = column(state.marker);
-  const inside = column("used");
+  const inside = usedColumn(state.marker);
   for (let i = 0; i < values.length; i += 1) {
     if (values[i] === null) continue;
     const [x, y, w, h] = box(i);
