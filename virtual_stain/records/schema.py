@@ -59,7 +59,12 @@ FEATURES: tuple[Feature, ...] = (
     Feature("tile/height_px0", "float", "height of the window on the H&E slide", "level-0 px"),
     Feature("tile/mpp", "float", "pixel size of the tile", "µm/px"),
     Feature("tile/tissue_fraction", "float", "share of the window that is H&E tissue, 0 to 1"),
-    Feature("tile/flags", "text", "few_cells, poor_overlap, border, blur_he, blur_ihc, corrected", many=True),
+    Feature(
+        "tile/flags",
+        "text",
+        "few_cells, poor_overlap, border, blur_he, blur_ihc, saturated, stains_unclear, uncertain_ratio, corrected",
+        many=True,
+    ),
     Feature("label/marker", "text", "ki67, er or pr"),
     Feature("label/value_definition", "text", "which number the label is: positive_ratio"),
     Feature("label/positive", "int", "positive tumour cells in the tile", "cells"),
