@@ -211,6 +211,8 @@ def test_everything_is_on_the_screen(page: Page, address: str, screen: tuple[int
 
 
 def test_the_page_meets_wcag_aa(page: Page, address: str, axe: str) -> None:
+    if not axe:
+        pytest.skip("axe-core is not installed: make axe (needs npm)")
     page.goto(address)
     page.wait_for_selector("#ask-name[open]")
     assert accessibility_problems(page, axe) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -78,7 +79,13 @@ def test_a_slide_is_submitted_by_keyboard_scored_and_its_report_opens_from_disk(
 
 
 def test_a_running_server_shows_the_report_in_a_sandbox(page: Page, address: str) -> None:
-    page.goto(f"{address}api/jobs/2/files/report.html?show=true")
+    submitted = page.request.post(f"{address}api/jobs", data={"slides": ["one.tiff"], "model": "tiny"})
+    number = submitted.json()["jobs"][0]["id"]
+    end = time.monotonic() + 120
+    while page.request.get(f"{address}api/jobs/{number}").json()["state"] not in ("done", "failed"):
+        assert time.monotonic() < end
+        time.sleep(0.2)
+    page.goto(f"{address}api/jobs/{number}/files/report.html?show=true")
     assert page.locator("img").count() > 0
     assert page.evaluate("window.origin") == "null"
 
