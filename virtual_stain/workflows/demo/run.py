@@ -17,6 +17,7 @@ from virtual_stain.config import Config
 from virtual_stain.errors import OutputError
 from virtual_stain.files import folder_lock, make_folder, read_json
 from virtual_stain.markers import parse_marker
+from virtual_stain.memory import release_memory
 from virtual_stain.phantom.ceiling import ridge_ceiling
 from virtual_stain.phantom.cohort import write_cohort
 from virtual_stain.phantom.truth import read_truth
@@ -141,6 +142,7 @@ def run_demo(out: Path, plan: DemoPlan, *, jobs: int, force: bool = False, progr
         for name, function in stages:
             with demo.stage(name):
                 function(demo)
+            release_memory()  # one process does what are eight commands
         demo.result.peak_gb = _peak_gb()
     return demo.result
 
