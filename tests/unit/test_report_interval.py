@@ -118,7 +118,9 @@ def test_a_fast_engine_that_was_not_trusted_is_told():
     ids=["plain", "no reading", "two markers", "failed tile"],
 )
 def test_every_kind_of_report_follows_the_published_schema(report):
-    check(again(report))
+    written = check(again(report))  # raises where the schema is not followed
+    assert set(written["readings"]) == {m.value for m in report.readings}
+    assert all(r["n_tiles"] == report.readings[Marker(m)].n_tiles for m, r in written["readings"].items())
 
 
 def test_the_schema_refuses_what_is_not_a_report():
