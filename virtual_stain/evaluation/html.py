@@ -6,10 +6,9 @@ import base64
 from collections.abc import Mapping
 from typing import Any
 
-import jinja2
-
 from virtual_stain.evaluation.bootstrap import MIN_PATIENTS
 from virtual_stain.markers import parse_marker
+from virtual_stain.pages import page_environment
 from virtual_stain.version import __version__
 
 _CAPTIONS = {
@@ -24,13 +23,7 @@ _CAPTIONS = {
 
 def evaluation_html(value: Mapping[str, Any], plots: Mapping[str, bytes]) -> str:
     """The report's text from the value of `evaluation.json` and PNG bytes by name."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("virtual_stain.evaluation"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
+    environment = page_environment("virtual_stain.evaluation")
     environment.filters |= {"points": _points, "percent": _percent, "number": _number, "span": _span}
     pictures = [
         {"caption": text, "url": "data:image/png;base64," + base64.b64encode(plots[name]).decode("ascii")}

@@ -7,13 +7,13 @@ import io
 from collections.abc import Callable
 from typing import Any
 
-import jinja2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from virtual_stain.geometry import Box
 from virtual_stain.markers import Marker
+from virtual_stain.pages import page_environment
 from virtual_stain.report.heatmap import histogram_png, top_tiles
 from virtual_stain.report.notes import RESEARCH_USE
 from virtual_stain.report.report import SlideReport
@@ -26,13 +26,7 @@ ReadTile = Callable[[Box], npt.NDArray[np.uint8]]
 
 def report_html(report: SlideReport, heatmap: bytes, read_tile: ReadTile) -> str:
     """The text of `<stem>.report.html`. `heatmap`: PNG bytes; `read_tile` reads the gallery's pictures (SlideError)."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("virtual_stain.report"),
-        autoescape=True,  # a slide's name is somebody else's text
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
+    environment = page_environment("virtual_stain.report")
     environment.filters["percent"] = lambda v: "–" if v is None else f"{v * 100:.1f} %"
     return environment.get_template("report.html").render(
         notice=RESEARCH_USE,

@@ -8,6 +8,7 @@ from typing import Any
 import jinja2
 
 from virtual_stain.config import Config
+from virtual_stain.pages import page_environment
 from virtual_stain.registration.closeups import Closeup, worst_windows
 from virtual_stain.registration.maps import draw_maps
 from virtual_stain.registration.overlay import draw_overlay, jpeg
@@ -44,13 +45,7 @@ def draw_page(he: Slide, ihc: Slide, registration: Registration, name: str, conf
 
 def environment() -> jinja2.Environment:
     """The templates of the workflows; names of slides are somebody else's text and are escaped."""
-    return jinja2.Environment(
-        loader=jinja2.PackageLoader("virtual_stain.workflows"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
+    return page_environment("virtual_stain.workflows")
 
 
 def verdict_word(registration: Registration) -> str:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import jinja2
 import numpy as np
 import numpy.typing as npt
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -20,6 +19,7 @@ from matplotlib.figure import Figure
 from virtual_stain.files import write_text
 from virtual_stain.labels.store import TileTable
 from virtual_stain.markers import Marker, parse_marker
+from virtual_stain.pages import page_environment
 from virtual_stain.records.manifest import Manifest, PairEntry
 from virtual_stain.workflows.pair_job import OVERLAY
 
@@ -58,13 +58,7 @@ class Used:
 
 def write_summary(out: Path, manifest: Manifest, used: Mapping[str, Used], folders: Mapping[str, Path]) -> Path:
     """Writes `out`/summary.html. `used`: the tiles of every pair with records; `folders`: where overlays lie."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("virtual_stain.workflows"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
+    environment = page_environment("virtual_stain.workflows")
     environment.filters["percent"] = lambda v: "–" if v is None else f"{v * 100:.1f} %"
     environment.filters["um"] = lambda v: "–" if v is None else f"{v:.1f}"
     entries = {e.pair: e for e in manifest.pairs}

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import jinja2
-
+from virtual_stain.pages import page_environment
 from virtual_stain.report.notes import RESEARCH_USE
 from virtual_stain.report.panel.evidence import Evidence, Panel
 from virtual_stain.report.panel.rules import Finding, RuleSet
@@ -30,13 +29,7 @@ def panel_json(panel: Panel, findings: tuple[Finding, ...], reading: str) -> dic
 
 def panel_html(panel: Panel, findings: tuple[Finding, ...], title: str) -> str:
     """One page with everything inside: readings on their scales with the cut-offs, then the classes with citations."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("virtual_stain.report.panel"),
-        autoescape=True,  # a slide's name is somebody else's text
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
+    environment = page_environment("virtual_stain.report.panel")
     environment.filters["percent"] = lambda v: f"{v * 100:.1f} %"
     rules = [f.rules for f in findings]
     return environment.get_template("panel.html").render(
