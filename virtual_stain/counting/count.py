@@ -50,9 +50,8 @@ def count_cells(
     """All nuclei of an image, their stain, and which of them are tumour cells.
 
     `rgb`: uint8[H, W, 3], at most `settings.max_mpp` µm/px; `roi`: bool[H, W], where given a nucleus is a tumour cell
-    if its centroid lies inside; without it, nuclear size and shape decide. `xy` is in px of `rgb`. A cell depends on
-    nothing further away than `settings.margin_um`. Raises ResolutionError for pixels too
-    coarse.
+    if its centroid lies inside; without it, the nucleus and the company it keeps decide. `xy` is in px of `rgb`. A cell
+    depends on nothing further away than `settings.margin_um`. Raises ResolutionError for pixels too coarse.
     """
     return count_image(rgb, (mpp, mpp), marker, stain, settings, roi).cells
 
