@@ -73,6 +73,23 @@ def test_workers_never_load_tensorflow():
     assert done.returncode == 0, done.stderr
 
 
+def test_every_file_of_the_package_is_installed():
+    """A template that only lies in the checkout is missing where the program was installed: `vstain panel` had one."""
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    data = {name: patterns.split() for name, patterns in setup["options.package_data"].items()}
+    packages = {path.parent for path in MODULES if path.name == "__init__.py"}
+    left_out = []
+    for path in (ROOT / "virtual_stain").rglob("*"):
+        if not path.is_file() or path.suffix in (".py", ".pyc"):
+            continue
+        package = next(folder for folder in path.parents if folder in packages)
+        patterns = data.get(".".join(package.relative_to(ROOT).parts), [])
+        if not any(path in package.glob(pattern) for pattern in patterns):
+            left_out.append(str(path.relative_to(ROOT)))
+    assert left_out == []
+
+
 def test_every_dependency_has_its_line_in_the_docs():
     parser = configparser.ConfigParser()
     parser.read(ROOT / "setup.cfg")
