@@ -73,6 +73,12 @@ def test_workers_never_load_tensorflow():
     assert done.returncode == 0, done.stderr
 
 
+def test_label_and_macro_images_are_never_read():
+    """They carry names: OpenSlide hands them out as `associated_images`, and nothing here may ask for them."""
+    asking = [_name(path) for path in MODULES if re.search(r"associated_images|get_thumbnail", path.read_text())]
+    assert asking == []
+
+
 def test_every_file_of_the_package_is_installed():
     """A template that only lies in the checkout is missing where the program was installed: `vstain panel` had one."""
     setup = configparser.ConfigParser()
