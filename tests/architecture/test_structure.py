@@ -18,6 +18,7 @@ TENSORFLOW_MAY = {"dataset", "model", "training", "evaluation"}
 TENSORFLOW_MAY_FILES = {
     "export/saved_model.py",
     "export/inference_graph.py",
+    "export/weights_apart.py",
     "score/local.py",
     "score/bfloat16.py",
     "score/openvino_engine.py",

@@ -9,11 +9,14 @@ bias (Jacob et al., CVPR 2018, section 3.2); it is done in float64 and changes r
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+from virtual_stain.export.weights_apart import Weights, take_out
 
 NETWORK = "vstain_network"
 """Part of the name of the one function in a bundle that holds the network: uint8[N, C, C, 3] → values per crop."""
@@ -23,10 +26,14 @@ CropReading = Callable[[tf.Tensor], Mapping[str, tf.Tensor]]
 
 
 class FrozenNetwork:
-    """A network of constants; looks like a Keras model to `model.tile_reading`."""
+    """A network of constants; looks like a Keras model to `model.tile_reading`.
 
-    def __init__(self, function: Any, crop_px: int) -> None:
+    `weights`: the constants that the graph holds a NaN for, empty where it holds all itself.
+    """
+
+    def __init__(self, function: Any, crop_px: int, weights: Weights) -> None:
         self._function = function
+        self.weights = weights
         self.input_shape = (None, crop_px, crop_px, 3)
 
     def __call__(self, crops: tf.Tensor, training: bool = False) -> Mapping[str, tf.Tensor]:
@@ -36,20 +43,27 @@ class FrozenNetwork:
         return outputs
 
 
-def freeze_network(network: CropReading, crop_px: int) -> FrozenNetwork:
-    """The same function with every variable a constant and batch normalization merged into the convolutions."""
+def freeze_network(network: CropReading, crop_px: int, *, weights_apart: bool = False) -> FrozenNetwork:
+    """The same function with every variable a constant and batch normalization merged into the convolutions.
+
+    `weights_apart`: for a graph that is saved and not run here, see `weights_apart.py`.
+    """
     spec = tf.TensorSpec([None, crop_px, crop_px, 3], tf.uint8)
     traced = tf.function(network, input_signature=[spec], autograph=False).get_concrete_function()
     frozen = convert_variables_to_constants_v2(traced)
     names = sorted(traced.structured_outputs)  # tf.nest orders a dict's values by key
     outputs = dict(zip(names, (t.name for t in frozen.outputs), strict=True))
-    graph = merge_batch_norm(frozen.graph.as_graph_def(), list(outputs.values()))
-    pruned = _as_function(graph, frozen.inputs[0].name, list(outputs.values()))
+    input_name = frozen.inputs[0].name
+    graph = frozen.graph.as_graph_def()
+    del traced, frozen  # each holds the weights once more
+    graph = merge_batch_norm(graph, list(outputs.values()))
+    graph, weights = take_out(graph) if weights_apart else (graph, MappingProxyType({}))
+    pruned = _as_function(graph, input_name, list(outputs.values()))
 
     def vstain_network(crops: tf.Tensor) -> dict[str, tf.Tensor]:
         return dict(zip(outputs, pruned(crops), strict=True))
 
-    return FrozenNetwork(tf.function(vstain_network, input_signature=[spec], autograph=False), crop_px)
+    return FrozenNetwork(tf.function(vstain_network, input_signature=[spec], autograph=False), crop_px, weights)
 
 
 def _as_function(graph: Any, input_name: str, output_names: list[str]) -> Any:

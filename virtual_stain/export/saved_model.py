@@ -16,6 +16,7 @@ import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from virtual_stain.export.inference_graph import freeze_network
 from virtual_stain.export.model_card import MODEL_CARD, model_card_text
 from virtual_stain.export.seen import existing_key, keyed_slides
 from virtual_stain.export.serving import prediction_log, write_serving_files
+from virtual_stain.export.weights_apart import Weights, put_back
 from virtual_stain.files import folder_lock, output_errors, write_text
 from virtual_stain.markers import ValueDefinition, parse_marker
 from virtual_stain.memory import release_memory
@@ -73,7 +75,7 @@ def export_run(
     evaluated = held_out(run_dir)
     card = _run_card(run.card, evaluated, name or _model_name(out), slides)
     refuse_foreign_run(out, "export")
-    network = freeze_network(lambda crops: run.model(crops, training=False), card.crop_px)
+    network = freeze_network(lambda crops: run.model(crops, training=False), card.crop_px, weights_apart=True)
     release_memory()
 
     def reading(tiles: tf.Tensor) -> Mapping[str, tf.Tensor]:
@@ -82,7 +84,7 @@ def export_run(
     dense = run.network.dense
     maps = None if dense is None else (lambda tiles: tile_maps(dense, tiles))
     variables = [] if dense is None else [v.value for v in dense.variables]
-    folder = write_bundle(reading, variables, card, out, maps=maps, version=version, seal=seal)
+    folder = write_bundle(reading, variables, card, out, maps=maps, weights=network.weights, version=version, seal=seal)
     release_memory()
     record = RunRecord("export", extra={"run": str(run_dir), "version": int(folder.name), "training": card.training})
     record.write(out, tensorflow=True)
@@ -124,16 +126,18 @@ def write_bundle(
     out: Path,
     *,
     maps: TileReading | None = None,
+    weights: Weights = MappingProxyType({}),
     version: int | None = None,
     seal: Callable[[Path], None] | None = None,
 ) -> Path:
     """Writes `out`/<version> and `out`/serving; returns the version's folder.
 
     `version`: default the next free one; an existing one is never overwritten (`card.version` is replaced).
-    `variables`: every variable that `reading` and `maps` use. `maps`: tiles → a value per place, for the signature
-    dense_uint8. `seal`: called with the folder when bundle.json is written and
-    before the version appears, to sign it. The bundle is written beside its place and renamed when it is
-    whole. Raises OutputError, ModelError (the network does not answer what the card says).
+    `variables`: every variable that `reading` and `maps` use. `weights`: what `reading` was traced without
+    (`FrozenNetwork.weights`). `maps`: tiles → a value per place, for the signature dense_uint8. `seal`: called with
+    the folder when bundle.json is written and before the version appears, to sign it. The bundle is written beside
+    its place and renamed when it is whole. Raises OutputError, ModelError (the network does not answer what the card
+    says, or weights are missing).
     """
     with folder_lock(out), output_errors(out):
         existing = versions(out)
@@ -148,6 +152,7 @@ def write_bundle(
         try:
             final = dataclasses.replace(card, version=number)
             _save(reading, variables, final, temporary, maps)
+            put_back(temporary, weights)
             _write_warmup(final, temporary)
             write_text(temporary / MODEL_CARD, model_card_text(final))
             _sync(temporary)

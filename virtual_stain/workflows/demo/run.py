@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -11,13 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from virtual_stain.config import Config
 from virtual_stain.errors import OutputError
 from virtual_stain.files import folder_lock, make_folder, read_json
 from virtual_stain.markers import parse_marker
-from virtual_stain.memory import release_memory
+from virtual_stain.memory import PeakMemory, release_memory
 from virtual_stain.phantom.ceiling import ridge_ceiling
 from virtual_stain.phantom.cohort import write_cohort
 from virtual_stain.phantom.truth import read_truth
@@ -139,11 +136,12 @@ def run_demo(out: Path, plan: DemoPlan, *, jobs: int, force: bool = False, progr
             ("export", _export),
             ("scoring the held-out slides", _score),
         ]
-        for name, function in stages:
-            with demo.stage(name):
-                function(demo)
-            release_memory()  # one process does what are eight commands
-        demo.result.peak_gb = _peak_gb()
+        with PeakMemory() as peak:
+            for name, function in stages:
+                with demo.stage(name):
+                    function(demo)
+                release_memory()  # one process does what are eight commands
+        demo.result.peak_gb = round(peak.gb, 2)
     return demo.result
 
 
@@ -253,9 +251,3 @@ def _reading(demo: _Demo, pair: str, slide: Path) -> ReadingCheck:
         true_top_field_mean=truth["top30_field_ratio"],
         report=f"{stem}.report.html",
     )
-
-
-def _peak_gb() -> float:
-    """Largest resident memory of this process and of its largest worker, together; GB."""
-    kilobytes = sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return float(np.round(kilobytes / 1e6, 2))
