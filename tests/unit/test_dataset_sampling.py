@@ -64,3 +64,14 @@ def test_patients_get_equal_shares(folder):
     weights = tile_weights(path, pairs, "patient")
     assert weights[:40].sum() == pytest.approx(weights[40:].sum())
     assert tile_weights(path, pairs, "none") is None
+
+
+def test_no_tile_is_drawn_more_than_eight_times_as_often_as_the_mean(folder):
+    """One tile of a patient beside 999 of another: cutting before the mean was made 1 let it be drawn sixteen times."""
+    first, second, _ = folder[1].pairs
+    for alone in (1, 3, 50):
+        pairs = [dataclasses.replace(first, n_records=alone), dataclasses.replace(second, n_records=1000 - alone)]
+        weights = tile_weights(folder[0], pairs, "patient")
+        assert weights.mean() == pytest.approx(1)
+        assert weights.max() <= 8 * (1 + 1e-6)
+        assert weights[0] == pytest.approx(8)

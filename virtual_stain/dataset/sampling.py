@@ -40,8 +40,17 @@ def tile_weights(folder: Location, pairs: Sequence[PairEntry], balance: str) -> 
     kept = counts[unlabelled].sum() / counts.sum()
     share[~unlabelled] = (1 - kept) / max(int((~unlabelled).sum()), 1)
     share[unlabelled] = kept
-    weights = np.minimum((share / counts)[place] * len(names), _MOST_OFTEN)
-    result: npt.NDArray[np.float64] = weights / weights.mean()
+    return _capped((share / counts)[place] * len(names))
+
+
+def _capped(weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The weights with mean 1 and none above the most: what is cut off goes to the others, in proportion."""
+    result = weights / weights.mean()
+    fixed = np.zeros(len(result), bool)
+    while (over := result > _MOST_OFTEN * (1 + 1e-9)).any():
+        fixed |= over
+        result[fixed] = _MOST_OFTEN
+        result[~fixed] *= (len(result) - _MOST_OFTEN * fixed.sum()) / result[~fixed].sum()
     return result
 
 
