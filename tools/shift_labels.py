@@ -5,7 +5,7 @@ vstain fit shifted/ --out run-shifted/ --config … && vstain evaluate run-shift
 
 The cells of every pair are moved as a whole by so many µm in a direction of its own, and each tile's label is counted
 anew from the cells that then lie in it. Pictures stay; the test fold keeps its labels; the validation fold is shifted
-too, since it chooses the checkpoint.
+too, since it chooses the checkpoint. Records whose windows overlap hold a cell more than once and are refused.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from pathlib import Path
 
 import click
 import numpy as np
+
+_NO_LABEL = {"poor_overlap", "blur_he", "blur_ihc", "stains_unclear"}
+"""Flags of tiles whose ratio does not train, however many cells lie in them."""
 
 
 @click.command()
@@ -30,9 +33,9 @@ def main(records: Path, out: Path, um: float, fold: int, folds: int | None, seed
 
 
 def shift_labels(records: Path, out: Path, um: float, *, fold: int = 0, folds: int | None = None, seed: int = 0) -> int:
-    """See the top of the file; returns how many pairs were shifted. Raises OutputError."""
+    """See the top of the file; returns how many pairs were shifted. Raises OutputError, InputError."""
     from virtual_stain.dataset.folds import plan_folds
-    from virtual_stain.errors import OutputError
+    from virtual_stain.errors import InputError, OutputError
     from virtual_stain.records.manifest import read_manifest, write_manifest
     from virtual_stain.records.read import iterate_shard
     from virtual_stain.records.write import write_shards
@@ -40,6 +43,12 @@ def shift_labels(records: Path, out: Path, um: float, *, fold: int = 0, folds: i
     if out.exists() and any(out.iterdir()):
         raise OutputError(f"{out}: expected a new or empty folder.")
     manifest = read_manifest(records)
+    if manifest.tiling.stride_um < manifest.tiling.window_um:
+        raise InputError(
+            f"{records}: expected windows beside each other. Received: a window of {manifest.tiling.window_um:g} µm "
+            f"every {manifest.tiling.stride_um:g} µm, so that a cell would be counted more than once.",
+            hint="Build the records without tiling.stride_um.",
+        )
     plan = plan_folds(manifest, folds)
     rng = np.random.default_rng(seed)
     entries, shifted = [], 0
@@ -65,23 +74,27 @@ def shift_labels(records: Path, out: Path, um: float, *, fold: int = 0, folds: i
 
 def shifted_pair(tiles: list[dict], shift_um: np.ndarray, min_cells: int) -> list[dict]:
     """The records of one pair with every cell moved by (x, y) µm on the H&E slide."""
-    origins, points, positive = [], [], []
+    origins, points, positive, corrected = [], [], [], []
     for tile in tiles:
         px0_um = tile["tile/mpp"] * tile["image/width"] / tile["tile/width_px0"]
         origins.append(np.array([tile["tile/x_px0"], tile["tile/y_px0"]]) * px0_um)
         xy = np.stack([tile["cells/x"], tile["cells/y"]], axis=1) if tile["cells/x"] else np.zeros((0, 2))
         points.append(origins[-1] + tile["tile/mpp"] * xy)
         positive += list(tile["cells/positive"])
-    moved, kinds = np.concatenate(points) + shift_um, np.array(positive, int)
+        corrected += list(tile.get("cells/corrected", [0] * len(xy)))
+    moved, kinds, touched = np.concatenate(points) + shift_um, np.array(positive, int), np.array(corrected, int)
     result = []
     for tile, origin in zip(tiles, origins, strict=True):
         inside = (moved - origin) / tile["tile/mpp"]
         chosen = ((inside >= 0) & (inside < tile["image/width"])).all(axis=1)
-        own = [f for f in tile["tile/flags"] if f != "few_cells"]
+        own = [f for f in tile["tile/flags"] if f not in ("few_cells", "corrected")]
         few = int(chosen.sum()) < min_cells
-        usable = tile["label/weight"] > 0 or "few_cells" in tile["tile/flags"]
+        # a tile of few cells may get more of them; what made its label untrustworthy besides stays
+        usable = tile["label/weight"] > 0 or ("few_cells" in tile["tile/flags"] and not _NO_LABEL & set(own))
+        own += ["corrected"] * bool(touched[chosen].any())
         result.append(
-            tile
+            {k: v for k, v in tile.items() if k != "cells/corrected"}
+            | ({"cells/corrected": touched[chosen].tolist()} if "corrected" in own else {})
             | {
                 "cells/x": inside[chosen, 0].tolist(),
                 "cells/y": inside[chosen, 1].tolist(),
