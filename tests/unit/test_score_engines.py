@@ -66,10 +66,10 @@ def test_bfloat16_that_does_not_agree_leaves_the_slide_to_float32(bundle, tiles,
 
 
 def test_the_convolutions_compute_in_bfloat16_and_the_rest_in_float32(bundle):
-    predictor = LocalPredictor(bundle, ScoringSettings(precision="bfloat16"))
-    before = find_network(predictor._graph)
     from virtual_stain.score.bfloat16 import to_bfloat16
+    from virtual_stain.score.signature import read_saved_model, signature_graph
 
+    before = find_network(signature_graph(read_saved_model(bundle), "uint8"))
     after = to_bfloat16(before)
     types = {n.op: n.attr["T"].type for n in after.node_def if n.op in ("Conv2D", "Relu", "ConcatV2", "Mean", "MatMul")}
     assert types["Conv2D"] == types["Relu"] == types["ConcatV2"] == tf.bfloat16.as_datatype_enum

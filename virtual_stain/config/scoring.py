@@ -21,8 +21,9 @@ class ScoringSettings:
     precision: str = "auto"
     """"float32" is the reference; "bfloat16" is tried and checked on tiles of each slide; "auto": bfloat16 where the
     processor or GPU multiplies it in hardware."""
-    check_tiles: int = 4
-    """Tiles of each slide on which a bfloat16 engine is compared with the reference before it may read the slide."""
+    check_tiles: int = 8
+    """Tiles of each slide on whose central crops a bfloat16 engine is compared with the reference before it may read
+    the slide."""
     batch_size: int = 0
     """Tiles per call of the network; 0: what suits the engine and device (CPU 1, GPU 16, server 4)."""
     transport: str = "lossless"

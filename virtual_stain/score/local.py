@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,12 @@ from virtual_stain.config import ScoringSettings
 from virtual_stain.errors import ModelError
 from virtual_stain.export.bundle import verify_bundle
 from virtual_stain.export.card import ModelCard, card_from_json, cells_key
-from virtual_stain.score.bfloat16 import find_network, rename_functions, to_bfloat16
+from virtual_stain.score.bfloat16 import find_network, to_bfloat16
 from virtual_stain.score.engine_check import acceptable, difference
 from virtual_stain.score.hardware import multiplies_bfloat16
 from virtual_stain.score.predictor import Answers, Tiles
-from virtual_stain.score.signature import callable_signature, read_saved_model, signature_graph
+from virtual_stain.score.signature import Signature, callable_signatures, read_saved_model, signature_graph
 
-Signature = Callable[[tf.Tensor], dict[str, tf.Tensor]]
 SIGNATURES = {"quadrants": "uint8", "center": "center_uint8"}
 
 
@@ -28,6 +26,7 @@ class LocalPredictor:
     """Loads a bundle after every file of it has been verified; fits `Predictor`."""
 
     in_flight = 1
+    _keeps_network = False  # its weights once more
 
     def __init__(self, model: Path, settings: ScoringSettings | None = None) -> None:
         """`model`: MODEL or MODEL/<version>. Raises ModelError, VerificationError."""
@@ -37,22 +36,27 @@ class LocalPredictor:
         self.sha256: str = bundle.sha256
         self._folder = bundle.folder
         name = SIGNATURES[settings.crops]
-        self._graph: Any | None = None
-        """The signature's graph, where its weights are constants."""
+        self._network: Any | None = None
+        """The network's function, where its weights are constants."""
+        self._fast: Signature | None = None
+        self._fast_compared: Signature | None = None
         try:
-            self._meta: Any = read_saved_model(bundle.folder)
-            self._graph = signature_graph(self._meta, name)
-            describe = signature_graph(self._meta, "describe")
-            if self._graph is None or describe is None:  # exported before the network was frozen
+            meta = read_saved_model(bundle.folder)
+            compared = SIGNATURES["center"] if SIGNATURES["center"] in meta.signature_def else name
+            graph = signature_graph(meta, name, compared, "describe")
+            if graph is None:  # exported before the network was frozen
                 self._model = tf.saved_model.load(str(bundle.folder))
-                loaded, described_by = self._model.signatures[name], self._model.signatures["describe"]
-                self._reference: Signature = lambda tiles: dict(loaded(tiles=tiles))
-                answer = described_by(query=tf.constant([""]))
+                found = {n: _eager(self._model.signatures[n]) for n in (name, compared)}
+                answer = self._model.signatures["describe"](query=tf.constant([""]))
             else:
-                for graph in (self._graph, describe):
-                    rename_functions(graph, f"_{self.sha256[:16]}")  # another model's functions have the same names
-                self._reference = callable_signature(self._meta, name, self._graph)
-                answer = callable_signature(self._meta, "describe", describe)(tf.constant([""]))
+                self._network = find_network(graph) if self._keeps_network else None
+                fast = self._in_bfloat16(graph, settings.precision)
+                found = callable_signatures(meta, graph, name, compared, "describe")
+                answer = found["describe"](tf.constant([""]))
+                if fast is not None:
+                    fast_found = callable_signatures(meta, fast, name, compared)
+                    self._fast, self._fast_compared = fast_found[name], fast_found[compared]
+            self._reference, self._reference_compared = found[name], found[compared]
         except (tf.errors.OpError, OSError, ValueError, KeyError, AttributeError) as error:
             raise ModelError(
                 f"{bundle.folder}: expected a SavedModel with the signatures {name} and describe. "
@@ -73,10 +77,7 @@ class LocalPredictor:
         tf.config.experimental.enable_tensor_float_32_execution(False)
         self.batch_size = 16 if gpus else 1  # a CPU is as fast with one tile, in a third of the memory of four
         self.engine: dict[str, Any] = {"name": "tensorflow", "precision": "float32", "device": "GPU" if gpus else "CPU"}
-        self._crops = settings.crops
         self._function: Signature = self._reference
-        self._fast = self._in_bfloat16(settings.precision)
-        self._meta = None  # the file's weights once more
 
     def predict(self, tiles: Tiles) -> Answers:
         """See `Predictor.predict`."""
@@ -86,30 +87,30 @@ class LocalPredictor:
         """Decides for the tiles' slide: bfloat16 where its readings are the reference's, else float32."""
         self._function = self._reference
         facts = self.engine | {"precision": "float32"}
-        if self._fast is not None and tiles is not None:
-            found = difference(self._in_parts(self._reference, tiles), self._in_parts(self._fast, tiles))
+        if self._fast is not None and self._fast_compared is not None and tiles is not None:
+            expected = self._in_parts(self._reference_compared, tiles)
+            found = difference(expected, self._in_parts(self._fast_compared, tiles))
             facts |= {"checked_tiles": len(tiles), "largest_difference": found["tile"]}
             if acceptable(found):
                 self._function = self._fast
                 facts["precision"] = "bfloat16"
         return facts
 
-    def _in_bfloat16(self, precision: str) -> Signature | None:
-        """The signature with its network in bfloat16; None where it is not wanted or has no convolution."""
+    def _in_bfloat16(self, graph: Any, precision: str) -> Any | None:
+        """The graph with its network in bfloat16; None where that is not wanted or there is no convolution."""
         wanted = precision == "bfloat16" or (precision == "auto" and multiplies_bfloat16())
-        if not wanted or self._graph is None or find_network(self._graph) is None:
+        if not wanted or find_network(graph) is None:
             return None
-        graph = type(self._graph)()
-        graph.CopyFrom(self._graph)
-        network = find_network(graph)
-        assert network is not None
-        network.CopyFrom(to_bfloat16(network))
-        rename_functions(graph, "_bfloat16")
-        return callable_signature(self._meta, SIGNATURES[self._crops], graph)
+        result = type(graph)()
+        result.CopyFrom(graph)
+        for function in result.library.function:  # all of them: what is compared must be what reads
+            if any(n.op == "Conv2D" for n in function.node_def):
+                function.CopyFrom(to_bfloat16(function))
+        return result
 
     def _in_parts(self, function: Signature, tiles: Tiles) -> Answers:
-        """The answers to more tiles than suit the device at a time."""
-        size = self.batch_size
+        """What is compared on more tiles than suit the device at a time: as many crops as in a reading."""
+        size = self.batch_size * (self.card.tiling.tile_px // self.card.crop_px) ** 2
         parts = [self._run(function, tiles[i : i + size]) for i in range(0, len(tiles), size)]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
@@ -125,3 +126,7 @@ class LocalPredictor:
             raise ModelError(f"{self._folder}: the network failed on {tiles.shape}: {error}") from error
         names = [name for m in self.card.markers for name in (m.value, cells_key(m))]
         return {name: np.asarray(outputs[name].numpy(), np.float32) for name in names}
+
+
+def _eager(signature: Any) -> Signature:
+    return lambda tiles: dict(signature(tiles=tiles))

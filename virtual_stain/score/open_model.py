@@ -9,6 +9,7 @@ from virtual_stain.errors import ConfigError
 from virtual_stain.remote import RemotePath, is_remote
 from virtual_stain.score.address import is_server, parse_address
 from virtual_stain.score.predictor import Predictor
+from virtual_stain.score.start_tensorflow import start_tensorflow
 
 _STORAGE = ("s3", "gs", "az")
 
@@ -49,10 +50,11 @@ def _local(model: Path, settings: ScoringSettings | None, trusted_key: Path | No
         from virtual_stain.export.signing import load_public_key, require_signer
 
         require_signer(find_bundle(model), load_public_key(trusted_key))
+    start_tensorflow()  # seconds and 300 MB, only when needed
     if settings is not None and settings.engine == "openvino":
         from virtual_stain.score.openvino_engine import OpenVinoPredictor
 
         return OpenVinoPredictor(model, settings)
-    from virtual_stain.score.local import LocalPredictor  # TensorFlow: seconds and 440 MB, only when needed
+    from virtual_stain.score.local import LocalPredictor
 
     return LocalPredictor(model, settings)

@@ -16,7 +16,6 @@ from tensorflow.python.framework.function_def_to_graph import function_def_to_gr
 from virtual_stain.config import ScoringSettings
 from virtual_stain.errors import ConfigError, ModelError
 from virtual_stain.export.card import cells_key
-from virtual_stain.score.bfloat16 import find_network
 from virtual_stain.score.engine_check import acceptable, difference
 from virtual_stain.score.hardware import multiplies_bfloat16
 from virtual_stain.score.local import LocalPredictor
@@ -27,6 +26,8 @@ _PADDING_MIN = 253  # as in model.tile_reading, which defines a tile's reading; 
 
 class OpenVinoPredictor(LocalPredictor):
     """`LocalPredictor` whose network is compiled by OpenVINO; the TensorFlow graph stays as the reference."""
+
+    _keeps_network = True
 
     def __init__(self, model: Path, settings: ScoringSettings) -> None:
         """Raises ConfigError (extra missing), ModelError, VerificationError."""
@@ -47,14 +48,14 @@ class OpenVinoPredictor(LocalPredictor):
 
     def predict(self, tiles: Tiles) -> Answers:
         """See `Predictor.predict`."""
-        return self._on_openvino(tiles) if self._openvino_reads else super().predict(tiles)
+        return self._on_openvino(tiles, self._centre) if self._openvino_reads else super().predict(tiles)
 
     def check(self, tiles: Tiles | None) -> dict[str, Any]:
         """OpenVINO reads the slide where its readings are TensorFlow's; otherwise TensorFlow in float32 does."""
         self._openvino_reads = True
         if tiles is None:
             return self.engine
-        found = difference(self._in_parts(self._reference, tiles), self._on_openvino(tiles))
+        found = difference(self._in_parts(self._reference_compared, tiles), self._on_openvino(tiles, True))
         facts = self.engine | {"checked_tiles": len(tiles), "largest_difference": found["tile"]}
         if not acceptable(found):
             self._openvino_reads = False
@@ -62,13 +63,13 @@ class OpenVinoPredictor(LocalPredictor):
         return facts
 
     def _compile(self, openvino: Any) -> Any:
-        network = None if self._graph is None else find_network(self._graph)
-        if network is None:
+        if self._network is None:
             raise ModelError(
                 f"{self._folder}: expected a bundle with a frozen network. Received: one of an older version.",
                 hint="Export the run again: vstain export RUN --out MODEL",
             )
-        graph = function_def_to_graph(network)
+        graph = function_def_to_graph(self._network)
+        self._network = None
         model = openvino.convert_model(graph)
         by_name = {name: i for i, output in enumerate(model.outputs) for name in output.get_names()}
         # the network's outputs stand in the order of their names, see `inference_graph`
@@ -80,9 +81,9 @@ class OpenVinoPredictor(LocalPredictor):
         }
         return openvino.Core().compile_model(model, "CPU", settings)
 
-    def _on_openvino(self, tiles: Tiles) -> Answers:
+    def _on_openvino(self, tiles: Tiles, centre: bool) -> Answers:
         side, crop = self.card.tiling.tile_px, self.card.crop_px
-        if self._centre:
+        if centre:
             first = (side - crop) // 2
             crops, per_tile = tiles[:, first : first + crop, first : first + crop], 1
         else:
@@ -95,7 +96,7 @@ class OpenVinoPredictor(LocalPredictor):
             values = np.array(self._request.get_output_tensor(position).data, np.float64)
             total = np.where(shown, values.reshape(-1, per_tile), 0.0).sum(axis=1)
             if name.endswith("_tumour_cells"):
-                total *= (side / crop) ** 2 if self._centre else 1.0
+                total *= (side / crop) ** 2 if centre else 1.0
             else:
                 with np.errstate(invalid="ignore"):
                     total = total / shown.sum(axis=1)  # 0 / 0 is NaN on purpose: there is no reading
