@@ -10,11 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
 from matplotlib.patches import Patch, Rectangle
+from PIL import Image
 
 from virtual_stain.geometry import Box
 from virtual_stain.markers import Marker
@@ -30,6 +32,7 @@ _OPACITY = 0.65
 _UNUSED_OPACITY = 0.35
 _PALENESS = 0.6  # contrast that is left of the picture below the colours
 _DPI = 150
+_COMPRESSION = 3  # of zlib's 9: three times as fast as its usual 6, 4 % larger
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,8 +77,8 @@ def heatmap_png(report: SlideReport, overview: Overview) -> bytes:
                 f"{marker.label} predicted: global mean {reading.global_mean * 100:.1f} %, "
                 f"top {reading.top_n} {reading.top_mean * 100:.1f} %"
             )
-        _panel(axis, _pale(canvas), title)
-        _paint(axis, canvas, report, marker, scale)
+        _panel(axis, _painted(canvas, report, marker, scale), title)
+        _frame(axis, canvas, report, marker)
         mappable = ScalarMappable(Normalize(0, scale.top * 100), "viridis")
         # one scale beside both panels keeps them aligned; several markers have a scale each
         beside_axes = axes if panels == 2 else axis
@@ -162,13 +165,14 @@ def scale_bar_um(width_um: float) -> float:
     return max(s * 10.0**e for e in (exponent - 1, exponent) for s in (1, 2, 5) if s * 10.0**e <= width_um / 4)
 
 
-def _paint(axis: Axes, canvas: _Canvas, report: SlideReport, marker: Marker, scale: ColourScale) -> None:
+def _painted(canvas: _Canvas, report: SlideReport, marker: Marker, scale: ColourScale) -> _Canvas:
+    """The tiles' colours over the pale picture. Blended here: matplotlib would resample and blend it four times slower."""
     scores, tiles, card = report.score.markers[marker], report.score.tiles, report.score.card
-    height, width = canvas.image.shape[:2]
-    overlay = np.zeros((height, width, 4), np.float64)
+    pale = _pale(canvas)
     # overlapping windows: each paints the step around its centre, so that neighbours do not hide one another
     share = min(1.0, card.tiling.step_um / card.tiling.window_um)
-    colours = scale.rgb(np.nan_to_num(scores.fraction)) / 255
+    colours = scale.rgb(np.nan_to_num(scores.fraction))
+    image = pale.image.copy()
     for index, tile in enumerate(tiles):
         x, y, w, h = canvas.rectangle(tile.box)
         x0, y0 = x + w * (1 - share) / 2, y + h * (1 - share) / 2
@@ -176,14 +180,20 @@ def _paint(axis: Axes, canvas: _Canvas, report: SlideReport, marker: Marker, sca
             max(0, round(y0)) : max(0, round(y0 + h * share)), max(0, round(x0)) : max(0, round(x0 + w * share))
         ]
         if scores.used[index]:
-            overlay[area] = (*colours[index], _OPACITY)
+            colour, opacity = colours[index], _OPACITY
         elif index in report.score.failed:
-            overlay[area] = (*_mpl(FAILED_RGB), _OPACITY)
+            colour, opacity = FAILED_RGB, _OPACITY
         else:
-            overlay[area] = (*_mpl(UNUSED_RGB), _UNUSED_OPACITY)
-    axis.imshow(overlay, interpolation="nearest")
-    for index in top_tiles(scores, report.readings[marker].top_n):
-        x, y, w, h = canvas.rectangle(tiles[index].box)
+            colour, opacity = UNUSED_RGB, _UNUSED_OPACITY
+        blended = pale.image[area] * (1 - opacity) + np.asarray(colour, np.float64) * opacity
+        image[area] = blended.round().astype(np.uint8)
+    return dataclasses.replace(canvas, image=image)
+
+
+def _frame(axis: Axes, canvas: _Canvas, report: SlideReport, marker: Marker) -> None:
+    height, width = canvas.image.shape[:2]
+    for index in top_tiles(report.score.markers[marker], report.readings[marker].top_n):
+        x, y, w, h = canvas.rectangle(report.score.tiles[index].box)
         axis.add_patch(Rectangle((x, y), w, h, fill=False, edgecolor="black", lw=1.4))
         axis.add_patch(Rectangle((x, y), w, h, fill=False, edgecolor="white", lw=0.7))
     axis.set(xlim=(0, width), ylim=(height, 0))
@@ -210,6 +220,16 @@ def _drawable(text: str) -> str:
 
 
 def _png(figure: Figure) -> bytes:
+    pictures = [image for axis in figure.axes for image in axis.get_images()]
+    for image in pictures:
+        image.set_visible(False)  # the layout is found by drawing once; a picture does not change it and is slow to draw
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for image in pictures:
+        image.set_visible(True)
+    drawn = FigureCanvasAgg(figure)
+    drawn.draw()
     stream = io.BytesIO()
-    figure.savefig(stream, format="png")
+    rgb = np.asarray(drawn.buffer_rgba())[..., :3]
+    Image.fromarray(np.ascontiguousarray(rgb)).save(stream, "PNG", compress_level=_COMPRESSION, dpi=(_DPI, _DPI))
     return stream.getvalue()
