@@ -321,3 +321,63 @@ def test_a_damaged_saved_model_is_no_traceback(tmp_path):
     (tmp_path / "saved_model.pb").write_bytes(b"\xff" * 100)
     with pytest.raises(ValueError, match="not a SavedModel"):
         read_saved_model(tmp_path)
+
+
+def test_what_is_compared_is_the_network_that_reads(bundle, tiles):
+    """Both signatures call one network; were only one of them in bfloat16, the check would prove nothing."""
+    from virtual_stain.score.signature import read_saved_model, signature_graph
+
+    graph = signature_graph(read_saved_model(bundle), "uint8", "center_uint8")
+    predictor = LocalPredictor(bundle)
+    fast = predictor._in_bfloat16(graph, "bfloat16")
+    of_functions = [
+        {n.attr["T"].type for n in f.node_def if n.op == "Conv2D"} for f in fast.library.function if "Conv2D" in str(f)
+    ]
+    assert of_functions == [{tf.bfloat16.as_datatype_enum}]
+    facts = LocalPredictor(bundle, ScoringSettings(precision="bfloat16")).check(tiles)
+    assert facts["checked_tiles"] == len(tiles)
+    assert 0 < facts["largest_difference"] <= 0.005
+
+
+def test_the_check_compares_single_crops(bundle, tiles, monkeypatch):
+    """One crop's error counts in full: in a tile's mean its three neighbours would hide three quarters of it."""
+    predictor = LocalPredictor(bundle, ScoringSettings(precision="bfloat16"))
+    seen = []
+    monkeypatch.setattr("virtual_stain.score.local.difference", lambda a, b: seen.append(a) or difference(a, b))
+    predictor.check(tiles)
+    centre = LocalPredictor(bundle, ScoringSettings(precision="float32", crops="center")).predict(tiles)
+    np.testing.assert_allclose(seen[0]["ki67"], centre["ki67"], atol=1e-6)
+
+
+def test_a_bundle_that_is_no_longer_used_leaves_tensorflow(bundle, tiles):
+    import gc
+
+    from tensorflow.python.eager import context
+
+    def functions():
+        return {n for n in context.context().list_function_names() if "_vstain_" in n}
+
+    gc.collect()
+    before = functions()
+    predictor = LocalPredictor(bundle, ScoringSettings(precision="bfloat16"))
+    predictor.check(tiles)
+    assert functions() - before
+    del predictor
+    gc.collect()
+    assert functions() == before
+
+
+def test_tensorflow_starts_without_keras_and_keras_still_works(tmp_path):
+    """In a process of its own, where nothing has imported either."""
+    import subprocess
+    import sys
+
+    code = (
+        "import os, sys\n"
+        "from virtual_stain.score.start_tensorflow import start_tensorflow\n"
+        "start_tensorflow()\n"
+        "assert 'keras.src' not in sys.modules and 'TF_USE_LEGACY_KERAS' not in os.environ\n"
+        "import keras, tensorflow as tf\n"
+        "assert keras.__version__.startswith('3.') and tf.keras.Model is keras.Model\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, capture_output=True)

@@ -57,10 +57,10 @@ def write_jpeg_tiff(path: Path, source: Mirrored, *, tile: int = 256, quality: i
     """A tiled pyramid, JPEG 4:2:0, as scanners and converters write it; levels 1, 4, 16."""
     with tifffile.TiffWriter(path, bigtiff=True) as writer:
         for factor in (1, 4, 16):
-            image = np.concatenate([s[::factor, ::factor] for s in source.strips(4096)])
-            image = cv2.cvtColor(image, cv2.COLOR_RGB2YCrCb)[..., [0, 2, 1]]  # the writer takes the colours as they are
             writer.write(
-                image,
+                _tiles(source, factor, tile),
+                shape=(-(-source.size.height // factor), -(-source.size.width // factor), 3),
+                dtype=np.uint8,
                 tile=(tile, tile),
                 photometric="ycbcr",
                 compression="jpeg",
@@ -72,6 +72,16 @@ def write_jpeg_tiff(path: Path, source: Mirrored, *, tile: int = 256, quality: i
                 metadata=None,
             )
     return path
+
+
+def _tiles(source: Mirrored, factor: int, tile: int) -> Iterator[Rgb]:
+    """uint8[tile, tile, 3] row by row, YCbCr: the writer takes the colours as they are."""
+    for strip in source.strips(tile * factor):
+        part = cv2.cvtColor(np.ascontiguousarray(strip[::factor, ::factor]), cv2.COLOR_RGB2YCrCb)[..., [0, 2, 1]]
+        down, right = tile - part.shape[0], -part.shape[1] % tile
+        part = np.pad(part, ((0, down), (0, right), (0, 0)), mode="edge")
+        for x in range(0, part.shape[1], tile):
+            yield np.ascontiguousarray(part[:, x : x + tile])
 
 
 def write_ndpi_slide(path: Path, source: Mirrored) -> Path:

@@ -166,7 +166,7 @@ def scale_bar_um(width_um: float) -> float:
 
 
 def _painted(canvas: _Canvas, report: SlideReport, marker: Marker, scale: ColourScale) -> _Canvas:
-    """The tiles' colours over the pale picture. Blended here: matplotlib would resample and blend it four times slower."""
+    """The tiles' colours over the pale picture. Blended here: matplotlib does it four times slower."""
     scores, tiles, card = report.score.markers[marker], report.score.tiles, report.score.card
     pale = _pale(canvas)
     # overlapping windows: each paints the step around its centre, so that neighbours do not hide one another
@@ -222,7 +222,9 @@ def _drawable(text: str) -> str:
 def _png(figure: Figure) -> bytes:
     pictures = [image for axis in figure.axes for image in axis.get_images()]
     for image in pictures:
-        image.set_visible(False)  # the layout is found by drawing once; a picture does not change it and is slow to draw
+        image.set_visible(
+            False
+        )  # the layout is found by drawing once; a picture does not change it and is slow to draw
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     for image in pictures:

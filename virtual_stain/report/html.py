@@ -50,7 +50,7 @@ def _engine(report: SlideReport) -> str:
     words = [str(engine[k]) for k in ("name", "precision", "device", "address", "transport") if engine.get(k)]
     if engine.get("largest_difference") is not None:
         words.append(
-            f"largest difference to float32 on {engine['checked_tiles']} tiles {engine['largest_difference']:.4f}"
+            f"largest difference to float32 on the centres of {engine['checked_tiles']} tiles {engine['largest_difference']:.4f}"
         )
     return ", ".join([*words, f"crops: {report.settings.crops}"])
 

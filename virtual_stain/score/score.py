@@ -79,21 +79,22 @@ def score_slide(
     tissue_settings: TissueSettings,
     *,
     jobs: int = 1,
+    tissue: TissueMap | None = None,
     journal: AnswerLog | None = None,
     progress: Progress = QUIET,
 ) -> SlideScore:
     """Finds tissue, reads every window with any of it in `jobs` threads while the network works, keeps all answers.
 
     The grid, the thresholds and the markers are the model card's. The result does not depend on `jobs` or on
-    `settings.batch_size` beyond rounding (1e-6). A tile that cannot be read is listed in `failed`. `journal`: answers
-    of a run that was interrupted; their tiles are not read again.
+    `settings.batch_size` beyond rounding (1e-6). A tile that cannot be read is listed in `failed`. `tissue`: of
+    `locate_tissue`, where it is known already. `journal`: answers of a run that was interrupted; their tiles are not
+    read again.
     Raises ResolutionError, NoTissueError, SlideError (nothing could be read), ModelError.
     """
     card = predictor.card
     start = time.monotonic()
     mpp = require_mpp(slide, READING_RANGE)
-    tissue = find_tissue(slide, tissue_settings)
-    require_tissue(slide.path, tissue)
+    tissue = require_tissue(slide.path, tissue or locate_tissue(slide, tissue_settings))
     plan = plan_tiles(slide, tissue, card.tiling)
     timing = {"tissue": time.monotonic() - start}
     check = check_engine(slide, predictor, plan, settings)
@@ -137,6 +138,12 @@ def score_slide(
     flags = tuple(_flags(i, tile, markers, failed, card) for i, tile in enumerate(plan.tiles))
     area = tissue.area_um2(mpp)
     return SlideScore(card, mpp, tissue, area, plan, markers, failed, flags, timing, looks, check)
+
+
+def locate_tissue(slide: Slide, settings: TissueSettings) -> TissueMap:
+    """The slide's tissue, also where there is none. Raises ResolutionError, SlideError."""
+    require_mpp(slide, READING_RANGE)
+    return find_tissue(slide, settings)
 
 
 def _seen(tile: Tiles, card: ModelCard) -> SeenTile:

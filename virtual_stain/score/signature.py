@@ -95,11 +95,10 @@ def _called(node: Any, functions: Mapping[str, Any]) -> list[str]:
 
 
 def callable_signatures(meta: Any, graph: Any, *names: str) -> dict[str, Signature]:
-    """Each signature as a function of its one input, over `graph` (of `signature_graph`, or rewritten; its functions are
-    renamed in place).
+    """Each signature as a function of its one input, over `graph` (of `signature_graph`; renamed in place).
 
-    The file's own functions are registered and called by name. Importing them into a new graph, as `tf.saved_model.load`
-    does, copies the weights several times before the first answer. Raises ValueError.
+    The file's own functions are registered and called by name. Importing them into a new graph, as
+    `tf.saved_model.load` does, copies the weights several times before the first answer. Raises ValueError.
     """
     # one process keeps one body for each name, and other bundles have functions of the same names
     rename_functions(graph, f"_vstain_{next(_loads)}")

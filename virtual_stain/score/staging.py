@@ -59,6 +59,11 @@ def remove_left_behind(parent: Path) -> None:
             continue  # somebody else's process
 
 
+def worth_a_copy(ref: SlideRef, folder: Path | None) -> bool:
+    """Whether a slide is staged: every one to `folder`, without it those on a network."""
+    return _single_file(ref) and (folder is not None or on_network(ref.path))
+
+
 class Stager:
     """Copies of the slides that are worth one; a context manager."""
 
@@ -67,7 +72,7 @@ class Stager:
         self._say = say
         self._stop = threading.Event()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="staging")
-        self._wanted = [r for r in refs if _single_file(r) and (folder is not None or on_network(r.path))]
+        self._wanted = [r for r in refs if worth_a_copy(r, folder)]
         self._parent = folder
         self._copies: dict[SlideRef, Future[Path | None]] = {}
         self._stack = contextlib.ExitStack()

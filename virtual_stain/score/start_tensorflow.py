@@ -1,8 +1,8 @@
 """TensorFlow without Keras: reading a frozen network needs no training library, and importing it costs a second.
 
 `import tensorflow` ends with importing Keras' optimizers (and with them matplotlib's pyplot and scikit-learn), from the
-package that TF_USE_LEGACY_KERAS names; where that package is not installed it goes without. The variable is set for this
-import alone: Keras can still be imported afterwards, and is then version 3 as always.
+package that TF_USE_LEGACY_KERAS chooses; where that package is not installed it goes without. The variable is set for
+this import alone: Keras can still be imported afterwards, and is then version 3 as always.
 """
 
 from __future__ import annotations

@@ -38,12 +38,13 @@ from virtual_stain.report.heatmap import OVERVIEW_PX, heatmap_png
 from virtual_stain.report.html import GALLERY_PX, report_html
 from virtual_stain.report.report import SCHEMA_VERSION, SlideFacts, SlideReport, make_report, report_json, tiles_csv
 from virtual_stain.report.table import SCORES_CSV, scores_csv
+from virtual_stain.score.ahead import Ahead
 from virtual_stain.score.answer_log import AnswerLog
 from virtual_stain.score.inputs import ScoreInput
 from virtual_stain.score.open_model import open_predictor
 from virtual_stain.score.predictor import Predictor
 from virtual_stain.score.score import score_slide
-from virtual_stain.score.staging import Stager
+from virtual_stain.score.staging import Stager, worth_a_copy
 from virtual_stain.slides.slide import Slide, SlideRef, open_slide
 from virtual_stain.slides.window import read_window
 from virtual_stain.version import __version__
@@ -106,25 +107,22 @@ def score_slides(
     """
     for folder in dict.fromkeys(i.folder for i in inputs):
         make_folder(folder)  # an unwritable place is found before the work, not after
-    start = time.monotonic()
-    model = predictor or open_predictor(options.model, options.scoring, options.trusted_key)
-    _log.info("model verified and loaded in %.1f s", time.monotonic() - start)
-    try:
-        return _score_all(inputs, model, options, progress, done)
-    finally:
-        if predictor is None and hasattr(model, "close"):
-            model.close()
+    with _ahead(inputs, options) as ahead:
+        start = time.monotonic()
+        model = predictor or open_predictor(options.model, options.scoring, options.trusted_key)
+        _log.info("model verified and loaded in %.1f s", time.monotonic() - start)
+        try:
+            with Stager([i.ref for i in inputs], options.stage, progress.say) as stager:
+                return _score_groups(inputs, _Job(model, options, existing_key(), stager, ahead, progress), done)
+        finally:
+            if predictor is None and hasattr(model, "close"):
+                model.close()
 
 
-def _score_all(
-    inputs: Sequence[ScoreInput],
-    model: Predictor,
-    options: ScoreOptions,
-    progress: Progress,
-    done: Callable[[Scored], None],
-) -> list[Scored]:
-    with Stager([i.ref for i in inputs], options.stage, progress.say) as stager:
-        return _score_groups(inputs, _Job(model, options, existing_key(), stager, progress), done)
+def _ahead(inputs: Sequence[ScoreInput], options: ScoreOptions) -> Ahead:
+    """Of slides that are read where they are: a copy's turn to be looked at comes when it has arrived."""
+    found = {i.ref: i.folder / f"{i.stem}.report.json" for i in inputs if not worth_a_copy(i.ref, options.stage)}
+    return Ahead(list(found), options.tissue, lambda ref: options.force or not found[ref].exists())
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +133,7 @@ class _Job:
     options: ScoreOptions
     key: PatientKey | None
     stager: Stager
+    ahead: Ahead
     progress: Progress
 
 
@@ -236,8 +235,9 @@ def _outcome(item: ScoreInput, job: _Job, errors: list[Exception]) -> Scored:
 def _score_one(item: ScoreInput, ref: SlideRef, job: _Job) -> Scored:
     """`ref`: the slide or its local copy."""
     model, options = job.model, job.options
+    known = job.ahead.take(ref)
     with open_slide(ref) as slide:
-        digest = slide.content_hash()
+        digest = slide.content_hash() if known is None else known.content_hash
         seen = seen_in_training(model.card, digest, job.key)
         made_from = _made_from(slide, digest, model, options) | {"seen_in_training": seen}
         paths = {kind: item.folder / f"{item.stem}.{kind}" for kind in _KINDS}
@@ -248,7 +248,14 @@ def _score_one(item: ScoreInput, ref: SlideRef, job: _Job) -> Scored:
         if options.force:
             journal.remove()
         score = score_slide(
-            slide, model, options.scoring, options.tissue, jobs=options.jobs, journal=journal, progress=job.progress
+            slide,
+            model,
+            options.scoring,
+            options.tissue,
+            jobs=options.jobs,
+            tissue=None if known is None else known.tissue,
+            journal=journal,
+            progress=job.progress,
         )
         facts = dataclasses.replace(SlideFacts.of(slide, digest), path=item.ref.path)
         report = make_report(facts, score, model.sha256, options.scoring, seen=seen)
