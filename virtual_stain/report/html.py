@@ -49,9 +49,8 @@ def _engine(report: SlideReport) -> str:
     engine = report.score.engine
     words = [str(engine[k]) for k in ("name", "precision", "device", "address", "transport") if engine.get(k)]
     if engine.get("largest_difference") is not None:
-        words.append(
-            f"largest difference to float32 on the centres of {engine['checked_tiles']} tiles {engine['largest_difference']:.4f}"
-        )
+        where = f"the centres of {engine['checked_tiles']} tiles"
+        words.append(f"largest difference to float32 on {where} {engine['largest_difference']:.4f}")
     return ", ".join([*words, f"crops: {report.settings.crops}"])
 
 

@@ -87,8 +87,8 @@ def engine_notes(engine: Mapping[str, Any], settings: ScoringSettings) -> tuple[
     # an engine that passed its check keeps its name; the reference reads only where the fast one was refused
     if difference is not None and (engine.get("name"), engine.get("precision")) == ("tensorflow", "float32"):
         text = (
-            f"The faster engine differed by {difference:.4f} on the centres of {engine['checked_tiles']} tiles of this slide: float32 "
-            "read it."
+            f"The faster engine differed by {difference:.4f} on the centres of {engine['checked_tiles']} tiles of this "
+            "slide: float32 read it."
         )
         notes.append(Note("bfloat16_not_used", text))
     if engine.get("transport") == "jpeg":
