@@ -6,6 +6,7 @@ import dataclasses
 import io
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -229,7 +230,7 @@ def _png(figure: Figure) -> bytes:
     figure.set_layout_engine("none")
     for image in pictures:
         image.set_visible(True)
-    drawn = FigureCanvasAgg(figure)
+    drawn: Any = FigureCanvasAgg(figure)  # its methods have no types
     drawn.draw()
     stream = io.BytesIO()
     rgb = np.asarray(drawn.buffer_rgba())[..., :3]
