@@ -95,7 +95,7 @@ def test_the_page_shows_the_interval_and_the_engine():
     report = again(scored(), intervals={"ki67": payload()}, engine=engine)
     text = report_html(report, b"", lambda box: np.zeros((256, 256, 3), np.uint8))
     assert "90 % interval of the global ratio for a new patient" in text
-    assert "largest difference to float32 on 4 tiles 0.0012" in text
+    assert "largest difference to float32 on the centres of 4 tiles 0.0012" in text
     assert "no interval: the model carries no out-of-fold residuals" in report_html(
         again(scored()), b"", lambda box: np.zeros((256, 256, 3), np.uint8)
     )
