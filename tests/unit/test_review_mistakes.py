@@ -15,7 +15,8 @@ from fastapi.testclient import TestClient
 from tests.fixtures.review import tiny_label, tiny_review
 from tests.fixtures.web import client, review_of
 from virtual_stain.config import Config, LabelSettings, TilingSettings
-from virtual_stain.counting.quality import SATURATED, UNCERTAIN, UNEXPLAINED
+from virtual_stain.counting.quality import SATURATED, UNCERTAIN, UNEXPLAINED, Quality, quality_flags
+from virtual_stain.markers import CellCounts
 from virtual_stain.review.correction import Correction
 from virtual_stain.review.store import ReviewStore
 from virtual_stain.workflows.corrections import relabelled
@@ -53,6 +54,18 @@ def test_the_error_of_a_ratio_is_judged_anew_after_a_correction() -> None:
     )
     assert UNCERTAIN in corrected.flags
     assert "few_cells" in relabelled(label, few, CONFIG)[0].flags
+
+
+def test_a_correction_to_one_class_only_does_not_make_the_ratio_certain() -> None:
+    """3 of 3 cells have a Wald error of 0; the counting's own flag goes by Wilson's interval, and so does this one."""
+    label = _label()
+    kept = [i for i, tumour in enumerate(label.cells.tumour) if tumour][:3]
+    gone = tuple(i for i in range(len(label.cells)) if i not in kept)
+    corrected, _ = relabelled(label, Correction(changed=tuple((i, "positive") for i in kept), removed=gone), CONFIG)
+    assert corrected.counts == CellCounts(3, 0)
+    quality = Quality(0, 0, 0.0, 0.0, None)
+    assert UNCERTAIN in quality_flags(quality, corrected.counts, CONFIG.counting)
+    assert UNCERTAIN in corrected.flags
 
 
 def _row(page: TestClient, number: int = 0) -> dict[str, str]:

@@ -34,7 +34,7 @@ def relabelled(tile: TileLabel, correction: Correction, config: Config) -> tuple
     corrected = corrected_cells(tile, correction, config.tiling.tile_px)
     # what the picture itself says stays true whatever a person clicks; the error of the ratio is that of the new cells
     of_picture = tuple(flag for flag in tile.flags if flag in (SATURATED, UNEXPLAINED))
-    error = corrected.counts.standard_error
+    error = corrected.counts.uncertainty
     uncertain = error is not None and error > config.counting.max_standard_error
     flags, weight, usable = judge(
         tile.trust,
