@@ -10,6 +10,7 @@ import pytest
 
 from tests.fixtures.records import tiny_records
 from tests.fixtures.training import tiny_run
+from virtual_stain.dataset.pipeline import CropSpec, tile_batches
 from virtual_stain.errors import InputError, OutputError
 from virtual_stain.evaluation.evaluate import evaluate
 from virtual_stain.evaluation.figures import marker_figures
@@ -20,8 +21,11 @@ from virtual_stain.evaluation.predict import TileTable
 from virtual_stain.evaluation.slide_figures import ReadingRule, slide_figures
 from virtual_stain.evaluation.summary import summary_lines
 from virtual_stain.files import folder_lock
+from virtual_stain.markers import Marker
 from virtual_stain.readings import aggregate
 from virtual_stain.records.manifest import read_manifest, write_manifest
+from virtual_stain.records.read import iterate_shard
+from virtual_stain.records.write import write_shards
 from virtual_stain.training.metrics import limits_of_agreement, mean_within, pearson, per_group
 from virtual_stain.training.run_dir import load_run
 
@@ -46,6 +50,7 @@ def table(n=40, seed=0, **columns):
         "tissue_fraction": np.ones(n),
         "weight": np.ones(n),
         "usable": np.ones(n),
+        "clear": np.ones(n),
         "positive": np.floor(cells * rng.uniform(0, 0.9, n)),
         "cells": cells,
         "ratio": rng.uniform(0, 1, n),
@@ -226,6 +231,27 @@ def test_untrusted_counts_are_not_the_truth():
     figures = slide_figures(t, RULE)[0]
     assert figures.true_ratio == pytest.approx(t.positive[[0, 1, 3]].sum() / t.cells[[0, 1, 3]].sum())
     assert figures.true_mean == pytest.approx(t.truth[0])
+
+
+def test_classes_that_cannot_be_told_are_not_the_truth():
+    """Their number of cells is a label, their ratio is none: it must not enter the slide's either."""
+    t = table(4, pair=np.array(["p"] * 4), weight=np.array([1.0, 0, 1, 1]), clear=np.array([1.0, 0, 1, 1]))
+    t.positive[1] = t.cells[1]
+    kept = [0, 2, 3]
+    figures = marker_figures(t, RULE)
+    assert figures["slides"][0]["true_ratio"] == pytest.approx(t.positive[kept].sum() / t.cells[kept].sum())
+    assert figures["tiles"]["tumour_cells_mae"] == pytest.approx(np.abs(t.cells - t.expected_cells).mean())
+
+
+def test_the_flag_of_unclear_stains_reaches_the_evaluation(tmp_path):
+    manifest = tiny_records(tmp_path, tile_px=64, window_um=19.2, patients=1, tiles_per_pair=3, few_cells_every=0)
+    (pair,) = manifest.pairs
+    tiles = [r for s in pair.shards for r in iterate_shard(tmp_path / s.file)]
+    tiles[1] |= {"tile/flags": ["border", "stains_unclear"], "label/weight": 0.0}
+    write_shards(tmp_path, pair.pair, tiles, shard_bytes=10**9)
+    spec = CropSpec(markers=(Marker.KI67,), tile_px=64, crop_px=32)
+    (batch,) = tile_batches(tmp_path, [pair], spec, 4)
+    assert batch["clear"].numpy().tolist() == [True, False, True]
 
 
 def test_a_slide_without_a_valid_tile_has_no_reading():

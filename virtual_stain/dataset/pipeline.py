@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from virtual_stain.config.training import AugmentSettings
+from virtual_stain.counting.quality import UNEXPLAINED
 from virtual_stain.dataset.augment import N_DRAWS
 from virtual_stain.dataset.crops import cells_in_crop, cells_in_grid, random_grid_origin, random_origin
 from virtual_stain.dataset.sampling import draws_of_epoch, tile_weights
@@ -20,7 +21,8 @@ from virtual_stain.remote import Location
 
 _KEYS = ("image/encoded", "label/marker", "label/weight", "label/usable_count", "cells/x", "cells/y", "cells/positive")
 _PLACE = (
-    "tile/pair", "tile/patient_id", "tile/col", "tile/row", "tile/tissue_fraction", "registration/error_median_um",
+    "tile/pair", "tile/patient_id", "tile/col", "tile/row", "tile/tissue_fraction", "tile/flags",
+    "registration/error_median_um",
 )  # fmt: skip
 _OPEN_SHARDS = 16
 _ENDLESS = 1 << 40
@@ -143,7 +145,7 @@ def tile_batches(
 
     {tile: uint8[B, T, T, 3]; positive, cells: float32[B, g², markers] of the crops of prediction's grid, row by row;
     trusted, usable: float32[B, markers]; pair, patient: string[B]; col, row: int64[B]; tissue_fraction,
-    registration_um (NaN: not known): float32[B]}.
+    registration_um (NaN: not known): float32[B]; clear: bool[B], the classes of its cells can be told}.
     `labelled_only`: without the tiles whose ratio is no label. `max_tiles`: every n-th tile, so that no more than
     this many remain. Raises InputError.
     """
@@ -174,6 +176,7 @@ def _whole_tile(data: tf.Tensor, spec: CropSpec) -> dict[str, tf.Tensor]:
         "row": record["tile/row"],
         "tissue_fraction": record["tile/tissue_fraction"],
         "registration_um": record["registration/error_median_um"],
+        "clear": tf.reduce_all(record["tile/flags"] != UNEXPLAINED),
     }
 
 

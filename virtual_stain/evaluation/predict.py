@@ -37,6 +37,8 @@ class TileTable:
     """The label's trust: 0 = its ratio is no label."""
     usable: Column
     """1: its number of cells is a label."""
+    clear: Column
+    """1: the colours of its nuclei are those of the stains; 0: positive or negative cannot be told there."""
     positive: Column
     cells: Column
     """Counted tumour cells."""
@@ -110,6 +112,7 @@ def _rows(
         "tissue_fraction": batch["tissue_fraction"].numpy().astype(np.float64),
         "weight": batch["trusted"].numpy()[each, index].astype(np.float64),
         "usable": batch["usable"].numpy()[each, index].astype(np.float64),
+        "clear": batch["clear"].numpy().astype(np.float64),
         "positive": batch["positive"].numpy().sum(axis=1)[each, index].astype(np.float64),
         "cells": batch["cells"].numpy().sum(axis=1)[each, index].astype(np.float64),
         "ratio": by_marker[each, index].astype(np.float64),

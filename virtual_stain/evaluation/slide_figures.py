@@ -29,7 +29,8 @@ class SlideFigures:
     read_global_mean: float | None
     read_top_mean: float | None
     true_ratio: float | None
-    """Σ positive / Σ tumour cells over the recorded tiles whose count is a label: what global_ratio estimates."""
+    """Σ positive / Σ tumour cells over the recorded tiles whose count is a label and whose stains are clear: what
+    global_ratio estimates."""
     true_mean: float | None
     """Mean over the labelled tiles."""
     true_top_mean: float | None
@@ -79,7 +80,7 @@ def _one(tiles: TileTable, rule: ReadingRule, pair: str) -> SlideFigures:
     labelled = tiles.select((tiles.weight > 0) & (tiles.cells > 0))
     read = aggregate(used.ratio, used.expected_cells, top_n=rule.top_n)
     true = aggregate(labelled.truth, labelled.cells, top_n=rule.top_n)
-    counted = tiles.select(tiles.usable > 0)
+    counted = tiles.select((tiles.usable > 0) & (tiles.clear > 0))
     return SlideFigures(
         pair=pair,
         patient=str(tiles.patient[0]),
