@@ -213,6 +213,11 @@ def test_it_stops_when_the_validation_loss_no_longer_falls(tmp_path):
     )  # fmt: skip
     result = fit(records, tmp_path / "run", config)
     assert result.steps == 12  # validated at 4, 8 and 12: two without a fall
+    # killed after last.h5 and before the record of the end: it does not train on past its end
+    record = tmp_path / "run" / "run.json"
+    record.write_text(record.read_text().replace('"status": "finished"', '"status": "running"'))
+    again = fit(records, tmp_path / "run", config, resume=True)
+    assert (again.steps, again.best_step, again.reason) == (12, result.best_step, result.reason)
     assert "converged" in result.reason
 
 

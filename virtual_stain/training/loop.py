@@ -117,6 +117,8 @@ class Trainer:
     def _steps(self, request: StopRequest, history: History) -> tuple[bool, bool]:
         """Steps until one of the reasons to stop; (the loss has converged, somebody asked for the end)."""
         settings, state = self.job.settings, self.state
+        if settings.patience and state.stale >= settings.patience:
+            return True, False  # killed between the last checkpoint and the record of the end
         remaining = settings.max_steps - state.step
         saved = time.monotonic()
         size = settings.batch_size
