@@ -11,7 +11,7 @@ import pytest
 from tests.fixtures.records import tiny_records
 from tests.fixtures.training import tiny_run
 from virtual_stain.dataset.pipeline import CropSpec, tile_batches
-from virtual_stain.errors import InputError, OutputError
+from virtual_stain.errors import InputError, OutputError, VerificationError
 from virtual_stain.evaluation.evaluate import evaluate
 from virtual_stain.evaluation.figures import marker_figures
 from virtual_stain.evaluation.held_out import held_out_pairs
@@ -20,9 +20,10 @@ from virtual_stain.evaluation.plots import PICTURES
 from virtual_stain.evaluation.predict import TileTable
 from virtual_stain.evaluation.slide_figures import ReadingRule, slide_figures
 from virtual_stain.evaluation.summary import summary_lines
-from virtual_stain.files import folder_lock
+from virtual_stain.files import folder_lock, sha256_file
 from virtual_stain.markers import Marker
 from virtual_stain.readings import aggregate
+from virtual_stain.records.duplicates import Duplicate, write_duplicates
 from virtual_stain.records.manifest import read_manifest, write_manifest
 from virtual_stain.records.read import iterate_shard
 from virtual_stain.records.write import write_shards
@@ -116,6 +117,22 @@ def test_the_same_slide_under_another_patient_is_refused(done, tmp_path):
     chosen = held_out_pairs(loaded, tmp_path, dataclasses.replace(manifest, pairs=unseen))
     assert len(chosen) == 6, "of other records every patient is read, whatever the fold"
     assert records != tmp_path
+
+
+def test_tissue_on_two_sides_that_was_found_after_the_training_is_refused(done):
+    """`fit` cannot know what `vstain records verify` finds later; figures on such patients are no evidence."""
+    records, run = done
+    folds = {p.fold: p.pair for p in read_manifest(records).pairs}
+    digest = sha256_file(records / "manifest.json")
+    try:
+        write_duplicates(records, digest, [Duplicate(folds[0], folds[2], 5)])
+        with pytest.raises(VerificationError, match="5 tiles look alike"):
+            evaluate(run)
+        write_duplicates(records, digest, [Duplicate(folds[2], folds[2], 5)])
+        evaluate(run)
+        assert json.loads((run / "evaluation.json").read_text())["duplicate_tissue"], "on one side it is reported"
+    finally:
+        (records / "duplicates.json").unlink()
 
 
 def test_other_records_have_their_own_folder(done, tmp_path):

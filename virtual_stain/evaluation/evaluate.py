@@ -13,6 +13,7 @@ import numpy as np
 
 from virtual_stain.config import ScoringSettings
 from virtual_stain.dataset.shards import verify_shards
+from virtual_stain.dataset.split import recorded_split, require_no_shared_tissue
 from virtual_stain.errors import InputError, OutputError
 from virtual_stain.evaluation.bootstrap import RESAMPLES
 from virtual_stain.evaluation.figures import marker_figures
@@ -77,7 +78,7 @@ def evaluate(
     `run_dir`: a run, or the folder of a cross-validation, of which every fold reads its own patients. `records_dir`:
     None = the records of the training, of which only the test fold is read. `out`: default the run's folder, for
     other records `evaluation-<name>` in it. Raises InputError for patients that are not held out, ModelError,
-    VerificationError, OutputError.
+    VerificationError (shards, tissue on two sides), OutputError.
     """
     top_n = (scoring or ScoringSettings()).top_n
     runs = cross_validation_runs(run_dir)
@@ -115,6 +116,10 @@ def _read_run(run_dir: Path, records_dir: Location | None, top_n: int, progress:
     verify_shards(records, pairs, progress)
     digest = sha256_file(records / MANIFEST)
     own = digest == run.data["manifest_sha256"]
+    duplicates = known_duplicates(records, digest)
+    if own:  # found after the training: fit would have refused
+        split = recorded_split(manifest, int(run.data["fold"]), run.data["patients"])
+        require_no_shared_tissue(records, split, duplicates)
     rule = ReadingRule(
         min_tissue_fraction=run.card["thresholds"]["min_tissue_fraction"],
         min_tumour_cells=run.card["thresholds"]["min_tumour_cells"],
@@ -134,7 +139,7 @@ def _read_run(run_dir: Path, records_dir: Location | None, top_n: int, progress:
                 "best_sha256": sha256_file(RunDir(run_dir).best),
             }
         ],
-        "duplicate_tissue": known_duplicates(records, digest),
+        "duplicate_tissue": duplicates,
     }
     return _Read(predict_tiles(run, records, pairs, progress), rule, facts, digest, run.config.to_dict(), own)
 
