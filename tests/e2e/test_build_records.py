@@ -219,6 +219,21 @@ def test_an_old_manifest_stayed_when_every_label_had_changed_and_waited_for_revi
     assert not (copy / "manifest.outdated.json").exists()
 
 
+def test_an_old_manifest_kept_the_tiles_of_a_pair_that_a_person_had_rejected(built: Built, copy: Path) -> None:
+    """The other pair waited for its review, so no new manifest was written and the old one went on vouching."""
+    header, *rows = (copy / "review-template.csv").read_text().splitlines()
+    first = [r.removesuffix(",,,") for r in rows if r.startswith(built.cohort[0].pair + ",")]
+    verdicts = copy.parent / "verdicts.csv"
+    verdicts.write_text("\n".join([header, *(f"{r},reject,Dr. X," for r in first)]) + "\n")
+    with pytest.raises(ReviewPendingError, match="1 of 2 pairs"):
+        build_records(built.pairs_csv, copy, Config(), BuildOptions(verdicts=verdicts))
+    assert not (copy / "manifest.json").exists()
+    assert (copy / "manifest.outdated.json").exists()
+    build_records(built.pairs_csv, copy, Config(), BuildOptions(verdicts=verdicts, accept_unreviewed=True))
+    assert [p.pair for p in verify_records(copy).manifest.pairs] == [built.cohort[1].pair]
+    assert not (copy / "manifest.outdated.json").exists()
+
+
 def test_only_accepted_tiles_become_records(built: Built, copy: Path, tmp_path: Path) -> None:
     header, *rows = (copy / "review-template.csv").read_text().splitlines()
     first = [r.removesuffix(",,,") for r in rows if r.startswith(built.cohort[0].pair + ",")]

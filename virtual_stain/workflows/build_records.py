@@ -27,6 +27,7 @@ from virtual_stain.records.manifest import (
     Manifest,
     PairEntry,
     TilingEntry,
+    read_manifest,
     write_manifest,
 )
 from virtual_stain.review.gate import Gate
@@ -53,6 +54,8 @@ from virtual_stain.workflows.pair_job import PreparedPair, make_job, prepare_pai
 from virtual_stain.workflows.part_job import TILES, PartJob, build_part, cut, is_built, join_pair
 from virtual_stain.workflows.scheduling import Failure, Workers, completed, open_workers
 from virtual_stain.workflows.summary import Used, write_summary
+
+_NONE_ACCEPTED = "review accepted none of its tiles"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -270,7 +273,7 @@ def _pack(run: _Run, review: Review) -> list[Packed]:
                 run.fail(name, Failure(error))
                 continue
             if packed is None:
-                run.left_out[name] = "review accepted none of its tiles"
+                run.left_out[name] = _NONE_ACCEPTED
             else:
                 done.append(packed)
     return done
@@ -286,9 +289,10 @@ def _finish(run: _Run, review: Review) -> BuildResult:
     if entries or not (run.failed or run.pending):
         write_manifest(out, manifest)
         remove_unlisted_shards(out, manifest)
-    elif any(is_outdated(prepared) for prepared in run.alive()) and put_manifest_aside(out):
+    elif (any(is_outdated(p) for p in run.alive()) or _holds_rejected(run)) and put_manifest_aside(out):
         run.progress.say(
-            f"The older records hold labels that have changed since: {MANIFEST} is now {OUTDATED_MANIFEST}."
+            "The older records hold labels that have changed or were rejected since: "
+            f"{MANIFEST} is now {OUTDATED_MANIFEST}."
         )
     run.record.durations_s["pack"] = time.perf_counter() - started
     outcomes = tuple(_outcome(run, pair) for pair in run.pairs)
@@ -313,6 +317,14 @@ def _finish(run: _Run, review: Review) -> BuildResult:
     if error is not None:
         raise error
     return BuildResult(manifest, outcomes, run.built, per_tile)
+
+
+def _holds_rejected(run: _Run) -> bool:
+    """Whether the older manifest lists a pair of which the review has accepted nothing any more."""
+    rejected = {pair for pair, reason in run.left_out.items() if reason == _NONE_ACCEPTED}
+    if not rejected or not (run.out / MANIFEST).is_file():
+        return False
+    return any(p.pair in rejected for p in read_manifest(run.out).pairs)
 
 
 def _manifest(run: _Run, entries: Sequence[PairEntry]) -> Manifest:
