@@ -12,6 +12,7 @@ import pytest
 from tests.fixtures.records import tiny_records
 from tests.fixtures.training import tiny_config, tiny_run
 from virtual_stain.errors import ConfigError, InputError, ModelError, OutputError, VerificationError
+from virtual_stain.progress import Quiet
 from virtual_stain.records.manifest import read_manifest, shard_paths
 from virtual_stain.training import identity, loop
 from virtual_stain.training.checkpoint import read_checkpoint
@@ -262,6 +263,25 @@ def test_a_place_that_cannot_be_written_is_exit_3(done, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OutputError, match="cannot be written"):
         fit(records, tmp_path / "file" / "run", tiny_config())
+
+
+def test_a_tiling_that_is_not_the_records_is_told(tmp_path):
+    """configs/demo.toml on records of 0.3 µm/px trained on crops of half the side that it speaks of, without a word."""
+
+    class Listener(Quiet):
+        def __init__(self):
+            self.said = []
+
+        def say(self, text):
+            self.said.append(text)
+
+    manifest = tiny_records(tmp_path / "records", tile_px=64, window_um=19.2)
+    (tmp_path / "records" / manifest.pairs[1].shards[0].file).unlink()  # it is told before anything long begins
+    for overrides, told in (((), 1), (("tiling.window_um=19.2", "tiling.tile_px=64"), 0)):
+        listener = Listener()
+        with pytest.raises(VerificationError):
+            fit(tmp_path / "records", tmp_path / "run", tiny_config(*overrides), progress=listener)
+        assert sum("a crop of 32 px is 9.6 µm" in text for text in listener.said) == told
 
 
 def test_a_run_that_was_never_validated_has_no_model(tmp_path, monkeypatch):

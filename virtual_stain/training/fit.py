@@ -75,6 +75,8 @@ def fit(
             together.of_chief(_FINISHED)
             progress.say(f"{run_dir}: this run is finished; nothing to do (--force begins anew).")
             return _result(run_dir, record["summary"])
+        if inputs.other_tiling:
+            progress.say(inputs.other_tiling)
         verify_shards(records_dir, inputs.split.train + inputs.split.validation, progress)
         data["duplicate_tissue"] = known_duplicates(records_dir, data["manifest_sha256"])
         if data["duplicate_tissue"] is None:

@@ -32,6 +32,18 @@ class RunInputs:
         """Tiles at a time while validating."""
         return max(1, CROPS_A_VALIDATION_BATCH // crops_per_side(self.spec.tile_px, self.spec.crop_px) ** 2)
 
+    @property
+    def other_tiling(self) -> str | None:
+        """A sentence where the configuration's [tiling] is not that of the records, which alone counts; else None."""
+        asked, found = self.config.tiling, self.manifest.tiling
+        if (asked.window_um, asked.tile_px) == (found.window_um, found.tile_px):
+            return None
+        return (
+            f"The tiles of the records are {found.window_um:g} µm, {found.tile_px} px ({found.mpp:g} µm/px), so a crop "
+            f"of {self.spec.crop_px} px is {self.spec.crop_px * found.mpp:g} µm. The configuration's [tiling] "
+            f"({asked.window_um:g} µm, {asked.tile_px} px) is not used: it counts when records are built."
+        )
+
 
 def read_inputs(records_dir: Location, config: Config, fold: int, plan: FoldPlan | None = None) -> RunInputs:
     """Raises ConfigError, InputError, VerificationError before anything is written."""
