@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 
 from tests.fixtures.counting import Field, FieldStyle, f1_score, matches, shoelace, stained_field
 from virtual_stain.config.counting import CountingSettings
 from virtual_stain.counting.cells import CellClass, Cells
+from virtual_stain.counting.contours import Contours, solidity
 from virtual_stain.counting.count import count_cells, count_image
+from virtual_stain.counting.nuclei import _FILLED, _filled
+from virtual_stain.counting.seeds import FINE_UM, blur, seed_points
 from virtual_stain.counting.slide_stain import SlideStain
 from virtual_stain.counting.stain import estimate_stain
 from virtual_stain.errors import ResolutionError
@@ -131,3 +135,60 @@ def test_square_pixels_are_not_assumed() -> None:
     cells = count_image(squeezed, (0.5, 0.25), Marker.KI67, stain, SETTINGS).cells
     assert f1_score(cells.xy * (2, 1), field.xy, 3 / field.mpp) > 0.95
     assert float(np.median(cells.area_um2)) == pytest.approx(np.pi * 4.1**2, rel=0.2)
+
+
+def _drawn(shapes: list[tuple[int, tuple[float, float], tuple[float, float]]], side_um: float = 60.0) -> np.ndarray:
+    """uint8[H, W, 3] at 0.25 µm/px: ellipses (grey, middle, half axes, µm) on glass, the later over the earlier."""
+    image = np.full((round(side_um * 4),) * 2 + (3,), 240, np.uint8)
+    for grey, (x, y), (a, b) in shapes:
+        middle, axes = (round(4 * x), round(4 * y)), (round(4 * a), round(4 * b))
+        cv2.ellipse(image, middle, axes, 0, 0, 360, (grey, grey + 10, grey + 45), -1, cv2.LINE_AA)
+    noise = np.random.default_rng(0).normal(0, 1.5, image.shape)
+    return np.clip(np.round(cv2.GaussianBlur(image, (0, 0), 1.2) + noise), 0, 255).astype(np.uint8)
+
+
+def _crowd() -> list[tuple[int, tuple[float, float], tuple[float, float]]]:
+    """Solid nuclei along two sides, by which the slide is known."""
+    return [(150, (6 + 12.0 * i, y), (4, 4)) for i in range(5) for y in (6.0, 54.0)]
+
+
+def test_an_empty_place_beside_a_dark_fibre_is_no_nucleus() -> None:
+    """Its outline took the fibre for half a rim: what an outline encloses must itself be dark."""
+    signal = np.zeros((60, 60), np.float32)
+    signal[20:40, 20:26] = 1.0  # a fibre, 3 µm wide
+    signal[20:40, 40:56] = 1.0  # a nucleus
+    for x, whole in ((28, False), (48, True)):
+        circle = Contours(np.array([[x, 30.0]]), np.full((1, 32), 4.0, np.float32), np.ones((1, 32), np.float32))
+        assert (_filled(signal, circle, 0.5, 0.3)[0] >= _FILLED) == whole
+
+
+def test_the_pale_middle_of_a_nucleus_is_a_seed() -> None:
+    """The Laplacian of Gaussian has its maxima on a thin rim, so that nothing was looked for around the middle."""
+    y, x = np.mgrid[:80, :80]
+    distance = np.hypot(x - 40, y - 40) * 0.5
+    rim = np.exp(-np.square((distance - 5) / 1.0)).astype(np.float32) * (1 + 0.5 * (x > 40)).astype(np.float32)
+    points = seed_points(rim, blur(rim, FINE_UM / 0.5), 0.5)
+    assert np.hypot(*(points - 40).T).min() * 0.5 < 1.5
+
+
+def test_solidity_is_the_share_of_the_convex_hull() -> None:
+    angle = np.arange(32) * (2 * np.pi / 32)
+    waist = np.where(np.arange(32) % 16 == 0, 0.3, 1.0)
+    corners = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    found = solidity(np.stack([corners * 5, corners * waist[:, None] * 5]))
+    assert found[0] == pytest.approx(1, abs=0.01)
+    hull = cv2.contourArea(cv2.convexHull(corners.astype(np.float32)))
+    waisted = cv2.contourArea((corners * waist[:, None]).astype(np.float32))
+    assert found[1] == pytest.approx(waisted / hull, abs=0.03)
+
+
+def test_of_a_nucleus_at_the_border_only_what_is_in_the_picture_is_measured() -> None:
+    """Mirror images beyond the border doubled the area of cut nuclei, and put outlines outside the picture."""
+    image = _drawn([*_crowd(), (150, (0.0, 30.0), (4.5, 4.5)), (150, (60.0, 30.0), (4.5, 4.5))])
+    measured = count_image(image, (0.25, 0.25), Marker.KI67, estimate_stain([image], SETTINGS, 0.25), SETTINGS).measured
+    cut = np.flatnonzero((measured.xy[:, 1] > 100) & (measured.xy[:, 1] < 140))
+    assert len(cut) == 2
+    assert measured.area_um2[cut] == pytest.approx(np.pi * 4.5**2 / 2, rel=0.2)
+    for ring in measured.nuclei.polygon:
+        assert ring.min() >= -0.01
+        assert ring.max() <= 60 / 0.5 + 0.01

@@ -37,7 +37,7 @@ class CountingSettings:
     """Largest distance of a nucleus' outline from its middle, µm."""
     min_edge_score: float = 0.2
     """How complete and clear an outline must be, 0–1; a typical negative nucleus in focus reaches 0.6–1."""
-    overlap_share: float = 0.4
+    overlap_share: float = 0.3
     """Share of the smaller one's area from which two outlines are rivals for one nucleus."""
     level_contrast: float = 0.3
     """Contrast against the surroundings that a nucleus needs, as a share of the same, beyond `min_contrast_od`."""

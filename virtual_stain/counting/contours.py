@@ -191,3 +191,16 @@ def shapes(corners: F64) -> Shapes:
         width_px=4 * np.sqrt(short),
         circularity=np.minimum(4 * math.pi * area / np.square(perimeter), 1),
     )
+
+
+def solidity(corners: F64) -> F64:
+    """float64[N]: area of polygons float64[N, A, 2] (x, y) around the origin / area of their convex hulls, about 1 for
+    a convex one. The hull is known by how far it reaches in A directions."""
+    x, y = np.moveaxis(corners, 2, 0)
+    step = 2 * math.pi / corners.shape[1]
+    reach = np.stack(
+        [(x * math.cos(k * step) + y * math.sin(k * step)).max(axis=1) for k in range(corners.shape[1])], axis=1
+    )
+    # sides of the polygon that these reaches bound (Minkowski): area is half of reach × side
+    side = (np.roll(reach, -1, axis=1) + np.roll(reach, 1, axis=1) - 2 * math.cos(step) * reach) / math.sin(step)
+    return np.asarray(shapes(corners).area_px / np.maximum((reach * side).sum(axis=1) / 2, 1e-9), np.float64)

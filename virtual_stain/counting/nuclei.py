@@ -1,11 +1,12 @@
 """Nuclei by their outlines: one rule for pale blue and for dark brown ones.
 
 The signal is the logarithm of the summed nuclear optical density beyond the slide's typical negative nucleus, so that
-a dark positive nucleus has edges like its pale neighbours. Points to look around are maxima of the Laplacian of
-Gaussian at several radii (Lindeberg, Int. J. Comput. Vis. 30, 1998): far more than there are nuclei. Around each of
-them, and once more around the middle of what that finds, the best closed outline is traced (counting/contours.py).
-Its score is how much of it is an edge, and how clear that edge is; of outlines that claim the same place the best
-stays (counting/select_contours.py), and so touching nuclei part.
+a dark positive nucleus has edges like its pale neighbours. Around each of many points (counting/seeds.py), and once
+more around the middle of what that finds, the best closed outline is traced (counting/contours.py). What it encloses
+must be darker than its surroundings, all but a pale middle: an empty place beside a dark fibre is no nucleus. Its score
+is how much of it is an edge, and how clear that edge is. Of outlines that claim the same place the best stays
+(counting/select_contours.py), wide and convex ones before narrow and hollow ones: so touching nuclei part, and pieces
+of a rim lose against the whole. Of a nucleus that the image's border cuts, only what is in the image counts.
 
 No nucleus depends on anything further than 64 µm from its middle: 32 µm for the choice between neighbours, twice the
 largest radius for both looks (18 µm), three sigmas of the largest blob (13 µm).
@@ -22,21 +23,23 @@ import numpy as np
 import numpy.typing as npt
 
 from virtual_stain.config.counting import CountingSettings
-from virtual_stain.counting.contours import F32, F64, Contours, Rays, Shapes, on_grid, shapes, trace
+from virtual_stain.counting.contours import F32, F64, Contours, Rays, Shapes, on_grid, shapes, solidity, trace
+from virtual_stain.counting.seeds import FINE_UM, blur, seed_points
 from virtual_stain.counting.select_contours import choose
 
-_SEED_RADII_UM = (2.0, 2.8, 4.0, 5.6)  # half an octave apart: every nuclear radius lies near one of them
-_SEED_RESPONSE = np.float32(0.05)  # a typical negative nucleus answers with about 0.7
-_FINE_UM = 0.5  # smoothing before edges are looked at: below the smallest detail of an outline, above noise
-_TRUNCATE = 3.0  # Gaussians end here, in sigmas: a finite reach makes windows exact
-_DISC = 2 * math.exp(-1)  # response of the normalised Laplacian to a disc of the matched radius and contrast 1
 _FIRST_LOOK_ANGLES, _FIRST_LOOK_STEP_UM = 16, 0.75
 _ANGLES, _STEP_UM = 32, 0.5
 _CLEAR_EDGE = np.float32(0.3)  # fall of the signal across an edge that is beyond doubt; typical nucleus: 0.7
 _SOME_EDGE = np.float32(0.04)  # … and one that is there at all
 _FULL_RADIUS_UM = 3.0  # smaller outlines must have the clearer edges: clumps of chromatin have outlines too
+_FULL_WIDTH_UM = 6.0  # among rivals, narrower outlines count less: most nuclei are wider, pieces of a rim are not
+_HOLLOW, _CONVEX = 0.5, 0.95  # … and so do hollow ones: solidity that is no nucleus', and that is beyond doubt
 _SURROUND_UM = 1.5  # beyond the outline: where the surroundings are measured
 _SURROUND_QUANTILE = 0.25  # … on the quarter of it that has no neighbour
+_RINGS = (0.354, 0.612, 0.791, 0.935)  # radii that halve four rings of equal area
+_EVERY = 2  # rays between sampled ones
+_FILLED = 0.75  # share of the inside that must be darker than the surroundings …
+_FILLED_LEVEL = 0.5  # … by this share of the contrast that a nucleus needs
 _POLYGON_SHIFT = 4
 
 
@@ -61,28 +64,6 @@ class Nuclei:
         return len(self.contrast_od)
 
 
-def _blur(image: F32, sigma_px: float) -> F32:
-    size = 2 * math.ceil(_TRUNCATE * sigma_px) + 1
-    return np.asarray(cv2.GaussianBlur(image, (size, size), sigma_px, borderType=cv2.BORDER_REFLECT_101), np.float32)
-
-
-def _blob(signal: F32, radius_um: float, mpp: float) -> F32:
-    """Normalised Laplacian for discs of one radius; a matched disc answers with its contrast."""
-    sigma = radius_um / math.sqrt(2) / mpp
-    laplacian = cv2.Laplacian(_blur(signal, sigma), cv2.CV_32F, ksize=1, borderType=cv2.BORDER_REFLECT_101)
-    return np.asarray(laplacian, np.float32) * np.float32(-sigma * sigma / _DISC)
-
-
-def seed_points(compressed: F32, mpp: float) -> F64:
-    """float64[N, 2]: (x, y), whole pixels: local maxima of the blob response at every seed radius."""
-    is_seed = np.zeros(compressed.shape, bool)
-    for radius in _SEED_RADII_UM:
-        response = _blob(compressed, radius, mpp)
-        is_seed |= (response >= cv2.dilate(response, np.ones((3, 3), np.uint8))) & (response > _SEED_RESPONSE)
-    row, column = np.nonzero(is_seed)
-    return np.stack([column, row], axis=1).astype(np.float64)
-
-
 def find_nuclei(signal: F32, typical_od: float, mpp: float, settings: CountingSettings) -> Nuclei:
     """Outlines of all nuclei.
 
@@ -90,18 +71,23 @@ def find_nuclei(signal: F32, typical_od: float, mpp: float, settings: CountingSe
     µm; `typical_od`: contrast of this slide's typical negative nucleus.
     """
     compressed = np.log1p(signal / np.float32(typical_od)).astype(np.float32)
-    fine = _blur(compressed, _FINE_UM / mpp)
-    points = seed_points(compressed, mpp)
+    fine = blur(compressed, FINE_UM / mpp)
+    points = seed_points(compressed, fine, mpp)
     low, high = settings.min_radius_um, settings.max_radius_um
     first = trace(fine, points, mpp, Rays.between(low, high, _FIRST_LOOK_STEP_UM, _FIRST_LOOK_ANGLES))
     points = _middles(first.select(_score(first, mpp)[0] > 0.5 * settings.min_edge_score), mpp, signal.shape)
     found = trace(fine, points, mpp, Rays.between(low, high, _STEP_UM, _ANGLES))
-    score, area_px = _score(found, mpp)
-    area = area_px * mpp * mpp
+    score, _ = _score(found, mpp)
+    found = _cut(found, mpp, signal.shape)
+    area = shapes(found.corners(mpp)).area_px * mpp * mpp
     likely = (score >= settings.min_edge_score) & (area >= settings.min_area_um2) & (area <= settings.max_area_um2)
     found, score = found.select(likely), score[likely]
-    chosen = choose(found, score, mpp, settings.overlap_share)
-    return _measured(signal, found.select(chosen), score[chosen], typical_od, mpp, settings)
+    smooth = blur(signal, FINE_UM / mpp)
+    need = settings.min_contrast_od + settings.level_contrast * typical_od
+    filled = _filled(smooth, found, mpp, _FILLED_LEVEL * need) >= _FILLED
+    found, score = found.select(filled), score[filled]
+    chosen = choose(found, _rank(found, score, mpp), mpp, settings.overlap_share)
+    return _measured(signal, smooth, found.select(chosen), score[chosen], mpp, need)
 
 
 def _score(contours: Contours, mpp: float) -> tuple[F32, F64]:
@@ -113,6 +99,14 @@ def _score(contours: Contours, mpp: float) -> tuple[F32, F64]:
     return np.maximum(clear * complete * size, 0).astype(np.float32), area
 
 
+def _rank(contours: Contours, score: F32, mpp: float) -> F32:
+    """float32[N]: by what rivals are compared: the score, less where the outline is narrow or hollow."""
+    corners = contours.corners(mpp)
+    width = np.minimum(shapes(corners).width_px * mpp / _FULL_WIDTH_UM, 1)
+    convex = np.clip((solidity(corners) - _HOLLOW) / (_CONVEX - _HOLLOW), 0, 1)
+    return np.asarray(score * width * convex, np.float32)
+
+
 def _middles(contours: Contours, mpp: float, shape: tuple[int, ...]) -> F64:
     """The middles of outlines, on a grid of half pixels, each once; only those in the image."""
     middle = on_grid(contours.centre + shapes(contours.corners(mpp)).middle, 2)
@@ -121,17 +115,39 @@ def _middles(contours: Contours, mpp: float, shape: tuple[int, ...]) -> F64:
     return np.asarray(middle[inside], np.float64)
 
 
-def _measured(
-    signal: F32, found: Contours, score: F32, typical_od: float, mpp: float, settings: CountingSettings
-) -> Nuclei:
+def _cut(contours: Contours, mpp: float, shape: tuple[int, ...]) -> Contours:
+    """The part of every outline that lies in the image: beyond the border there is only a mirror image of it."""
+    unit = Rays(contours.radius_um.shape[1], 1.0, 1, 1).directions
+    free = np.full(contours.radius_um.shape, np.inf)
+    for axis, size in ((0, shape[1]), (1, shape[0])):
+        ahead, at = unit[:, axis], contours.centre[:, axis, None]
+        room = np.where(ahead > 0, size - 0.5 - at, at + 0.5)
+        free = np.minimum(free, room / np.maximum(np.abs(ahead), 1e-9))
+    radius = np.minimum(contours.radius_um, (free * mpp).astype(np.float32))
+    return Contours(contours.centre, radius, contours.edge)
+
+
+def _filled(smooth: F32, contours: Contours, mpp: float, level: float) -> F64:
+    """float64[N]: share of the inside of every outline whose signal is more than `level` above the surroundings."""
+    corners = contours.corners(mpp)[:, ::_EVERY]
+    weight = np.square(corners).sum(axis=2)  # the area of a sector grows with its radius squared
+    at = contours.centre[:, None, None] + corners[:, :, None] * np.array(_RINGS)[:, None]
+    column, row = np.moveaxis(np.rint(at).astype(np.intp), 3, 0)
+    inside = smooth[np.clip(row, 0, smooth.shape[0] - 1), np.clip(column, 0, smooth.shape[1] - 1)]
+    dark = inside > (_surroundings(smooth, contours, mpp) + level)[:, None, None]
+    return np.asarray((dark.mean(axis=2) * weight).sum(axis=1) / weight.sum(axis=1), np.float64)
+
+
+def _measured(signal: F32, smooth: F32, found: Contours, score: F32, mpp: float, need: float) -> Nuclei:
+    """The outlines whose mean signal is at least `need` above the surroundings."""
     labels = _paint(found, mpp, signal.shape)
     n = len(found)
     at = np.flatnonzero(labels)
     owner = labels.ravel()[at] - 1
     pixels = np.bincount(owner, minlength=n)
     level = np.bincount(owner, weights=signal.ravel()[at], minlength=n) / np.maximum(pixels, 1)
-    contrast = level - _surroundings(signal, found, mpp)
-    keep = (contrast >= settings.min_contrast_od + settings.level_contrast * typical_od) & (pixels > 0)
+    contrast = level - _surroundings(smooth, found, mpp)
+    keep = (contrast >= need) & (pixels > 0)
     number = np.concatenate([[0], np.where(keep, np.cumsum(keep), 0)]).astype(np.int32)
     kept = found.select(keep)
     shape = shapes(kept.corners(mpp))
@@ -157,10 +173,9 @@ def _paint(contours: Contours, mpp: float, shape: tuple[int, ...]) -> npt.NDArra
     return labels
 
 
-def _surroundings(signal: F32, contours: Contours, mpp: float) -> F64:
+def _surroundings(smooth: F32, contours: Contours, mpp: float) -> F64:
     """float64[N]: the signal just beyond every outline, where no neighbour is."""
-    smooth = _blur(signal, _FINE_UM / mpp)
     wider = Contours(contours.centre, contours.radius_um + np.float32(_SURROUND_UM), contours.edge)
     column, row = np.moveaxis(np.rint(wider.polygons(mpp)).astype(np.intp), 2, 0)
-    values = smooth[np.clip(row, 0, signal.shape[0] - 1), np.clip(column, 0, signal.shape[1] - 1)]
+    values = smooth[np.clip(row, 0, smooth.shape[0] - 1), np.clip(column, 0, smooth.shape[1] - 1)]
     return np.asarray(np.quantile(values, _SURROUND_QUANTILE, axis=1), np.float64)
