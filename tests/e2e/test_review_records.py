@@ -13,6 +13,7 @@ from virtual_stain.errors import ReviewPendingError
 from virtual_stain.labels.store import TileStore
 from virtual_stain.records.manifest import read_manifest, shard_paths
 from virtual_stain.records.read import iterate_shard
+from virtual_stain.records.show import show_record
 from virtual_stain.records.verify import verify_records
 from virtual_stain.review.correction import Correction, class_names
 from virtual_stain.review.store import ReviewStore
@@ -125,6 +126,7 @@ def test_a_correction_below_the_minimum_takes_the_ratio_out_of_training(
     assert record["tile/flags"] == ["few_cells", "corrected"]
     assert len(record["cells/x"]) == 49
     assert verify_records(copy).records == 1
+    assert show_record(copy, record["image/filename"]).has_ihc, "the work folder holds the cells before the correction"
 
 
 def test_stale_verdicts_of_the_page_are_told_and_never_applied(phantom_records: PhantomRecords, copy: Path) -> None:
