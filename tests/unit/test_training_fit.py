@@ -171,9 +171,11 @@ def test_force_begins_anew(done, tmp_path):
     records, run = done[0], tmp_path / "run"
     shutil.copytree(done[1], run)
     (run / "evaluation.json").write_text("{}")  # of the old weights
+    (run / "nan_batch.json").write_text("{}")  # of a run that failed
     result = fit(records, run, tiny_config("training.max_steps=3"), force=True)
     assert result.steps == 3
     assert not (run / "evaluation.json").exists()
+    assert not (run / "nan_batch.json").exists()
     assert [r["step"] for r in rows(run) if r["validation_loss"]] == ["3"]
 
 

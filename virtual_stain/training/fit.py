@@ -11,7 +11,7 @@ from virtual_stain.dataset.folds import FoldPlan
 from virtual_stain.dataset.pipeline import TrainingOrder, tile_batches, training_batches
 from virtual_stain.dataset.shards import reading_errors, verify_shards
 from virtual_stain.errors import ConfigError, InputError, ModelError
-from virtual_stain.files import folder_lock
+from virtual_stain.files import folder_lock, output_errors
 from virtual_stain.markers import Marker
 from virtual_stain.model.build import BuildOptions, Network, build_network, set_starting_outputs
 from virtual_stain.model.precision import resolve_precision
@@ -29,6 +29,7 @@ from virtual_stain.training.recipes import make_recipe
 from virtual_stain.training.run_dir import RunDir, read_run_json
 from virtual_stain.training.step import LossWeights
 from virtual_stain.training.training_range import measure_training_range
+from virtual_stain.training.watchdog import NAN_BATCH
 
 _BEGINNING, _GOING_ON, _FINISHED = 1.0, 2.0, 3.0  # what the first process tells the others
 
@@ -204,6 +205,8 @@ def _train(trainer: Trainer, paths: RunDir, config: Config, data: dict[str, Any]
 
 def _start_record(paths: RunDir, config: Config, data: dict[str, Any]) -> RunRecord:
     drop_evaluation(paths)
+    with output_errors(paths.path):
+        (paths.path / NAN_BATCH).unlink(missing_ok=True)  # of an earlier attempt
     run = RunRecord("fit", config=config.to_dict(), inputs={"manifest.json": data["manifest_sha256"]})
     run.extra = {"status": "running", "data": data}
     run.write(paths.path, tensorflow=True)
