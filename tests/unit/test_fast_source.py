@@ -12,6 +12,7 @@ from tests.fixtures.slides import write_tiled_tiff
 from virtual_stain.config.phantom import PhantomSettings
 from virtual_stain.errors import SlideError
 from virtual_stain.geometry import Size
+from virtual_stain.slides import jpeg_tiles
 from virtual_stain.slides.fast_source import FastSource
 from virtual_stain.slides.jpeg_tiles import NdpiTiles, TiffTiles, exact_levels
 from virtual_stain.slides.slide import SlideRef, open_slide
@@ -91,6 +92,21 @@ def ndpi(tmp_path_factory):
 
 def test_equals_openslide_on_ndpi(ndpi):
     assert _compare(ndpi) == 0
+
+
+def test_equals_openslide_across_stacked_intervals_of_an_ndpi(ndpi, monkeypatch):
+    """Tiles of few intervals, so that regions lie across several, and the last is shorter."""
+    monkeypatch.setattr(jpeg_tiles, "_LEAST_STACKED", 8)
+    monkeypatch.setattr(jpeg_tiles, "_STACK_BYTES", 1)
+    with open_slide(SlideRef(ndpi)) as slide:
+        layout = exact_levels(ndpi, slide.level_sizes, ndpi=True)[0].layout
+    assert layout.tile.height == 64
+    assert _compare(ndpi) == 0
+
+
+@pytest.mark.parametrize(("width", "expected"), [(16, 128), (2048, 88), (4096, 48), (65535, 32)])
+def test_intervals_are_stacked_to_four_mebibytes_in_eights(width, expected):
+    assert jpeg_tiles._stacked(Size(width, 8)) == expected
 
 
 @pytest.mark.parametrize(("subsampling", "restart"), [("422", 10), ("422", 60), ("444", 30)])
@@ -198,6 +214,28 @@ def test_the_cache_is_bounded_and_keeps_what_was_used_last():
     assert cache.decoded == decoded
     cache.get(1, tile.copy)
     assert cache.decoded == decoded + 1
+
+
+def test_a_tile_that_another_thread_decodes_is_left_for_later():
+    """Threads at neighbouring windows would else wait for each other at every tile they share."""
+    cache = TileCache()
+    begun, go_on = threading.Event(), threading.Event()
+    tile = np.ones((1, 1, 3), np.uint8)
+
+    def slowly():
+        begun.set()
+        assert go_on.wait(10)
+        return tile
+
+    thread = threading.Thread(target=cache.get, args=("a", slowly))
+    thread.start()
+    assert begun.wait(10)
+    assert cache.get_unless_busy("a", tile.copy) is None
+    assert cache.get_unless_busy("b", tile.copy) is not None
+    go_on.set()
+    assert cache.get("a", lambda: pytest.fail("decoded twice")) is tile
+    thread.join()
+    assert cache.get_unless_busy("a", tile.copy) is tile
 
 
 def test_a_failed_tile_is_not_kept():

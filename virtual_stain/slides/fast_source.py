@@ -109,19 +109,32 @@ class FastSource:
         image = np.empty(shape, np.uint8) if inside else np.full(shape, 255, np.uint8)
         if x1 <= x0 or y1 <= y0:
             return image
+        rows = range(y0 // tile.height, (y1 - 1) // tile.height + 1)
+        columns = range(x0 // tile.width, (x1 - 1) // tile.width + 1)
+        busy = []
         try:
-            for row in range(y0 // tile.height, (y1 - 1) // tile.height + 1):
-                top = row * tile.height
-                a, b = max(y0, top), min(y1, top + tile.height)
-                for column in range(x0 // tile.width, (x1 - 1) // tile.width + 1):
-                    left = column * tile.width
-                    c, d = max(x0, left), min(x1, left + tile.width)
-                    decode = functools.partial(tiles.decode, fd, column, row)
-                    part = self.cache.get((level, column, row), decode)
-                    image[a - y : b - y, c - x : d - x] = part[a - top : b - top, c - left : d - left]
+            for column, row in ((c, r) for r in rows for c in columns):
+                decode = functools.partial(tiles.decode, fd, column, row)
+                part = self.cache.get_unless_busy((level, column, row), decode)
+                if part is None:  # another thread is at it: first what nobody is at
+                    busy.append((column, row, decode))
+                else:
+                    _copy(part, column * tile.width, row * tile.height, image, x, y, full)
+            for column, row, decode in busy:
+                part = self.cache.get((level, column, row), decode)
+                _copy(part, column * tile.width, row * tile.height, image, x, y, full)
         except NotExactError:
             return None
         return image
+
+
+def _copy(part: Rgb, left: int, top: int, image: Rgb, x: int, y: int, full: Size) -> None:
+    """What `image`, which begins at level px (x, y), shows of the tile `part`, which begins at (left, top) and may reach
+    beyond the level's size `full`: there `image` stays as it is."""
+    x0, y0 = max(left, x), max(top, y)
+    x1 = min(left + part.shape[1], x + image.shape[1], full.width)
+    y1 = min(top + part.shape[0], y + image.shape[0], full.height)
+    image[y0 - y : y1 - y, x0 - x : x1 - x] = part[y0 - top : y1 - top, x0 - left : x1 - left]
 
 
 def accelerated(path: Path, source: OpenSlideSource) -> OpenSlideSource | FastSource:

@@ -25,7 +25,9 @@ from virtual_stain.slides.source import Rgb
 
 _JPEG = 7
 _RGB, _YCBCR = 2, 6
-_STACK = 32  # restart intervals decoded in one call; a multiple of 8, after which the markers' numbers repeat
+# restart intervals decoded in one call: multiples of 8, after which the markers' numbers repeat; as many as fill 4 MiB,
+# from where on numpy asks for huge pages and the first touch of fresh memory costs less than the copy
+_LEAST_STACKED, _MOST_STACKED, _STACK_BYTES = 32, 128, 4 * 2**20
 _MCU_STARTS, _MCU_STARTS_HIGH = 65426, 65432
 _READ_ERRORS = (OSError, ValueError, RuntimeError, KeyError, IndexError, TypeError, struct.error)
 
@@ -85,8 +87,9 @@ class NdpiTiles:
 
     def decode(self, fd: int, column: int, row: int) -> Rgb:
         """uint8[≤ tile height, tile width, 3]. Raises NotExactError."""
-        first, total = row * _STACK, (len(self.starts) - 1) // self.per_row
-        count = min(_STACK, total - first)
+        stack = self.layout.tile.height // self.interval.height
+        first, total = row * stack, (len(self.starts) - 1) // self.per_row
+        count = min(stack, total - first)
         parts = [self._interval(fd, (first + i) * self.per_row + column, i, last=i == count - 1) for i in range(count)]
         height, width = count * self.interval.height, self.interval.width
         size = struct.pack(">HH", height, width)
@@ -176,10 +179,15 @@ def _ndpi_tiles(stream: BinaryIO, tags: Tags) -> NdpiTiles | None:
     if mcu.height != 8 or not restart or across % restart or len(starts) != across // restart * rows:
         return None
     interval, per_row = Size(restart * mcu.width, mcu.height), across // restart
-    tile = Size(interval.width, interval.height * _STACK)
+    tile = Size(interval.width, interval.height * _stacked(interval))
     layout = TileGridLayout(size, tile, per_row, -(-size.height // tile.height))
     ends = np.append(starts, int(counts[0])) + int(offsets[0])
     return NdpiTiles(layout, ends, header, size_at, interval, per_row)
+
+
+def _stacked(interval: Size) -> int:
+    eights = -(-_STACK_BYTES // (interval.area * 3 * 8))
+    return min(max(8 * eights, _LEAST_STACKED), _MOST_STACKED)
 
 
 def _frame(header: bytes) -> tuple[int, Size, int]:

@@ -39,6 +39,18 @@ class TileCache:
 
     def get(self, key: Hashable, decode: Callable[[], Rgb]) -> Rgb:
         """The tile of `key`, decoded by the first thread that asks. What `decode` raises is raised and not kept."""
+        image = self.get_unless_busy(key, decode)
+        if image is not None:
+            return image
+        with self._lock:
+            slot = self._slots.get(key)
+        if slot is not None:
+            slot.ready.wait()
+        # the other thread's failure may have been its own (a closed file): this one tries for itself
+        return decode() if slot is None or slot.image is None else slot.image
+
+    def get_unless_busy(self, key: Hashable, decode: Callable[[], Rgb]) -> Rgb | None:
+        """The same, but None while another thread decodes it: there may be something else to do meanwhile."""
         with self._lock:
             slot = self._slots.get(key)
             mine = slot is None
@@ -46,11 +58,7 @@ class TileCache:
                 slot = self._slots[key] = _Slot()
             else:
                 self._slots.move_to_end(key)
-        if mine:
-            return self._fill(key, slot, decode)
-        slot.ready.wait()
-        # the other thread's failure may have been its own (a closed file): this one tries for itself
-        return decode() if slot.image is None else slot.image
+        return self._fill(key, slot, decode) if mine else slot.image
 
     def _fill(self, key: Hashable, slot: _Slot, decode: Callable[[], Rgb]) -> Rgb:
         try:
