@@ -1,11 +1,15 @@
 """The bundle's network on OpenVINO (extra): the same graph, another engine; checked against TensorFlow on every slide.
 
 OpenVINO's defaults are set on purpose: the precision (it would take bfloat16 wherever the processor has it, silently)
-and the mode (one stream with all threads for each call; its throughput mode serves one caller with a part of them).
+and the mode: one crop a call and one thread a call, as many calls at once as there are cores. Threads that share a call
+wait for each other at every layer, which costs a sixth of their time (docs/performance.md); its throughput mode would
+serve a single caller with a part of the cores.
 """
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +21,7 @@ from virtual_stain.config import ScoringSettings
 from virtual_stain.errors import ConfigError, ModelError
 from virtual_stain.export.card import cells_key
 from virtual_stain.score.engine_check import acceptable, difference
-from virtual_stain.score.hardware import multiplies_bfloat16
+from virtual_stain.score.hardware import available_cores, multiplies_bfloat16
 from virtual_stain.score.local import LocalPredictor
 from virtual_stain.score.predictor import Answers, Tiles
 
@@ -27,6 +31,7 @@ _PADDING_MIN = 253  # as in model.tile_reading, which defines a tile's reading; 
 class OpenVinoPredictor(LocalPredictor):
     """`LocalPredictor` whose network is compiled by OpenVINO; the TensorFlow graph stays as the reference."""
 
+    in_flight = 2  # the second call fills the cores that the last crops of the first leave idle
     _keeps_network = True
 
     def __init__(self, model: Path, settings: ScoringSettings) -> None:
@@ -41,8 +46,11 @@ class OpenVinoPredictor(LocalPredictor):
         wants = settings.precision == "bfloat16" or (settings.precision == "auto" and multiplies_bfloat16())
         self._precision = "bfloat16" if wants else "float32"
         self._centre = settings.crops == "center"
+        self._streams = available_cores()
+        self.batch_size = -(-self._streams * self.card.crop_px**2 // self.card.tiling.tile_px**2)
         self._compiled = self._compile(openvino)
-        self._request = self._compiled.create_infer_request()
+        self._pool = ThreadPoolExecutor(self._streams, thread_name_prefix="openvino")
+        self._own = threading.local()
         self.engine = {"name": "openvino", "precision": self._precision, "device": "CPU"}
         self._openvino_reads = True
 
@@ -71,13 +79,14 @@ class OpenVinoPredictor(LocalPredictor):
         graph = function_def_to_graph(self._network)
         self._network = None
         model = openvino.convert_model(graph)
+        model.reshape([1, self.card.crop_px, self.card.crop_px, 3])
         by_name = {name: i for i, output in enumerate(model.outputs) for name in output.get_names()}
         # the network's outputs stand in the order of their names, see `inference_graph`
         self._positions = [by_name[tensor.name] for tensor in graph.outputs]
         settings = {
             "INFERENCE_PRECISION_HINT": "bf16" if self._precision == "bfloat16" else "f32",
-            "PERFORMANCE_HINT": "LATENCY",
-            "NUM_STREAMS": "1",
+            "NUM_STREAMS": str(self._streams),
+            "INFERENCE_NUM_THREADS": str(self._streams),
         }
         return openvino.Core().compile_model(model, "CPU", settings)
 
@@ -88,13 +97,12 @@ class OpenVinoPredictor(LocalPredictor):
             crops, per_tile = tiles[:, first : first + crop, first : first + crop], 1
         else:
             crops, per_tile = crop_grid(tiles, crop), (side // crop) ** 2
-        self._request.infer([np.ascontiguousarray(crops)])
+        found = np.array(list(self._pool.map(self._read_crop, crops)))
         shown = (crops < _PADDING_MIN).any(axis=(1, 2, 3)).reshape(-1, per_tile)
         names = sorted(name for m in self.card.markers for name in (m.value, cells_key(m)))
         result: Answers = {}
         for name, position in zip(names, self._positions, strict=True):
-            values = np.array(self._request.get_output_tensor(position).data, np.float64)
-            total = np.where(shown, values.reshape(-1, per_tile), 0.0).sum(axis=1)
+            total = np.where(shown, found[:, position].reshape(-1, per_tile), 0.0).sum(axis=1)
             if name.endswith("_tumour_cells"):
                 total *= (side / crop) ** 2 if centre else 1.0
             else:
@@ -102,6 +110,14 @@ class OpenVinoPredictor(LocalPredictor):
                     total = total / shown.sum(axis=1)  # 0 / 0 is NaN on purpose: there is no reading
             result[name] = total.astype(np.float32)
         return result
+
+    def _read_crop(self, crop: npt.NDArray[np.uint8]) -> list[float]:
+        """The network's outputs, in OpenVINO's order, of uint8[C, C, 3]."""
+        if not hasattr(self._own, "request"):
+            self._own.request = self._compiled.create_infer_request()
+        request = self._own.request
+        request.infer([np.ascontiguousarray(crop[None])])
+        return [float(request.get_output_tensor(i).data.reshape(())) for i in range(len(self._compiled.outputs))]
 
 
 def crop_grid(tiles: Tiles, crop: int) -> npt.NDArray[np.uint8]:
