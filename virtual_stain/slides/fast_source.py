@@ -129,7 +129,7 @@ class FastSource:
 
 
 def _copy(part: Rgb, left: int, top: int, image: Rgb, x: int, y: int, full: Size) -> None:
-    """What `image`, which begins at level px (x, y), shows of the tile `part`, which begins at (left, top) and may reach
+    """What `image`, which begins at level px (x, y), shows of `part`, a tile that begins at (left, top) and may reach
     beyond the level's size `full`: there `image` stays as it is."""
     x0, y0 = max(left, x), max(top, y)
     x1 = min(left + part.shape[1], x + image.shape[1], full.width)
