@@ -15,6 +15,7 @@ from virtual_stain.errors import InputError
 from virtual_stain.files import read_json, sha256_file, write_json
 from virtual_stain.labels.label import TileLabel, countable
 from virtual_stain.labels.store import TileStore, TileTable
+from virtual_stain.provenance import code_sha256
 from virtual_stain.records.manifest import PairEntry, RegistrationEntry, ShardEntry
 from virtual_stain.records.schema import SCHEMA_VERSION, Record, filename
 from virtual_stain.review.gate import Gate, Passed
@@ -24,6 +25,9 @@ from virtual_stain.workflows.pair_job import PreparedPair, digest_of
 from virtual_stain.workflows.part_job import TILES
 
 _PACKED = "packed.json"
+_CODE = ("workflows/packing.py", "workflows/corrections.py", "review/correction.py", "records/schema.py",
+         "records/write.py")  # fmt: skip
+"""What a record is made with beside its tile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +121,7 @@ def _key(job: PackJob, input_key: str, table: TileTable, chosen: dict[int, Passe
     return digest_of(
         {
             "schema_version": SCHEMA_VERSION,
+            "code_sha256": code_sha256(*_CODE),
             "tiles": input_key,
             "patient_id": job.patient_id,
             "value_definition": config.counting.value_definition.value,

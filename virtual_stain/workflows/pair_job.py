@@ -43,6 +43,8 @@ OVERLAY = "overlay.jpg"
 _OVERLAY_QUALITY = 88
 _PREPARED = "prepared.json"
 _TISSUE = "tissue.h5"
+CODE = ("slides", "registration", "counting", "labels", "tiles.py", "geometry.py", "markers.py")
+"""Parts of the package that a tile is computed with: other code makes it again."""
 _LAYOUT_ONLY = ("n_folds", "shard_mb")  # label settings that change no tile
 
 
@@ -157,7 +159,7 @@ def _input_key(job: PairJob, he_sha256: str, ihc_sha256: str) -> str:
         {
             "work_version": WORK_VERSION,
             "software": __version__,
-            "code_sha256": code_sha256("slides", "registration", "counting", "labels", "tiles.py"),
+            "code_sha256": code_sha256(*CODE),
             "he": [he_sha256, job.he.mpp_override],
             "ihc": [ihc_sha256, job.ihc.mpp_override],
             "marker": job.marker.value,
