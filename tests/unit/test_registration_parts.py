@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 
-from tests.fixtures.registration import ihc_density, noise, toy_tissue, toy_transform
+from tests.fixtures.registration import ihc_density, noise, stained, toy_tissue, toy_transform
 from virtual_stain.config import RegistrationSettings
 from virtual_stain.geometry import Affine2D, Size
 from virtual_stain.registration.field import FieldSettings, fit_field, slope
@@ -18,6 +19,7 @@ from virtual_stain.registration.search import find_starts
 from virtual_stain.registration.transform import DisplacementField
 from virtual_stain.registration.warping import dense_displacement, pull, pull_map
 from virtual_stain.registration.windows import Matches, WindowPlan, find_peaks, match_windows
+from virtual_stain.registration.working import SideImage, prepare
 
 SETTINGS = FieldSettings(node_px=32.0, smoothness=4.0, robust_px=3.0, max_slope=0.4)
 
@@ -35,6 +37,22 @@ def test_search_finds_the_turn(rotation: float, mirror: bool) -> None:
     points = np.array([[150.0, 150.0], [350.0, 250.0]])
     found = points @ starts[0].matrix[:2, :2].T + starts[0].matrix[:2, 2]
     assert np.linalg.norm(found - transform.to_ihc(points), axis=1).max() < 35
+
+
+@pytest.mark.parametrize(("ihc_mpp", "unit_px"), [(2.0, 2.0), (5.0, 3.0), (6.0, 3.0), (12.0, 6.0)])
+def test_one_coarse_side_does_not_make_the_windows_larger(ihc_mpp: float, unit_px: float) -> None:
+    """Working at the pixel size of the coarser side, windows of half as many px once covered twice as many µm: the
+    same sections, scanned coarsely on one side, came out differently."""
+    sides = []
+    for name, mpp in (("he_px0", 3.0), ("ihc_px0", ihc_mpp)):
+        size = (round(500 * 3.0 / mpp), round(420 * 3.0 / mpp))
+        density = cv2.resize(toy_tissue(3), size, interpolation=cv2.INTER_AREA)
+        rgb = stained(density, (0.25, 0.55, 0.28), 1)
+        sides.append(SideImage(rgb, density > 0.05, Affine2D.identity(name, "ov"), (mpp, mpp)))
+    pair = prepare(*sides, RegistrationSettings())
+    assert pair.unit_px == pytest.approx(unit_px)
+    assert pair.coarsest_px == pytest.approx(max(ihc_mpp, 3.0) / unit_px)
+    assert pair.fixed.tissue_px == pytest.approx(pair.moving.tissue_px, rel=0.03)
 
 
 def test_pulling_with_the_identity_changes_nothing() -> None:

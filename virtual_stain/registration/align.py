@@ -102,7 +102,9 @@ def _judge(
     keep_away = plan.window / plan.factor
     evidence = gather_evidence(pair.fixed.shape, local.fit, probes, local.settings, keep_away)
     field = local.field if settings.local else None
-    alignment = Alignment(candidate.matrix, field, evidence, no_precision(), candidate.overlap, start=start)
+    alignment = Alignment(
+        candidate.matrix, field, evidence, no_precision(), candidate.overlap, finest_px=pair.coarsest_px, start=start
+    )
     if not alignment.proven(settings):
         return alignment
     return dataclasses.replace(alignment, precision=measure(pair, candidate.matrix, field, local))

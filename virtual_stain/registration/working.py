@@ -17,6 +17,7 @@ from virtual_stain.registration.raster import Mask, Rgb
 _MARGIN_FRACTION = 0.06
 _LONGEST_SIDE = 2.6  # of the working image, in units of work_px: scattered fragments get a coarser resolution
 _SCALE_STEP = 1.15
+_MOST_ENLARGED = 2.0  # beyond that a coarse overview gains pixels and no detail
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,6 +48,8 @@ class WorkingPair:
     unit_px: float
     scales: tuple[float, ...]
     """Moving working px per fixed working px to start from."""
+    coarsest_px: float = 1.0
+    """Working px per px of the coarser overview: above 1 it was enlarged."""
 
 
 def wanted_resolution(side: SideImage, settings: RegistrationSettings) -> float:
@@ -65,19 +68,28 @@ def prepare(he: SideImage, ihc: SideImage, settings: RegistrationSettings) -> Wo
     known = he.mpp is not None and ihc.mpp is not None
     unit_he, unit_ihc = wanted_resolution(he, settings), wanted_resolution(ihc, settings)
     if known:
-        # an overview is never enlarged: the coarser one rules
-        coarsest = max(*he.unit_per_ov, *ihc.unit_per_ov, settings.finest_mpp)
-        unit_he = unit_ihc = max(min(unit_he, unit_ihc), coarsest)
+        finest = _finest(max(he.unit_per_ov), max(ihc.unit_per_ov))
+        unit_he = unit_ihc = max(min(unit_he, unit_ihc), finest, settings.finest_mpp)
         scales: tuple[float, ...] = (1.0,)
     else:
         he, ihc = SideImage(he.rgb, he.mask, he.px0_from_ov, None), SideImage(ihc.rgb, ihc.mask, ihc.px0_from_ov, None)
         # both tissues get the same area; a side whose overview is too small for that takes the other one down with it
-        excess = max(max(he.unit_per_ov) / unit_he, max(ihc.unit_per_ov) / unit_ihc, 1.0)
+        excess = max(_finest(max(he.unit_per_ov) / unit_he, max(ihc.unit_per_ov) / unit_ihc), 1.0)
         unit_he, unit_ihc = unit_he * excess, unit_ihc * excess
         low, high = settings.unknown_scale_range
         count = math.ceil(math.log(high / low) / math.log(_SCALE_STEP)) + 1
         scales = tuple(float(s) for s in np.geomspace(low, high, count))
-    return WorkingPair(_foreground(he, unit_he), _foreground(ihc, unit_ihc), unit_he, scales)
+    coarsest_px = max(max(he.unit_per_ov) / unit_he, max(ihc.unit_per_ov) / unit_ihc, 1.0)
+    return WorkingPair(_foreground(he, unit_he), _foreground(ihc, unit_ihc), unit_he, scales, coarsest_px)
+
+
+def _finest(he: float, ihc: float) -> float:
+    """The finest working pixel that two overviews allow whose pixels are this large.
+
+    The finer one rules, so that windows keep their size in µm when only one side was scanned coarsely; the coarser one
+    is enlarged for that, within reason.
+    """
+    return max(min(he, ihc), max(he, ihc) / _MOST_ENLARGED)
 
 
 def _foreground(side: SideImage, unit_px: float) -> Foreground:
@@ -87,8 +99,10 @@ def _foreground(side: SideImage, unit_px: float) -> Foreground:
     size = (max(8, round((x1 - x0) * ux / unit_px)), max(8, round((y1 - y0) * uy / unit_px)))
     ov_from_work = Affine2D.scale_and_shift("ov", "work", ((x1 - x0) / size[0], (y1 - y0) / size[1]), (x0, y0))
     if size != (x1 - x0, y1 - y0):
-        rgb = np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
-        mask = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0.5
+        # averaging over areas repeats pixels when it enlarges
+        how = cv2.INTER_AREA if size[0] <= x1 - x0 and size[1] <= y1 - y0 else cv2.INTER_CUBIC
+        rgb = np.asarray(cv2.resize(rgb, size, interpolation=how), np.uint8)
+        mask = cv2.resize(mask.astype(np.float32), size, interpolation=how) > 0.5
     return make_foreground(rgb, mask, side.px0_from_ov @ ov_from_work)
 
 
