@@ -192,3 +192,22 @@ def test_of_a_nucleus_at_the_border_only_what_is_in_the_picture_is_measured() ->
     for ring in measured.nuclei.polygon:
         assert ring.min() >= -0.01
         assert ring.max() <= 60 / 0.5 + 0.01
+
+
+def test_debris_of_necrosis_is_no_tumour() -> None:
+    """Pyknotic nuclei and their fragments beside a tumour: few and small pieces, though some lie in heaps."""
+    debris, called_tumour = 0, 0
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        nest = [(150, (x, y), (4.6, 4.2)) for x in np.arange(6.0, 70, 12) for y in np.arange(6.0, 120, 12)]
+        pieces = [
+            (int(rng.uniform(110, 150)), (rng.uniform(80, 117), rng.uniform(3, 117)), tuple(rng.uniform(0.7, 2.1, 2)))
+            for _ in range(130)
+        ]
+        image = _drawn([*nest, *pieces], side_um=120)
+        cells = count_cells(image, 0.25, Marker.KI67, estimate_stain([image], SETTINGS, 0.25), SETTINGS)
+        dead = cells.xy[:, 0] > 76 / 0.25
+        assert cells.tumour[~dead].mean() > 0.95
+        debris, called_tumour = debris + int(dead.sum()), called_tumour + int(cells.tumour[dead].sum())
+    assert debris > 60
+    assert called_tumour < 0.15 * debris

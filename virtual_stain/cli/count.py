@@ -15,6 +15,11 @@ from virtual_stain.cli.common import Common, common_options, parse_mpp
 @click.option("--out", "out", type=click.Path(path_type=Path), required=True, help="Folder for the results.")
 @click.option("--roi", type=click.Path(path_type=Path), help="Tumour region: QuPath GeoJSON, or a mask of the scan.")
 @click.option(
+    "--region-model",
+    metavar="MODULE:NAME",
+    help="A tumour region model of your own instead of --roi: a Python object with name and region(slide).",
+)
+@click.option(
     "--cells",
     type=click.Path(path_type=Path),
     help="Cells of another detector, to be measured: QuPath GeoJSON or TSV, StarDist .npz, any CSV.",
@@ -33,6 +38,7 @@ def command(
     marker: str,
     out: Path,
     roi: Path | None,
+    region_model: str | None,
     cells: Path | None,
     mpp: str | None,
     geojson_origin: str,
@@ -41,18 +47,21 @@ def command(
     """Count positive and negative tumour cells on the IHC slide SLIDE.
 
     Writes cells.csv, cells.geojson (opens in QuPath), summary.json, overlay.jpg, overlay_full.jpg, stain.png and
-    run.json. Without --roi, the nuclei and their neighbourhood decide what is a tumour cell.
+    run.json. Without --roi or --region-model, the nuclei and their neighbourhood decide what is a tumour cell.
 
     \b
     vstain count block7-ki67.ndpi --marker ki67 --out block7-count
     vstain count field.png --marker er --mpp 0.25 --roi tumour.geojson --out field-count
     vstain count block7-her2.svs --marker her2 --cells qupath-cells.geojson --out block7-her2-count
     """
+    from virtual_stain.counting.region_model import load_region_model
     from virtual_stain.markers import parse_marker
     from virtual_stain.slides.slide import SlideRef
     from virtual_stain.workflows.count_slide import CountRequest, count_slide
     from virtual_stain.workflows.count_summary import describe
 
+    if roi is not None and region_model is not None:
+        raise click.UsageError("Expected --roi or --region-model. Received: both")
     request = CountRequest(
         slide=SlideRef(slide, parse_mpp(mpp)),
         marker=parse_marker(marker),
@@ -61,5 +70,12 @@ def command(
         cells=cells,
         geojson_origin=geojson_origin,
     )
-    summary = count_slide(request, common.config, jobs=common.jobs, force=common.force, progress=common.progress)
+    summary = count_slide(
+        request,
+        common.config,
+        jobs=common.jobs,
+        force=common.force,
+        progress=common.progress,
+        region_model=None if region_model is None else load_region_model(region_model),
+    )
     click.echo(describe(summary, out))

@@ -9,12 +9,10 @@ on one scale, the logarithm of an area ratio:
 and calls the nucleus tumour where the sum is ≥ 0. So a small nucleus inside a nest counts and a large one of the
 stroma does not. The limit is a share of this slide's typical nucleus, within fixed bounds.
 
-A trained region model takes this rule's place by the protocol `RegionModel`.
+A trained region model takes this rule's place (counting/region_model.py).
 """
 
 from __future__ import annotations
-
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -22,28 +20,17 @@ from scipy.spatial import cKDTree
 
 from virtual_stain.config.counting import CountingSettings
 from virtual_stain.counting.measure import Measured
-from virtual_stain.counting.region import Region
 from virtual_stain.counting.slide_stain import SlideStain
 from virtual_stain.geometry import Points
-from virtual_stain.slides.slide import Slide
 
 NUCLEAR_FEATURES = "nuclear_features_and_neighbourhood"
 REGION = "region_of_interest"
 IMPORTED = "imported_cells"
+MODEL = "region_model:"
+"""Followed by the model's name."""
 
 NEIGHBOURHOOD_UM = 24.0  # two nuclei further: no further, since every window needs as much more context
 _NEIGHBOUR_WEIGHT = 0.5
-
-
-class RegionModel(Protocol):
-    """The seam for a trained model of tumour regions: a slide in, a region out."""
-
-    name: str
-    """What summary.json names as `tumour_source`."""
-
-    def region(self, slide: Slide) -> Region:
-        """Where the tumour is; `Region.contains` takes level-0 px."""
-        ...
 
 
 def looks_like_tumour(

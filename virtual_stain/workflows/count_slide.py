@@ -24,10 +24,11 @@ from virtual_stain.counting.given_files import read_given_cells
 from virtual_stain.counting.overlay import close_up_box, draw_full, draw_overlay, full_box
 from virtual_stain.counting.quality import Quality
 from virtual_stain.counting.region import Region, read_region
+from virtual_stain.counting.region_model import RegionModel, region_of
 from virtual_stain.counting.slide_stain import SlideStain
 from virtual_stain.counting.stain import StainEvidence, examine_slide_stain, examine_stain
 from virtual_stain.counting.stain_plot import draw_stain
-from virtual_stain.counting.tumour import IMPORTED, NUCLEAR_FEATURES, REGION, RegionModel
+from virtual_stain.counting.tumour import IMPORTED, MODEL, NUCLEAR_FEATURES, REGION
 from virtual_stain.counting.windows import (
     FoundCells,
     WindowPlan,
@@ -134,7 +135,7 @@ def _how(slide: Slide, request: CountRequest, region_model: RegionModel | None) 
     if request.roi is not None:
         return _How(given, read_region(request.roi, slide.bounds, request.geojson_origin), REGION)
     if region_model is not None:
-        return _How(given, region_model.region(slide), region_model.name)
+        return _How(given, region_of(region_model, slide), MODEL + region_model.name)
     return _How(given, None, NUCLEAR_FEATURES if given is None else IMPORTED)
 
 
