@@ -5,7 +5,8 @@ vstain fit shifted/ --out run-shifted/ --config … && vstain evaluate run-shift
 
 The cells of every pair are moved as a whole by so many µm in a direction of its own, and each tile's label is counted
 anew from the cells that then lie in it. Pictures stay; the test fold keeps its labels; the validation fold is shifted
-too, since it chooses the checkpoint. Records whose windows overlap hold a cell more than once and are refused.
+too, since it chooses the checkpoint. The folds of the copy are those that it was made for. Records whose windows
+overlap hold a cell more than once and are refused.
 """
 
 from __future__ import annotations
@@ -50,12 +51,15 @@ def shift_labels(records: Path, out: Path, um: float, *, fold: int = 0, folds: i
             hint="Build the records without tiling.stride_um.",
         )
     plan = plan_folds(manifest, folds)
+    if not 0 <= fold < plan.n_folds:
+        raise InputError(f"--fold: expected 0 to {plan.n_folds - 1}. Received: {fold}")
+    manifest = plan.apply(manifest)  # folds made anew from the shifted labels would be other ones
     rng = np.random.default_rng(seed)
     entries, shifted = [], 0
     for pair in manifest.pairs:
         tiles = [r for s in pair.shards for r in iterate_shard(records / s.file)]
         angle = rng.uniform(0, 2 * np.pi)
-        if plan.folds[pair.patient_id] != fold:
+        if pair.fold != fold:
             tiles = shifted_pair(tiles, um * np.array([np.cos(angle), np.sin(angle)]), manifest.min_tumour_cells)
             shifted += 1
         trusted = [r for r in tiles if r["label/weight"] > 0]
@@ -76,8 +80,9 @@ def shifted_pair(tiles: list[dict], shift_um: np.ndarray, min_cells: int) -> lis
     """The records of one pair with every cell moved by (x, y) µm on the H&E slide."""
     origins, points, positive, corrected = [], [], [], []
     for tile in tiles:
-        px0_um = tile["tile/mpp"] * tile["image/width"] / tile["tile/width_px0"]
-        origins.append(np.array([tile["tile/x_px0"], tile["tile/y_px0"]]) * px0_um)
+        side_um = tile["tile/mpp"] * tile["image/width"]
+        origin = tile["tile/x_px0"] / tile["tile/width_px0"], tile["tile/y_px0"] / tile["tile/height_px0"]
+        origins.append(side_um * np.array(origin))
         xy = np.stack([tile["cells/x"], tile["cells/y"]], axis=1) if tile["cells/x"] else np.zeros((0, 2))
         points.append(origins[-1] + tile["tile/mpp"] * xy)
         positive += list(tile["cells/positive"])

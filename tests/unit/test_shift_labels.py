@@ -7,6 +7,7 @@ import pytest
 
 from tests.fixtures.records import tiny_records
 from tools.shift_labels import shift_labels, shifted_pair
+from virtual_stain.dataset.folds import plan_folds
 from virtual_stain.errors import InputError
 from virtual_stain.records.manifest import read_manifest, shard_paths, write_manifest
 from virtual_stain.records.read import iterate_shard
@@ -65,6 +66,32 @@ def test_a_persons_corrections_travel_with_the_cells(tmp_path):
     assert ["corrected" in t["tile/flags"] for t in moved] == [False, True, False, False]
     assert sum(moved[1]["cells/corrected"]) == 1
     assert [problems_of(t) for t in moved] == [[]] * 4
+
+
+def test_the_folds_are_those_that_were_shifted_for(tmp_path):
+    """New folds are balanced by labelled tiles, which a shift changes: the test fold was no longer the one that had
+    kept its labels, and `vstain fit` without --cv took the manifest's own."""
+    tiny_records(tmp_path / "r", tile_px=64, window_um=19.2, patients=9, n_folds=5, cells_per_tile=26)
+    asked = plan_folds(read_manifest(tmp_path / "r"), 3)
+    with pytest.raises(InputError, match="expected 0 to 2"):
+        shift_labels(tmp_path / "r", tmp_path / "out", 8.0, fold=3, folds=3)
+    shift_labels(tmp_path / "r", tmp_path / "out", 8.0, folds=3)
+    written = read_manifest(tmp_path / "out")
+    assert written.n_folds == 3
+    assert written.folds() == asked.folds
+    assert plan_folds(written, 3).folds == asked.folds
+    before, after = ({r["image/filename"]: r["cells/x"] for r in records_of(tmp_path / f)} for f in ("r", "out"))
+    kept = {p.pair for p in written.pairs_in([0])}
+    assert {name.split("/")[0] for name in before if before[name] == after[name]} == kept
+
+
+def test_a_slide_whose_pixels_are_not_square_is_shifted_by_the_same_length(tmp_path):
+    tiny_records(tmp_path, tile_px=64, window_um=19.2, patients=3, tiles_per_pair=5, few_cells_every=0)
+    tiles = records_of(tmp_path)[:5]  # a row of four, and one below its first
+    tiles = [t | {"tile/y_px0": t["tile/y_px0"] / 2, "tile/height_px0": t["tile/height_px0"] / 2} for t in tiles]
+    moved = shifted_pair(tiles, np.array([0.0, 19.2]), 20)
+    assert moved[4]["label/positive"] == tiles[0]["label/positive"]
+    assert moved[4]["label/negative"] == tiles[0]["label/negative"]
 
 
 def test_overlapping_windows_are_refused(tmp_path):
