@@ -80,6 +80,14 @@ def test_bad_rows_of_the_sites_are_all_told(manifest, tmp_path):
     assert set(read_sites(path, manifest).values()) == {"é"}
 
 
+def test_spellings_of_a_site_are_one_site(manifest, tmp_path):
+    """Two folds would each have tested on a lab that the other spelling had trained on."""
+    path = tmp_path / "sites.csv"
+    names = ["Lab A", "lab  a ", "LAB A", "lab b", "Lab B", "Lab C"]
+    path.write_text("pair,site\n" + "".join(f"{p.pair},{names[i % 6]}\n" for i, p in enumerate(manifest.pairs)))
+    assert set(read_sites(path, manifest).values()) == {"lab a", "lab b", "lab c"}
+
+
 def test_a_share_of_the_patients_can_choose_the_checkpoint(manifest):
     split = split_by_patient(manifest, 0, 0.25)
     sides = split.patients()

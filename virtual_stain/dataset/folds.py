@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from virtual_stain.errors import ConfigError, InputError
+from virtual_stain.patients import normalised
 from virtual_stain.records.manifest import Manifest
 
 
@@ -60,7 +61,8 @@ def plan_folds(manifest: Manifest, n_folds: int | None = None, sites: Mapping[st
 
 
 def read_sites(path: Path, manifest: Manifest) -> dict[str, str]:
-    """pair → site from a CSV with the columns `pair,site`. Raises InputError that lists every bad row at once."""
+    """pair → site, lower case, from a CSV with the columns `pair,site`. Raises InputError that lists every bad row at
+    once."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
             rows = list(csv.DictReader(stream))
@@ -73,7 +75,8 @@ def read_sites(path: Path, manifest: Manifest) -> dict[str, str]:
     problems: list[str] = []
     sites: dict[str, str] = {}
     for line, row in enumerate(rows, 2):
-        pair, site = (row["pair"] or "").strip(), (row["site"] or "").strip()
+        # like a patient's name: one site under two spellings would stand on two sides
+        pair, site = (row["pair"] or "").strip(), normalised(row["site"] or "")
         if not pair or not site:
             problems.append(f"line {line}: a pair or a site is empty")
         elif sites.setdefault(pair, site) != site:
