@@ -16,6 +16,7 @@ from virtual_stain.config.training import ModelSettings
 from virtual_stain.errors import ModelError, OutputError, VerificationError
 from virtual_stain.export import saved_model
 from virtual_stain.export.bundle import verify_bundle, versions
+from virtual_stain.export.evaluation import held_out
 from virtual_stain.export.serving import prediction_log
 from virtual_stain.export.signing import create_key, load_signing_key, sign_bundle, signer_of
 from virtual_stain.files import sha256_file
@@ -288,6 +289,9 @@ def test_held_out_figures_stand_in_the_card_when_they_are_of_these_weights(run, 
     assert card.training["evaluation"] == (expected if known else None)
     assert card.intervals == ({"ki67": interval} if known else {})
     assert card.training_range == run.card["training_range"]
+    (tmp_path / "run").rename(tmp_path / "renamed")
+    assert (held_out(tmp_path / "renamed").figures is not None) == known, "the weights count, not the folder's name"
+    (tmp_path / "renamed").rename(tmp_path / "run")
     (tmp_path / "run" / "evaluation.json").write_text('{"best_step": 40}')
     with pytest.raises(VerificationError, match="vstain evaluate"):
         saved_model.export_run(tmp_path / "run", tmp_path / "m")

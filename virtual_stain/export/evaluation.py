@@ -65,6 +65,8 @@ def _read(path: Path, run_dir: Path) -> HeldOut:
     try:
         weights = {run["name"]: run["best_sha256"] for run in value["runs"]}
         folder = run_dir.resolve().parent
+        if path.parent == run_dir and len(weights) == 1:  # its own, whatever the folder was called then
+            weights = dict.fromkeys([run_dir.resolve().name], *weights.values())
         if run_dir.resolve().name not in weights or any(
             not (folder / name / BEST).is_file() or sha256_file(folder / name / BEST) != digest
             for name, digest in weights.items()
