@@ -284,6 +284,20 @@ def test_openvino_reads_the_same_and_its_defaults_are_set(bundle, tiles, crops):
     assert predictor._compiled.get_property("NUM_STREAMS") == available_cores()
 
 
+def test_openvino_answers_calls_that_run_at_once(bundle, tiles):
+    pytest.importorskip("openvino")
+    from concurrent.futures import ThreadPoolExecutor
+
+    from virtual_stain.score.openvino_engine import OpenVinoPredictor
+
+    predictor = OpenVinoPredictor(bundle, ScoringSettings(engine="openvino", precision="float32"))
+    whole = predictor.predict(tiles)
+    with ThreadPoolExecutor(predictor.in_flight) as pool:
+        parts = list(pool.map(lambda i: predictor.predict(tiles[i % 6 : i % 6 + 1])["ki67"][0], range(24)))
+    np.testing.assert_array_equal(parts, np.tile(whole["ki67"], 4))
+    predictor.close()
+
+
 def test_openvino_that_does_not_agree_leaves_the_slide_to_tensorflow(bundle, tiles, monkeypatch):
     pytest.importorskip("openvino")
     from virtual_stain.score.openvino_engine import OpenVinoPredictor

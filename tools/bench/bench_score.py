@@ -181,6 +181,7 @@ def whole(slide: Path, model: Path, out: Path, kinds: list[str]) -> None:
         predictor = LocalPredictor(model, ScoringSettings(precision=precision))
         predictor._function = predictor._fast or predictor._reference
         over(predictor, tiles[:2], 1)
+        found = []
         for file in (slide, tiny):
             before, before_core, _ = timed(lambda p=predictor: over(p, tiles, 1))
             done = command(file, str(model), out / "results", *option)
@@ -193,6 +194,14 @@ def whole(slide: Path, model: Path, out: Path, kinds: list[str]) -> None:
                 f"  {done['engine'].get('precision')}",
                 flush=True,
             )
+            found.append((count, done["core"], core / count))
+        (many, whole_core, tile_core), (few, least_core, _) = found
+        each = (whole_core - least_core) / (many - few)
+        fixed, at_1000 = least_core - few * each, 1000 * tile_core
+        print(
+            f"{'':20} by the two sizes: {fixed:.1f} core s fixed, {each / tile_core:.3f} × the network a tile;"
+            f" 1,000 tiles: {(fixed + 1000 * each) / at_1000:.3f} ×"
+        )
 
 
 def served(model: Path, tiles: np.ndarray) -> None:

@@ -70,6 +70,10 @@ class OpenVinoPredictor(LocalPredictor):
             facts |= {"name": "tensorflow", "precision": "float32"}
         return facts
 
+    def close(self) -> None:
+        """Ends the threads."""
+        self._pool.shutdown()
+
     def _compile(self, openvino: Any) -> Any:
         if self._network is None:
             raise ModelError(
