@@ -102,7 +102,7 @@ class OpenVinoPredictor(LocalPredictor):
         else:
             crops, per_tile = crop_grid(tiles, crop), (side // crop) ** 2
         found = np.array(list(self._pool.map(self._read_crop, crops)))
-        shown = (crops < _PADDING_MIN).any(axis=(1, 2, 3)).reshape(-1, per_tile)
+        shown = (crops.reshape(len(crops), -1).min(axis=1) < _PADDING_MIN).reshape(-1, per_tile)
         names = sorted(name for m in self.card.markers for name in (m.value, cells_key(m)))
         result: Answers = {}
         for name, position in zip(names, self._positions, strict=True):
