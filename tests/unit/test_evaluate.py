@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import shutil
 
 import cv2
 import numpy as np
@@ -12,6 +13,7 @@ from tests.fixtures.records import tiny_records
 from tests.fixtures.training import tiny_run
 from virtual_stain.dataset.pipeline import CropSpec, tile_batches
 from virtual_stain.errors import InputError, OutputError, VerificationError
+from virtual_stain.evaluation import evaluate as evaluate_module
 from virtual_stain.evaluation.evaluate import evaluate
 from virtual_stain.evaluation.figures import marker_figures
 from virtual_stain.evaluation.held_out import held_out_pairs
@@ -20,6 +22,7 @@ from virtual_stain.evaluation.plots import PICTURES
 from virtual_stain.evaluation.predict import TileTable
 from virtual_stain.evaluation.slide_figures import ReadingRule, slide_figures
 from virtual_stain.evaluation.summary import summary_lines
+from virtual_stain.export.evaluation import held_out
 from virtual_stain.files import folder_lock, sha256_file
 from virtual_stain.markers import Marker
 from virtual_stain.readings import aggregate
@@ -105,6 +108,18 @@ def test_trained_on_patients_are_refused_by_their_hash(done, tmp_path):
         evaluate(run, tmp_path)
 
 
+def test_records_that_were_built_again_since_the_training_are_told_apart_from_strangers(done):
+    records, run = done
+    text = (records / "manifest.json").read_text()
+    try:
+        (records / "manifest.json").write_text(text.replace('"min_tumour_cells": 20', '"min_tumour_cells": 21'))
+        with pytest.raises(InputError, match="4 of its 6 patients") as caught:
+            evaluate(run)
+        assert "built again since" in str(caught.value)
+    finally:
+        (records / "manifest.json").write_text(text)
+
+
 def test_the_same_slide_under_another_patient_is_refused(done, tmp_path):
     records, run = done
     tiny_records(tmp_path, tile_px=64, window_um=19.2, seed=5)
@@ -133,6 +148,21 @@ def test_tissue_on_two_sides_that_was_found_after_the_training_is_refused(done):
         assert json.loads((run / "evaluation.json").read_text())["duplicate_tissue"], "on one side it is reported"
     finally:
         (records / "duplicates.json").unlink()
+
+
+def test_figures_are_of_the_weights_that_read_also_while_the_training_goes_on(done, tmp_path, monkeypatch):
+    """The training may find better weights while the shards are verified: their sha256 let export take the figures of
+    the old ones for theirs."""
+    run = shutil.copytree(done[1], tmp_path / "run")
+    old, best = sha256_file(run / "best.h5"), run / "best.h5"
+
+    def verified(*_):
+        best.write_bytes(best.read_bytes() + b" ")
+
+    monkeypatch.setattr(evaluate_module, "verify_shards", verified)
+    evaluate(run)
+    assert json.loads((run / "evaluation.json").read_text())["runs"][0]["best_sha256"] == old
+    assert held_out(run).figures is None
 
 
 def test_other_records_have_their_own_folder(done, tmp_path):

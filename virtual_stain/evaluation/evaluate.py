@@ -109,7 +109,7 @@ def evaluate(
 
 
 def _read_run(run_dir: Path, records_dir: Location | None, top_n: int, progress: Progress) -> _Read:
-    run = load_run(run_dir)
+    run, best_sha256 = _loaded(run_dir)
     records = _records_of(run) if records_dir is None else records_dir
     manifest = read_manifest(records)
     pairs = held_out_pairs(run, records, manifest)
@@ -136,12 +136,22 @@ def _read_run(run_dir: Path, records_dir: Location | None, top_n: int, progress:
                 "name": run.path.resolve().name,
                 "fold": run.data["fold"],
                 "best_step": best_step,
-                "best_sha256": sha256_file(RunDir(run_dir).best),
+                "best_sha256": best_sha256,
             }
         ],
         "duplicate_tissue": duplicates,
     }
     return _Read(predict_tiles(run, records, pairs, progress), rule, facts, digest, run.config.to_dict(), own)
+
+
+def _loaded(run_dir: Path) -> tuple[TrainedRun, str]:
+    """The run and the sha256 of the very weights that it reads with: a training under way may replace them."""
+    best = RunDir(run_dir).best
+    while True:
+        before = sha256_file(best) if best.is_file() else ""
+        run = load_run(run_dir)
+        if sha256_file(best) == before:
+            return run, before
 
 
 def _joined(parts: list[_Read]) -> _Read:

@@ -27,11 +27,19 @@ def held_out_pairs(run: TrainedRun, records: Location, manifest: Manifest) -> tu
         raise InputError(
             f"{records}: {len(known)} of its {len({p.patient_id for p in pairs})} patients were seen in training or "
             f"chose the checkpoint ({shown}). No figure on them is evidence.",
-            hint="Give records of other patients, or leave DIR out to evaluate the run's own test fold.",
+            hint=_CHANGED
+            if not own and str(records.resolve()) == run.data["records"]
+            else "Give records of other patients, or leave DIR out to evaluate the run's own test fold.",
         )
     if not any(p.n_ratio for p in pairs):
         raise InputError(f"{records}: no held-out tile has a usable label.")
     return pairs
+
+
+_CHANGED = (
+    "These are the records of the training, built again since: their manifest.json is another one. Train on them anew "
+    "(vstain fit), or give records of other patients."
+)
 
 
 def _require_same_key(run: TrainedRun, records: Location, manifest: Manifest) -> None:
