@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from virtual_stain.config import Config
-from virtual_stain.errors import OutputError, PairError, RejectedError, VerificationError
+from virtual_stain.errors import InputError, OutputError, PairError, RejectedError, VerificationError
 from virtual_stain.files import folder_lock, sha256_file
 from virtual_stain.labels.store import TileStore, TileTable
 from virtual_stain.markers import Marker, require_built
@@ -324,7 +324,10 @@ def _holds_rejected(run: _Run) -> bool:
     rejected = {pair for pair, reason in run.left_out.items() if reason == _NONE_ACCEPTED}
     if not rejected or not (run.out / MANIFEST).is_file():
         return False
-    return any(p.pair in rejected for p in read_manifest(run.out).pairs)
+    try:
+        return any(p.pair in rejected for p in read_manifest(run.out).pairs)
+    except InputError:  # no reader takes it either
+        return False
 
 
 def _manifest(run: _Run, entries: Sequence[PairEntry]) -> Manifest:
