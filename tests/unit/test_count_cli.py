@@ -10,9 +10,12 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import tifffile
 
 from tests.fixtures.counting import Field, FieldStyle, stained_field
 from virtual_stain.cli.main import _run
+from virtual_stain.slides.slide import SlideRef, open_slide
+from virtual_stain.workflows.count_overlay import RingStore, write_overlay
 
 FIELD = stained_field(200.0, 0.5, style=FieldStyle(spacing_um=12.0))
 
@@ -211,3 +214,40 @@ def test_few_cells_that_agree_are_not_certain(tmp_path: Path) -> None:
     trust = json.loads((tmp_path / "out/summary.json").read_text())["trust"]
     assert "few_cells" in trust["flags"]
     assert "uncertain_ratio" in trust["flags"]
+
+
+def test_the_full_overlay_shows_every_counted_cell_at_full_resolution(tmp_path: Path) -> None:
+    """overlay_full.jpg ends after 2,400 px: of a larger slide most cells could not be looked at."""
+    wide = np.concatenate([FIELD.rgb] * 4, axis=1)
+    slide = write(tmp_path / "wide.png", wide)
+    assert count(slide, tmp_path / "out", "--full-overlay") == 0
+    with tifffile.TiffFile(tmp_path / "out" / "overlay.ome.tif") as tiff:
+        levels = [level.asarray() for level in tiff.series[0].levels]
+        assert tiff.series[0].axes == "YXS"
+        assert 'PhysicalSizeX="0.5"' in (tiff.ome_metadata or "")
+    assert levels[0].shape[:2] == wide.shape[:2]
+    assert len(levels) > 1
+    changed = np.abs(levels[0].astype(int) - wide).max(axis=2) > 60
+    rows = read_cells(tmp_path / "out")
+    assert len(rows) > 500
+    seen = []
+    for row in rows:
+        x, y = int(float(row["x"])), int(float(row["y"]))
+        seen.append(changed[max(0, y - 14) : y + 15, max(0, x - 14) : x + 15].sum() >= 8)
+    assert all(seen)
+
+
+def test_overlay_tiles_draw_what_crosses_their_borders(tmp_path: Path) -> None:
+    slide = write(tmp_path / "white.png", np.full((1100, 1300, 3), 255, np.uint8))
+    with RingStore(tmp_path) as rings, open_slide(SlideRef(slide, (0.5, 0.5))) as opened:
+        rings.append(0, np.array([(490.0, 490.0), (540.0, 490.0), (540.0, 540.0), (490.0, 540.0)]))
+        assert write_overlay(opened, rings, tmp_path / "o.ome.tif").width == 1300
+    with tifffile.TiffFile(tmp_path / "o.ome.tif") as tiff:
+        picture = tiff.series[0].levels[0].asarray()
+    dark = picture.min(axis=2) < 200
+    assert dark[489:491, 495:535].any(axis=0).all()
+    assert dark[539:541, 495:535].any(axis=0).all()
+    assert dark[495:535, 489:491].any(axis=1).all()
+    assert dark[495:535, 539:541].any(axis=1).all()
+    assert not dark[:480].any()
+    assert not dark[550:].any()

@@ -32,6 +32,9 @@ from virtual_stain.cli.common import Common, common_options, parse_mpp
     show_default=True,
     help="Where GeoJSON counts from: the corner of the scan (as QuPath does) or of the whole slide.",
 )
+@click.option(
+    "--full-overlay", is_flag=True, help="Also overlay.ome.tif: all outlines on the slide at full resolution."
+)
 @common_options
 def command(
     slide: Path,
@@ -42,6 +45,7 @@ def command(
     cells: Path | None,
     mpp: str | None,
     geojson_origin: str,
+    full_overlay: bool,
     common: Common,
 ) -> None:
     """Count positive and negative tumour cells on the IHC slide SLIDE.
@@ -69,6 +73,7 @@ def command(
         roi=roi,
         cells=cells,
         geojson_origin=geojson_origin,
+        full_overlay=full_overlay,
     )
     summary = count_slide(
         request,

@@ -1,5 +1,5 @@
 """`vstain count`: one IHC slide → cells.csv, cells.geojson, summary.json, overlay.jpg, overlay_full.jpg, stain.png,
-run.json."""
+run.json, and overlay.ome.tif where it is asked for."""
 
 from __future__ import annotations
 
@@ -47,13 +47,14 @@ from virtual_stain.provenance import RunRecord
 from virtual_stain.slides.slide import Slide, SlideRef, open_slide
 from virtual_stain.slides.tissue import TissueMap, find_tissue, require_tissue
 from virtual_stain.slides.window import read_window
+from virtual_stain.workflows.count_overlay import OVERLAY_NAME, RingStore, square, write_overlay
 from virtual_stain.workflows.count_summary import CountFacts, read_area_mm2, summarize, title_of
 
 ORIGINS = ("bounds", "slide")
 _FIELD_UM2 = 4e6  # up to 2 × 2 mm the whole image is counted: a tissue mask needs a slide around the tissue
 _STAIN_MPP = 0.25  # … and its stain is estimated from all of it, at about this pixel size
 _AHEAD = 4  # tasks per process that may wait to be written: bounds the memory
-_OUTPUTS = ("cells.csv", "cells.geojson", "summary.json", "overlay.jpg", "overlay_full.jpg", "stain.png")
+_OUTPUTS = ("cells.csv", "cells.geojson", "summary.json", "overlay.jpg", "overlay_full.jpg", OVERLAY_NAME, "stain.png")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,8 @@ class CountRequest:
     geojson_origin: str = "bounds"
     """Frame of `roi`, of GeoJSON in `cells` and of cells.geojson: "bounds" (QuPath: px0 from the corner of the scan)
     or "slide"."""
+    full_overlay: bool = False
+    """Also overlay.ome.tif: all of the slide with its outlines at full resolution."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,7 +267,10 @@ def _count_to_files(
     parts: list[Cells] = []
     grades: list[npt.NDArray[np.uint8]] = [np.zeros(0, np.uint8)]
     quality: list[Quality] = []
+    mpp = slide.mpp
+    assert mpp is not None
     with (
+        RingStore(out) as store,
         replacing(out / "cells.csv") as csv_path,
         replacing(out / "cells.geojson") as geojson_path,
         csv_path.open("w", encoding="utf-8") as csv,
@@ -277,9 +283,12 @@ def _count_to_files(
             parts.append(dataclasses.replace(found.cells, tumour=tumour))
             grades.append(found.grade)
             quality.append(found.quality)
+            if request.full_overlay:
+                for kind, ring, (x, y) in zip(found.cells.cell_class, found.rings, found.cells.xy, strict=True):
+                    store.append(int(kind), square((x, y), (mpp.x, mpp.y)) if ring is None else ring)
+        if request.full_overlay:
+            write_overlay(slide, store, out / OVERLAY_NAME, progress)
     cells = Cells.concatenated(parts)
-    mpp = slide.mpp
-    assert mpp is not None
     box = close_up_box(slide, cells, (mpp.x, mpp.y))
     rings = _rings_in(full_box(slide, box), request, config, how.given, where)
     return _Tally(cells, np.concatenate(grades), tuple(quality), box, rings)
