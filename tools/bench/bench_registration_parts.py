@@ -3,9 +3,11 @@
     python tools/bench/bench_registration_parts.py --real REALDATA --phantoms PHANTOMS [--each 1]
 
 Global: ours (all turns and translations by FFT, then ECC); SIFT features with MAGSAC (OpenCV's USAC); phase correlation
-of the tissue masks, turn by log-polar spectra; ECC from the middles in 24 turns × 2 mirrors. Solved: the median error
-of the landmarks below 5 % of the IHC's diagonal. Local, on our affine: windows with a consensus filter (ours) and dense
-inverse search flow on the same locally normalised images, smoothed. Processor seconds.
+of the tissue masks, turn by log-polar spectra; ECC from the middles in 24 turns × 2 mirrors; normalised gradient
+fields (registration_ngf.py) over all turns and translations, then ECC from the best. Solved: the median error
+of the landmarks below 5 % of the IHC's diagonal. Local, on our affine: windows with a consensus filter (ours), the
+same on normalised gradient fields, and dense inverse search flow on our locally normalised images, smoothed. Processor
+seconds.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tools.bench.registration_cases import Case, phantom_cases, real_cases
+from tools.bench.registration_ngf import ngf, ngf_windows
 from virtual_stain.config import RegistrationSettings, TissueSettings
 from virtual_stain.registration.estimate import make_level, refine, refine_starts
 from virtual_stain.registration.foreground import Foreground
@@ -170,7 +173,7 @@ def main() -> None:
                 pair = prepare(*side_images(he, ihc, SETTINGS, TissueSettings()), SETTINGS)
                 diagonal = ihc.size.diagonal
             kind = "real" if "real" in case.group else "phantom"
-            for method in (ours, features, phase, turns):
+            for method in (ours, features, phase, turns, ngf):
                 start = time.process_time()
                 matrix = method(pair)
                 seconds[kind, method.__name__].append(time.process_time() - start)
@@ -181,11 +184,17 @@ def main() -> None:
                     at = pair.fixed.px0_from_work.inverse().apply(case.he_points)
                     field = refine_locally(pair.fixed, pair.moving, matrix, SETTINGS.smoothness, 0.4).field
                     local[case.group, "windows"].append(error(case, pair, matrix, field.at(at)) * case.unit)
+                    field = ngf_windows(pair, matrix, SETTINGS.smoothness, 0.4)
+                    shifts = np.zeros_like(at) if field is None else field.at(at)
+                    local[case.group, "gradient fields"].append(error(case, pair, matrix, shifts) * case.unit)
                     rows, columns = np.clip(at.astype(int)[:, ::-1].T, 0, np.array(pair.fixed.shape)[:, None] - 1)
                     shifts = dense_flow(pair, matrix)[rows, columns]
                     local[case.group, "dense flow"].append(error(case, pair, matrix, shifts) * case.unit)
             print(
-                case.group, case.name, [solved[kind, m][-1] for m in ("ours", "features", "phase", "turns")], flush=True
+                case.group,
+                case.name,
+                [solved[kind, m][-1] for m in ("ours", "features", "phase", "turns", "ngf")],
+                flush=True,
             )
     for key, found in solved.items():
         print(f"global {' '.join(key):20} solved {sum(found)} of {len(found)}, {np.mean(seconds[key]):.1f} processor s")
