@@ -3,7 +3,7 @@
 Every patient is read by the network of a fold that has not seen it (cross-validation). On these readings, with the
 jackknife+/CV+ of Barber, Candès, Ramdas and Tibshirani, Ann. Statist. 2021; 49: 486–507:
 
-    calibration   c₋ᵢ: least squares of z(truth) on z(reading) over all patients but i
+    calibration   c₋ᵢ: least squares of z(truth) on z(reading) over all patients but i; a line that would fall is level
     residual      Rᵢ = |z(truthᵢ) − c₋ᵢ(z(readingᵢ))|
     interval      from the α(n+1)-th smallest of c₋ᵢ(z) − Rᵢ to the (1−α)(n+1)-th smallest of c₋ᵢ(z) + Rᵢ
 
@@ -60,6 +60,9 @@ class SlideInterval:
     level: float
     """Nominal coverage, e.g. 0.9: over many new patients of the same kind, this share of intervals holds the truth."""
     reason: str | None
+    beyond_patients: tuple[float, float] | None = None
+    """Lowest and highest reading of the patients behind the interval, fractions, where this one lies outside them: the
+    line through their readings is then drawn beyond the last of them."""
 
     @property
     def available(self) -> bool:
@@ -84,20 +87,24 @@ def fit_interval(slides: Iterable[OutOfFold], *, level: float = LEVEL) -> dict[s
         "available": False,
         "reason": None,
     }
-    needed = max(MIN_PATIENTS, round(1 / (1 - level)))
+    needed = _patients_needed(level)
     if len(points) < needed:
         return payload | {
             "reason": f"an interval needs at least {needed} patients with out-of-fold readings; there are {len(points)}"
         }
-    z, truth = _arcsine([p.reading for p in points]), _arcsine([p.truth for p in points])
-    whole, lines = _line(z, truth), _lines_without_one(z, truth)
-    if whole is None or lines is None:
+    found = _fitted(points)
+    if found["calibration"][1] == 0:
         return payload | {"reason": "the out-of-fold readings do not rise with the truth"}
+    return payload | {"available": True} | found
+
+
+def _fitted(points: Sequence[OutOfFold]) -> dict[str, Any]:
+    z, truth = _arcsine([p.reading for p in points]), _arcsine([p.truth for p in points])
+    lines = np.array([_line(np.delete(z, i), np.delete(truth, i)) for i in range(len(z))])
     residual = np.abs(truth - (lines[:, 0] + lines[:, 1] * z))
     order = np.argsort(residual)  # nobody's place in the list says whose it is
-    return payload | {
-        "available": True,
-        "calibration": list(whole),
+    return {
+        "calibration": list(_line(z, truth)),
         "left_out_calibrations": [[round(float(v), 9) for v in line] for line in lines[order]],
         "left_out_residuals": [round(float(r), 9) for r in residual[order]],
         "reading_range": [float(min(p.reading for p in points)), float(max(p.reading for p in points))],
@@ -121,31 +128,41 @@ def slide_interval(payload: Mapping[str, Any] | None, reading: float | None) -> 
         return SlideInterval(None, None, None, level, "the slide has no reading")
     if not 0 <= reading <= 1:
         raise ValueError(f"Expected a fraction from 0 to 1. Received: {reading}")
+    return _applied(payload, reading, level)
+
+
+def _applied(fitted: Mapping[str, Any], reading: float, level: float) -> SlideInterval:
     z = float(_arcsine([reading])[0])
-    lines = np.asarray(payload["left_out_calibrations"], np.float64)
-    residual = np.asarray(payload["left_out_residuals"], np.float64)
+    lines = np.asarray(fitted["left_out_calibrations"], np.float64)
+    residual = np.asarray(fitted["left_out_residuals"], np.float64)
     centre = lines[:, 0] + lines[:, 1] * z
     n, alpha = len(residual), 1 - level
     low, high = _at_rank(centre - residual, alpha * (n + 1)), _at_rank(centre + residual, (1 - alpha) * (n + 1))
-    intercept, slope = payload["calibration"]
+    intercept, slope = fitted["calibration"]
     calibrated = _fraction(float(intercept) + float(slope) * z)
-    return SlideInterval(calibrated, _fraction(low), _fraction(max(low, high)), level, None)
+    least, most = (float(v) for v in fitted.get("reading_range", (0.0, 1.0)))
+    beyond = None if least <= reading <= most else (least, most)
+    return SlideInterval(calibrated, _fraction(low), _fraction(max(low, high)), level, None, beyond)
 
 
 def left_out_hits(slides: Iterable[OutOfFold], *, level: float = LEVEL) -> list[bool]:
     """For every patient: does the interval that the *other* patients give hold this one's truth?
 
-    Empty where the others are too few. The check that an evaluation can make on its own images.
+    Empty where the others are too few. The check that an evaluation can make on its own images; it is made of the
+    method, also where the readings do not rise with the truth and a bundle is given no interval.
     """
     points = _one_a_patient(slides)
+    if len(points) - 1 < _patients_needed(level):
+        return []
     hits = []
     for index, point in enumerate(points):
-        payload = fit_interval([*points[:index], *points[index + 1 :]], level=level)
-        found = slide_interval(payload, point.reading)
-        if found.low is None or found.high is None:
-            return []
-        hits.append(found.low <= point.truth <= found.high)
+        found = _applied(_fitted([*points[:index], *points[index + 1 :]]), point.reading, level)
+        hits.append(found.low is not None and found.high is not None and found.low <= point.truth <= found.high)
     return hits
+
+
+def _patients_needed(level: float) -> int:
+    return max(MIN_PATIENTS, round(1 / (1 - level)))
 
 
 def _one_a_patient(slides: Iterable[OutOfFold]) -> list[OutOfFold]:
@@ -172,20 +189,12 @@ def _fraction(z: float) -> float:
     return math.sin(min(max(z, 0.0), math.pi / 2)) ** 2
 
 
-def _line(x: Values, y: Values) -> tuple[float, float] | None:
-    """(intercept, slope) by least squares; None where y does not rise with x."""
+def _line(x: Values, y: Values) -> tuple[float, float]:
+    """(intercept, slope) by least squares among lines that do not fall: slope 0 where y does not rise with x."""
     dx = x - x.mean()
-    if float(dx @ dx) <= 1e-12 * len(x):
-        return None
-    slope = float(dx @ (y - y.mean()) / (dx @ dx))
-    return (float(y.mean()) - slope * float(x.mean()), slope) if slope > 0 else None
-
-
-def _lines_without_one(x: Values, y: Values) -> Values | None:
-    """float64[n, 2]: (intercept, slope) without each patient in turn; None where one of them does not rise."""
-    lines = [_line(np.delete(x, i), np.delete(y, i)) for i in range(len(x))]
-    known = [line for line in lines if line is not None]
-    return np.array(known) if len(known) == len(lines) else None
+    spread = float(dx @ dx)
+    slope = max(0.0, float(dx @ (y - y.mean())) / spread) if spread > 1e-12 * len(x) else 0.0
+    return float(y.mean()) - slope * float(x.mean()), slope
 
 
 def _at_rank(values: Values, rank: float) -> float:

@@ -129,6 +129,46 @@ def test_a_cohort_can_check_its_own_interval():
     assert left_out_hits(cohort(np.random.default_rng(1), MIN_PATIENTS)[0]) == []
 
 
+def test_one_patient_on_whom_the_rise_hangs_does_not_take_the_interval_away():
+    """Without that patient the line is level, which is a calibration like any other; the whole cohort's rises."""
+    rng = np.random.default_rng(4)
+    reading, truth = rng.uniform(0.2, 0.3, 26), rng.uniform(0.2, 0.4, 26)
+    level = truth - 0.01 * (reading - 0.25) - np.polyval(np.polyfit(reading, truth, 1), reading) + 0.3
+    slides = [
+        OutOfFold(f"{i:02d}", "s", 0, float(r), float(t)) for i, (r, t) in enumerate(zip(reading, level, strict=True))
+    ]
+    assert not fit_interval(slides)["available"], "without the last patient the readings fall"
+    payload = fit_interval([*slides, OutOfFold("26", "s", 0, 0.6, 0.6)])
+    assert payload["available"]
+    assert min(slope for _, slope in payload["left_out_calibrations"]) == 0
+    found = slide_interval(payload, 0.25)
+    assert found.low < 0.3 < found.high
+
+
+def test_the_check_is_made_also_where_readings_say_nothing():
+    """Readings without any relation to the truth: no interval in a bundle, and the method covers all the same."""
+    rng = np.random.default_rng(2)
+    hits, refused = [], 0
+    for _ in range(60):
+        values = rng.uniform(0.1, 0.5, (27, 2))
+        slides = [OutOfFold(f"{i:02d}", "s", 0, float(r), float(t)) for i, (r, t) in enumerate(values)]
+        refused += not fit_interval(slides)["available"]
+        hits += left_out_hits(slides)
+    assert 15 <= refused <= 45
+    assert len(hits) == 60 * 27
+    assert 0.87 <= np.mean(hits) <= 0.94
+
+
+def test_a_reading_beyond_the_patients_is_told():
+    slides, _ = cohort(np.random.default_rng(0), 30)
+    payload = fit_interval(slides)
+    least, most = payload["reading_range"]
+    assert slide_interval(payload, (least + most) / 2).beyond_patients is None
+    assert slide_interval(payload, most).beyond_patients is None
+    assert slide_interval(payload, most + 0.01).beyond_patients == (least, most)
+    assert slide_interval(payload, 0.0).beyond_patients == (least, most)
+
+
 def test_levels_need_enough_patients():
     slides, _ = cohort(np.random.default_rng(0), 24)
     assert "at least 100 patients" in fit_interval(slides, level=0.99)["reason"]

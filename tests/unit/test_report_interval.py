@@ -90,6 +90,16 @@ def test_where_an_interval_would_not_hold_there_is_none_and_a_reason(flaw):
         assert "center_crops" in codes
 
 
+def test_an_interval_beyond_its_patients_says_so():
+    narrow = payload() | {"reading_range": [0.9, 0.95]}
+    result = check(again(scored(), intervals={"ki67": narrow}))
+    assert result["readings"]["ki67"]["interval"] is not None
+    (warning,) = [w for w in result["warnings"] if w["code"] == "interval_extrapolated"]
+    assert "90.0 to 95.0 %" in warning["message"]
+    inside = check(again(scored(), intervals={"ki67": payload() | {"reading_range": [0.0, 1.0]}}))
+    assert "interval_extrapolated" not in {w["code"] for w in inside["warnings"]}
+
+
 def test_the_page_shows_the_interval_and_the_engine():
     engine = {"name": "tensorflow", "precision": "bfloat16", "checked_tiles": 4, "largest_difference": 0.00123}
     report = again(scored(), intervals={"ki67": payload()}, engine=engine)

@@ -122,6 +122,13 @@ def reading_notes(
             notes.append(Note(flag, text))
     if not interval.available:
         notes.append(Note("no_interval", f"{label}: interval is null: {interval.reason}."))
+    elif interval.beyond_patients is not None and reading.global_ratio is not None:
+        least, most = (100 * v for v in interval.beyond_patients)
+        text = (
+            f"{label}: the reading of {100 * reading.global_ratio:.1f} % lies outside those of the patients behind the "
+            f"interval ({least:.1f} to {most:.1f} %): the interval is extrapolated, and no evidence stands behind it."
+        )
+        notes.append(Note("interval_extrapolated", text))
     return tuple(notes)
 
 

@@ -59,7 +59,7 @@ _HOW_FAST = (
     "server_timeout_s",
     "server_patience_s",
 )
-_CODE = ("slides", "tiles.py", "score", "readings.py", "intervals.py", "appearance.py", "report")
+_CODE = ("slides", "geometry.py", "tiles.py", "score", "readings.py", "intervals.py", "appearance.py", "report")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
