@@ -14,11 +14,7 @@ from virtual_stain.cli.common import Common, common_options, parse_mpp
 @click.option("--marker", required=True, help="What the slide is stained for: ki67, er, pr, her2 or pdl1.")
 @click.option("--out", "out", type=click.Path(path_type=Path), required=True, help="Folder for the results.")
 @click.option("--roi", type=click.Path(path_type=Path), help="Tumour region: QuPath GeoJSON, or a mask of the scan.")
-@click.option(
-    "--region-model",
-    metavar="MODULE:NAME",
-    help="A tumour region model of your own instead of --roi: a Python object with name and region(slide).",
-)
+@click.option("--region-model", metavar="MODULE:NAME", help="Your own tumour region model, a Python object.")
 @click.option(
     "--cells",
     type=click.Path(path_type=Path),
@@ -32,9 +28,7 @@ from virtual_stain.cli.common import Common, common_options, parse_mpp
     show_default=True,
     help="Where GeoJSON counts from: the corner of the scan (as QuPath does) or of the whole slide.",
 )
-@click.option(
-    "--full-overlay", is_flag=True, help="Also overlay.ome.tif: all outlines on the slide at full resolution."
-)
+@click.option("--full-overlay", is_flag=True, help="Also overlay.ome.tif: all outlines at full resolution.")
 @common_options
 def command(
     slide: Path,
@@ -77,10 +71,7 @@ def command(
     )
     summary = count_slide(
         request,
-        common.config,
-        jobs=common.jobs,
-        force=common.force,
-        progress=common.progress,
+        common.config, jobs=common.jobs, force=common.force, progress=common.progress,
         region_model=None if region_model is None else load_region_model(region_model),
-    )
+    )  # fmt: skip
     click.echo(describe(summary, out))
