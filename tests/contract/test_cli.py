@@ -1,5 +1,6 @@
 """The command line's promises: verbs, help without TensorFlow in under a second, exit codes."""
 
+import os
 import subprocess
 import sys
 import time
@@ -102,3 +103,21 @@ def test_exit_code_survives_the_abort_of_tensorflow_io_at_exit():
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0
     assert done.stdout.startswith("vstain, version ")
+
+
+@pytest.mark.parametrize("given", [None, "2"])
+def test_linear_algebra_has_one_thread_before_numpy_comes_unless_told_otherwise(given):
+    """OpenBLAS' second thread spun beside every window that was read, and took half of the processor time."""
+    code = (
+        "import sys, os\n"
+        "from virtual_stain.cli import main as cli\n"
+        "assert 'numpy' not in sys.modules\n"
+        "try: cli.run(['--version'])\n"
+        "except SystemExit: print(os.environ['OPENBLAS_NUM_THREADS'])\n"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "OPENBLAS_NUM_THREADS"}
+    if given:
+        environment["OPENBLAS_NUM_THREADS"] = given
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[-1] == (given or "1")
