@@ -222,10 +222,9 @@ def _drawable(text: str) -> str:
 
 def _png(figure: Figure) -> bytes:
     pictures = [image for axis in figure.axes for image in axis.get_images()]
+    # the layout is found by drawing once; a picture does not change it and is slow to draw
     for image in pictures:
-        image.set_visible(
-            False
-        )  # the layout is found by drawing once; a picture does not change it and is slow to draw
+        image.set_visible(False)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     for image in pictures:
