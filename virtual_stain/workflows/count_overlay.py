@@ -6,32 +6,26 @@ grow with the slide but for 40 bytes a cell.
 
 from __future__ import annotations
 
-import math
 import tempfile
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-import tifffile
 
 from virtual_stain.counting.cell_files import COLOURS
 from virtual_stain.counting.cells import CellClass
-from virtual_stain.files import replacing
 from virtual_stain.geometry import Box, Points, Size
 from virtual_stain.progress import QUIET, Progress
 from virtual_stain.slides.slide import Slide
 from virtual_stain.slides.window import read_window
+from virtual_stain.workflows.pyramid import TILE_PX, pyramid_levels, tiles_across, write_pyramid
 
 U8 = npt.NDArray[np.uint8]
 
 OVERLAY_NAME = "overlay.ome.tif"
-_TILE_PX = 512
-_SMALLEST_PX = 1024  # no level below this
-_QUALITY = 88
 _POINT_UM = 3.0  # half side of what stands for a cell without an outline
 _SHIFT = 3  # cv2 draws to 1/8 px
 
@@ -85,40 +79,12 @@ def write_overlay(slide: Slide, rings: RingStore, path: Path, progress: Progress
     """Writes the scanned part of `slide` with every outline; returns its size. Raises SlideError, OutputError."""
     bounds = slide.bounds
     size = Size(max(1, int(bounds.width)), max(1, int(bounds.height)))
-    levels = [size]
-    while max(levels[-1].width, levels[-1].height) > _SMALLEST_PX:
-        levels.append(Size(math.ceil(levels[-1].width / 2), math.ceil(levels[-1].height / 2)))
-    n_tiles = sum(_across(s.width) * _across(s.height) for s in levels)
-    tiles = progress.track(_all_tiles(slide, rings, levels), n_tiles, path.name, "tile")
+    levels = pyramid_levels(size)
     mpp = slide.mpp
     assert mpp is not None  # nothing is counted without a pixel size
-    name = {"axes": "YXS", "Name": f"{slide.name} counted"}
-    pixel = {"PhysicalSizeX": mpp.x, "PhysicalSizeXUnit": "µm", "PhysicalSizeY": mpp.y, "PhysicalSizeYUnit": "µm"}
-    options: dict[str, Any] = {
-        "dtype": np.uint8,
-        "tile": (_TILE_PX, _TILE_PX),
-        "photometric": "rgb",
-        "compression": "jpeg",
-        "compressionargs": {"level": _QUALITY},
-        "subsampling": (1, 1),
-        "resolutionunit": "CENTIMETER",
-    }
-    with replacing(path) as temporary, tifffile.TiffWriter(temporary, bigtiff=True, ome=True) as writer:
-        for k, level in enumerate(levels):
-            writer.write(
-                (next(tiles) for _ in range(_across(level.width) * _across(level.height))),
-                shape=(level.height, level.width, 3),
-                metadata=name | pixel if k == 0 else None,
-                subifds=len(levels) - 1 if k == 0 else None,
-                subfiletype=0 if k == 0 else 1,
-                resolution=(1e4 / mpp.x / 2**k, 1e4 / mpp.y / 2**k),
-                **options,
-            )
+    level_um = [(mpp.x * 2**k, mpp.y * 2**k) for k in range(len(levels))]
+    write_pyramid(path, f"{slide.name} counted", levels, _all_tiles(slide, rings, levels), level_um, progress)
     return size
-
-
-def _across(length: int) -> int:
-    return math.ceil(length / _TILE_PX)
 
 
 def _all_tiles(slide: Slide, rings: RingStore, levels: list[Size]) -> Iterator[U8]:
@@ -130,19 +96,19 @@ def _all_tiles(slide: Slide, rings: RingStore, levels: list[Size]) -> Iterator[U
     by_top = np.argsort(low[:, 1], kind="stable")
     tallest = float((high - low)[:, 1].max()) if len(rings) else 0.0
     for k, level in enumerate(levels):
-        side = float(_TILE_PX * 2**k)
-        for row in range(_across(level.height)):
+        side = float(TILE_PX * 2**k)
+        for row in range(tiles_across(level.height)):
             top = slide.bounds.y + row * side
             # one line of drawing is two pixels wide: a little beyond the tile counts
             reach = 2.0 * 2**k
             first, last = np.searchsorted(low[by_top, 1], (top - tallest - reach, top + side + reach))
             near = by_top[first:last]
-            for column in range(_across(level.width)):
+            for column in range(tiles_across(level.width)):
                 left = slide.bounds.x + column * side
                 inside = (low[near, 0] < left + side + reach) & (high[near, 0] > left - reach)
                 inside &= high[near, 1] > top - reach
                 box = Box(left, top, side, side)
-                image = np.array(read_window(slide, box, Size(_TILE_PX, _TILE_PX)))
+                image = np.array(read_window(slide, box, Size(TILE_PX, TILE_PX)))
                 for i in np.sort(near[inside]).tolist():
                     ring = (points[spans[i] : spans[i + 1]] - np.array((left, top), np.float32)) / np.float32(2**k)
                     corners = np.round((ring - 0.5) * 2**_SHIFT).astype(np.int32)

@@ -1,0 +1,79 @@
+"""A picture that is made tile by tile, as a pyramidal OME-TIFF that QuPath opens."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tifffile
+
+from virtual_stain.files import replacing
+from virtual_stain.geometry import Size
+from virtual_stain.progress import QUIET, Progress
+
+TILE_PX = 512
+_SMALLEST_PX = 1024  # no level below this
+_QUALITY = 88
+
+
+def pyramid_levels(size: Size) -> list[Size]:
+    """`size` and its halves, rounded up, until one is small enough to be looked at as a whole."""
+    sizes = [size]
+    while max(sizes[-1].width, sizes[-1].height) > _SMALLEST_PX:
+        sizes.append(Size(math.ceil(sizes[-1].width / 2), math.ceil(sizes[-1].height / 2)))
+    return sizes
+
+
+def tiles_across(length_px: int) -> int:
+    """Tiles along a side of a level."""
+    return math.ceil(length_px / TILE_PX)
+
+
+def write_pyramid(
+    path: Path,
+    name: str,
+    levels: Sequence[Size],
+    tiles: Iterator[npt.NDArray[np.uint8]],
+    level_um_per_px: Sequence[tuple[float, float]] | None,
+    progress: Progress = QUIET,
+) -> None:
+    """Writes `tiles`, uint8[TILE_PX, TILE_PX, 3] RGB, level by level and row by row; none is held.
+
+    `levels`: of `pyramid_levels`. `level_um_per_px`: pixel size along x and y of every level; None: not known.
+    Raises OutputError, and what `tiles` raises; a file that is not whole does not stay.
+    """
+    counts = [tiles_across(s.width) * tiles_across(s.height) for s in levels]
+    tracked = iter(progress.track(tiles, sum(counts), path.name, "tile"))
+    metadata: dict[str, Any] = {"axes": "YXS", "Name": name}
+    if level_um_per_px is not None:
+        x, y = level_um_per_px[0]
+        metadata |= {"PhysicalSizeX": x, "PhysicalSizeXUnit": "µm", "PhysicalSizeY": y, "PhysicalSizeYUnit": "µm"}
+    options: dict[str, Any] = {
+        "dtype": np.uint8,
+        "tile": (TILE_PX, TILE_PX),
+        "photometric": "rgb",
+        "compression": "jpeg",
+        "compressionargs": {"level": _QUALITY},
+        "subsampling": (1, 1),
+    }
+    with replacing(path) as temporary, tifffile.TiffWriter(temporary, bigtiff=True, ome=True) as writer:
+        for index, level in enumerate(levels):
+            writer.write(
+                (next(tracked) for _ in range(counts[index])),  # unlike a slice, an error where one is missing
+                shape=(level.height, level.width, 3),
+                metadata=metadata if index == 0 else None,
+                subifds=len(levels) - 1 if index == 0 else None,
+                subfiletype=0 if index == 0 else 1,
+                **_resolution(None if level_um_per_px is None else level_um_per_px[index]),
+                **options,
+            )
+
+
+def _resolution(um_per_px: tuple[float, float] | None) -> dict[str, Any]:
+    if um_per_px is None:
+        return {"resolution": (1, 1), "resolutionunit": "NONE"}
+    return {"resolution": (1e4 / um_per_px[0], 1e4 / um_per_px[1]), "resolutionunit": "CENTIMETER"}
