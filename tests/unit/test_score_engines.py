@@ -17,11 +17,12 @@ from virtual_stain.export.inference_graph import freeze_network
 from virtual_stain.export.saved_model import write_bundle
 from virtual_stain.markers import Marker
 from virtual_stain.model.tile_reading import tile_reading
+from virtual_stain.parallel import available_cores
 from virtual_stain.score import score as module
 from virtual_stain.score.answer_log import AnswerLog
 from virtual_stain.score.bfloat16 import find_network
 from virtual_stain.score.engine_check import acceptable, difference
-from virtual_stain.score.hardware import available_cores, multiplies_bfloat16
+from virtual_stain.score.hardware import multiplies_bfloat16
 from virtual_stain.score.in_flight import Batch, InFlight
 from virtual_stain.score.local import LocalPredictor
 from virtual_stain.score.score import score_slide

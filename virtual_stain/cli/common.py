@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from virtual_stain.config import Config, load_config
-from virtual_stain.parallel import default_jobs
+from virtual_stain.parallel import available_cores
 from virtual_stain.progress import QUIET, Console, Progress
 
 
@@ -53,7 +53,7 @@ def common_options(function: Callable[..., Any]) -> Callable[..., Any]:
         common = Common(
             config=load_config(config_path, overrides),
             progress=QUIET if quiet else Console(),
-            jobs=jobs or default_jobs(),
+            jobs=jobs or available_cores(),
             force=force,
             verbose=verbose,
         )

@@ -20,8 +20,9 @@ from tensorflow.python.framework.function_def_to_graph import function_def_to_gr
 from virtual_stain.config import ScoringSettings
 from virtual_stain.errors import ConfigError, ModelError
 from virtual_stain.export.card import cells_key
+from virtual_stain.parallel import available_cores
 from virtual_stain.score.engine_check import acceptable, difference
-from virtual_stain.score.hardware import available_cores, multiplies_bfloat16
+from virtual_stain.score.hardware import multiplies_bfloat16
 from virtual_stain.score.local import LocalPredictor
 from virtual_stain.score.predictor import Answers, Tiles
 

@@ -17,6 +17,7 @@ from importlib import metadata
 from pathlib import Path
 
 from virtual_stain.errors import ConfigError
+from virtual_stain.parallel import available_cores
 from virtual_stain.patients import ENVIRONMENT_NAME, default_key_path
 from virtual_stain.version import __version__
 
@@ -191,7 +192,7 @@ def _python_check() -> Check:
 
 def _machine_check() -> Check:
     free_gb = shutil.disk_usage(Path.cwd()).free / 1e9
-    return Check("machine", True, f"{len(os.sched_getaffinity(0))} processor(s), {free_gb:.0f} GB free in this folder")
+    return Check("machine", True, f"{available_cores()} processor(s), {free_gb:.0f} GB free in this folder")
 
 
 def _memory_check() -> Check:
