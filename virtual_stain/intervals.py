@@ -128,21 +128,22 @@ def slide_interval(payload: Mapping[str, Any] | None, reading: float | None) -> 
         return SlideInterval(None, None, None, level, "the slide has no reading")
     if not 0 <= reading <= 1:
         raise ValueError(f"Expected a fraction from 0 to 1. Received: {reading}")
-    return _applied(payload, reading, level)
+    low, high = _ends(payload, reading, level)
+    intercept, slope = (float(v) for v in payload["calibration"])
+    calibrated = _fraction(intercept + slope * float(_arcsine([reading])[0]))
+    least, most = (float(v) for v in payload.get("reading_range", (0.0, 1.0)))
+    beyond = None if least <= reading <= most else (least, most)
+    return SlideInterval(calibrated, low, high, level, None, beyond)
 
 
-def _applied(fitted: Mapping[str, Any], reading: float, level: float) -> SlideInterval:
+def _ends(fitted: Mapping[str, Any], reading: float, level: float) -> tuple[float, float]:
     z = float(_arcsine([reading])[0])
     lines = np.asarray(fitted["left_out_calibrations"], np.float64)
     residual = np.asarray(fitted["left_out_residuals"], np.float64)
     centre = lines[:, 0] + lines[:, 1] * z
     n, alpha = len(residual), 1 - level
     low, high = _at_rank(centre - residual, alpha * (n + 1)), _at_rank(centre + residual, (1 - alpha) * (n + 1))
-    intercept, slope = fitted["calibration"]
-    calibrated = _fraction(float(intercept) + float(slope) * z)
-    least, most = (float(v) for v in fitted.get("reading_range", (0.0, 1.0)))
-    beyond = None if least <= reading <= most else (least, most)
-    return SlideInterval(calibrated, _fraction(low), _fraction(max(low, high)), level, None, beyond)
+    return _fraction(low), _fraction(max(low, high))
 
 
 def left_out_hits(slides: Iterable[OutOfFold], *, level: float = LEVEL) -> list[bool]:
@@ -156,8 +157,8 @@ def left_out_hits(slides: Iterable[OutOfFold], *, level: float = LEVEL) -> list[
         return []
     hits = []
     for index, point in enumerate(points):
-        found = _applied(_fitted([*points[:index], *points[index + 1 :]]), point.reading, level)
-        hits.append(found.low is not None and found.high is not None and found.low <= point.truth <= found.high)
+        low, high = _ends(_fitted([*points[:index], *points[index + 1 :]]), point.reading, level)
+        hits.append(low <= point.truth <= high)
     return hits
 
 
