@@ -34,7 +34,6 @@ from virtual_stain.export.serving import prediction_log, write_serving_files
 from virtual_stain.export.weights_apart import Weights, put_back
 from virtual_stain.files import folder_lock, output_errors, write_text
 from virtual_stain.markers import ValueDefinition, parse_marker
-from virtual_stain.memory import release_memory
 from virtual_stain.model.tile_reading import tile_maps, tile_reading
 from virtual_stain.progress import QUIET, Progress
 from virtual_stain.provenance import RunRecord, refuse_foreign_run, software_versions
@@ -61,7 +60,6 @@ def export_run(
     `name`: for TF Serving, default the name of `out`. `seal`: see `write_bundle`.
     Raises InputError, ModelError, OutputError, ConfigError.
     """
-    release_memory()  # of what this process did before; saving a graph of constants needs gigabytes for a moment
     run_dir = exported_run(run_dir)
     run = load_run(run_dir)
     key = existing_key()
@@ -76,7 +74,6 @@ def export_run(
     card = _run_card(run.card, evaluated, name or _model_name(out), slides)
     refuse_foreign_run(out, "export")
     network = freeze_network(lambda crops: run.model(crops, training=False), card.crop_px, weights_apart=True)
-    release_memory()
 
     def reading(tiles: tf.Tensor) -> Mapping[str, tf.Tensor]:
         return tile_reading(network, tiles)
@@ -85,7 +82,6 @@ def export_run(
     maps = None if dense is None else (lambda tiles: tile_maps(dense, tiles))
     variables = [] if dense is None else [v.value for v in dense.variables]
     folder = write_bundle(reading, variables, card, out, maps=maps, weights=network.weights, version=version, seal=seal)
-    release_memory()
     record = RunRecord("export", extra={"run": str(run_dir), "version": int(folder.name), "training": card.training})
     record.write(out, tensorflow=True)
     return folder
@@ -209,7 +205,6 @@ def _save(
 
         module.functions.append(dense_uint8)
         signatures["dense_uint8"] = dense_uint8.get_concrete_function()
-    release_memory()
     tf.saved_model.save(module, str(folder), signatures=signatures)
 
 
