@@ -69,9 +69,8 @@ def command(
         geojson_origin=geojson_origin,
         full_overlay=full_overlay,
     )
+    model = None if region_model is None else load_region_model(region_model)
     summary = count_slide(
-        request,
-        common.config, jobs=common.jobs, force=common.force, progress=common.progress,
-        region_model=None if region_model is None else load_region_model(region_model),
-    )  # fmt: skip
+        request, common.config, jobs=common.jobs, force=common.force, progress=common.progress, region_model=model
+    )
     click.echo(describe(summary, out))
