@@ -95,6 +95,15 @@ def test_what_is_no_region_model_is_refused_before_counting(
     assert not (slide.parent / "out" / "cells.csv").exists()
 
 
+def test_a_missing_name_says_what_the_module_has_and_where_another_could_be_found(
+    slide: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert count(slide, "--region-model", "own_regions:Right") != 0
+    said = capsys.readouterr().err
+    assert "Left" in said and "ready" in said and "own_regions.py" in said
+    assert "PYTHONPATH" in said
+
+
 def test_a_region_and_a_model_are_one_too_many(slide: Path) -> None:
     roi = slide.parent / "roi.png"
     cv2.imwrite(str(roi), np.full(cv2.imread(str(slide)).shape[:2], 255, np.uint8))

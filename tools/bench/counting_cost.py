@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
+import resource
 import shutil
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,19 +20,10 @@ from virtual_stain.config.counting import CountingSettings
 from virtual_stain.counting.count import count_cells
 from virtual_stain.counting.stain import estimate_stain
 from virtual_stain.markers import Marker
+from virtual_stain.memory import resident_bytes_of_tree
 
 _TILE_MM2 = 0.3072**2
-# one command in a process of its own: its memory, and that of its largest worker
-_COUNT = """
-import json, resource, sys, time
-from virtual_stain.cli.main import _run
-start = time.monotonic()
-code = _run(sys.argv[1:])
-wall = time.monotonic() - start
-own, child = (resource.getrusage(w) for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-seconds = own.ru_utime + own.ru_stime + child.ru_utime + child.ru_stime
-print(json.dumps([code, wall, seconds, own.ru_maxrss / 1e6, child.ru_maxrss / 1e6]))
-"""
+_SAMPLE_S = 0.2
 
 
 def tile_cost() -> None:
@@ -45,23 +40,48 @@ def tile_cost() -> None:
 
 
 def scaling(folder: Path, size_mm: float) -> None:
-    """A whole slide through `vstain count`, with one and with two processes."""
-    import json
-
+    """A whole slide through `vstain count`: one and two processes, and the overlay of the whole slide."""
     slide = large_slide(folder, size_mm)
     print(f"cost: `vstain count` of {slide.name}")
-    for jobs in (1, 2):
-        out = folder / f"count-{jobs}"
+    for jobs, overlay in ((1, False), (2, False), (2, True)):
+        out = folder / f"count-{jobs}{'-overlay' if overlay else ''}"
         shutil.rmtree(out, ignore_errors=True)
-        words = ["count", str(slide), "--marker", "ki67", "--out", str(out), "-q", "--jobs", str(jobs)]
-        done = subprocess.run([sys.executable, "-c", _COUNT, *words], capture_output=True, text=True, check=True)
-        code, wall, seconds, own_gb, child_gb = json.loads(done.stdout.splitlines()[-1])
+        words = ["--marker", "ki67", "--out", str(out), "-q", "--jobs", str(jobs)]
+        cost = _run_vstain(["count", str(slide), *words, *(["--full-overlay"] if overlay else [])])
         summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
         tiles = summary["area_mm2"] / _TILE_MM2
-        # workers are alike: the largest one, times their number, is the most that they can take together
-        total = own_gb + jobs * child_gb if jobs > 1 else own_gb
+        name = f"{jobs} process{'es' if jobs > 1 else ''}{', --full-overlay' if overlay else ''}"
         print(
-            f"  {jobs} process{'es' if jobs > 1 else '  '}: {wall:.0f} s, {seconds / tiles:.3f} s of processor time a "
-            f"tile, {tiles:.0f} tiles, {summary['all_nuclei']['nuclei']} nuclei, at most {total:.2f} GB (exit {code})",
+            f"  {name:28s} {cost.wall_s:.0f} s, {cost.processor_s / tiles:.3f} s of processor time a tile, {tiles:.0f} "
+            f"tiles, {summary['all_nuclei']['nuclei']} nuclei, at most {cost.peak_gb:.2f} GB (load before "
+            f"{cost.load:.1f})",
             flush=True,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Cost:
+    wall_s: float
+    processor_s: float
+    peak_gb: float
+    """Of the command and its workers together, looked at five times a second."""
+    load: float
+    """Of the machine in the minute before."""
+
+
+def _run_vstain(words: list[str]) -> _Cost:
+    load, before, start = os.getloadavg()[0], _processor_s(), time.monotonic()
+    command = subprocess.Popen([Path(sys.executable).with_name("vstain"), *words], stdout=subprocess.DEVNULL)
+    peak = 0
+    while command.poll() is None:
+        peak = max(peak, resident_bytes_of_tree(command.pid))
+        time.sleep(_SAMPLE_S)
+    if command.returncode:
+        raise SystemExit(f"vstain {' '.join(words)}: exit code {command.returncode}")
+    return _Cost(time.monotonic() - start, _processor_s() - before, peak / 1e9, load)
+
+
+def _processor_s() -> float:
+    """Of all children that have ended, and of theirs."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime

@@ -12,6 +12,7 @@ a window is cut, so that the same nucleus has the same outline, to the last bit,
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -24,7 +25,7 @@ F64 = npt.NDArray[np.float64]
 
 _SUBPIXELS = 32  # cv2.remap interpolates in 1/32 px: offsets on that grid are exact
 _GRID = 1024  # parts of a pixel that results are rounded to: far below what matters, but exact wherever a window is
-_CHUNK = 1000  # points at a time: cv2.remap takes fewer than 32768 rows
+_CHUNK = 500  # points at a time: what is computed of them stays in the processor's cache
 _JUMP = 2  # steps that the radius may change from ray to ray
 _BEND = np.float32(0.02)  # price of a change, × steps², in units of the point's own edges
 _RISE = np.float32(0.5)  # price of a rise on the way out, relative to an edge of the same height
@@ -104,55 +105,80 @@ def trace(field: F32, centre: F64, mpp: float, rays: Rays) -> Contours:
 
 def sample(field: F32, centre: F64, offset: F64) -> F32:
     """float32[N, …]: `field` at `centre` + `offset` (float64[…, 2], px), linear between pixels."""
-    at = np.round(offset * _SUBPIXELS) / _SUBPIXELS
-    flat = at.reshape(-1, 2)
-    x = (centre[:, 0, None] + flat[:, 0]).astype(np.float32)
-    y = (centre[:, 1, None] + flat[:, 1]).astype(np.float32)
+    return np.moveaxis(_sampled(field, centre, offset), -1, 0)
+
+
+def _sampled(field: F32, centre: F64, offset: F64) -> F32:
+    """`sample` as float32[…, N]."""
+    at = (np.round(offset * _SUBPIXELS) / _SUBPIXELS).reshape(-1, 2)
+    x = (centre[:, 0] + at[:, 0, None]).astype(np.float32)
+    y = (centre[:, 1] + at[:, 1, None]).astype(np.float32)
     values = cv2.remap(field, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
-    return np.asarray(values, np.float32).reshape(len(centre), *at.shape[:-1])
+    return np.asarray(values, np.float32).reshape(*offset.shape[:-1], len(centre))
 
 
 def _trace(field: F32, centre: F64, mpp: float, rays: Rays) -> tuple[F32, F32]:
+    # [radius, angle, point]: every step below runs along many points at once, which lie side by side in memory
     steps = np.arange(rays.first + rays.count + 1) * (rays.step_um / mpp)
-    profile = sample(field, centre, steps[:, None, None] * rays.directions)  # [N, radius, angle]
-    fall = profile[:, rays.first - 1 : -2] - profile[:, rays.first + 1 :]
-    rise = np.cumsum(np.maximum(profile[:, 1:] - profile[:, :-1], 0), axis=1)[:, rays.first - 1 : -1]
-    evidence = fall - _RISE * rise
-    usual = np.maximum(np.median(evidence.max(axis=1), axis=1), _LEAST)[:, None, None]
-    gain = np.minimum(fall / usual, _STRONG) - _RISE * rise / usual
-    path = _best_path(np.ascontiguousarray(gain.transpose(2, 0, 1)))
-    edge = np.take_along_axis(fall, path[:, None, :], axis=1)[:, 0]
-    return ((rays.first + path) * np.float32(rays.step_um)).astype(np.float32), edge
+    profile = _sampled(field, centre, steps[:, None, None] * rays.directions)
+    fall = profile[rays.first - 1 : -2] - profile[rays.first + 1 :]
+    rise = _risen(profile)[rays.first - 1 :]
+    rise *= _RISE
+    usual = np.maximum(np.median((fall - rise).max(axis=0), axis=0), _LEAST)
+    gain = np.minimum(fall / usual, _STRONG)
+    rise /= usual
+    gain -= rise
+    path = _best_path(gain)
+    edge = np.take_along_axis(fall, path[None], axis=0)[0]
+    radius = (rays.first + path) * np.float32(rays.step_um)
+    return radius.T.astype(np.float32), np.ascontiguousarray(edge.T)
+
+
+def _risen(profile: F32) -> F32:
+    """float32[R − 2, A, N]: how much `profile`, float32[R, A, N], has risen from its first radius on, up to every other
+    one but the last."""
+    risen = np.maximum(profile[1:-1] - profile[:-2], 0)
+    for i in range(1, len(risen)):
+        risen[i] += risen[i - 1]
+    return risen
 
 
 def _best_path(gain: F32) -> npt.NDArray[np.intp]:
-    """intp[N, A]: the index of the radius on every ray. `gain`: float32[A, N, radius].
+    """intp[A, N]: the index of the radius on every ray. `gain`: float32[radius, A, N].
 
     The path is closed by running one and a half turns and keeping the turn in the middle, where it no longer
     depends on where it began.
     """
-    angles, n, radii = gain.shape
+    radii, angles, n = gain.shape
     turns = angles + angles // 2 + 1
-    score = gain[0]
-    choice = np.zeros((turns, n, radii), np.int8)
-    padded = np.full((n, radii + 2 * _JUMP), -np.inf, np.float32)
+    # the best sum that ends at each radius, between rows that no path may use
+    score = np.full((turns, radii + 2 * _JUMP, n), -np.inf, np.float32)
+    inner = slice(_JUMP, _JUMP + radii)
+    score[0, inner] = gain[:, 0]
     for t in range(1, turns):
-        padded[:, _JUMP : _JUMP + radii] = score
-        best = score.copy()
-        for jump in (-1, 1, -2, 2):
-            other = padded[:, _JUMP + jump : _JUMP + jump + radii] - _BEND * np.float32(jump * jump)
-            better = other > best
-            np.copyto(best, other, where=better)
-            np.copyto(choice[t], np.int8(jump), where=better)
-        score = best + gain[t % angles]
-    row = np.arange(n)
-    at = score.argmax(axis=1)
-    path = np.zeros((n, angles), np.intp)
+        before, best = score[t - 1], score[t, inner]
+        np.copyto(best, before[inner])
+        for jump in range(1, _JUMP + 1):
+            other = np.maximum(before[_JUMP - jump : _JUMP - jump + radii], before[_JUMP + jump : _JUMP + jump + radii])
+            other -= _BEND * np.float32(jump * jump)
+            np.maximum(best, other, out=best)
+        best += gain[:, t % angles]
+    return _traced_back(score, angles)
+
+
+def _traced_back(score: F32, angles: int) -> npt.NDArray[np.intp]:
+    """intp[A, N]: the path through `score` that ends best; of equal ones the straighter, then the inner one."""
+    jumps = np.array(sorted(range(-_JUMP, _JUMP + 1), key=abs))[:, None]
+    price = _BEND * np.square(jumps).astype(np.float32)
+    column = np.arange(score.shape[2])
+    at = score[-1].argmax(axis=0)
+    path = np.zeros((angles, score.shape[2]), np.intp)
     first = angles // 4
-    for t in range(turns - 1, first - 1, -1):
+    for t in range(len(score) - 1, first - 1, -1):
         if t < first + angles:
-            path[:, t % angles] = at
-        at = at + choice[t, row, at]
+            path[t % angles] = at - _JUMP
+        if t > first:
+            at = at + jumps[(score[t - 1, at + jumps, column] - price).argmax(axis=0), 0]
     return path
 
 
@@ -170,13 +196,26 @@ class Shapes:
     circularity: F64
     """float64[N]: 4 π area / perimeter², 1 for a circle."""
 
+    def select(self, index: npt.NDArray[np.intp] | npt.NDArray[np.bool_]) -> Shapes:
+        return Shapes(*(getattr(self, field.name)[index] for field in dataclasses.fields(self)))
+
+
+def areas(corners: F64) -> F64:
+    """float64[N]: area of polygons float64[N, A, 2] (x, y) around the origin, > 0."""
+    return _sides(corners)[1]
+
+
+def _sides(corners: F64) -> tuple[tuple[F64, F64, F64, F64, F64], F64]:
+    """Where every side begins (x, y) and ends, twice the area between it and the origin, float64[N, A]; and `areas`."""
+    x, y = np.ascontiguousarray(np.moveaxis(corners, 2, 0))
+    x1, y1 = np.roll(x, -1, axis=1), np.roll(y, -1, axis=1)
+    cross = x * y1 - x1 * y
+    return (x, y, x1, y1, cross), np.maximum(cross.sum(axis=1) / 2, 1e-9)
+
 
 def shapes(corners: F64) -> Shapes:
     """Moments of polygons float64[N, A, 2] (x, y) around the origin, by Green's theorem."""
-    x, y = np.moveaxis(corners, 2, 0)
-    x1, y1 = np.roll(x, -1, axis=1), np.roll(y, -1, axis=1)
-    cross = x * y1 - x1 * y
-    area = np.maximum(cross.sum(axis=1) / 2, 1e-9)
+    (x, y, x1, y1, cross), area = _sides(corners)
     mx, my = ((x + x1) * cross).sum(axis=1) / (6 * area), ((y + y1) * cross).sum(axis=1) / (6 * area)
     xx = ((x * x + x * x1 + x1 * x1) * cross).sum(axis=1) / (12 * area) - mx * mx
     yy = ((y * y + y * y1 + y1 * y1) * cross).sum(axis=1) / (12 * area) - my * my
@@ -196,11 +235,11 @@ def shapes(corners: F64) -> Shapes:
 def solidity(corners: F64) -> F64:
     """float64[N]: area of polygons float64[N, A, 2] (x, y) around the origin / area of their convex hulls, about 1 for
     a convex one. The hull is known by how far it reaches in A directions."""
-    x, y = np.moveaxis(corners, 2, 0)
+    x, y = np.ascontiguousarray(np.moveaxis(corners, 2, 0))
     step = 2 * math.pi / corners.shape[1]
     reach = np.stack(
         [(x * math.cos(k * step) + y * math.sin(k * step)).max(axis=1) for k in range(corners.shape[1])], axis=1
     )
     # sides of the polygon that these reaches bound (Minkowski): area is half of reach × side
     side = (np.roll(reach, -1, axis=1) + np.roll(reach, 1, axis=1) - 2 * math.cos(step) * reach) / math.sin(step)
-    return np.asarray(shapes(corners).area_px / np.maximum((reach * side).sum(axis=1) / 2, 1e-9), np.float64)
+    return np.asarray(areas(corners) / np.maximum((reach * side).sum(axis=1) / 2, 1e-9), np.float64)

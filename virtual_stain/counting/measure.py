@@ -106,7 +106,7 @@ def stain_plane(
         hematoxylin=hematoxylin,
         dab=dab,
         residual=residual,
-        saturated=work.min(axis=2) <= BLACK_LEVEL,
+        saturated=np.minimum(np.minimum(work[..., 0], work[..., 1]), work[..., 2]) <= BLACK_LEVEL,
         mpp=(mpp[0] * factor[0], mpp[1] * factor[1]),
         factor=factor,
     )

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from virtual_stain.config.counting import CountingSettings
-from virtual_stain.counting.contours import F32, F64, Contours, Rays, Shapes, on_grid, shapes, solidity, trace
+from virtual_stain.counting.contours import F32, F64, Contours, Rays, Shapes, areas, on_grid, shapes, solidity, trace
 from virtual_stain.counting.seeds import FINE_UM, blur, seed_points
 from virtual_stain.counting.select_contours import choose
 
@@ -75,35 +75,37 @@ def find_nuclei(signal: F32, typical_od: float, mpp: float, settings: CountingSe
     points = seed_points(compressed, fine, mpp)
     low, high = settings.min_radius_um, settings.max_radius_um
     first = trace(fine, points, mpp, Rays.between(low, high, _FIRST_LOOK_STEP_UM, _FIRST_LOOK_ANGLES))
-    points = _middles(first.select(_score(first, mpp)[0] > 0.5 * settings.min_edge_score), mpp, signal.shape)
+    points = _middles(first.select(_score(first, mpp) > 0.5 * settings.min_edge_score), mpp, signal.shape)
     found = trace(fine, points, mpp, Rays.between(low, high, _STEP_UM, _ANGLES))
-    score, _ = _score(found, mpp)
+    score = _score(found, mpp)
     found = _cut(found, mpp, signal.shape)
-    area = shapes(found.corners(mpp)).area_px * mpp * mpp
+    area = areas(found.corners(mpp)) * mpp * mpp
     likely = (score >= settings.min_edge_score) & (area >= settings.min_area_um2) & (area <= settings.max_area_um2)
     found, score = found.select(likely), score[likely]
     smooth = blur(signal, FINE_UM / mpp)
     need = settings.min_contrast_od + settings.level_contrast * typical_od
     filled = _filled(smooth, found, mpp, _FILLED_LEVEL * need) >= _FILLED
     found, score = found.select(filled), score[filled]
-    chosen = choose(found, _rank(found, score, mpp), mpp, settings.overlap_share)
-    return _measured(signal, smooth, found.select(chosen), score[chosen], mpp, need)
+    corners = found.corners(mpp)
+    shape = shapes(corners)
+    chosen = choose(found, _rank(shape, solidity(corners), score, mpp), mpp, settings.overlap_share)
+    return _measured(signal, smooth, found.select(chosen), shape.select(chosen), score[chosen], mpp, need)
 
 
-def _score(contours: Contours, mpp: float) -> tuple[F32, F64]:
-    """float32[N]: clearness × completeness × size of every outline, 0–1; and its area, px²."""
+def _score(contours: Contours, mpp: float) -> F32:
+    """float32[N]: clearness × completeness × size of every outline, 0–1."""
     clear = np.clip(contours.edge / _CLEAR_EDGE, -1, 1).mean(axis=1)
     complete = (contours.edge > _SOME_EDGE).mean(axis=1, dtype=np.float32)
-    area = shapes(contours.corners(mpp)).area_px
+    area = areas(contours.corners(mpp))
     size = np.minimum(np.sqrt(area / math.pi) * mpp / _FULL_RADIUS_UM, 1)
-    return np.maximum(clear * complete * size, 0).astype(np.float32), area
+    return np.asarray(np.maximum(clear * complete * size, 0), np.float32)
 
 
-def _rank(contours: Contours, score: F32, mpp: float) -> F32:
-    """float32[N]: by what rivals are compared: the score, less where the outline is narrow or hollow."""
-    corners = contours.corners(mpp)
-    width = np.minimum(shapes(corners).width_px * mpp / _FULL_WIDTH_UM, 1)
-    convex = np.clip((solidity(corners) - _HOLLOW) / (_CONVEX - _HOLLOW), 0, 1)
+def _rank(shape: Shapes, solid: F64, score: F32, mpp: float) -> F32:
+    """float32[N]: by what rivals are compared: the score, less where the outline is narrow or hollow (`solid`:
+    float64[N], its solidity)."""
+    width = np.minimum(shape.width_px * mpp / _FULL_WIDTH_UM, 1)
+    convex = np.clip((solid - _HOLLOW) / (_CONVEX - _HOLLOW), 0, 1)
     return np.asarray(score * width * convex, np.float32)
 
 
@@ -138,7 +140,7 @@ def _filled(smooth: F32, contours: Contours, mpp: float, level: float) -> F64:
     return np.asarray((dark.mean(axis=2) * weight).sum(axis=1) / weight.sum(axis=1), np.float64)
 
 
-def _measured(signal: F32, smooth: F32, found: Contours, score: F32, mpp: float, need: float) -> Nuclei:
+def _measured(signal: F32, smooth: F32, found: Contours, shape: Shapes, score: F32, mpp: float, need: float) -> Nuclei:
     """The outlines whose mean signal is at least `need` above the surroundings."""
     labels = _paint(found, mpp, signal.shape)
     n = len(found)
@@ -150,7 +152,7 @@ def _measured(signal: F32, smooth: F32, found: Contours, score: F32, mpp: float,
     keep = (contrast >= need) & (pixels > 0)
     number = np.concatenate([[0], np.where(keep, np.cumsum(keep), 0)]).astype(np.int32)
     kept = found.select(keep)
-    shape = shapes(kept.corners(mpp))
+    shape = shape.select(keep)
     return Nuclei(
         labels=number[labels],
         polygon=list(kept.polygons(mpp) + 0.5),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from types import ModuleType
 from typing import Protocol
 
 import numpy as np
@@ -10,6 +11,8 @@ import numpy as np
 from virtual_stain.counting.region import Region
 from virtual_stain.errors import InputError
 from virtual_stain.slides.slide import Slide
+
+_NAMES_SHOWN = 12
 
 
 class RegionModel(Protocol):
@@ -33,15 +36,30 @@ def load_region_model(where: str) -> RegionModel:
     if not module_name or not name:
         raise InputError(f"{expected} Received: {where!r}")
     try:
-        found = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError) as error:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
         raise InputError(
             f"{expected} Received: {where!r} ({error})", hint="Set PYTHONPATH to the folder that holds the module."
         ) from error
+    if not hasattr(module, name):
+        raise InputError(f"{expected} Received: {where!r} (no {name} in {_place(module)})", hint=_instead(module))
+    found = getattr(module, name)
     model = found() if callable(found) and not callable(getattr(found, "region", None)) else found
     if isinstance(model, type):
         model = model()
     return check_region_model(model, where)
+
+
+def _place(module: ModuleType) -> str:
+    return getattr(module, "__file__", None) or module.__name__
+
+
+def _instead(module: ModuleType) -> str:
+    """What the module could have been meant for; and another of the same name may have been found instead."""
+    public = [n for n in dir(module) if not n.startswith("_") and not isinstance(getattr(module, n), ModuleType)]
+    shown = ", ".join(public[:_NAMES_SHOWN]) + (" …" if len(public) > _NAMES_SHOWN else "")
+    has = f"It has {shown}." if public else "It has no names."
+    return f"{has} Is it the wrong module? Set PYTHONPATH to the folder that holds yours."
 
 
 def check_region_model(model: object, where: str) -> RegionModel:

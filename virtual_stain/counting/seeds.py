@@ -67,16 +67,17 @@ def _votes(fine: F32, mpp: float) -> F32:
         for dx in (1, 0)
     )
     steepness = np.sqrt(across * across + down * down)
-    row, column = np.nonzero(steepness > _VOTE_FROM)
-    steep = steepness[row, column]
+    votes_here = steepness > _VOTE_FROM
+    steep = steepness[votes_here]
     weight = np.minimum(steep / _VOTE_FULL, np.float32(1)).astype(np.float64)
-    unit_x, unit_y = across[row, column] / steep, down[row, column] / steep
-    height, width = fine.shape
-    votes = np.zeros(fine.size)
+    unit_x, unit_y = across[votes_here] / steep, down[votes_here] / steep
+    reach = math.ceil(max(_VOTE_RADII_UM) / mpp)  # room for the votes that fall outside
+    padded = np.pad(votes_here, reach)
+    voter, width = np.flatnonzero(padded), padded.shape[1]
+    votes = np.zeros(padded.size)
     for radius in _VOTE_RADII_UM:
         # whole steps from the voter, so that a vote falls on the same place in every window
-        x = column + np.rint(unit_x * np.float32(radius / mpp)).astype(np.intp)
-        y = row + np.rint(unit_y * np.float32(radius / mpp)).astype(np.intp)
-        inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-        votes += np.bincount(y[inside] * width + x[inside], weight[inside] / radius, fine.size)
-    return blur(votes.reshape(fine.shape).astype(np.float32), _VOTE_SMOOTH_UM / mpp)
+        x, y = (np.rint(unit * np.float32(radius / mpp)).astype(np.intp) for unit in (unit_x, unit_y))
+        votes += np.bincount(voter + y * width + x, weight / radius, padded.size)
+    inner = votes.reshape(padded.shape)[reach:-reach, reach:-reach]
+    return blur(inner.astype(np.float32), _VOTE_SMOOTH_UM / mpp)

@@ -64,6 +64,11 @@ class RingStore:
         """int64[N + 1]: where each outline begins."""
         return np.asarray(self._first, np.int64)
 
+    def outlines(self, index: npt.NDArray[np.intp]) -> list[tuple[int, Points]]:
+        """Class and outline (float64[M, 2] px0) of a few of them, in the order of `index`."""
+        points, spans, kinds = self.points(), self.spans(), self.kinds()
+        return [(int(kinds[i]), np.asarray(points[spans[i] : spans[i + 1]], np.float64)) for i in index.tolist()]
+
     def kinds(self) -> npt.NDArray[np.uint8]:
         """uint8[N]: CellClass."""
         return np.asarray(self._kind, np.uint8)

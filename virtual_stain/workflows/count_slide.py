@@ -283,15 +283,19 @@ def _count_to_files(
             parts.append(dataclasses.replace(found.cells, tumour=tumour))
             grades.append(found.grade)
             quality.append(found.quality)
-            if request.full_overlay:
-                for kind, ring, (x, y) in zip(found.cells.cell_class, found.rings, found.cells.xy, strict=True):
-                    store.append(int(kind), square((x, y), (mpp.x, mpp.y)) if ring is None else ring)
+            for kind, ring, (x, y) in zip(found.cells.cell_class, found.rings, found.cells.xy, strict=True):
+                store.append(int(kind), square((x, y), (mpp.x, mpp.y)) if ring is None else ring)
         if request.full_overlay:
             write_overlay(slide, store, out / OVERLAY_NAME, progress)
-    cells = Cells.concatenated(parts)
-    box = close_up_box(slide, cells, (mpp.x, mpp.y))
-    rings = _rings_in(full_box(slide, box), request, config, how.given, where)
+        cells = Cells.concatenated(parts)
+        box = close_up_box(slide, cells, (mpp.x, mpp.y))
+        rings = store.outlines(_in_box(full_box(slide, box), cells.xy))
     return _Tally(cells, np.concatenate(grades), tuple(quality), box, rings)
+
+
+def _in_box(box: Box, xy: Points) -> npt.NDArray[np.intp]:
+    low, high = (box.x, box.y), (box.x1, box.y1)
+    return np.asarray(np.flatnonzero(((xy >= low) & (xy < high)).all(axis=1)), np.intp)
 
 
 def _found(
@@ -317,24 +321,3 @@ def _found(
 
 def _tumour_by(region: Region, cells: Cells) -> npt.NDArray[np.bool_]:
     return np.asarray(region.contains(cells.xy) & (cells.cell_class != CellClass.OTHER), np.bool_)
-
-
-def _rings_in(
-    box: Box, request: CountRequest, config: Config, given: GivenCells | None, where: tuple[WindowPlan, SlideStain]
-) -> list[tuple[int, Points]]:
-    """Counts the few windows of the close-up once more: cheaper than to keep every outline of the slide."""
-    plan, stain = where
-    sx, sy = plan.scale
-    near = tuple(
-        w
-        for w in plan.windows
-        if w.core_x * sx < box.x1 and w.core_x1 * sx > box.x and w.core_y * sy < box.y1 and w.core_y1 * sy > box.y
-    )
-    part = dataclasses.replace(plan, windows=near)
-    rings = []
-    for task in window_tasks(request.slide, part, request.marker, stain, config.counting, given):
-        for found in count_windows(task):
-            for (x, y), kind, ring in zip(found.cells.xy, found.cells.cell_class, found.rings, strict=True):
-                if ring is not None and box.x <= x < box.x1 and box.y <= y < box.y1:
-                    rings.append((int(kind), ring))
-    return rings
