@@ -100,7 +100,7 @@ def test_a_missing_name_says_what_the_module_has_and_where_another_could_be_foun
 ) -> None:
     assert count(slide, "--region-model", "own_regions:Right") != 0
     said = capsys.readouterr().err
-    assert "Left" in said and "ready" in said and "own_regions.py" in said
+    assert all(word in said for word in ("Left", "ready", "own_regions.py"))
     assert "PYTHONPATH" in said
 
 
