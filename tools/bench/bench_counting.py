@@ -112,9 +112,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("realdata", type=Path)
     parser.add_argument("--work", type=Path, required=True, help="Where phantoms are kept.")
-    parser.add_argument(
-        "--slide-mm", type=float, default=3.0, help="Slide for the cost; 11.7: 1,000 tiles of tissue."
-    )
+    parser.add_argument("--slide-mm", type=float, default=3.0, help="Slide for the cost; 11.7: 1,000 tiles of tissue.")
     options = parser.parse_args()
     breast, others = masked_scenes(options.realdata)
     print(HEADER)
