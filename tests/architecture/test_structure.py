@@ -23,6 +23,7 @@ TENSORFLOW_MAY_FILES = {
     "score/bfloat16.py",
     "score/openvino_engine.py",
     "score/signature.py",
+    "score/start_tensorflow.py",
     "remote.py",
     "records/read.py",
     "records/write.py",

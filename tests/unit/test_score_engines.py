@@ -1,7 +1,11 @@
 """bfloat16, its check against the reference, and the overlap of reading and network."""
 
+import os
+import subprocess
+import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import keras
 import numpy as np
@@ -26,6 +30,7 @@ from virtual_stain.score.hardware import multiplies_bfloat16
 from virtual_stain.score.in_flight import Batch, InFlight
 from virtual_stain.score.local import LocalPredictor
 from virtual_stain.score.score import score_slide
+from virtual_stain.score.start_tensorflow import calls_at_once, start_tensorflow
 from virtual_stain.slides.slide import SlideRef, open_slide
 from virtual_stain.tiles import walking_order
 
@@ -287,8 +292,6 @@ def test_openvino_reads_the_same_and_its_defaults_are_set(bundle, tiles, crops):
 
 def test_openvino_answers_calls_that_run_at_once(bundle, tiles):
     pytest.importorskip("openvino")
-    from concurrent.futures import ThreadPoolExecutor
-
     from virtual_stain.score.openvino_engine import OpenVinoPredictor
 
     predictor = OpenVinoPredictor(bundle, ScoringSettings(engine="openvino", precision="float32"))
@@ -297,6 +300,48 @@ def test_openvino_answers_calls_that_run_at_once(bundle, tiles):
         parts = list(pool.map(lambda i: predictor.predict(tiles[i % 6 : i % 6 + 1])["ki67"][0], range(24)))
     np.testing.assert_array_equal(parts, np.tile(whole["ki67"], 4))
     predictor.close()
+
+
+def test_every_core_gets_a_call_of_its_own(tmp_path):
+    """In a process of its own, where TensorFlow has done nothing yet."""
+    code = (
+        "import virtual_stain.score.start_tensorflow as start\n"
+        "start.available_cores = lambda: {cores}\n"
+        "start.start_tensorflow()\n"
+        "import tensorflow as tf\n"
+        "print(start.calls_at_once(), tf.config.threading.get_intra_op_parallelism_threads())\n"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "TF_NUM_INTRAOP_THREADS"} | {"CUDA_VISIBLE_DEVICES": ""}
+
+    def started(cores: int, **more: str) -> list[int]:
+        done = subprocess.run(
+            [sys.executable, "-c", code.format(cores=cores)],
+            check=True,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            env=environment | more,
+        )
+        return [int(n) for n in done.stdout.split()]
+
+    assert started(2) == [2, 1]
+    assert started(6) == [3, 2]
+    assert started(64) == [4, 16]
+    assert started(2, TF_NUM_INTRAOP_THREADS="2") == [1, 0], "what the user has set stays"
+
+
+def test_a_tensorflow_that_has_worked_already_keeps_its_threads_and_gets_one_call(bundle, tiles):
+    tf.constant(1.0)
+    start_tensorflow()
+    assert LocalPredictor(bundle).in_flight == calls_at_once() == 1
+
+
+def test_calls_that_run_at_once_answer_as_one_does(bundle, tiles):
+    predictor = LocalPredictor(bundle)
+    whole = predictor.predict(tiles)
+    with ThreadPoolExecutor(4) as pool:
+        parts = list(pool.map(lambda i: predictor.predict(tiles[i % 6 : i % 6 + 1])["ki67"][0], range(24)))
+    np.testing.assert_allclose(parts, np.tile(whole["ki67"], 4), rtol=0, atol=1e-6)
 
 
 def test_openvino_that_does_not_agree_leaves_the_slide_to_tensorflow(bundle, tiles, monkeypatch):
@@ -384,9 +429,6 @@ def test_a_bundle_that_is_no_longer_used_leaves_tensorflow(bundle, tiles):
 
 def test_tensorflow_starts_without_keras_and_keras_still_works(tmp_path):
     """In a process of its own, where nothing has imported either."""
-    import subprocess
-    import sys
-
     code = (
         "import os, sys\n"
         "from virtual_stain.score.start_tensorflow import start_tensorflow\n"

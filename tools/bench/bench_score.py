@@ -9,16 +9,19 @@ tissue at 0.25 µm/px, a small training, the bundle) and uses it again. "core" i
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the command does
 
 import click
 import numpy as np
@@ -28,6 +31,8 @@ from scoring_slides import Mirrored, he_picture, write_jpeg_tiff
 from virtual_stain.config import ScoringSettings, TissueSettings
 from virtual_stain.geometry import Size
 from virtual_stain.score.local import LocalPredictor
+from virtual_stain.score.predictor import predictor_in_flight
+from virtual_stain.score.start_tensorflow import start_tensorflow
 from virtual_stain.slides.slide import SlideRef, open_slide
 from virtual_stain.slides.tissue import find_tissue
 from virtual_stain.slides.window import read_window
@@ -96,15 +101,24 @@ def keras_predict(out: Path, tiles: np.ndarray) -> tuple[float, float, np.ndarra
     return wall, core, answer["ki67"].reshape(-1, 4).mean(axis=1)
 
 
+def keras_alone(out: Path, tiles: np.ndarray) -> tuple[float, float, np.ndarray]:
+    """`keras_predict` in a process of its own: there TensorFlow has the threads that it takes by itself."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(keras_predict, out, tiles).result()
+
+
 def over(predictor: Any, tiles: np.ndarray, batch: int) -> np.ndarray:
-    parts = [predictor.predict(tiles[i : i + batch])["ki67"] for i in range(0, len(tiles), batch)]
-    return np.concatenate(parts)
+    """The answers, asked for as scoring asks: as many calls at once as the predictor wants."""
+    starts = range(0, len(tiles), batch)
+    with ThreadPoolExecutor(predictor_in_flight(predictor)) as pool:
+        parts = pool.map(lambda i: predictor.predict(tiles[i : i + batch])["ki67"], starts)
+        return np.concatenate(list(parts))
 
 
 def networks(out: Path, model: Path, tiles: np.ndarray) -> dict[str, float]:
     """Crops per core second of every engine, and parity; returns wall seconds a tile."""
     crops = 4 * len(tiles)
-    wall, core, keras_answer = keras_predict(out, tiles)
+    wall, core, keras_answer = keras_alone(out, tiles)
     base = crops / core
     rows: dict[str, float] = {}
     print(
@@ -121,8 +135,8 @@ def networks(out: Path, model: Path, tiles: np.ndarray) -> dict[str, float]:
         else:
             predictor = LocalPredictor(model, settings)
             predictor._function = predictor._fast or predictor._reference  # measured whatever its check would say
-        over(predictor, tiles[:4], 2)
-        wall, core, answer = timed(lambda p=predictor: over(p, tiles, 2))
+        over(predictor, tiles[:4], 1)
+        wall, core, answer = timed(lambda p=predictor: over(p, tiles, 1))
         if reference is None:
             reference = answer
             print(f"{'':40} frozen graph against Keras: {np.abs(answer - keras_answer).max():.1e}")
@@ -206,8 +220,6 @@ def whole(slide: Path, model: Path, out: Path, kinds: list[str]) -> None:
 
 def served(model: Path, tiles: np.ndarray) -> None:
     """Throughput through a server in a process of its own, beside the same network here."""
-    from concurrent.futures import ThreadPoolExecutor
-
     from virtual_stain.score.open_model import open_predictor
 
     process = subprocess.Popen(
@@ -249,6 +261,7 @@ def served(model: Path, tiles: np.ndarray) -> None:
 @click.option("--engine", "kinds", multiple=True, default=["TensorFlow bfloat16", "TensorFlow float32"])
 def main(out: Path, columns: int, n_tiles: int, steps: int, part: str, kinds: tuple[str, ...]) -> None:
     """Prints the tables."""
+    start_tensorflow()
     slide, model = prepare(out, columns, steps)
     if part in ("all", "network"):
         networks(out, model, some_tiles(slide, n_tiles))

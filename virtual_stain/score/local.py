@@ -19,6 +19,7 @@ from virtual_stain.score.engine_check import acceptable, difference
 from virtual_stain.score.hardware import multiplies_bfloat16
 from virtual_stain.score.predictor import Answers, Tiles
 from virtual_stain.score.signature import Signature, callable_signatures, read_saved_model, signature_graph
+from virtual_stain.score.start_tensorflow import calls_at_once
 
 SIGNATURES = {"quadrants": "uint8", "center": "center_uint8"}
 
@@ -26,7 +27,6 @@ SIGNATURES = {"quadrants": "uint8", "center": "center_uint8"}
 class LocalPredictor:
     """Loads a bundle after every file of it has been verified; fits `Predictor`."""
 
-    in_flight = 1
     _keeps_network = False  # its weights once more
 
     def __init__(self, model: Path, settings: ScoringSettings | None = None) -> None:
@@ -77,6 +77,7 @@ class LocalPredictor:
         # for the whole process.
         tf.config.experimental.enable_tensor_float_32_execution(False)
         self.batch_size = 16 if gpus else 1  # a CPU is as fast with one tile, in a third of the memory of four
+        self.in_flight = calls_at_once()
         self.engine: dict[str, Any] = {"name": "tensorflow", "precision": "float32", "device": "GPU" if gpus else "CPU"}
         self._function: Signature = self._reference
 
@@ -89,10 +90,7 @@ class LocalPredictor:
         self._function = self._reference
         facts = self.engine | {"precision": "float32"}
         if self._fast is not None and self._fast_compared is not None and tiles is not None:
-            # both at once on a CPU: the first call of each is prepared by one core
-            with ThreadPoolExecutor(2 if self.engine["device"] == "CPU" else 1) as pool:
-                both = pool.map(lambda f: self._in_parts(f, tiles), (self._reference_compared, self._fast_compared))
-                found = difference(*both)
+            found = difference(*self._in_parts(tiles, self._reference_compared, self._fast_compared))
             facts |= {"checked_tiles": len(tiles), "largest_difference": found["tile"]}
             if acceptable(found):
                 self._function = self._fast
@@ -111,11 +109,18 @@ class LocalPredictor:
                 function.CopyFrom(to_bfloat16(function))
         return result
 
-    def _in_parts(self, function: Signature, tiles: Tiles) -> Answers:
-        """What is compared on more tiles than suit the device at a time: as many crops as in a reading."""
+    def _in_parts(self, tiles: Tiles, *functions: Signature) -> list[Answers]:
+        """Each function's answers. More tiles than suit the device at a time: as many crops a call as in a reading."""
         size = self.batch_size * (self.card.tiling.tile_px // self.card.crop_px) ** 2
-        parts = [self._run(function, tiles[i : i + size]) for i in range(0, len(tiles), size)]
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        parts = [tiles[i : i + size] for i in range(0, len(tiles), size)]
+        # on a CPU two at once in any case: the first call of a function is prepared by one core
+        with ThreadPoolExecutor(1 if self.engine["device"] == "GPU" else max(2, self.in_flight)) as pool:
+            calls = [[pool.submit(self._run, f, part) for f in functions] for part in parts]
+            found = [[call.result() for call in part] for part in calls]
+        return [
+            {name: np.concatenate([part[i][name] for part in found]) for name in found[0][i]}
+            for i in range(len(functions))
+        ]
 
     def _run(self, function: Signature, tiles: Tiles) -> Answers:
         try:

@@ -32,7 +32,6 @@ _PADDING_MIN = 253  # as in model.tile_reading, which defines a tile's reading; 
 class OpenVinoPredictor(LocalPredictor):
     """`LocalPredictor` whose network is compiled by OpenVINO; the TensorFlow graph stays as the reference."""
 
-    in_flight = 2  # the second call fills the cores that the last crops of the first leave idle
     _keeps_network = True
 
     def __init__(self, model: Path, settings: ScoringSettings) -> None:
@@ -48,6 +47,7 @@ class OpenVinoPredictor(LocalPredictor):
         self._precision = "bfloat16" if wants else "float32"
         self._centre = settings.crops == "center"
         self._streams = available_cores()
+        self.in_flight = 2  # the second call fills the cores that the last crops of the first leave idle
         self.batch_size = -(-self._streams * self.card.crop_px**2 // self.card.tiling.tile_px**2)
         self._compiled = self._compile(openvino)
         self._pool = ThreadPoolExecutor(self._streams, thread_name_prefix="openvino")
@@ -64,7 +64,8 @@ class OpenVinoPredictor(LocalPredictor):
         self._openvino_reads = True
         if tiles is None:
             return self.engine
-        found = difference(self._in_parts(self._reference_compared, tiles), self._on_openvino(tiles, True))
+        (reference,) = self._in_parts(tiles, self._reference_compared)
+        found = difference(reference, self._on_openvino(tiles, True))
         facts = self.engine | {"checked_tiles": len(tiles), "largest_difference": found["tile"]}
         if not acceptable(found):
             self._openvino_reads = False
