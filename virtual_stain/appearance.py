@@ -20,6 +20,8 @@ import numpy.typing as npt
 
 _STAINS = np.array([[0.650, 0.704, 0.286], [0.072, 0.990, 0.105]])  # haematoxylin, eosin; OD of red, green, blue
 _UNMIX = np.linalg.pinv(_STAINS)
+_NEITHER = np.cross(*_STAINS) / np.linalg.norm(np.cross(*_STAINS))
+_OD = -np.log10((np.arange(256) + 1) / 256)  # optical density of a grey level
 _TISSUE_OD = 0.08
 _STRIDE_PX = 4
 _MIN_TISSUE_PX = 64
@@ -75,22 +77,25 @@ class Deviation:
 
 def tile_appearance(tile: npt.NDArray[np.uint8]) -> Appearance | None:
     """uint8[T, T, 3] RGB → its appearance; None where it holds next to no tissue."""
-    pixels = tile[::_STRIDE_PX, ::_STRIDE_PX].reshape(-1, 3)
-    od = -np.log10((pixels.astype(np.float64) + 1) / 256)
-    tissue = od.mean(axis=1) > _TISSUE_OD
+    red, green, blue = (_OD[tile[::_STRIDE_PX, ::_STRIDE_PX, channel]] for channel in range(3))
+    tissue = (red + green + blue) / 3 > _TISSUE_OD
     if int(tissue.sum()) < _MIN_TISSUE_PX:
         return None
-    od = od[tissue]
-    amounts = od @ _UNMIX
+    od = np.stack([red[tissue], green[tissue], blue[tissue]])
+    hematoxylin, eosin = od.mean(axis=1) @ _UNMIX
     grey = cv2.cvtColor(tile, cv2.COLOR_RGB2GRAY)
-    edges = cv2.Laplacian(grey, cv2.CV_32F)
     return Appearance(
-        hematoxylin_od=float(amounts[:, 0].mean()),
-        eosin_od=float(amounts[:, 1].mean()),
-        other_od=float(np.abs(od - amounts @ _STAINS).mean()),
-        focus=float(np.log10((edges.var() + 1e-3) / (grey.var() + 1e-3))),
+        hematoxylin_od=float(hematoxylin),
+        eosin_od=float(eosin),
+        # what two vectors of three numbers leave unexplained lies along the one direction square to both
+        other_od=float(np.abs(_NEITHER @ od).mean() * np.abs(_NEITHER).mean()),
+        focus=float(np.log10((_variance(cv2.Laplacian(grey, cv2.CV_16S)) + 1e-3) / (_variance(grey) + 1e-3))),
         density=float(tissue.mean()),
     )
+
+
+def _variance(image: npt.NDArray[Any]) -> float:
+    return float(cv2.meanStdDev(image)[1][0, 0] ** 2)
 
 
 def slide_appearance(tiles: Iterable[Appearance | None]) -> Appearance | None:

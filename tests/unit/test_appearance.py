@@ -71,3 +71,22 @@ def test_glass_has_no_look_and_no_range_says_nothing(payload):
     assert training_range([]) is None
     deviation = outside_training(payload, slide(99, n=2))[0]
     assert str(deviation) == "n_tiles 2 (training: 3)"
+
+
+def test_a_look_is_what_its_definition_says():
+    """Pixel by pixel, by least squares and plain variances; the function takes shorter ways."""
+    tile = tiny_tile(np.random.default_rng(3), 128, np.random.default_rng(4).uniform(4, 124, (60, 2)), 0.3)
+    found = tile_appearance(tile)
+    assert found is not None
+    pixels = tile[::4, ::4].reshape(-1, 3).astype(np.float64)
+    od = -np.log10((pixels + 1) / 256)
+    inside = od[od.mean(axis=1) > 0.08]
+    stains = np.array([[0.650, 0.704, 0.286], [0.072, 0.990, 0.105]])
+    amounts = np.linalg.lstsq(stains.T, inside.T, rcond=None)[0].T
+    grey = cv2.cvtColor(tile, cv2.COLOR_RGB2GRAY)
+    edges = cv2.Laplacian(grey, cv2.CV_64F)
+    assert found.hematoxylin_od == pytest.approx(amounts[:, 0].mean(), abs=1e-9)
+    assert found.eosin_od == pytest.approx(amounts[:, 1].mean(), abs=1e-9)
+    assert found.other_od == pytest.approx(np.abs(inside - amounts @ stains).mean(), abs=1e-9)
+    assert found.focus == pytest.approx(np.log10((edges.var() + 1e-3) / (grey.var() + 1e-3)), abs=1e-9)
+    assert found.density == pytest.approx(len(inside) / len(od), abs=1e-12)
