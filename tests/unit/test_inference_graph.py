@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from tests.fixtures.models import write_tiny_bundle
+from virtual_stain.export.average_pools import average_after_mixing
 from virtual_stain.export.inference_graph import freeze_network, merge_batch_norm
 from virtual_stain.score.local import LocalPredictor
 
@@ -71,6 +72,49 @@ def test_a_convolution_with_two_users_is_left_alone():
         tf.identity(conv * tf.fill([4], 2.0) + tf.fill([4], 1.0) + conv, name="out")
     merged = merge_batch_norm(graph.as_graph_def(), ["out:0"])
     assert {"Conv2D", "Mul"} <= {n.op for n in merged.node}
+
+
+def _pooled(kernel_px=1, channels=(6, 2), stride=1, padding="SAME", ask="out:0"):
+    """(graph, answers of a function of graphs): an average, a convolution, a bias."""
+    rng = np.random.default_rng(3)
+    before, after = channels
+    with tf.Graph().as_default() as graph:
+        x = tf.compat.v1.placeholder(tf.float32, [None, 9, 7, before], name="x")
+        pool = tf.nn.avg_pool2d(x, 3, stride, padding, name="pool")
+        kernel = rng.normal(size=(kernel_px, kernel_px, before, after)).astype(np.float32)
+        conv = tf.nn.conv2d(pool, kernel, 1, "SAME", name="conv")
+        tf.nn.relu(tf.nn.bias_add(conv, np.arange(after, dtype=np.float32)), name="out")
+    values = rng.normal(size=(2, 9, 7, before)).astype(np.float32)
+
+    def answer(definition):
+        with tf.Graph().as_default() as loaded, tf.compat.v1.Session(graph=loaded) as session:
+            tf.graph_util.import_graph_def(definition, name="")
+            return session.run(ask, {"x:0": values})
+
+    return graph.as_graph_def(), answer
+
+
+def _reads(graph, name):
+    return next(n for n in graph.node if n.name == name).input[0].split(":")[0]
+
+
+def test_an_average_of_many_channels_is_taken_of_the_few_that_are_made_of_them():
+    graph, answer = _pooled()
+    moved = average_after_mixing(graph, ["out:0"])
+    assert (_reads(graph, "pool"), _reads(graph, "conv")) == ("x", "pool")
+    assert (_reads(moved, "conv"), _reads(moved, "pool")) == ("x", "conv")
+    np.testing.assert_allclose(answer(moved), answer(graph), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"kernel_px": 3}, {"channels": (2, 6)}, {"stride": 2}, {"padding": "VALID"}, {"ask": "pool:0"}, {"ask": "conv:0"}],
+)
+def test_an_average_stays_where_moving_it_would_change_something_or_save_nothing(change):
+    graph, answer = _pooled(**change)
+    moved = average_after_mixing(graph, [change.get("ask", "out:0")])
+    assert _reads(moved, "pool") == "x"
+    np.testing.assert_array_equal(answer(moved), answer(graph))
 
 
 def test_a_frozen_network_is_not_trained(crops):

@@ -24,7 +24,7 @@ from virtual_stain.model.tile_reading import tile_reading
 from virtual_stain.parallel import available_cores
 from virtual_stain.score import score as module
 from virtual_stain.score.answer_log import AnswerLog
-from virtual_stain.score.bfloat16 import find_network
+from virtual_stain.score.bfloat16 import find_network, to_bfloat16
 from virtual_stain.score.engine_check import acceptable, difference
 from virtual_stain.score.hardware import multiplies_bfloat16
 from virtual_stain.score.in_flight import Batch, InFlight
@@ -300,6 +300,30 @@ def test_openvino_answers_calls_that_run_at_once(bundle, tiles):
         parts = list(pool.map(lambda i: predictor.predict(tiles[i % 6 : i % 6 + 1])["ki67"][0], range(24)))
     np.testing.assert_array_equal(parts, np.tile(whole["ki67"], 4))
     predictor.close()
+
+
+def test_a_max_pool_whose_type_a_saved_model_leaves_out_is_bfloat16_like_its_neighbours():
+    """It ran in float32, between two conversions of the network's largest maps."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 16, 16, 3], tf.float32)])
+    def network(x):
+        for channels in (3, 4):
+            x = tf.nn.relu(tf.nn.conv2d(x, np.full([3, 3, channels, 4], 1 / 30, np.float32), 1, "SAME"))
+            x = tf.nn.max_pool2d(x, 2, 2, "SAME")
+        return x
+
+    function = network.get_concrete_function().graph.as_graph_def()
+    saved = tf.compat.v1.GraphDef().library.function.add()
+    saved.node_def.extend(function.node)
+    for node in saved.node_def:
+        if node.op == "MaxPool":
+            assert node.attr["T"].type == tf.float32.as_datatype_enum
+            del node.attr["T"]
+    fast = to_bfloat16(saved)
+    pools = [n for n in fast.node_def if n.op == "MaxPool"]
+    assert [n.attr["T"].type for n in pools] == 2 * [tf.bfloat16.as_datatype_enum]
+    ins = [n for n in fast.node_def if n.op == "Cast" and n.attr["DstT"].type == tf.bfloat16.as_datatype_enum]
+    assert len(ins) == 1, "the picture alone is converted"
 
 
 def test_every_core_gets_a_call_of_its_own(tmp_path):

@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
+from virtual_stain.export.average_pools import average_after_mixing
 from virtual_stain.export.weights_apart import Weights, take_out
 
 NETWORK = "vstain_network"
@@ -57,6 +58,7 @@ def freeze_network(network: CropReading, crop_px: int, *, weights_apart: bool = 
     graph = frozen.graph.as_graph_def()
     del traced, frozen  # each holds the weights once more
     graph = merge_batch_norm(graph, list(outputs.values()))
+    graph = average_after_mixing(graph, list(outputs.values()))
     graph, weights = take_out(graph) if weights_apart else (graph, MappingProxyType({}))
     pruned = _as_function(graph, input_name, list(outputs.values()))
 

@@ -84,7 +84,7 @@ def _region(nodes: dict[str, Any]) -> set[str]:
     while growing:
         growing = False
         for node in nodes.values():
-            if node.name in region or "T" not in node.attr or node.attr["T"].type != _FLOAT:
+            if node.name in region or not _is_float(node):
                 continue
             sources = {i.split(":")[0] for i in node.input}
             is_convolution = node.op == "Conv2D" and node.name not in stem
@@ -92,6 +92,13 @@ def _region(nodes: dict[str, Any]) -> set[str]:
                 region.add(node.name)
                 growing = True
     return region
+
+
+def _is_float(node: Any) -> bool:
+    """A SavedModel leaves out what is the default, and of `MaxPool` alone that is float32."""
+    if "T" not in node.attr:
+        return bool(node.op == "MaxPool")
+    return bool(node.attr["T"].type == _FLOAT)
 
 
 def _depths(nodes: dict[str, Any]) -> dict[str, int]:

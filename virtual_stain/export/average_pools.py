@@ -1,0 +1,59 @@
+"""Average pooling moved behind the 1 × 1 convolution that follows it: the same sums, of fewer channels.
+
+InceptionV3 averages 192 to 2,048 channels and then mixes them to 32 to 192. Averaging over neighbours and mixing
+channels are both linear and do not touch each other's axes, so either may come first; the bias is added after both. At
+the border an average counts what lies inside only, for every channel alike, so that holds there, too. Readings change
+by rounding (docs/performance.md).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def average_after_mixing(graph: Any, outputs: list[str]) -> Any:
+    """A GraphDef in which no AvgPool of stride 1 has a narrowing 1 × 1 Conv2D of constants as its only user.
+
+    `outputs`: tensor names; what they name stays where it is.
+    """
+    asked = {name.split(":")[0] for name in outputs}
+    result = type(graph)()
+    result.CopyFrom(graph)
+    nodes = {n.name: n for n in result.node}
+    users: dict[str, list[Any]] = {}
+    for node in result.node:
+        for name in node.input:
+            users.setdefault(name.lstrip("^").split(":")[0], []).append(node)
+    for pool in [n for n in result.node if n.op == "AvgPool"]:
+        readers = users.get(pool.name, [])
+        if len(readers) != 1 or not _keeps_places(pool) or not _mixes_to_fewer(readers[0], nodes):
+            continue
+        conv = readers[0]
+        if {pool.name, conv.name} & asked:
+            continue
+        for user in users.get(conv.name, []):
+            user.input[:] = [pool.name if name.split(":")[0] == conv.name else name for name in user.input]
+        conv.input[0], pool.input[0] = pool.input[0], conv.name
+    return result
+
+
+def _keeps_places(pool: Any) -> bool:
+    """An average for every pixel of the input, edges included."""
+    return (
+        list(pool.attr["strides"].list.i) == [1, 1, 1, 1]
+        and pool.attr["padding"].s == b"SAME"
+        and pool.attr["data_format"].s in (b"", b"NHWC")
+    )
+
+
+def _mixes_to_fewer(conv: Any, nodes: dict[str, Any]) -> bool:
+    kernel = nodes.get(conv.input[1].split(":")[0]) if conv.op == "Conv2D" else None
+    if kernel is None or kernel.op != "Const":
+        return False
+    height, width, before, after = (d.size for d in kernel.attr["value"].tensor.tensor_shape.dim)
+    return (
+        (height, width) == (1, 1)
+        and after < before
+        and list(conv.attr["strides"].list.i) == [1, 1, 1, 1]
+        and conv.attr["data_format"].s in (b"", b"NHWC")
+    )
