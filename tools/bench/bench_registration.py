@@ -5,7 +5,8 @@
     python tools/bench/bench_registration.py --real REALDATA --quick        (a minute)
 
 REALDATA holds `birl_pairs` (H&E/IHC serial sections with people's landmarks); each pair is also turned by 8 angles,
-mirrored, rescaled by 0.5–2, with and without pixel sizes. --rival: SimpleITK on the same pictures in the same run.
+mirrored, rescaled by 0.5–2, with and without pixel sizes. --rival: SimpleITK and, where its module is installed,
+elastix on the same pictures in the same run.
 
 Columns: pairs; solved (right, and not rejected; of unrelated slides: rejected);
 mean of the medians, mean of the 90th percentiles, the worst median (rTRE: error in IHC px / diagonal of the IHC image;
@@ -29,7 +30,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tools.bench.registration_cases import Case, changed_cases, phantom_cases, real_cases, unrelated_cases
-from tools.bench.registration_rival import register_with_simpleitk
+from tools.bench.registration_rival import rivals
 from virtual_stain.config import RegistrationSettings, TissueSettings
 from virtual_stain.registration.register import register_pair
 from virtual_stain.registration.result import Registration
@@ -73,13 +74,13 @@ def measure(case: Case) -> Line:
     return line
 
 
-def measure_rival(case: Case) -> Line:
-    mapped, seconds = register_with_simpleitk(case.he, case.ihc, case.he_points)
+def measure_rival(case: Case, name: str) -> Line:
+    mapped, seconds = rivals()[name](case.he, case.ihc, case.he_points)
     error = np.linalg.norm(mapped - case.ihc_points, axis=1) * case.unit
     # it has no verdict: solved is what a person would call right, within 5 % of the diagonal or 150 µm
     limit = 0.05 if case.um_per_unit > 1 else 150.0
     median, p90 = float(np.median(error)), float(np.percentile(error, 90))
-    print(f"  {case.group:28} {case.name:30} SimpleITK {median:.4g} {p90:.4g} {seconds:.1f} s", flush=True)
+    print(f"  {case.group:28} {case.name:30} {name} {median:.4g} {p90:.4g} {seconds:.1f} s", flush=True)
     return Line(median < limit, median, p90, np.nan, seconds)
 
 
@@ -109,7 +110,8 @@ def run(cases: Iterable[Case], lines: dict[str, list[Line]], *, rival: bool) -> 
     for case in cases:
         lines[case.group].append(measure(case))
         if rival and (case.name in _RIVAL_TURNS or case.name.endswith(_RIVAL_PHANTOM)):
-            lines[f"{case.group}, SimpleITK"].append(measure_rival(case))
+            for name in rivals():
+                lines[f"{case.group}, {name}"].append(measure_rival(case, name))
 
 
 def main() -> None:
@@ -118,7 +120,7 @@ def main() -> None:
     parser.add_argument("--phantoms", type=Path, help="output of hard_phantoms.py")
     parser.add_argument("--changed", type=int, default=6, help="phantoms that are also cut, torn and mislabelled")
     parser.add_argument("--unrelated", type=int, default=0, help="pairs of slides that do not belong together")
-    parser.add_argument("--rival", action="store_true", help="SimpleITK side by side (slow)")
+    parser.add_argument("--rival", action="store_true", help="SimpleITK and elastix side by side (slow)")
     parser.add_argument("--quick", action="store_true", help="every fourth case")
     options = parser.parse_args()
     lines: dict[str, list[Line]] = defaultdict(list)
