@@ -8,11 +8,11 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.fixtures.registration import ToyPair, toy_pair, toy_transform, write_image
+from tests.fixtures.registration import ToyPair, stained, toy_pair, toy_tissue, toy_transform, write_image
 from virtual_stain.config import RegistrationSettings, TissueSettings
 from virtual_stain.errors import NoTissueError, ResolutionError
 from virtual_stain.registration.field import slope
-from virtual_stain.registration.register import register_pair
+from virtual_stain.registration.register import register_pair, side_images
 from virtual_stain.registration.result import Registration, Verdict
 from virtual_stain.slides.slide import SlideRef, open_slide
 
@@ -174,3 +174,20 @@ def test_fragment_that_is_torn_and_turned_is_not_silently_wrong(tmp_path: Path) 
     assert wrong.sum() > 5
     assert np.mean(~dropped[wrong]) < 0.05  # half on either side of the tear, and the verdict calls for a person
     assert np.mean(dropped[~wrong]) < 0.4  # the rest of the section stays, but for what lies at the tear
+
+
+def test_a_lumen_was_tissue_only_where_pixel_sizes_were_known(tmp_path: Path) -> None:
+    """The same pair once had other windows, and another displacement, without pixel sizes."""
+    density = cv2.resize(toy_tissue(3), (1000, 840), interpolation=cv2.INTER_LINEAR)
+    cv2.circle(density, (500, 420), 40, 0.0, -1)
+    path = write_image(tmp_path / "lumen.png", stained(density, (0.25, 0.55, 0.28), 1))
+    masks = []
+    for mpp in (3.5, None):
+        ref = SlideRef(path, None if mpp is None else (mpp, mpp))
+        with open_slide(ref) as he, open_slide(ref) as ihc:
+            side, _ = side_images(he, ihc, RegistrationSettings(), TissueSettings())
+        masks.append(side.mask)
+    known, unknown = masks
+    assert known.shape == unknown.shape
+    assert not known[400:440, 480:520].any()
+    assert (known != unknown).mean() < 0.02

@@ -23,7 +23,7 @@ class RegistrationSettings:
     """Working resolution is never finer than this, µm/px."""
     local: bool = True
     """Refine the affine by a smooth local displacement."""
-    smoothness: float = 4.0
+    smoothness: float = 6.0
     """Weight of the displacement's bending energy against its windows; larger is stiffer."""
     max_slope_fraction: float = 0.4
     """Largest change of the displacement per length; below 1 nothing folds and the inverse converges."""
@@ -47,7 +47,7 @@ class RegistrationSettings:
     """The same where a person's landmarks say where to start: one place was tried, not hundreds."""
     min_windows: int = 8
     """Fewer held-out windows than this prove nothing."""
-    p95_margin_fraction: float = 1.1
+    p95_margin_fraction: float = 1.25
     """The stated p95 is the estimated one times this (calibrated on truth: docs/registration.md)."""
 
     def __post_init__(self) -> None:

@@ -12,9 +12,9 @@ from virtual_stain.registration.transform import DisplacementField
 from virtual_stain.registration.windows import Matches, WindowPlan, match_windows
 
 PASSES = (
-    WindowPlan(factor=0.25, window=48, step=12, radius=16),
-    WindowPlan(factor=0.5, window=64, step=20, radius=16),
-    WindowPlan(factor=1.0, window=64, step=24, radius=12),
+    WindowPlan(factor=0.25, window=48, step=8, radius=16),
+    WindowPlan(factor=0.5, window=64, step=14, radius=16),
+    WindowPlan(factor=1.0, window=64, step=16, radius=12),
 )
 _PROBES = WindowPlan(factor=0.5, window=48, step=48, radius=16)
 MEASURES = WindowPlan(factor=1.0, window=64, step=64, radius=16)

@@ -19,8 +19,9 @@ from virtual_stain.registration.result import Registration, Side
 from virtual_stain.registration.working import SideImage, WorkingPair, prepare, wanted_resolution
 from virtual_stain.slides.resolution import REGISTRATION_RANGE, require_mpp
 from virtual_stain.slides.slide import Slide
-from virtual_stain.slides.tissue import TissueMap, find_tissue, require_tissue
+from virtual_stain.slides.tissue import TissueMap, find_tissue, require_tissue, tissue_mask
 
+_LEAST_DENSE = 0.5  # of the tissue: less would mean that the finer picture is too pale to tell
 _FINER_FRACTION = 0.97  # an overview within 3 % of the wanted resolution serves as it is
 
 
@@ -61,7 +62,7 @@ def side_images(
     wanted = [max(wanted_resolution(c, settings), settings.finest_mpp if known else 1.0) for c in coarse]
     if known:
         wanted = [min(wanted)] * 2
-    fine = [_finer(s, c, w) for s, c, w in zip((he, ihc), coarse, wanted, strict=True)]
+    fine = [_finer(s, c, w, tissue_settings) for s, c, w in zip((he, ihc), coarse, wanted, strict=True)]
     return fine[0], fine[1]
 
 
@@ -70,8 +71,12 @@ def _side_image(slide: Slide, tissue: TissueMap, known: bool) -> SideImage:
     return SideImage(tissue.overview, tissue.mask, tissue.px0_from_ov, mpp)
 
 
-def _finer(slide: Slide, coarse: SideImage, unit: float) -> SideImage:
-    """The same side with an overview of `unit` µm (px0) per px, where the one of the tissue mask is coarser."""
+def _finer(slide: Slide, coarse: SideImage, unit: float, settings: TissueSettings) -> SideImage:
+    """The same side with an overview of `unit` µm (px0) per px, where the one of the tissue mask is coarser.
+
+    What is tissue, the coarse mask says; lumens in it, the finer picture shows as well. They are sought as if it had
+    the usual pixel size of masks, so that the same tissue has the same mask whatever is known of pixel sizes.
+    """
     if unit >= _FINER_FRACTION * max(coarse.unit_per_ov):
         return coarse
     if coarse.mpp is not None:
@@ -79,6 +84,9 @@ def _finer(slide: Slide, coarse: SideImage, unit: float) -> SideImage:
     else:
         overview = slide.overview(max_px=max(1, round(max(slide.bounds.width, slide.bounds.height) / unit)))
     mask = _mask_on(coarse, overview.px0_from_ov, overview.image.shape[:2])
+    dense = mask & tissue_mask(overview.image, settings.overview_mpp, settings)
+    if np.count_nonzero(dense) >= _LEAST_DENSE * np.count_nonzero(mask):
+        mask = dense
     return SideImage(overview.image, mask, overview.px0_from_ov, coarse.mpp)
 
 
