@@ -11,14 +11,14 @@ from virtual_stain.config import RegistrationSettings
 from virtual_stain.geometry import Affine2D, Size
 from virtual_stain.registration.field import FieldSettings, fit_field, slope
 from virtual_stain.registration.foreground import Foreground
-from virtual_stain.registration.precision import measure_precision
+from virtual_stain.registration.precision import common_variance, measure_precision
 from virtual_stain.registration.quality import HoldOut, gather_evidence
 from virtual_stain.registration.raster import from_index, pulled, to_index
 from virtual_stain.registration.result import Verdict, verdict_of
 from virtual_stain.registration.search import find_starts
 from virtual_stain.registration.transform import DisplacementField
 from virtual_stain.registration.warping import dense_displacement, pull, pull_map
-from virtual_stain.registration.windows import Matches, WindowPlan, find_peaks, match_windows
+from virtual_stain.registration.windows import Matches, WindowPlan, find_peaks, match_windows, own_errors
 from virtual_stain.registration.working import SideImage, prepare
 
 SETTINGS = FieldSettings(node_px=32.0, smoothness=4.0, robust_px=3.0, max_slope=0.4)
@@ -146,6 +146,53 @@ def test_slope_of_a_shear_is_exact() -> None:
     values = np.zeros((3, 4, 2), np.float32)
     values[..., 0] = np.arange(3)[:, None] * 2.0  # ux grows by 2 per row of 10 px
     assert slope(DisplacementField((0, 0), (10.0, 10.0), values)) == pytest.approx(0.2)
+
+
+def half_shared_windows(shared: float, bend_px: float = 0.0) -> Matches:
+    """Windows of two sections of which the part `shared` of the texture is common; `bend_px`: what displaces them."""
+    common, he_own, ihc_own = (noise(k, (660, 660), 2.5) for k in (70, 71, 72))
+    y, x = np.mgrid[:660, :660].astype(np.float32)
+    bent = cv2.remap(common, x + np.float32(bend_px) * noise(73, (660, 660), 90.0), y, cv2.INTER_CUBIC)
+    sides = [a * shared + b * (1 - shared**2) ** 0.5 for a, b in ((common, he_own), (bent, ihc_own))]
+    plan = WindowPlan(factor=1.0, window=64, step=64, radius=16)
+    return match_windows(*(foreground((i - i.min() + 1).astype(np.float32)) for i in sides), np.eye(3), None, plan)
+
+
+@pytest.mark.parametrize("shared", [0.7, 0.8, 0.9])
+def test_windows_know_their_own_error(shared: float) -> None:
+    """Sections that share a part of their texture, nothing displaced: all that is found is the windows' own error."""
+    matches = half_shared_windows(shared)
+    peaks = find_peaks(matches)
+    told = own_errors(matches, peaks)
+    met = np.linalg.norm(peaks.shifts, axis=1) / 2**0.5
+    right = met < 3 * np.median(met)
+    assert right.mean() > 0.85
+    assert 0.6 < np.sqrt((told[right] ** 2).mean() / (met[right] ** 2).mean()) < 1.6
+
+
+def test_the_windows_own_error_was_stated_as_the_transforms() -> None:
+    """Where nothing is displaced, a transform without displacement is right, and the windows' scatter is not its error;
+    where something is, and the transform does not follow, it is."""
+    how = HoldOut(SETTINGS, 64.0, stride=3)
+    told = []
+    for bend_px in (0.0, 3.0):
+        windows = half_shared_windows(0.8, bend_px)
+        told.append(measure_precision((660, 660), windows, windows, None, how))
+    still, bent = told
+    assert still.error_sigma < 0.7 * still.recognised_sigma
+    assert bent.error_sigma > 0.9 * bent.recognised_sigma
+    # the windows that say little by themselves are usually off by more
+    assert np.ptp(still.usual) > 0.2 * still.recognised_sigma
+
+
+def test_one_sharp_window_does_not_decide_what_all_have_in_common() -> None:
+    """Of twenty windows that are 3 px off, one is sharp and not off: the likelihood is greatest at "nothing" then."""
+    distances, own, trust = np.full(20, 3.0), np.full(20, 0.5), np.ones(20)
+    alone = common_variance(distances, own, trust)
+    assert alone == pytest.approx(4.5 - 0.25, rel=1e-3)
+    assert common_variance(np.full(20, 0.1), own, trust) == 0.0
+    distances[0], own[0] = 1e-6, 1e-5
+    assert common_variance(distances, own, trust) > 0.9 * alone
 
 
 @pytest.mark.parametrize("sigma", [0.5, 2.0])

@@ -109,8 +109,8 @@ def test_foreign_h5_is_refused(tmp_path: Path) -> None:
 def test_newer_schema_is_refused(tmp_path: Path) -> None:
     written(tmp_path, elastic_px=0.0)
     path = tmp_path / JSON_NAME
-    path.write_text(path.read_text(encoding="utf-8").replace('"schema_version": 2', '"schema_version": 3'))
-    with pytest.raises(InputError, match="schema version 2"):
+    path.write_text(path.read_text(encoding="utf-8").replace('"schema_version": 3', '"schema_version": 4'))
+    with pytest.raises(InputError, match="schema version 3"):
         read_registration(path)
 
 
@@ -133,7 +133,9 @@ def test_error_grows_where_windows_are_not_recognised() -> None:
     good = np.where(np.arange(48) % 7 == 3, 0.01, 0.95)  # here and there one is not recognised
     torn = np.where(centres[:, 0] > 500, 0.01, good)  # the right third lies elsewhere
     whole, parted = (
-        dataclasses.replace(evidence, centres_px0=centres, distances=np.full(48, 6.0), height=good, trust=trust)
+        dataclasses.replace(
+            evidence, centres_px0=centres, distances=np.full(48, 6.0), usual=np.full(48, 6.0), height=good, trust=trust
+        )
         for trust in (good, torn)
     )
     there, far = np.array([[700.0, 300.0]]), np.array([[120.0, 300.0], [3000.0, 300.0]])

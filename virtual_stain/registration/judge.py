@@ -89,9 +89,10 @@ def _error_evidence(
     return ErrorEvidence(
         centres_px0=centres,
         distances=evidence.distances * pair.unit_px,
+        usual=evidence.usual * pair.unit_px,
         height=evidence.height,
         trust=evidence.trust,
-        recognised_sigma=evidence.recognised_sigma * pair.unit_px,
+        error_sigma=evidence.error_sigma * pair.unit_px,
         spacing=evidence.spacing * pair.unit_px,
         growth=evidence.growth,
         unit_per_px0=unit,

@@ -47,5 +47,6 @@ def _measured(pair: WorkingPair, landmarks: Landmarks) -> Precision:
         distances[i] = np.linalg.norm(np.r_[ihc[i], 1.0] @ back - he[i])
     sigma = float(np.sqrt((distances**2).mean() / 2))
     gaps = np.linalg.norm(he[:, None] - he[None], axis=2) + np.diag(np.full(len(he), np.inf))
-    ones = np.ones(len(he))
-    return Precision(he, distances, ones, ones, sigma, 1.0, float(np.median(gaps.min(axis=1))), _GROWTH)
+    ones, spacing = np.ones(len(he)), float(np.median(gaps.min(axis=1)))
+    # people's landmarks have no part that only windows would meet
+    return Precision(he, distances, sigma * ones, ones, ones, sigma, sigma, 1.0, spacing, _GROWTH)

@@ -59,12 +59,14 @@ class ErrorEvidence:
     """float64[N, 2]: H&E level-0 px."""
     distances: Vector
     """float64[N]: disagreement of prediction and finding."""
+    usual: Vector
+    """float64[N]: σ of one coordinate of that disagreement, as it is for such a window on an average place."""
     height: Vector
     """float64[N]: correlation where the window was found."""
     trust: Vector
     """float64[N]: probability that it was recognised, 0–1."""
-    recognised_sigma: float
-    """σ of one coordinate of the distances of recognised windows; NaN when there is no evidence."""
+    error_sigma: float
+    """σ of one coordinate of the error among recognised windows; NaN when there is no evidence."""
     spacing: float
     """Between neighbouring windows."""
     growth: float
@@ -82,13 +84,14 @@ class ErrorEvidence:
         """
         points = np.asarray(he_points, np.float64).reshape(-1, 2) * self.unit_per_px0
         recognised = self.trust > 0.5
-        if not recognised.any() or not np.isfinite(self.recognised_sigma):
+        if not recognised.any() or not np.isfinite(self.error_sigma):
             return np.full(len(points), np.inf), np.full(len(points), np.inf)
         gaps = np.linalg.norm(points[:, None] - (self.centres_px0 * self.unit_per_px0)[None], axis=2)
         near = np.exp(-0.5 * (gaps / (_NEIGHBOURS * self.spacing)) ** 2)
         trusted = near * self.trust[None]
-        total = (trusted * (self.distances**2 / 2)[None]).sum(axis=1) + _PRIOR_WINDOWS * self.recognised_sigma**2
-        local = np.sqrt(total / (trusted.sum(axis=1) + _PRIOR_WINDOWS))
+        worse_than_usual = (self.distances / self.usual) ** 2 / 2
+        total = (trusted @ worse_than_usual + _PRIOR_WINDOWS) / (trusted.sum(axis=1) + _PRIOR_WINDOWS)
+        local = self.error_sigma * np.sqrt(total)
         overall = float(self.trust.mean())
         share = (trusted.sum(axis=1) + _PRIOR_WINDOWS * overall) / (near.sum(axis=1) + _PRIOR_WINDOWS)
         away = self.growth * np.maximum(gaps[:, recognised].min(axis=1) - _REACH * self.spacing, 0.0)

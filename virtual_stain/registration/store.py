@@ -22,9 +22,10 @@ from virtual_stain.registration.result import ErrorEvidence, Registration, Side,
 from virtual_stain.registration.transform import DisplacementField, PairTransform
 from virtual_stain.slides.resolution import Mpp
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 JSON_NAME, H5_NAME = "registration.json", "registration.h5"
 _KIND = "vstain registration"
+_WINDOWS = ("centres_px0", "distances", "usual", "height", "trust")
 _REGISTER_AGAIN = "Register the pair again: vstain register HE IHC --out DIR"
 
 
@@ -112,7 +113,7 @@ def _document(r: Registration) -> dict[str, Any]:
         "ihc": _side(r.ihc),
         "evidence": {
             "windows": len(r.evidence.distances),
-            "recognised_sigma": None if math.isnan(r.evidence.recognised_sigma) else r.evidence.recognised_sigma,
+            "error_sigma": None if math.isnan(r.evidence.error_sigma) else r.evidence.error_sigma,
             "spacing": r.evidence.spacing,
             "growth": r.evidence.growth,
             "unit_per_px0": list(r.evidence.unit_per_px0),
@@ -150,7 +151,7 @@ def _h5_bytes(r: Registration, document: dict[str, Any]) -> bytes:
             dataset.attrs["meaning"] = "u at the nodes origin + (column, row) · spacing, H&E level-0 px"
         evidence = file.create_group("evidence")
         evidence.attrs["meaning"] = "held-out windows; distances in µm (H&E level-0 px without pixel size)"
-        for name in ("centres_px0", "distances", "height", "trust"):
+        for name in _WINDOWS:
             evidence.create_dataset(name, data=getattr(r.evidence, name))
     return buffer.getvalue()
 
@@ -159,7 +160,7 @@ def _read_h5(path: Path) -> tuple[dict[str, Any], DisplacementField | None, dict
     try:
         with h5py.File(path, "r") as file:
             document = _checked(json.loads(file.attrs["document"]), path)
-            evidence = {name: file["evidence"][name][()] for name in ("centres_px0", "distances", "height", "trust")}
+            evidence = {name: file["evidence"][name][()] for name in _WINDOWS}
             displacement = None
             if document["local_displacement"]:
                 dataset = file["displacement/values_px0"]
@@ -226,11 +227,11 @@ def _read_side(value: dict[str, Any]) -> Side:
 
 def _read_evidence(value: dict[str, Any], arrays: dict[str, Any] | None) -> ErrorEvidence:
     # a JSON alone carries no windows: errors at a place are then unknown (infinite), never guessed
-    empty = {"centres_px0": np.zeros((0, 2)), "distances": np.zeros(0), "height": np.zeros(0), "trust": np.zeros(0)}
+    empty = {name: np.zeros((0, 2) if name == "centres_px0" else 0) for name in _WINDOWS}
     windows = empty if arrays is None else {name: np.asarray(a, np.float64) for name, a in arrays.items()}
     unit = value["unit_per_px0"]
     return ErrorEvidence(
-        recognised_sigma=math.nan if value["recognised_sigma"] is None else value["recognised_sigma"],
+        error_sigma=math.nan if value["error_sigma"] is None else value["error_sigma"],
         spacing=value["spacing"],
         growth=value["growth"],
         unit_per_px0=(unit[0], unit[1]),

@@ -145,6 +145,29 @@ def find_peaks(matches: Matches, expected: Points | None = None, reach_px: float
     return Peaks(shifts, centre.astype(np.float64), curvature, inside)
 
 
+def own_errors(matches: Matches, peaks: Peaks) -> npt.NDArray[np.float64]:
+    """float64[N]: σ of one coordinate of the error that each peak has by itself, working px; at most the search radius.
+
+    The surface tells it without knowing where the peak should be. What is not common to both sides tilts the surface at
+    random; how steeply, its slopes far from the peak show, of which 1 − height² are not due to what is common. A tilt
+    moves the peak by slope / curvature.
+    """
+    radius, surface = matches.radius, matches.surfaces.astype(np.float64)
+    steps = np.arange(-radius, radius + 1, dtype=np.float64)
+    at = (peaks.shifts - matches.base) / matches.px
+    distance2 = (steps[None, None] - at[:, :1, None]) ** 2 + (steps[None, :, None] - at[:, 1:, None]) ** 2
+    far = distance2 > (radius / 2) ** 2
+    slopes = (
+        ((surface[:, :, 2:] - surface[:, :, :-2]) / 2, far[:, :, 1:-1]),
+        ((surface[:, 2:] - surface[:, :-2]) / 2, far[:, 1:-1]),
+    )
+    variance = np.stack([(s**2 * f).sum(axis=(1, 2)) / f.sum(axis=(1, 2)) for s, f in slopes], axis=1)
+    variance *= 1.0 - np.clip(peaks.height, 0.0, 1.0)[:, None] ** 2
+    bend = np.maximum(peaks.curvature * matches.px**2, _SMALLEST_CURVATURE)
+    moved: npt.NDArray[np.float64] = np.sqrt((variance / bend**2).mean(axis=1))
+    return np.minimum(moved, radius) * matches.px
+
+
 def _parabola(
     before: npt.NDArray[np.float32], centre: npt.NDArray[np.float32], after: npt.NDArray[np.float32]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
