@@ -162,6 +162,19 @@ def test_an_empty_place_beside_a_dark_fibre_is_no_nucleus() -> None:
         assert (_filled(signal, circle, 0.5, 0.3)[0] >= _FILLED) == whole
 
 
+def test_a_nucleus_that_is_a_thin_wall_around_a_pale_middle_stays_whole() -> None:
+    """A wall of 1 µm is a third of the area: the whole was taken for an empty place, and its pieces were nuclei."""
+    middles = [(x, y) for x in (12.0, 30.0, 48.0) for y in (20.0, 36.0)]
+    walls = [(150, at, (6.0, 5.5)) for at in middles]
+    pale = [(225, at, (5.0, 4.5)) for at in middles]
+    image = _drawn([*_crowd(), *(shape for pair in zip(walls, pale, strict=True) for shape in pair)])
+    cells = count_cells(image, 0.25, Marker.KI67, estimate_stain([image], SETTINGS, 0.25), SETTINGS)
+    for x, y in middles:
+        here = np.hypot(cells.xy[:, 0] / 4 - x, cells.xy[:, 1] / 4 - y) < 7
+        assert here.sum() == 1
+        assert cells.area_um2[here][0] == pytest.approx(np.pi * 6.0 * 5.5, rel=0.25)
+
+
 def test_the_pale_middle_of_a_nucleus_is_a_seed() -> None:
     """The Laplacian of Gaussian has its maxima on a thin rim, so that nothing was looked for around the middle."""
     y, x = np.mgrid[:80, :80]

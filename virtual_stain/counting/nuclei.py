@@ -3,7 +3,8 @@
 The signal is the logarithm of the summed nuclear optical density beyond the slide's typical negative nucleus, so that
 a dark positive nucleus has edges like its pale neighbours. Around each of many points (counting/seeds.py), and once
 more around the middle of what that finds, the best closed outline is traced (counting/contours.py). What it encloses
-must be darker than its surroundings, all but a pale middle: an empty place beside a dark fibre is no nucleus. Its score
+must be darker than its surroundings, all but a pale middle: an empty place beside a dark fibre is no nucleus, but one
+with a closed wall around it is. Its score
 is how much of it is an edge, and how clear that edge is. Of outlines that claim the same place the best stays
 (counting/select_contours.py), wide and convex ones before narrow and hollow ones: so touching nuclei part, and pieces
 of a rim lose against the whole. Of a nucleus that the image's border cuts, only what is in the image counts.
@@ -38,6 +39,7 @@ _SURROUND_UM = 1.5  # beyond the outline: where the surroundings are measured
 _SURROUND_QUANTILE = 0.25  # … on the quarter of it that has no neighbour
 _RINGS = (0.354, 0.612, 0.791, 0.935)  # radii that halve four rings of equal area
 _EVERY = 2  # rays between sampled ones
+_WALL = slice(2, None)  # those of them that a wall of chromatin lies in
 _FILLED = 0.75  # share of the inside that must be darker than the surroundings …
 _FILLED_LEVEL = 0.5  # … by this share of the contrast that a nucleus needs
 _POLYGON_SHIFT = 4
@@ -130,14 +132,17 @@ def _cut(contours: Contours, mpp: float, shape: tuple[int, ...]) -> Contours:
 
 
 def _filled(smooth: F32, contours: Contours, mpp: float, level: float) -> F64:
-    """float64[N]: share of the inside of every outline whose signal is more than `level` above the surroundings."""
+    """float64[N]: share of the inside of every outline whose signal is more than `level` above the surroundings; 1 where
+    these places make a closed wall: what it encloses belongs to it."""
     corners = contours.corners(mpp)[:, ::_EVERY]
     weight = np.square(corners).sum(axis=2)  # the area of a sector grows with its radius squared
     at = contours.centre[:, None, None] + corners[:, :, None] * np.array(_RINGS)[:, None]
     column, row = np.moveaxis(np.rint(at).astype(np.intp), 3, 0)
     inside = smooth[np.clip(row, 0, smooth.shape[0] - 1), np.clip(column, 0, smooth.shape[1] - 1)]
     dark = inside > (_surroundings(smooth, contours, mpp) + level)[:, None, None]
-    return np.asarray((dark.mean(axis=2) * weight).sum(axis=1) / weight.sum(axis=1), np.float64)
+    share = (dark.mean(axis=2) * weight).sum(axis=1) / weight.sum(axis=1)
+    closed = dark[:, :, _WALL].any(axis=2).all(axis=1)
+    return np.asarray(np.where(closed, 1.0, share), np.float64)
 
 
 def _measured(signal: F32, smooth: F32, found: Contours, shape: Shapes, score: F32, mpp: float, need: float) -> Nuclei:
