@@ -14,6 +14,7 @@ import tifffile
 
 from tests.fixtures.counting import Field, FieldStyle, stained_field
 from virtual_stain.cli.main import _run
+from virtual_stain.counting.windows import CountWindow, FoundCells, WindowTask, count_windows
 from virtual_stain.slides.slide import SlideRef, open_slide
 from virtual_stain.workflows.count_overlay import RingStore, write_overlay
 
@@ -251,3 +252,31 @@ def test_overlay_tiles_draw_what_crosses_their_borders(tmp_path: Path) -> None:
     assert dark[495:535, 539:541].any(axis=1).all()
     assert not dark[:480].any()
     assert not dark[550:].any()
+
+
+def test_cells_that_came_as_points_are_in_the_pictures(tmp_path: Path) -> None:
+    """Only outlines were drawn: of another detector's points nothing was seen at full resolution."""
+    blank = write(tmp_path / "white.png", np.full((400, 400, 3), 240, np.uint8))
+    (tmp_path / "points.csv").write_text("x,y\n100,120\n300.5,250\n", encoding="utf-8")
+    assert count(blank, tmp_path / "out", "--cells", str(tmp_path / "points.csv")) == 0
+    picture = cv2.imread(str(tmp_path / "out" / "overlay_full.jpg")).astype(int)
+    drawn = np.abs(picture - 240).max(axis=2) > 40
+    assert [bool(drawn[y - 8 : y + 8, x - 8 : x + 8].any()) for x, y in ((100, 120), (300, 250), (200, 200))] == [
+        True,
+        True,
+        False,
+    ]
+
+
+def test_no_window_is_counted_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The windows around the close-up were counted once more for its outlines: 10 s of a slide's time."""
+    seen: list[CountWindow] = []
+
+    def watched(task: WindowTask) -> list[FoundCells]:
+        seen.extend(task.windows)
+        return count_windows(task)
+
+    monkeypatch.setattr("virtual_stain.workflows.count_slide.count_windows", watched)
+    assert count(write(tmp_path / "field.png", FIELD.rgb), tmp_path / "out", "--set", "counting.window_um=64") == 0
+    assert len(seen) > 4
+    assert len(seen) == len(set(seen))

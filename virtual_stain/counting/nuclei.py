@@ -132,8 +132,10 @@ def _cut(contours: Contours, mpp: float, shape: tuple[int, ...]) -> Contours:
 
 
 def _filled(smooth: F32, contours: Contours, mpp: float, level: float) -> F64:
-    """float64[N]: share of the inside of every outline whose signal is more than `level` above the surroundings; 1 where
-    these places make a closed wall: what it encloses belongs to it."""
+    """float64[N]: share of the inside of every outline whose signal is more than `level` above the surroundings.
+
+    1 where these places make a closed wall: what it encloses belongs to it.
+    """
     corners = contours.corners(mpp)[:, ::_EVERY]
     weight = np.square(corners).sum(axis=2)  # the area of a sector grows with its radius squared
     at = contours.centre[:, None, None] + corners[:, :, None] * np.array(_RINGS)[:, None]
