@@ -13,7 +13,9 @@ import pytest
 
 from tests.fixtures.slides import write_tiled_tiff
 from virtual_stain.config import Config, CountingSettings, LabelSettings
+from virtual_stain.counting.quality import UNEXPLAINED
 from virtual_stain.counting.slide_stain import SlideStain
+from virtual_stain.counting.vectors import NOT_SEPARABLE, OTHER_STAIN
 from virtual_stain.errors import InputError, ResolutionError
 from virtual_stain.geometry import Affine2D, Box
 from virtual_stain.labels.build import PairSources, TileSettings, build_tile, transform_sha256
@@ -63,7 +65,14 @@ def _tissue(bounds: Box) -> TissueMap:
     return TissueMap(mask, Affine2D.scale_and_shift("px0", "ov", (8, 8)), np.zeros((60, 60, 3), np.uint8), True)
 
 
-def _build(slides: tuple[SlideRef, SlideRef], box: Box, *, tile_px: int = 256, regions: Regions | None = None):
+def _build(
+    slides: tuple[SlideRef, SlideRef],
+    box: Box,
+    *,
+    tile_px: int = 256,
+    regions: Regions | None = None,
+    stain_flags: tuple[str, ...] = (),
+):
     matrix = np.eye(3)
     matrix[:2, 2] = SHIFT
     transform = PairTransform(Affine2D("ihc_px0", "he_px0", matrix))
@@ -85,7 +94,7 @@ def _build(slides: tuple[SlideRef, SlideRef], box: Box, *, tile_px: int = 256, r
             ihc_tissue=_tissue(ihc.bounds),
             registration=registration,
             transform_sha256=transform_sha256(transform),
-            stain=SlideStain(background=(245.0, 245.0, 245.0)),
+            stain=SlideStain(background=(245.0, 245.0, 245.0), flags=stain_flags),
             marker=Marker.KI67,
             regions=regions or Regions(),
         )
@@ -118,6 +127,19 @@ def test_cells_are_counted_alike_on_coarse_and_fine_tiles(slides: tuple[SlideRef
     counts = [_build(slides, box, tile_px=tile_px)[0].counts for tile_px in (256, 128)]
     assert counts[0] == counts[1]
     assert counts[0].positive >= 10
+
+
+@pytest.mark.parametrize("flag", [NOT_SEPARABLE, OTHER_STAIN])
+def test_no_tile_of_a_slide_that_is_not_stained_with_dab_trains_the_ratio(
+    slides: tuple[SlideRef, SlideRef], flag: str
+) -> None:
+    """Of an H&E slide in the column of the IHC the tiles had full weight: eosin taken for DAB explains every colour."""
+    box = Box(40.25, 52.5, 256, 256)
+    usual, other = _build(slides, box)[0], _build(slides, box, stain_flags=(flag,))[0]
+    assert UNEXPLAINED not in usual.flags
+    assert usual.weight > 0
+    assert UNEXPLAINED in other.flags
+    assert other.weight == 0
 
 
 def test_a_cell_on_the_edge_belongs_to_one_tile(slides: tuple[SlideRef, SlideRef]) -> None:

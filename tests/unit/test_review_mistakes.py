@@ -16,6 +16,7 @@ from tests.fixtures.review import tiny_label, tiny_review
 from tests.fixtures.web import client, review_of
 from virtual_stain.config import Config, LabelSettings, TilingSettings
 from virtual_stain.counting.quality import SATURATED, UNCERTAIN, UNEXPLAINED, Quality, quality_flags
+from virtual_stain.counting.slide_stain import SlideStain
 from virtual_stain.markers import CellCounts
 from virtual_stain.review.correction import Correction
 from virtual_stain.review.store import ReviewStore
@@ -64,7 +65,8 @@ def test_a_correction_to_one_class_only_does_not_make_the_ratio_certain() -> Non
     corrected, _ = relabelled(label, Correction(changed=tuple((i, "positive") for i in kept), removed=gone), CONFIG)
     assert corrected.counts == CellCounts(3, 0)
     quality = Quality(0, 0, 0.0, 0.0, None)
-    assert UNCERTAIN in quality_flags(quality, corrected.counts, CONFIG.counting)
+    stain = SlideStain(background=(245.0, 245.0, 245.0))
+    assert UNCERTAIN in quality_flags(quality, corrected.counts, CONFIG.counting, stain)
     assert UNCERTAIN in corrected.flags
 
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from virtual_stain.config.counting import CountingSettings
 from virtual_stain.counting.focus import focus_ratio
+from virtual_stain.counting.slide_stain import SlideStain
 from virtual_stain.markers import CellCounts
 
 BLURRED = "blurred"
@@ -101,20 +102,26 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
 
 
-def quality_flags(quality: Quality, counts: CellCounts, settings: CountingSettings) -> tuple[str, ...]:
-    """What to beware of in one picture with `counts` tumour cells."""
+def quality_flags(
+    quality: Quality, counts: CellCounts, settings: CountingSettings, stain: SlideStain
+) -> tuple[str, ...]:
+    """What to beware of in one picture with `counts` tumour cells of a slide with `stain`.
+
+    Eosin that was taken for DAB explains the colours of its slide as well as DAB would: so the slide's stain counts.
+    """
     saturated, unexplained = quality.saturated_fraction, quality.unexplained_fraction
     raised = {
         BLURRED: quality.focus is not None and quality.focus < settings.min_focus,
         SATURATED: saturated is not None and saturated > settings.max_saturated_fraction,
-        UNEXPLAINED: unexplained is not None and unexplained > settings.max_unexplained_fraction,
+        UNEXPLAINED: not stain.is_hematoxylin_dab
+        or (unexplained is not None and unexplained > settings.max_unexplained_fraction),
         UNCERTAIN: counts.uncertainty is not None and counts.uncertainty > settings.max_standard_error,
     }
     return tuple(name for name, is_set in raised.items() if is_set)
 
 
 def join_quality(
-    parts: Iterable[Quality], counts: CellCounts, least_cells: int, settings: CountingSettings
+    parts: Iterable[Quality], counts: CellCounts, least_cells: int, settings: CountingSettings, stain: SlideStain
 ) -> SlideQuality:
     """Of the windows of a slide; blur is flagged where a quarter of them or more is out of focus, fewer tumour cells
     than `least_cells` always."""
@@ -128,7 +135,7 @@ def join_quality(
         focus=float(np.median(focus)) if focus else None,
     )
     blurred = float(np.mean([f < settings.min_focus for f in focus])) if focus else None
-    flags = [f for f in quality_flags(total, counts, settings) if f != BLURRED]
+    flags = [f for f in quality_flags(total, counts, settings, stain) if f != BLURRED]
     if blurred is not None and blurred >= 0.25:
         flags.insert(0, BLURRED)
     if counts.total < least_cells:

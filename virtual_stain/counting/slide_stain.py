@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from virtual_stain.counting.optical_density import PUBLISHED_DAB, PUBLISHED_HEMATOXYLIN, Vector
+from virtual_stain.counting.vectors import NOT_SEPARABLE, OTHER_STAIN
 from virtual_stain.errors import InputError
 
 
@@ -40,6 +41,11 @@ class SlideStain:
             raise ValueError(f"Expected two different stains. Received: {self.hematoxylin} and {self.dab}")
         if not min(self.typical_od, self.typical_area_um2, self.positive_od) > 0:
             raise ValueError(f"Expected densities and area > 0. Received: {self}")
+
+    @property
+    def is_hematoxylin_dab(self) -> bool:
+        """Whether these are the two stains that are looked for; where not (H&E, a red dye), no class is right."""
+        return not {NOT_SEPARABLE, OTHER_STAIN} & set(self.flags)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; `from_dict` reads them back without loss."""

@@ -98,7 +98,7 @@ def build_tile(sources: PairSources, ref: TileRef, settings: TileSettings) -> Ti
         counts.total,
         settings.labels,
         max_p95_um=settings.max_p95_um,
-        counting_flags=quality_flags(quality, counts, settings.counting),
+        counting_flags=quality_flags(quality, counts, settings.counting, sources.stain),
     )
     return TileLabel(
         col=ref.col,

@@ -63,7 +63,7 @@ def summarize(
     tumour = read_cells(cells, settings, tumour_only=True, grade=grade)
     nuclei = read_cells(cells, settings, tumour_only=False, grade=grade)
     least = settings.min_membrane_cells if membrane else settings.min_tumour_cells
-    trust = join_quality(quality, cells.counts(), least, settings)
+    trust = join_quality(quality, cells.counts(), least, settings, stain)
     area_mm2 = facts.area_mm2
     summary = {
         "schema_version": 2,
