@@ -89,8 +89,11 @@ def timed(function: Callable[[], Any], repeats: int = 1) -> tuple[float, float, 
     return *best, result
 
 
-def keras_predict(out: Path, tiles: np.ndarray) -> tuple[float, float, np.ndarray]:
-    """`keras.Model.predict` in float32 on the tiles' crops, batches of eight; the mean over a tile's crops."""
+def keras_predict(out: Path, tiles: np.ndarray) -> tuple[float, float, np.ndarray, float]:
+    """`keras.Model.predict` in float32 on the tiles' crops, batches of eight; the mean over a tile's crops.
+
+    Last: floating point operations of the convolutions of a crop.
+    """
     from scoring_model import _build
 
     network = _build(512)
@@ -98,10 +101,26 @@ def keras_predict(out: Path, tiles: np.ndarray) -> tuple[float, float, np.ndarra
     crops = tiles.reshape(-1, 2, 512, 2, 512, 3).transpose(0, 1, 3, 2, 4, 5).reshape(-1, 512, 512, 3)
     network.model.predict(crops[:8], batch_size=8, verbose=0)
     wall, core, answer = timed(lambda: network.model.predict(crops, batch_size=8, verbose=0))
-    return wall, core, answer["ki67"].reshape(-1, 4).mean(axis=1)
+    return wall, core, answer["ki67"].reshape(-1, 4).mean(axis=1), _operations(network.model)
 
 
-def keras_alone(out: Path, tiles: np.ndarray) -> tuple[float, float, np.ndarray]:
+def _operations(model: Any) -> float:
+    inner = next(layer for layer in model.layers if hasattr(layer, "layers"))
+    convolutions = [layer for layer in inner.layers if type(layer).__name__ == "Conv2D"]
+    return float(sum(2 * np.prod(c.output.shape[1:]) * np.prod(c.kernel.shape[:3]) for c in convolutions))
+
+
+def matrix_rate(dtype: str, side: int = 2048) -> float:
+    """Operations per core second of the processor's own product of two matrices, one thread: the floor."""
+    import tensorflow as tf
+
+    a = tf.cast(tf.random.normal((side, side)), dtype)
+    tf.matmul(a, a)
+    _, core, _ = timed(lambda: [tf.matmul(a, a).shape for _ in range(8)], repeats=3)
+    return 8 * 2 * side**3 / core
+
+
+def keras_alone(out: Path, tiles: np.ndarray) -> tuple[float, float, np.ndarray, float]:
     """`keras_predict` in a process of its own: there TensorFlow has the threads that it takes by itself."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(keras_predict, out, tiles).result()
@@ -118,13 +137,19 @@ def over(predictor: Any, tiles: np.ndarray, batch: int) -> np.ndarray:
 def networks(out: Path, model: Path, tiles: np.ndarray) -> dict[str, float]:
     """Crops per core second of every engine, and parity; returns wall seconds a tile."""
     crops = 4 * len(tiles)
-    wall, core, keras_answer = keras_alone(out, tiles)
+    wall, core, keras_answer, operations = keras_alone(out, tiles)
     base = crops / core
     rows: dict[str, float] = {}
     print(
         f"\nNetwork alone, {crops} crops of 512 px     crops/core-s  × keras  crops/s   largest tile, mean difference"
     )
     print(f"{'keras.Model.predict float32':40} {base:10.2f}     1.00 {crops / wall:8.2f}")
+    for dtype in ("float32", "bfloat16"):
+        rate = matrix_rate(dtype)
+        print(
+            f"{'floor: matrix product, ' + dtype:40} {rate / operations:10.2f} {rate / operations / base:8.2f}"
+            f"          {rate / 1e9:.0f} of {operations / 1e9:.1f} GFLOP a crop"
+        )
     reference: np.ndarray | None = None
     for name, options in ENGINES.items():
         settings = ScoringSettings(**options)
