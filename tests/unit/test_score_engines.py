@@ -205,6 +205,7 @@ def test_as_many_calls_run_at_once_as_the_model_allows_and_answers_stay_in_order
             taken.append(i)
             yield Batch([i], [np.full((4, 4, 3), i, np.uint8)], {})
 
+    start = time.monotonic()
     with InFlight(lambda tiles: predictor.predict(np.stack(tiles)), predictor) as network:
         seen = []
         for batch in network.answers(batches()):
@@ -212,6 +213,7 @@ def test_as_many_calls_run_at_once_as_the_model_allows_and_answers_stay_in_order
             seen.append((batch.indices[0], round(float(batch.answers["ki67"][0]) * 255)))
     assert seen == [(i, i) for i in range(20)]
     assert 1 < predictor.most <= 3
+    assert 0.01 < network.busy_s <= time.monotonic() - start, "time that calls share counts once"
 
 
 def test_an_error_of_the_network_ends_the_run_and_cancels_what_waits():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -49,7 +50,9 @@ class InFlight:
         self._workers = predictor_in_flight(predictor)
         self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="network")
         self.busy_s = 0.0
-        """Time spent in the network, summed over the threads."""
+        """Time in which the network had something to do, however many calls at once."""
+        self._lock = threading.Lock()
+        self._running, self._busy_since = 0, 0.0
 
     def __enter__(self) -> InFlight:
         return self
@@ -62,7 +65,7 @@ class InFlight:
 
     def answers(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Every batch with its answers, in order. Raises what `predict` or `batches` raise."""
-        waiting: deque[tuple[Batch, Future[tuple[dict[str, Floats], float]]]] = deque()
+        waiting: deque[tuple[Batch, Future[dict[str, Floats]]]] = deque()
         for batch in batches:
             waiting.append((batch, self._pool.submit(self._timed, batch.tiles)))
             while len(waiting) > self._workers + 1 or (waiting and waiting[0][1].done()):
@@ -70,12 +73,20 @@ class InFlight:
         while waiting:
             yield self._finished(*waiting.popleft())
 
-    def _timed(self, tiles: Sequence[Tiles]) -> tuple[dict[str, Floats], float]:
-        start = time.monotonic()
-        return self._predict(tiles), time.monotonic() - start
+    def _timed(self, tiles: Sequence[Tiles]) -> dict[str, Floats]:
+        with self._lock:
+            if not self._running:
+                self._busy_since = time.monotonic()
+            self._running += 1
+        try:
+            return self._predict(tiles)
+        finally:
+            with self._lock:
+                self._running -= 1
+                if not self._running:
+                    self.busy_s += time.monotonic() - self._busy_since
 
-    def _finished(self, batch: Batch, future: Future[tuple[dict[str, Floats], float]]) -> Batch:
-        batch.answers, seconds = future.result()
-        self.busy_s += seconds
+    def _finished(self, batch: Batch, future: Future[dict[str, Floats]]) -> Batch:
+        batch.answers = future.result()
         batch.tiles = []  # the pixels have done their work
         return batch
