@@ -31,7 +31,7 @@ class Closeup:
     centre_px0: tuple[float, float]
     """H&E level-0 px."""
     median: float
-    """Stated there, in the unit of the evidence."""
+    """Stated there, in the unit of the evidence; infinite where the tissue lies elsewhere."""
     p95: float
     picture: Rgb
     """uint8[H, W, 3]: H&E, warped IHC, checkerboard of both, from left to right."""
@@ -46,13 +46,11 @@ def worst_windows(he: Slide, ihc: Slide, registration: Registration, count: int 
     if not len(centres):
         return []
     median, p95 = evidence.errors_at(centres)
-    if not np.isfinite(p95).all():  # nothing is known anywhere: show the middle ones
-        median = p95 = np.full(len(centres), np.nan)
     unit = np.array(evidence.unit_per_px0)
     step = _px0_per_px(he, ihc, registration)
     side = round(float(np.clip((np.ptp(centres, axis=0) / step).max() / _SHARE, _LEAST_PX, _MOST_PX)))
     chosen: list[Closeup] = []
-    for i in np.argsort(-np.nan_to_num(p95, nan=0.0), kind="stable"):
+    for i in np.argsort(-p95, kind="stable"):
         near = [np.abs((centres[i] - c.centre_px0) / (step * side)).max() < 1 for c in chosen]
         if any(near):
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from typing import Any
 
 import jinja2
@@ -82,6 +83,6 @@ def _length(r: Registration, um: float | None, px0: float | None) -> str:
 
 def _closeup(closeup: Closeup, r: Registration) -> dict[str, Any]:
     word = "px" if closeup.mpp is None else "µm"
-    told = ["unknown" if v != v else f"{v:.1f} {word}" for v in (closeup.median, closeup.p95)]
+    told = [f"{v:.1f} {word}" if math.isfinite(v) else "unknown" for v in (closeup.median, closeup.p95)]
     (x, y), picture = closeup.centre_px0, data_url(jpeg(closeup.picture), "jpeg")
     return {"x": x, "y": y, "mpp": closeup.mpp, "median": told[0], "p95": told[1], "picture": picture}
