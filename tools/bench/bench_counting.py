@@ -11,9 +11,12 @@ one core; with --slide-mm 11.7 (a slide of 1,000 tissue tiles, made once in 12 m
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the command does
 
 import numpy as np
 
