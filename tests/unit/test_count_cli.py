@@ -280,3 +280,26 @@ def test_no_window_is_counted_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert count(write(tmp_path / "field.png", FIELD.rgb), tmp_path / "out", "--set", "counting.window_um=64") == 0
     assert len(seen) > 4
     assert len(seen) == len(set(seen))
+
+
+def test_a_slide_that_is_not_stained_with_dab_gets_no_reading(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of an H&E slide a percentage came out, like any other, and HER2 "0"; the panel would have believed it."""
+    pink = stained_field(200.0, 0.5, style=FieldStyle(spacing_um=12.0, dab=(0.2, 0.85, 0.48), positive_od=0.5))
+    slide, out = write(tmp_path / "he.png", pink.rgb), tmp_path / "out"
+    assert count(slide, out) == 3
+    error = capsys.readouterr().err
+    assert "he.png: expected an IHC slide" in error
+    assert "--set counting.any_stain=true --force" in error
+    assert (out / "stain.png").is_file()
+    assert not (out / "summary.json").exists()
+    assert count(slide, out, "--set", "counting.any_stain=true", "--force") == 0
+    summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
+    assert any("not brown" in text for text in summary["warnings"])
+
+
+@pytest.mark.parametrize("dab", [(0.50, 0.63, 0.59), (0.46, 0.63, 0.63)])
+def test_pinkish_dab_of_real_cameras_is_read(tmp_path: Path, dab: tuple[float, float, float]) -> None:
+    field = stained_field(200.0, 0.5, style=FieldStyle(spacing_um=12.0, dab=dab))
+    assert count(write(tmp_path / "ihc.png", field.rgb), tmp_path / "out") == 0

@@ -14,6 +14,8 @@ class CountingSettings:
 
     value_definition: ValueDefinition = ValueDefinition.POSITIVE_RATIO
     """Which number of a tile is its label."""
+    any_stain: bool = False
+    """Read a slide although its second stain does not look like DAB; only a warning is left then."""
     work_mpp: float = 0.5
     """Pixel size nuclei are looked for at, µm/px; finer images are averaged to about this."""
     max_mpp: float = 0.75

@@ -12,6 +12,9 @@ from virtual_stain.counting.optical_density import PUBLISHED_DAB, PUBLISHED_HEMA
 from virtual_stain.counting.vectors import NOT_SEPARABLE, OTHER_STAIN
 from virtual_stain.errors import InputError
 
+NO_CLASS_IS_RIGHT = frozenset({NOT_SEPARABLE, OTHER_STAIN})
+"""Flags of slides that are not stained with haematoxylin and DAB, or do not show it."""
+
 
 @dataclass(frozen=True, slots=True)
 class SlideStain:
@@ -45,7 +48,7 @@ class SlideStain:
     @property
     def is_hematoxylin_dab(self) -> bool:
         """Whether these are the two stains that are looked for; where not (H&E, a red dye), no class is right."""
-        return not {NOT_SEPARABLE, OTHER_STAIN} & set(self.flags)
+        return not NO_CLASS_IS_RIGHT & set(self.flags)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; `from_dict` reads them back without loss."""

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from virtual_stain.config import Config
 from virtual_stain.config.check import require_one_of
+from virtual_stain.config.counting import CountingSettings
 from virtual_stain.counting.cell_files import CellFiles
 from virtual_stain.counting.cells import CellClass, Cells
 from virtual_stain.counting.given import GivenCells
@@ -25,8 +26,8 @@ from virtual_stain.counting.overlay import close_up_box, draw_full, draw_overlay
 from virtual_stain.counting.quality import Quality
 from virtual_stain.counting.region import Region, read_region
 from virtual_stain.counting.region_model import RegionModel, region_of
-from virtual_stain.counting.slide_stain import SlideStain
-from virtual_stain.counting.stain import StainEvidence, examine_slide_stain, examine_stain
+from virtual_stain.counting.slide_stain import NO_CLASS_IS_RIGHT, SlideStain
+from virtual_stain.counting.stain import FLAG_SENTENCES, StainEvidence, examine_slide_stain, examine_stain
 from virtual_stain.counting.stain_plot import draw_stain
 from virtual_stain.counting.tumour import IMPORTED, MODEL, NUCLEAR_FEATURES, REGION
 from virtual_stain.counting.windows import (
@@ -37,7 +38,7 @@ from virtual_stain.counting.windows import (
     window_tasks,
     windows_with,
 )
-from virtual_stain.errors import OutputError
+from virtual_stain.errors import InputError, OutputError
 from virtual_stain.files import folder_lock, output_errors, read_json, replacing, sha256_file, write_bytes, write_json
 from virtual_stain.geometry import Box, Points, Size
 from virtual_stain.markers import Compartment, Marker
@@ -98,9 +99,9 @@ def count_slide(
     """Counts one slide and returns what stands in summary.json.
 
     `region_model`: says where the tumour is, if no region of interest was drawn. Raises ConfigError, ResolutionError,
-    SlideError, NoTissueError, InputError (region of interest, cells), OutputError (unwritable, or the folder holds the
-    count of another slide or of other settings and `force` is not given). A run that was killed is done again from
-    the start; nothing half-written is left as whole.
+    SlideError, NoTissueError, InputError (region of interest, cells, a stain that is not DAB), OutputError (unwritable,
+    or the folder holds the count of another slide or of other settings and `force` is not given). A run that was
+    killed is done again from the start; nothing half-written is left as whole.
     """
     require_one_of("geojson_origin", request.geojson_origin, ORIGINS)
     record = RunRecord("count", config=config.to_dict())
@@ -194,6 +195,8 @@ def _count(
     settings, out = config.counting, request.out
     start = time.monotonic()
     tissue, evidence = _tissue_and_stain(slide, config, membrane=request.marker.compartment is Compartment.MEMBRANE)
+    write_bytes(out / "stain.png", draw_stain(evidence, settings, f"{request.marker.label}: the stain of this slide"))
+    _require_dab(slide, evidence.stain, settings, out)
     mpp = slide.mpp
     assert mpp is not None
     everywhere = plan_windows(slide, None, settings)
@@ -219,7 +222,6 @@ def _count(
     title = title_of(summary)
     _write_jpeg(out / "overlay.jpg", draw_overlay(slide, tally.cells, tally.rings, tally.close_up, title))
     _write_jpeg(out / "overlay_full.jpg", draw_full(slide, tally.rings, full_box(slide, tally.close_up)))
-    write_bytes(out / "stain.png", draw_stain(evidence, settings, f"{request.marker.label}: the stain of this slide"))
     write_json(out / "summary.json", summary)
     record.counts = {
         "cells": len(tally.cells),
@@ -228,6 +230,17 @@ def _count(
         "windows": len(plan.windows),
     }
     return summary
+
+
+def _require_dab(slide: Slide, stain: SlideStain, settings: CountingSettings, out: Path) -> None:
+    """An H&E slide has pink nuclei by the thousand, and a percentage of them is a number that looks like any other."""
+    if stain.is_hematoxylin_dab or settings.any_stain:
+        return
+    reasons = "; ".join(FLAG_SENTENCES[flag] for flag in stain.flags if flag in NO_CLASS_IS_RIGHT)
+    raise InputError(
+        f"{slide.path}: expected an IHC slide, blue and brown. Received: {reasons}. Look at {out / 'stain.png'}",
+        hint="Is it the H&E slide of the pair? To read it all the same: --set counting.any_stain=true --force",
+    )
 
 
 def _write_jpeg(path: Path, picture: npt.NDArray[np.uint8]) -> None:
