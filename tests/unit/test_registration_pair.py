@@ -15,6 +15,7 @@ from virtual_stain.registration.field import slope
 from virtual_stain.registration.register import register_pair, side_images
 from virtual_stain.registration.result import Registration, Verdict
 from virtual_stain.slides.slide import SlideRef, open_slide
+from virtual_stain.slides.tissue import tissue_mask
 
 
 def register(pair: ToyPair, mpp: bool = True, ihc_mpp: float | None = None) -> Registration:
@@ -191,3 +192,22 @@ def test_a_lumen_was_tissue_only_where_pixel_sizes_were_known(tmp_path: Path) ->
     assert known.shape == unknown.shape
     assert not known[400:440, 480:520].any()
     assert (known != unknown).mean() < 0.02
+
+
+def test_lumens_were_sought_on_the_whole_of_a_large_slide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A biopsy on a large slide: its overview is fine and large, and a mask of all of it took gigabytes."""
+    rgb = np.full((1500, 2000, 3), 243, np.uint8)
+    rgb[100:520, 100:600] = stained(toy_tissue(3), (0.25, 0.55, 0.28), 1)
+    ref = SlideRef(write_image(tmp_path / "biopsy.png", rgb), (3.5, 3.5))
+    sizes = []
+
+    def seen(picture: np.ndarray, mpp_um: float, settings: TissueSettings) -> np.ndarray:
+        sizes.append(picture.shape[0] * picture.shape[1])
+        return tissue_mask(picture, mpp_um, settings)
+
+    monkeypatch.setattr("virtual_stain.registration.register.tissue_mask", seen)
+    with open_slide(ref) as he, open_slide(ref) as ihc:
+        side, _ = side_images(he, ihc, RegistrationSettings(), TissueSettings())
+    assert side.rgb.shape[:2] == (1500, 2000)
+    assert len(sizes) == 2
+    assert max(sizes) < 0.15 * 1500 * 2000

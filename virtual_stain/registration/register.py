@@ -16,7 +16,7 @@ from virtual_stain.registration.precision import no_precision
 from virtual_stain.registration.quality import Evidence
 from virtual_stain.registration.raster import Mask
 from virtual_stain.registration.result import Registration, Side
-from virtual_stain.registration.working import SideImage, WorkingPair, prepare, wanted_resolution
+from virtual_stain.registration.working import SideImage, WorkingPair, prepare, tissue_box, wanted_resolution
 from virtual_stain.slides.resolution import REGISTRATION_RANGE, require_mpp
 from virtual_stain.slides.slide import Slide
 from virtual_stain.slides.tissue import TissueMap, find_tissue, require_tissue, tissue_mask
@@ -84,7 +84,10 @@ def _finer(slide: Slide, coarse: SideImage, unit: float, settings: TissueSetting
     else:
         overview = slide.overview(max_px=max(1, round(max(slide.bounds.width, slide.bounds.height) / unit)))
     mask = _mask_on(coarse, overview.px0_from_ov, overview.image.shape[:2])
-    dense = mask & tissue_mask(overview.image, settings.overview_mpp, settings)
+    # around the tissue only: a biopsy on a large slide has an overview of many pixels, nearly all of them glass
+    x0, y0, x1, y1 = tissue_box(mask)
+    dense = mask.copy()
+    dense[y0:y1, x0:x1] &= tissue_mask(overview.image[y0:y1, x0:x1], settings.overview_mpp, settings)
     if np.count_nonzero(dense) >= _LEAST_DENSE * np.count_nonzero(mask):
         mask = dense
     return SideImage(overview.image, mask, overview.px0_from_ov, coarse.mpp)

@@ -93,7 +93,7 @@ def _finest(he: float, ihc: float) -> float:
 
 
 def _foreground(side: SideImage, unit_px: float) -> Foreground:
-    x0, y0, x1, y1 = _tissue_box(side.mask)
+    x0, y0, x1, y1 = tissue_box(side.mask)
     rgb, mask = side.rgb[y0:y1, x0:x1], side.mask[y0:y1, x0:x1]
     ux, uy = side.unit_per_ov
     size = (max(8, round((x1 - x0) * ux / unit_px)), max(8, round((y1 - y0) * uy / unit_px)))
@@ -106,7 +106,7 @@ def _foreground(side: SideImage, unit_px: float) -> Foreground:
     return make_foreground(rgb, mask, side.px0_from_ov @ ov_from_work)
 
 
-def _tissue_box(mask: Mask) -> tuple[int, int, int, int]:
+def tissue_box(mask: Mask) -> tuple[int, int, int, int]:
     """x0, y0, x1, y1 of the tissue with a margin, inside the image."""
     ys, xs = np.nonzero(mask)
     margin = round(_MARGIN_FRACTION * math.hypot(np.ptp(xs) + 1, np.ptp(ys) + 1))
