@@ -16,7 +16,7 @@ import ml_dtypes
 import tensorflow as tf
 
 _FOLLOWS = {"BiasAdd", "Relu", "MaxPool", "AvgPool", "ConcatV2", "Identity"}
-STEM, DEEP = 2, 8  # convolutions on the way from the input that stay float32, and from what depth on
+_STEM, _DEEP = 2, 8  # convolutions on the way from the input that stay float32, and from what depth on
 _FLOAT = tf.float32.as_datatype_enum
 _BFLOAT = tf.bfloat16.as_datatype_enum
 
@@ -77,8 +77,8 @@ def to_bfloat16(function: Any) -> Any:
 def _region(nodes: dict[str, Any]) -> set[str]:
     """Names of the float convolutions behind the stem, and of what only moves or compares their results."""
     depth = _depths(nodes)
-    deep = max(depth.values(), default=0) >= DEEP
-    stem = {name for name, before in depth.items() if deep and before < STEM and nodes[name].op == "Conv2D"}
+    deep = max(depth.values(), default=0) >= _DEEP
+    stem = {name for name, before in depth.items() if deep and before < _STEM and nodes[name].op == "Conv2D"}
     region: set[str] = set()
     growing = True
     while growing:

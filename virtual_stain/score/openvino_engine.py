@@ -4,9 +4,6 @@ OpenVINO's defaults are set on purpose: the precision (it would take bfloat16 wh
 and the mode: one crop a call and one thread a call, as many calls at once as there are cores. Threads that share a call
 wait for each other at every layer, which costs a sixth of their time (docs/performance.md); its throughput mode would
 serve a single caller with a part of the cores.
-
-OpenVINO knows one precision for a whole network. In bfloat16 the first convolutions are therefore a network of their
-own, in float32, for the reason told in `bfloat16.py`.
 """
 
 from __future__ import annotations
@@ -24,7 +21,6 @@ from virtual_stain.config import ScoringSettings
 from virtual_stain.errors import ConfigError, ModelError
 from virtual_stain.export.card import cells_key
 from virtual_stain.parallel import available_cores
-from virtual_stain.score.bfloat16 import DEEP, STEM
 from virtual_stain.score.engine_check import acceptable, difference
 from virtual_stain.score.hardware import multiplies_bfloat16
 from virtual_stain.score.local import LocalPredictor
@@ -53,8 +49,6 @@ class OpenVinoPredictor(LocalPredictor):
         self._streams = available_cores()
         self.in_flight = 2  # the second call fills the cores that the last crops of the first leave idle
         self.batch_size = -(-self._streams * self.card.crop_px**2 // self.card.tiling.tile_px**2)
-        self._stem: Any | None = None
-        """The first convolutions, where they are a network of their own."""
         self._compiled = self._compile(openvino)
         self._pool = ThreadPoolExecutor(self._streams, thread_name_prefix="openvino")
         self._own = threading.local()
@@ -95,14 +89,8 @@ class OpenVinoPredictor(LocalPredictor):
         by_name = {name: i for i, output in enumerate(model.outputs) for name in output.get_names()}
         # the network's outputs stand in the order of their names, see `inference_graph`
         self._positions = [by_name[tensor.name] for tensor in graph.outputs]
-        if self._precision == "bfloat16":
-            stem, model = _without_stem(openvino, model)
-            self._stem = None if stem is None else self._compiled_in(openvino, stem, "f32")
-        return self._compiled_in(openvino, model, "bf16" if self._precision == "bfloat16" else "f32")
-
-    def _compiled_in(self, openvino: Any, model: Any, precision: str) -> Any:
         settings = {
-            "INFERENCE_PRECISION_HINT": precision,
+            "INFERENCE_PRECISION_HINT": "bf16" if self._precision == "bfloat16" else "f32",
             "NUM_STREAMS": str(self._streams),
             "INFERENCE_NUM_THREADS": str(self._streams),
         }
@@ -131,37 +119,11 @@ class OpenVinoPredictor(LocalPredictor):
 
     def _read_crop(self, crop: npt.NDArray[np.uint8]) -> list[float]:
         """The network's outputs, in OpenVINO's order, of uint8[C, C, 3]."""
-        own, picture = self._own, np.ascontiguousarray(crop[None])
-        if not hasattr(own, "request"):
-            own.request = self._compiled.create_infer_request()
-            if self._stem is not None:
-                own.stem = self._stem.create_infer_request()
-                own.request.set_input_tensor(own.stem.get_output_tensor())  # one memory: nothing is copied
-        if self._stem is None:
-            own.request.infer([picture])
-        else:
-            own.stem.infer([picture])
-            own.request.infer()
-        return [float(own.request.get_output_tensor(i).data.reshape(())) for i in range(len(self._compiled.outputs))]
-
-
-def _without_stem(openvino: Any, model: Any) -> tuple[Any | None, Any]:
-    """(stem, rest): a deep network cut before its third convolution; (None, model) where that is no cut in two."""
-    convolutions = [n for n in model.get_ordered_ops() if n.get_type_name() == "Convolution"]
-    if len(convolutions) < DEEP:
-        return None, model
-    cut = convolutions[STEM].input(0)
-    between = cut.get_source_output()
-    if len(between.get_target_inputs()) > 1:
-        return None, model
-    stem = openvino.Model([between], model.get_parameters())
-    given = openvino.opset13.parameter(between.get_shape(), between.get_element_type())
-    cut.replace_source_output(given.output(0))
-    try:
-        return stem, openvino.Model(model.get_results(), [given])
-    except RuntimeError:  # something else in the network needs the picture
-        cut.replace_source_output(between)
-        return None, model
+        if not hasattr(self._own, "request"):
+            self._own.request = self._compiled.create_infer_request()
+        request = self._own.request
+        request.infer([np.ascontiguousarray(crop[None])])
+        return [float(request.get_output_tensor(i).data.reshape(())) for i in range(len(self._compiled.outputs))]
 
 
 def crop_grid(tiles: Tiles, crop: int) -> npt.NDArray[np.uint8]:
