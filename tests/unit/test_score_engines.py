@@ -1,10 +1,8 @@
-"""bfloat16, its check against the reference, and the overlap of reading and network."""
+"""What runs the network: bfloat16, OpenVINO, their check against the reference, threads."""
 
 import os
 import subprocess
 import sys
-import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import keras
@@ -12,27 +10,19 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.fixtures.models import TinyPredictor, block_slide, coloured_is_tissue, tiny_card
+from tests.fixtures.models import tiny_card
 from tests.unit.test_inference_graph import CROP_PX, _network
-from virtual_stain.appearance import tile_appearance
-from virtual_stain.config import ScoringSettings, TilingSettings, TissueSettings
+from virtual_stain.config import ScoringSettings, TilingSettings
 from virtual_stain.errors import ModelError
 from virtual_stain.export.inference_graph import freeze_network
 from virtual_stain.export.saved_model import write_bundle
-from virtual_stain.markers import Marker
 from virtual_stain.model.tile_reading import tile_reading
 from virtual_stain.parallel import available_cores
-from virtual_stain.score import score as module
-from virtual_stain.score.answer_log import AnswerLog
 from virtual_stain.score.bfloat16 import find_network, to_bfloat16
 from virtual_stain.score.engine_check import acceptable, difference
 from virtual_stain.score.hardware import multiplies_bfloat16
-from virtual_stain.score.in_flight import Batch, InFlight
 from virtual_stain.score.local import LocalPredictor
-from virtual_stain.score.score import score_slide
 from virtual_stain.score.start_tensorflow import calls_at_once, start_tensorflow
-from virtual_stain.slides.slide import SlideRef, open_slide
-from virtual_stain.tiles import walking_order
 
 TILE_PX = 2 * CROP_PX
 
@@ -158,119 +148,6 @@ def test_bfloat16_hardware_is_read_from_the_processor(tmp_path, flags, expected,
     path.write_text(f"model name\t: x\nflags\t\t: {flags}\n")
     assert multiplies_bfloat16(path) is expected
     assert multiplies_bfloat16(tmp_path / "none") is False
-
-
-class _Slow(TinyPredictor):
-    in_flight = 3
-
-    def __init__(self):
-        super().__init__()
-        self.now, self.most = 0, 0
-        self.lock = threading.Lock()
-
-    def predict(self, tiles):
-        with self.lock:
-            self.now += 1
-            self.most = max(self.most, self.now)
-        time.sleep(0.01)
-        with self.lock:
-            self.now -= 1
-        return super().predict(tiles)
-
-
-def test_as_many_calls_run_at_once_as_the_model_allows_and_answers_stay_in_order():
-    predictor = _Slow()
-    taken = []
-
-    def batches():
-        for i in range(20):
-            taken.append(i)
-            yield Batch([i], [np.full((4, 4, 3), i, np.uint8)], {})
-
-    start = time.monotonic()
-    with InFlight(lambda tiles: predictor.predict(np.stack(tiles)), predictor) as network:
-        seen = []
-        for batch in network.answers(batches()):
-            assert len(taken) - len(seen) <= 3 + 2  # back-pressure: nobody reads far ahead of the network
-            seen.append((batch.indices[0], round(float(batch.answers["ki67"][0]) * 255)))
-    assert seen == [(i, i) for i in range(20)]
-    assert 1 < predictor.most <= 3
-    assert 0.01 < network.busy_s <= time.monotonic() - start, "time that calls share counts once"
-
-
-def test_an_error_of_the_network_ends_the_run_and_cancels_what_waits():
-    class Fails(TinyPredictor):
-        cancelled = False
-
-        def cancel(self):
-            self.cancelled = True
-
-    predictor = Fails()
-
-    def fail(tiles):
-        raise ModelError("gone")
-
-    with pytest.raises(ModelError, match="gone"), InFlight(fail, predictor) as network:
-        list(network.answers(iter([Batch([0], [np.zeros((1, 1, 3), np.uint8)], {})] * 3)))
-    assert predictor.cancelled
-
-
-def _score(path, predictor, journal=None):
-    with open_slide(SlideRef(path)) as slide:
-        return score_slide(slide, predictor, ScoringSettings(batch_size=1), TissueSettings(), journal=journal)
-
-
-def test_an_interrupted_slide_goes_on_where_it_was(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "find_tissue", coloured_is_tissue)
-    path = block_slide(tmp_path / "a.tiff", [[150, 120, 170], [90, 190, 120]])
-
-    class Dies(TinyPredictor):
-        def predict(self, tiles):
-            if len(self.batches) == 4:
-                raise ModelError("server gone")
-            return super().predict(tiles)
-
-    whole = _score(path, TinyPredictor())
-    partial = tmp_path / "a.partial.npz"
-    with pytest.raises(ModelError, match="gone"):
-        _score(path, Dies(), AnswerLog(partial, "key"))
-    assert partial.is_file()
-    second = TinyPredictor()
-    resumed = _score(path, second, AnswerLog(partial, "key"))
-    assert len(second.batches) == len(whole.tiles) - 4
-    np.testing.assert_array_equal(resumed.markers[Marker.KI67].fraction, whole.markers[Marker.KI67].fraction)
-    other = TinyPredictor()
-    _score(path, other, AnswerLog(partial, "another slide or model"))
-    assert len(other.batches) == len(whole.tiles)
-
-
-def test_a_damaged_answer_log_is_ignored_and_looks_survive(tmp_path):
-    path = tmp_path / "log.npz"
-    path.write_bytes(b"PK\x03\x04 not a whole archive")
-    log = AnswerLog(path, "k")
-    answers, looks = log.start(["ki67"], 3)
-    assert np.isnan(answers["ki67"]).all()
-    assert not looks
-    tile = np.random.default_rng(0).integers(50, 200, (64, 64, 3), dtype=np.uint8)
-    answers["ki67"][1] = 0.25
-    log.add([1], answers, {1: tile_appearance(tile)})
-    log.write(answers, {1: tile_appearance(tile)})
-    again, looks = AnswerLog(path, "k").start(["ki67"], 3)
-    np.testing.assert_array_equal(again["ki67"], answers["ki67"])
-    assert looks == {1: tile_appearance(tile)}
-    log.remove()
-    assert not path.exists()
-
-
-def test_tiles_are_walked_in_strips_and_each_once(tmp_path):
-    class Plan:
-        tiles = tuple(type("T", (), {"col": c, "row": r}) for r in range(3) for c in range(20))
-
-    order = walking_order(Plan)
-    assert sorted(order) == list(range(60))
-    places = [(Plan.tiles[i].col, Plan.tiles[i].row) for i in order]
-    assert places[:9] == [(c, 0) for c in range(8)] + [(0, 1)]
-    assert places[-1] == (19, 2)
 
 
 def test_the_default_tiling_is_untouched_by_the_engine():
