@@ -10,20 +10,19 @@ from __future__ import annotations
 
 from typing import Any
 
+from virtual_stain.export.graph_nodes import node_of, users_of
+
 
 def average_after_mixing(graph: Any, outputs: list[str]) -> Any:
     """A GraphDef in which no AvgPool of stride 1 has a narrowing 1 × 1 Conv2D of constants as its only user.
 
     `outputs`: tensor names; what they name stays where it is.
     """
-    asked = {name.split(":")[0] for name in outputs}
+    asked = {node_of(name) for name in outputs}
     result = type(graph)()
     result.CopyFrom(graph)
     nodes = {n.name: n for n in result.node}
-    users: dict[str, list[Any]] = {}
-    for node in result.node:
-        for name in node.input:
-            users.setdefault(name.lstrip("^").split(":")[0], []).append(node)
+    users = users_of(result)
     for pool in [n for n in result.node if n.op == "AvgPool"]:
         readers = users.get(pool.name, [])
         if len(readers) != 1 or not _keeps_places(pool) or not _mixes_to_fewer(readers[0], nodes):
@@ -47,7 +46,7 @@ def _keeps_places(pool: Any) -> bool:
 
 
 def _mixes_to_fewer(conv: Any, nodes: dict[str, Any]) -> bool:
-    kernel = nodes.get(conv.input[1].split(":")[0]) if conv.op == "Conv2D" else None
+    kernel = nodes.get(node_of(conv.input[1])) if conv.op == "Conv2D" else None
     if kernel is None or kernel.op != "Const":
         return False
     height, width, before, after = (d.size for d in kernel.attr["value"].tensor.tensor_shape.dim)

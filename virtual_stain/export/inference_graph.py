@@ -17,6 +17,7 @@ import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from virtual_stain.export.average_pools import average_after_mixing
+from virtual_stain.export.graph_nodes import node_of, users_of
 from virtual_stain.export.weights_apart import Weights, take_out
 
 NETWORK = "vstain_network"
@@ -79,10 +80,7 @@ def merge_batch_norm(graph: Any, outputs: list[str]) -> Any:
 
     Everything that depends on no input is computed once; `outputs` are tensor names. Other nodes stay as they are.
     """
-    users: dict[str, list[Any]] = {}
-    for node in graph.node:
-        for name in node.input:
-            users.setdefault(_node_of(name), []).append(node)
+    users = users_of(graph)
     fixed = _constant_nodes(graph)
     found = [p for p in (_pattern(n, users, fixed) for n in graph.node if n.op == "Conv2D") if p is not None]
     values = _evaluate(graph, {name for conv, factor, _, bias in found for name in (conv.input[1], factor, bias)})
@@ -109,12 +107,12 @@ def _needed(graph: Any, outputs: list[str]) -> Any:
     an effect, and they would keep what was merged."""
     nodes = {n.name: n for n in graph.node}
     wanted: set[str] = set()
-    stack = [_node_of(o) for o in outputs]
+    stack = [node_of(o) for o in outputs]
     while stack:
         name = stack.pop()
         if name not in wanted:
             wanted.add(name)
-            stack += [_node_of(i) for i in nodes[name].input if not i.startswith("^")]
+            stack += [node_of(i) for i in nodes[name].input if not i.startswith("^")]
     result = tf.compat.v1.GraphDef(versions=graph.versions)
     for node in graph.node:
         if node.name in wanted:
@@ -126,7 +124,7 @@ def _needed(graph: Any, outputs: list[str]) -> Any:
 
 def _pattern(conv: Any, users: Mapping[str, list[Any]], fixed: set[str]) -> tuple[Any, str, Any, str] | None:
     """(convolution, factor of the Mul, AddV2, its summand) where batch normalization follows and nothing else."""
-    if _node_of(conv.input[1]) not in fixed or conv.attr["data_format"].s not in (b"", b"NHWC"):
+    if node_of(conv.input[1]) not in fixed or conv.attr["data_format"].s not in (b"", b"NHWC"):
         return None
     multiply = _only_user(conv, users, "Mul")
     factor = None if multiply is None else _constant_side(multiply, conv.name, fixed)
@@ -145,8 +143,8 @@ def _only_user(node: Any, users: Mapping[str, list[Any]], op: str) -> Any | None
 def _constant_side(node: Any, other: str, fixed: set[str]) -> str | None:
     """The input of a two-sided operation that is not `other`, if it depends on no input of the graph."""
     sides = [str(name) for name in node.input if not name.startswith("^")]
-    rest = [name for name in sides if _node_of(name) != other]
-    return rest[0] if len(sides) == 2 and len(rest) == 1 and _node_of(rest[0]) in fixed else None
+    rest = [name for name in sides if node_of(name) != other]
+    return rest[0] if len(sides) == 2 and len(rest) == 1 and node_of(rest[0]) in fixed else None
 
 
 def _constant_nodes(graph: Any) -> set[str]:
@@ -160,7 +158,7 @@ def _constant_nodes(graph: Any) -> set[str]:
             if name in known:
                 stack.pop()
                 continue
-            inputs = [_node_of(i) for i in nodes[name].input]
+            inputs = [node_of(i) for i in nodes[name].input]
             unknown = [i for i in inputs if i not in known]
             if unknown:
                 stack += unknown
@@ -192,7 +190,3 @@ def _constant(name: str, value: Any) -> Any:
     node.attr["dtype"].type = tf.as_dtype(value.dtype).as_datatype_enum
     node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value))
     return node
-
-
-def _node_of(name: str) -> str:
-    return name.lstrip("^").split(":")[0]
