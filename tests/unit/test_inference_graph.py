@@ -74,7 +74,7 @@ def test_a_convolution_with_two_users_is_left_alone():
     assert {"Conv2D", "Mul"} <= {n.op for n in merged.node}
 
 
-def _pooled(kernel_px=1, channels=(6, 2), stride=1, padding="SAME", ask="out:0"):
+def _pooled(kernel_px=1, channels=(6, 2), stride=1, padding="SAME", border=None, ask="out:0"):
     """(graph, answers of a function of graphs): an average, a convolution, a bias."""
     rng = np.random.default_rng(3)
     before, after = channels
@@ -82,7 +82,7 @@ def _pooled(kernel_px=1, channels=(6, 2), stride=1, padding="SAME", ask="out:0")
         x = tf.compat.v1.placeholder(tf.float32, [None, 9, 7, before], name="x")
         pool = tf.nn.avg_pool2d(x, 3, stride, padding, name="pool")
         kernel = rng.normal(size=(kernel_px, kernel_px, before, after)).astype(np.float32)
-        conv = tf.nn.conv2d(pool, kernel, 1, "SAME", name="conv")
+        conv = tf.nn.conv2d(pool, kernel, 1, border or "SAME", name="conv")
         tf.nn.relu(tf.nn.bias_add(conv, np.arange(after, dtype=np.float32)), name="out")
     values = rng.normal(size=(2, 9, 7, before)).astype(np.float32)
 
@@ -108,7 +108,15 @@ def test_an_average_of_many_channels_is_taken_of_the_few_that_are_made_of_them()
 
 @pytest.mark.parametrize(
     "change",
-    [{"kernel_px": 3}, {"channels": (2, 6)}, {"stride": 2}, {"padding": "VALID"}, {"ask": "pool:0"}, {"ask": "conv:0"}],
+    [
+        {"kernel_px": 3},
+        {"channels": (2, 6)},
+        {"stride": 2},
+        {"padding": "VALID"},
+        {"border": [[0, 0], [1, 1], [1, 1], [0, 0]]},
+        {"ask": "pool:0"},
+        {"ask": "conv:0"},
+    ],
 )
 def test_an_average_stays_where_moving_it_would_change_something_or_save_nothing(change):
     graph, answer = _pooled(**change)

@@ -54,5 +54,6 @@ def _mixes_to_fewer(conv: Any, nodes: dict[str, Any]) -> bool:
         (height, width) == (1, 1)
         and after < before
         and list(conv.attr["strides"].list.i) == [1, 1, 1, 1]
+        and conv.attr["padding"].s != b"EXPLICIT"  # a border of zeros that the average would take in
         and conv.attr["data_format"].s in (b"", b"NHWC")
     )
