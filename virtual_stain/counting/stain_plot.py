@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,7 +14,7 @@ from virtual_stain.counting.optical_density import PUBLISHED_DAB, PUBLISHED_HEMA
 from virtual_stain.counting.stain import FLAG_SENTENCES, StainEvidence
 
 _FAINT_OD = 0.15  # summed: below it a pixel has no hue to draw
-_SHORT = 70  # letters of a flag's sentence that fit on a line
+_LINE = 130  # letters of a flag's sentence that fit on a line
 
 
 def draw_stain(evidence: StainEvidence, settings: CountingSettings, title: str) -> bytes:
@@ -23,7 +24,7 @@ def draw_stain(evidence: StainEvidence, settings: CountingSettings, title: str) 
     _hues(left, evidence)
     _densities(right, evidence, settings)
     flags = [FLAG_SENTENCES.get(f, f) for f in evidence.stain.flags]
-    notes = "".join(f"\n{f[:_SHORT]}{'…' if len(f) > _SHORT else ''}" for f in flags)
+    notes = "".join(f"\n{textwrap.fill(f, _LINE)}" for f in flags)
     figure.suptitle(title + notes, fontsize=9, color="#a02020" if flags else "black")
     stream = io.BytesIO()
     figure.savefig(stream, format="png", metadata={"Software": None})
