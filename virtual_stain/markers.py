@@ -30,6 +30,11 @@ class Marker(enum.StrEnum):
         return Compartment.NUCLEUS if self in _NUCLEAR else Compartment.MEMBRANE
 
     @property
+    def on_membrane(self) -> bool:
+        """Whether the stain is read around a nucleus and not in it."""
+        return self.compartment is Compartment.MEMBRANE
+
+    @property
     def label(self) -> str:
         """The name as a pathologist writes it."""
         return {"ki67": "Ki67", "er": "ER", "pr": "PR", "her2": "HER2", "pdl1": "PD-L1"}[self.value]
@@ -47,13 +52,13 @@ def parse_marker(text: str) -> Marker:
         raise ConfigError(f"Expected a marker, one of: {known}. Received: {text!r}") from None
 
 
-def require_nuclear(marker: Marker) -> None:
-    """Refuse membrane markers where labels are made and models trained: their value, membrane classes or TPS, is not
-    built there yet and never approximated by a nucleus. `vstain count` reads them."""
-    if marker.compartment is not Compartment.NUCLEUS:
+def require_trainable(marker: Marker) -> None:
+    """Refuse HER2 where labels are made and models trained: its value is a membrane class, 0 to 3+, which is not built
+    there yet and never approximated by the share of stained cells. `vstain count` reads it."""
+    if marker is Marker.HER2:
         raise ConfigError(
-            f"{marker.label} is read on the membrane, and training on membrane readings is not built yet.",
-            hint="Markers that can be trained today: ki67 er pr. `vstain count` reads her2 and pdl1 slides.",
+            "HER2 is read as membrane classes 0 to 3+, and training on classes is not built yet.",
+            hint="Markers that can be trained today: ki67 er pr pdl1. `vstain count` reads her2 slides.",
         )
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from virtual_stain.errors import ConfigError
-from virtual_stain.markers import CellCounts, Marker, ValueDefinition, parse_marker, require_built, require_nuclear
+from virtual_stain.markers import CellCounts, Marker, ValueDefinition, parse_marker, require_built, require_trainable
 
 
 def test_the_sources_example_is_a_quarter():
@@ -26,10 +26,11 @@ def test_markers_are_parsed_in_any_case_and_unknown_ones_listed():
         parse_marker("ki-67")
 
 
-@pytest.mark.parametrize("marker", [Marker.HER2, Marker.PDL1])
-def test_membranes_are_refused_not_approximated(marker):
-    with pytest.raises(ConfigError, match="membrane"):
-        require_nuclear(marker)
+def test_membrane_classes_are_refused_not_approximated():
+    with pytest.raises(ConfigError, match="membrane classes"):
+        require_trainable(Marker.HER2)
+    for marker in set(Marker) - {Marker.HER2}:
+        require_trainable(marker)
 
 
 @pytest.mark.parametrize("definition", [d for d in ValueDefinition if d is not ValueDefinition.POSITIVE_RATIO])

@@ -52,7 +52,7 @@ def _report(path, readings, name="A 1", sha256="a" * 64):
 
 def _summary(path, marker="er", her2=None, **tumour):
     path.parent.mkdir(exist_ok=True)
-    value = {"schema_version": 1, "marker": marker, "slide": {"name": "er"}, "tumour": tumour, "warnings": []}
+    value = {"schema_version": 2, "marker": marker, "slide": {"name": "er"}, "tumour": tumour, "warnings": []}
     if her2 is not None:
         value["her2"] = her2
     path.write_text(json.dumps(value))
@@ -109,6 +109,10 @@ def test_subtypes_are_those_of_the_sources(values, subtype, luminal):
         ("ki67-ikwg-2021", "ki67", 0.05, "Ki67 low"),
         ("ki67-ikwg-2021", "ki67", 0.29, "Ki67 between the reliable ends"),
         ("ki67-ikwg-2021", "ki67", 0.30, "Ki67 high"),
+        ("pdl1-tps-22c3", "pdl1", 0.0099, "TPS below 1 %"),
+        ("pdl1-tps-22c3", "pdl1", 0.01, "TPS 1 to 49 %"),
+        ("pdl1-tps-22c3", "pdl1", 0.499, "TPS 1 to 49 %"),
+        ("pdl1-tps-22c3", "pdl1", 0.50, "TPS 50 % or more"),
     ],
 )
 def test_cut_offs_are_those_of_the_sources(rules, marker, value, name):
@@ -186,6 +190,7 @@ def test_every_rule_set_is_cited_and_covers_each_class_once():
         "her2-asco-cap-2018",
         "ki67-ikwg-2021",
         "luminal-maisonneuve-2014",
+        "pdl1-tps-22c3",
         "pr-asco-cap-2020",
         "subtype-st-gallen-2013",
     }

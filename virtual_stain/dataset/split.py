@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from virtual_stain.errors import ConfigError, InputError, VerificationError
-from virtual_stain.markers import Marker, ValueDefinition, parse_marker, require_built, require_nuclear
+from virtual_stain.markers import Marker, ValueDefinition, parse_marker, require_built, require_trainable
 from virtual_stain.records.manifest import Manifest, PairEntry
 from virtual_stain.remote import Location
 
@@ -135,5 +135,5 @@ def trained_markers(manifest: Manifest) -> tuple[Marker, ...]:
     require_built(ValueDefinition(manifest.value_definition))
     markers = tuple(parse_marker(m) for m in manifest.markers)
     for marker in markers:
-        require_nuclear(marker)
+        require_trainable(marker)
     return markers

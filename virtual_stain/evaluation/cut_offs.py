@@ -1,6 +1,7 @@
 """Clinical cut-offs at which readings are compared with labels: what an error would change, and who says so.
 
-Not a diagnosis: which rule applies to a patient is a panel's question (ER and PR also need intensity and controls).
+Not a diagnosis: which rule applies to a patient is a panel's question (ER and PR also need intensity and controls,
+PD-L1 the antibody and the organ).
 """
 
 from __future__ import annotations
@@ -43,8 +44,13 @@ _HORMONE = (
     CutOff(0.01, "ASCO/CAP 2020: positive from 1 %"),
     CutOff(0.10, "ASCO/CAP 2020: above ER low positive (1–10 %)", at_is_higher=False),
 )
+_TPS = (
+    CutOff(0.01, "KEYNOTE-010 (lung, 22C3): PD-L1 expression from a TPS of 1 %"),
+    CutOff(0.50, "KEYNOTE-010 (lung, 22C3): high PD-L1 expression from a TPS of 50 %"),
+)
 CUT_OFFS: dict[Marker, tuple[CutOff, ...]] = {
     Marker.KI67: _KI67,
     Marker.ER: _HORMONE,
     Marker.PR: (*_HORMONE, CutOff(0.20, "St Gallen 2013: PR of luminal A-like")),
+    Marker.PDL1: _TPS,
 }

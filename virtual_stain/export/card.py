@@ -9,7 +9,7 @@ from typing import Any
 
 from virtual_stain.config.tiling import TilingSettings
 from virtual_stain.errors import ConfigError, VerificationError
-from virtual_stain.markers import Marker, ValueDefinition, parse_marker, require_built, require_nuclear
+from virtual_stain.markers import Marker, ValueDefinition, parse_marker, require_built, require_trainable
 
 SCHEMA_VERSION = 1
 
@@ -138,7 +138,7 @@ def card_from_json(value: Mapping[str, Any], where: str) -> ModelCard:
         )
         require_built(card.value_definition)
         for marker in card.markers:
-            require_nuclear(marker)
+            require_trainable(marker)
     except KeyError as error:
         raise VerificationError(f"{where}: the model card lacks {error}.") from None
     except (TypeError, ValueError, AttributeError) as error:

@@ -65,7 +65,7 @@ FEATURES: tuple[Feature, ...] = (
         "few_cells, poor_overlap, border, blur_he, blur_ihc, saturated, stains_unclear, uncertain_ratio, corrected",
         many=True,
     ),
-    Feature("label/marker", "text", "ki67, er or pr"),
+    Feature("label/marker", "text", "ki67, er, pr or pdl1"),
     Feature("label/value_definition", "text", "which number the label is: positive_ratio"),
     Feature("label/positive", "int", "positive tumour cells in the tile", "cells"),
     Feature("label/negative", "int", "negative tumour cells in the tile", "cells"),

@@ -178,7 +178,7 @@ def _make(job: PairJob, he: Slide, ihc: Slide, input_key: str) -> dict[str, Any]
     overlay = draw_overlay(*side_images(he, ihc, job.config.registration, job.config.tissue), registration)
     write_bytes(job.folder / OVERLAY, encode_jpeg(overlay, _OVERLAY_QUALITY))
     _write_tissue(job.folder, {"he": he_tissue, "ihc": ihc_tissue})
-    stain: SlideStain = estimate_slide_stain(ihc, ihc_tissue, job.config.counting)
+    stain: SlideStain = estimate_slide_stain(ihc, ihc_tissue, job.config.counting, membrane=job.marker.on_membrane)
     state = {
         "input_key": input_key,
         "files": _hashes(job.folder),

@@ -24,6 +24,7 @@ HER2_SCORES = ("0", "1+", "2+", "3+")
 ISH = ("positive", "negative")
 PREDICTED, COUNTED, GIVEN = "predicted from H&E", "counted on IHC", "given by hand"
 _WILSON_Z = 1.959964  # 95 %
+_REPORT_SCHEMA, _SUMMARY_SCHEMA = 1, 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,19 +110,20 @@ def _doubts(evidence: tuple[Evidence, ...]) -> tuple[str, ...]:
 
 def _read_file(path: Path, reading: str) -> list[Evidence]:
     value = read_json(path, "a report of `vstain score` or a summary of `vstain count`")
-    if isinstance(value, Mapping) and value.get("schema_version") == 1:
+    version = value.get("schema_version") if isinstance(value, Mapping) else None
+    if version in (_REPORT_SCHEMA, _SUMMARY_SCHEMA):
         try:
-            if "readings" in value:
+            if "readings" in value and version == _REPORT_SCHEMA:
                 return [_predicted(path, value, name, reading) for name in value["readings"]]
-            if "marker" in value:
+            if "marker" in value and version == _SUMMARY_SCHEMA:
                 return [_counted(path, value)]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(
                 f"{path}: a report or summary that lacks something, or holds it wrongly: {error!r}"
             ) from None
     raise InputError(
-        f"{path}: expected <stem>.report.json of `vstain score` or summary.json of `vstain count`, schema_version 1. "
-        "Received another file.",
+        f"{path}: expected <stem>.report.json of `vstain score` (schema_version {_REPORT_SCHEMA}) or summary.json of "
+        f"`vstain count` (schema_version {_SUMMARY_SCHEMA}). Received another file.",
     )
 
 
