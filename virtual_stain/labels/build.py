@@ -190,7 +190,10 @@ def _measure_trust(
     settings: TileSettings,
 ) -> Trust:
     places = _ERROR_PLACES * (ref.box.width, ref.box.height) + (ref.box.x, ref.box.y)
-    median, p95 = (float(np.mean(v)) for v in sources.registration.error_at_um(places))
+    # a few places with nothing under them are a matter of the overlap; all the others must be known
+    bare = sources.registration.bare_at(places)
+    counted = places if bare.mean() > 1 - settings.labels.min_tissue_overlap_fraction else places[~bare]
+    median, p95 = (float(np.mean(v)) for v in sources.registration.error_at_um(counted))
     return Trust(
         overlap_fraction=overlap_fraction,
         tissue_overlap_fraction=_tissue_overlap(sources, ref.box),

@@ -69,10 +69,9 @@ def write_pyramid(
         "subsampling": (1, 1),
     }
 
-
     def following() -> npt.NDArray[np.uint8]:
         tile = next(tracked)
-        digest.update(np.ascontiguousarray(tile))
+        digest.update(tile.tobytes())
         return tile
 
     with replacing(path) as temporary:
@@ -92,7 +91,7 @@ def write_pyramid(
 
 def _name_by_content(path: Path, digest: bytes) -> None:
     """Puts the UUID that `digest` gives in the place of the one that stood for it."""
-    with tifffile.TiffFile(path, mode="r+b") as file:
+    with tifffile.TiffFile(path, mode="r+") as file:
         description = file.pages.first.tags["ImageDescription"]
         text = description.value.encode()
         description.overwrite(text.replace(_NO_UUID.encode(), str(uuid.UUID(bytes=digest[:16], version=5)).encode()))
