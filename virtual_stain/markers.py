@@ -35,6 +35,11 @@ class Marker(enum.StrEnum):
         return self.compartment is Compartment.MEMBRANE
 
     @property
+    def has_classes(self) -> bool:
+        """Whether every cell has a membrane class, 0, 1+, 2+ or 3+, that the reading is made of."""
+        return self is Marker.HER2
+
+    @property
     def label(self) -> str:
         """The name as a pathologist writes it."""
         return {"ki67": "Ki67", "er": "ER", "pr": "PR", "her2": "HER2", "pdl1": "PD-L1"}[self.value]
