@@ -150,5 +150,7 @@ def tile_features(
 
 def _spec(run: TrainedRun) -> tuple[CropSpec, int]:
     tile_px, crop_px = int(run.card["tiling"]["tile_px"]), int(run.card["crop_px"])
-    spec = CropSpec(markers=run.network.markers, tile_px=tile_px, crop_px=crop_px)
+    spec = CropSpec(
+        markers=run.network.markers, tile_px=tile_px, crop_px=crop_px, definition=run.network.value.definition
+    )
     return spec, max(1, _CROPS_A_BATCH // crops_per_side(tile_px, crop_px) ** 2)
