@@ -70,7 +70,11 @@ FEATURES: tuple[Feature, ...] = (
         many=True,
     ),
     Feature("label/marker", "text", "ki67, er, pr or pdl1"),
-    Feature("label/value_definition", "text", "which number the label is: positive_ratio"),
+    Feature(
+        "label/value_definition",
+        "text",
+        "which number the label is: positive_ratio, negative_ratio, positive_count or negative_count",
+    ),
     Feature("label/positive", "int", "positive tumour cells in the tile", "cells"),
     Feature("label/negative", "int", "negative tumour cells in the tile", "cells"),
     Feature("label/weight", "float", "1: the ratio may train; 0: it may not (see flags)"),
