@@ -234,7 +234,7 @@ def test_records_that_went_away_are_asked_for(done, tmp_path):
 
 def test_perfect_readings_are_perfect():
     t = table()
-    t = dataclasses.replace(t, ratio=t.positive / t.cells, expected_cells=t.cells)
+    t = dataclasses.replace(t, value=t.positive / t.cells, expected_cells=t.cells)
     figures = marker_figures(t, RULE)
     assert figures["tiles"]["pearson_within_patient"] == pytest.approx(1)
     assert figures["tiles"]["mae"] == pytest.approx(0, abs=1e-12)

@@ -167,7 +167,7 @@ def test_the_page_says_how_far_off_the_model_is_or_that_nobody_knows():
     figures = {"held_out": "test fold", "markers": {"ki67": {"tiles": tiles, "slides": slides}}}
     card = dataclasses.replace(report.score.card, training={"evaluation": figures})
     text = page(dataclasses.replace(report, score=dataclasses.replace(report.score, card=card))).text
-    assert "error of a slide 3.1 % (4 slides)" in text
+    assert "error of a slide 3.1 points (4 slides)" in text
 
 
 def test_a_gallery_tile_that_cannot_be_read_is_an_error_of_the_slide():
