@@ -43,6 +43,11 @@ class ValueText:
         """What the reading `global_ratio` is, for people."""
         return "global ratio, weighted by expected cells" if self.definition.is_ratio else "cells per mm² of used tiles"
 
+    def name(self, marker: Marker) -> str:
+        """`Ki67`; where the value is not the one that a pathologist expects, what it counts: `Ki67-negative`."""
+        usual = self.definition is ValueDefinition.POSITIVE_RATIO
+        return marker.label if usual else f"{marker.label}-{self.kind}"
+
     def of(self, marker: Marker) -> str:
         """`Ki67-positive tumour cells`."""
         return f"{marker.label}-{self.kind} tumour cells"

@@ -56,8 +56,9 @@ def test_a_count_is_told_in_cells_per_mm2_everywhere():
     assert "<b>550 /mm²</b>" in page
     assert "negative_count (cells/mm2)" in page
     assert "550 %" not in page
+    assert "Ki67-negative predicted from H&amp;E" in page
     features = json.loads(tiles_geojson(report))["features"]
-    assert features[7]["properties"]["classification"]["name"] == "Ki67 600–800 /mm²"
+    assert features[7]["properties"]["classification"]["name"] == "Ki67-negative 600–800 /mm²"
     assert features[7]["properties"]["measurements"]["ki67"] == 700.0
 
 

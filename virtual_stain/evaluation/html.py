@@ -32,7 +32,7 @@ def evaluation_html(value: Mapping[str, Any], plots: Mapping[str, bytes]) -> str
         {"caption": text, "url": "data:image/png;base64," + base64.b64encode(plots[name]).decode("ascii")}
         for name, text in _CAPTIONS.items()
     ]
-    markers = [{"label": parse_marker(m).label, "figures": figures} for m, figures in value["markers"].items()]
+    markers = [{"label": shown.name(parse_marker(m)), "figures": figures} for m, figures in value["markers"].items()]
     return environment.get_template("evaluation.html").render(
         value=value, shown=shown, markers=markers, pictures=pictures, version=__version__, min_patients=MIN_PATIENTS
     )

@@ -44,7 +44,7 @@ def _panels(known: TileTable, figures: dict[str, Any], shown: ValueText, draw: A
     FigureCanvasAgg(figure)
     for axis, marker in zip(figure.subplots(1, len(figures), squeeze=False)[0], figures, strict=True):
         axis.spines[["top", "right"]].set_visible(False)
-        axis.set_title(parse_marker(marker).label, loc="left", fontsize=11)
+        axis.set_title(shown.name(parse_marker(marker)), loc="left", fontsize=11)
         draw(axis, known.select(known.marker == marker), figures[marker], parse_marker(marker), shown)
         if axis.get_legend_handles_labels()[0]:  # below: inside there is no corner that is free every time
             axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, fontsize=8, frameon=False)

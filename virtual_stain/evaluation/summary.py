@@ -16,7 +16,8 @@ def summary_lines(result: Evaluation) -> list[str]:
     for marker, figures in result.figures.items():
         tiles = figures["tiles"]
         lines.append(
-            f"{parse_marker(marker).label}, {tiles['n_labelled']} held-out tiles of {tiles['n_patients']} patients: "
+            f"{shown.name(parse_marker(marker))}, {tiles['n_labelled']} held-out tiles "
+            f"of {tiles['n_patients']} patients: "
             f"r within a patient {_fraction(tiles['pearson_within_patient'])} (mean), "
             f"pooled {_fraction(tiles['pearson_pooled'])}, error {shown.difference(tiles['mae'])}"
         )

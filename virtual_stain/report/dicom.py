@@ -135,7 +135,7 @@ def structured_report(scored: ScoredSlide, source: Any) -> Any:
 
     model = scored.report["model"]
     algorithm = sr.AlgorithmIdentification(name=str(model["name"]), version=str(model["version"]))
-    groups = []
+    groups, name_of = [], scored.shown.name
     for marker in scored.markers:
         reading = scored.report["readings"][marker.value]
         measurements = [
@@ -152,15 +152,16 @@ def structured_report(scored: ScoredSlide, source: Any) -> Any:
             for name, what in _READINGS.items()
             if reading[name] is not None
         ]
+        label = f"{name_of(marker)}: tiles that carry a reading"
         measurements.append(
             sr.Measurement(
-                name=sr.CodedConcept(f"{marker.value}-n-tiles", _SCHEME, f"{marker.label}: tiles that carry a reading"),
+                name=sr.CodedConcept(f"{marker.value}-n-tiles", _SCHEME, label),
                 value=reading["n_tiles"],
                 unit=codes.UCUM.NoUnits,
                 algorithm_id=algorithm,
             )
         )
-        tracking = sr.TrackingIdentifier(uid=hd.UID(), identifier=f"{marker.label} predicted from H&E")
+        tracking = sr.TrackingIdentifier(uid=hd.UID(), identifier=f"{name_of(marker)} predicted from H&E")
         groups.append(sr.MeasurementsAndQualitativeEvaluations(tracking_identifier=tracking, measurements=measurements))
     observer = sr.ObserverContext(
         observer_type=codes.DCM.Device,
@@ -208,7 +209,8 @@ def segmentation(scored: ScoredSlide, marker: Marker, source: Any) -> Any | None
     segments = [
         hd.seg.SegmentDescription(
             segment_number=number,
-            segment_label=f"{marker.label} {name}".replace("–", "-"),  # the slide's character set may be Latin 1
+            # the slide's character set may be Latin 1
+            segment_label=f"{scored.shown.name(marker)} {name}".replace("–", "-"),
             segmented_property_category=codes.SCT.Tissue,
             segmented_property_type=codes.SCT.Tissue,
             algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,

@@ -40,10 +40,10 @@ def tiles_geojson(report: SlideReport, origin: str = "bounds") -> str:
         if index in report.score.failed:
             name, rgb = "not read", FAILED_RGB
         elif not scores.used[index]:
-            name, rgb = f"{marker.label} not used", UNUSED_RGB
+            name, rgb = f"{report.shown.name(marker)} not used", UNUSED_RGB
         else:
             text, rgb = scale.class_of(float(scores.value[index]))
-            name = f"{marker.label} {text}"
+            name = f"{report.shown.name(marker)} {text}"
         features.append(
             {
                 "type": "Feature",

@@ -72,10 +72,10 @@ def heatmap_png(report: SlideReport, overview: Overview) -> bytes:
     for axis, (marker, reading) in zip(axes[1:], report.readings.items(), strict=True):
         scores = report.score.markers[marker]
         scale = ColourScale.for_values(scores.value[scores.used], shown)
-        title = f"{marker.label} predicted: no tile carries a reading"
+        title = f"{shown.name(marker)} predicted: no tile carries a reading"
         if reading.global_mean is not None and reading.top_mean is not None:
             title = (
-                f"{marker.label} predicted: global mean {shown.text(reading.global_mean)}, "
+                f"{shown.name(marker)} predicted: global mean {shown.text(reading.global_mean)}, "
                 f"top {reading.top_n} {shown.text(reading.top_mean)}"
             )
         _panel(axis, _painted(canvas, report, marker, scale), title)

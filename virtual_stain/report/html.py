@@ -58,7 +58,7 @@ def _engine(report: SlideReport) -> str:
 def _marker(report: SlideReport, marker: Marker, read_tile: ReadTile) -> dict[str, Any]:
     histogram = histogram_png(report, marker)
     return {
-        "label": marker.label,
+        "label": report.shown.name(marker),
         "reading": report.readings[marker],
         "interval": report.intervals[marker],
         "flags": report.flags(marker),

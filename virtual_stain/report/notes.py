@@ -101,7 +101,8 @@ def reading_notes(
     marker: Marker, reading: SlideReading, interval: SlideInterval, score: SlideScore
 ) -> tuple[Note, ...]:
     """Warnings about one marker's readings: the meaning of its flags, and why a value is null."""
-    label = marker.label
+    shown = ValueText(score.card.value_definition)
+    label = shown.name(marker)
     notes = []
     if reading.n_tiles == 0:
         text = f"{label}: the readings are null: {_why_none(marker, score)}"
@@ -124,7 +125,6 @@ def reading_notes(
     if not interval.available:
         notes.append(Note("no_interval", f"{label}: interval is null: {interval.reason}."))
     elif interval.beyond_patients is not None and reading.global_ratio is not None:
-        shown = ValueText(score.card.value_definition)
         text = (
             f"{label}: the reading of {shown.text(reading.global_ratio)} lies outside those of the patients behind the "
             f"interval ({shown.span(*interval.beyond_patients)} {shown.unit}): the interval is extrapolated, "

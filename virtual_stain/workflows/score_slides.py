@@ -184,11 +184,11 @@ def summary(scored: Scored) -> str:
         return f"{name}: not scored"
     parts = []
     for marker, reading in scored.report["readings"].items():
-        label = parse_marker(marker).label
+        shown = ValueText(ValueDefinition(reading["value_definition"]))
+        label = shown.name(parse_marker(marker))
         if reading["global_mean"] is None:
             parts.append(f"{label}: no tile carries a reading")
             continue
-        shown = ValueText(ValueDefinition(reading["value_definition"]))
         ratio, mean, top = (shown.text(reading[k]) for k in ("global_ratio", "global_mean", "top_mean"))
         n = reading["n_tiles"]
         parts.append(f"{label} global ratio {ratio}, global mean {mean}, top {reading['top_n']} {top} ({n} tiles)")

@@ -124,10 +124,17 @@ function move(event) {
 
 // ---- the rest of the page
 
+// what is counted, where it is not the positive ratio that a pathologist expects
+function meaning(r) {
+  const kind = r.value_definition.startsWith("negative") ? "negative" : "positive";
+  return `${LABELS[state.marker] ?? state.marker}-${kind} tumour cells${r.unit === "fraction" ? " / tumour cells" : " per mm²"}`;
+}
+
 function reading() {
   const r = state.data.report.readings[state.marker];
   const { interval } = r; // of the global ratio; null with its reason in the warnings
   const rows = [
+    ["Value", meaning(r)],
     [`Mean of the top ${r.top_n ?? TOP}`, shown(r.top_mean)],
     ["Global mean", shown(r.global_mean)],
     [unit() === "fraction" ? "Global ratio (weighted by expected cells)" : "Cells per mm² of used tiles", shown(r.global_ratio)],
