@@ -11,7 +11,7 @@ from virtual_stain.counting import background, vectors
 from virtual_stain.counting.count import count_cells
 from virtual_stain.counting.optical_density import PUBLISHED_HEMATOXYLIN, optical_density, separate
 from virtual_stain.counting.slide_stain import SlideStain
-from virtual_stain.counting.stain import FEW_NUCLEI, FEW_POSITIVES, estimate_stain
+from virtual_stain.counting.stain import BROWN, FEW_NUCLEI, FEW_POSITIVES, PALE, estimate_stain
 from virtual_stain.errors import InputError
 from virtual_stain.markers import Marker
 
@@ -154,3 +154,36 @@ def test_counterstains_lights_and_shares_of_positives_do_not_matter(
     assert cells.counts(tumour_only=False).ratio == pytest.approx(float(field.positive.mean()), abs=0.02)
     # a stain that cannot be estimated is told
     assert (vectors.HEMATOXYLIN_PUBLISHED in stain.flags) == (stain.hematoxylin == vectors.unit(PUBLISHED_HEMATOXYLIN))
+
+
+@pytest.mark.parametrize("positive_fraction", [0.0, 0.05, 0.3, 0.9])
+@pytest.mark.parametrize("brown_od", [0.2, 0.4])
+def test_brown_tissue_was_read_as_all_positive(brown_od: float, positive_fraction: float) -> None:
+    field = stained_field(positive_fraction=positive_fraction, style=FieldStyle(brown_od=brown_od))
+    stain = estimate_stain([field.rgb], SETTINGS, field.mpp)
+    cells = count_cells(field.rgb, field.mpp, Marker.KI67, stain, SETTINGS)
+    assert f1_score(cells.xy, field.xy, 3 / field.mpp) > 0.97
+    assert cells.counts(tumour_only=False).ratio == pytest.approx(float(field.positive.mean()), abs=0.02)
+    assert BROWN in stain.flags
+
+
+@pytest.mark.parametrize(("negative_od", "pale"), [(0.06, False), (0.04, True)])
+def test_a_very_pale_counterstain_was_missed_and_all_was_positive(negative_od: float, pale: bool) -> None:
+    style = FieldStyle(hematoxylin=(0.92, 0.38, 0.08), negative_od=negative_od, cytoplasm_od=0.005)
+    field = stained_field(positive_fraction=0.3, style=style)
+    stain = estimate_stain([field.rgb], SETTINGS, field.mpp)
+    cells = count_cells(field.rgb, field.mpp, Marker.KI67, stain, SETTINGS)
+    assert f1_score(cells.xy, field.xy, 3 / field.mpp) > 0.97
+    assert cells.counts(tumour_only=False).ratio == pytest.approx(float(field.positive.mean()), abs=0.02)
+    assert vectors.HEMATOXYLIN_FAINT in stain.flags
+    assert (PALE in stain.flags) == pale
+
+
+@pytest.mark.parametrize("counterstain", [(0.57, 0.60, 0.56), (0.52, 0.60, 0.61)])
+def test_grey_or_brownish_nuclei_without_any_blue_are_not_called_positive(
+    counterstain: tuple[float, float, float],
+) -> None:
+    field = stained_field(positive_fraction=0, style=FieldStyle(hematoxylin=counterstain))
+    stain = estimate_stain([field.rgb], SETTINGS, field.mpp)
+    assert vectors.GREY in stain.flags
+    assert not stain.is_hematoxylin_dab

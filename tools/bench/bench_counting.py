@@ -24,7 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tools.bench.counting_baselines import fixed_vectors, local_density
 from tools.bench.counting_cost import scaling, tile_cost
-from tools.bench.counting_data import Scene, disturbances, masked_scenes, scanner_scenes
+from tools.bench.counting_data import Scene, masked_scenes, scanner_scenes
+from tools.bench.counting_disturbances import disturbances
 from tools.bench.counting_phantoms import membrane_score, nuclear_scenes, tumour_accuracy
 from tools.bench.counting_scores import HEADER, score, table_row, tile_errors
 from virtual_stain.config.counting import CountingSettings
@@ -63,14 +64,18 @@ def accuracy(name: str, scenes: list[Scene], methods: tuple[str, ...], *, each: 
         print(table_row(name, method, scores), flush=True)
 
 
-def disturbed(breast: list[Scene], others: list[Scene]) -> None:
-    plain = [ours(scene) for scene in breast + others]
+def disturbed(scenes: list[Scene]) -> None:
+    plain = [_ratio(ours(scene)) for scene in scenes]
     for name, disturb in disturbances():
-        accuracy(f"six tiles, {name}", [disturb(s) for s in breast + others], ("ours",))
-        changed = [ours(disturb(scene)) for scene in breast + others]
-        before, after = ([c.counts(tumour_only=False).ratio or 0 for c in cells] for cells in (plain, changed))
-        worst = 100 * np.abs(np.subtract(before, after)).max()
-        print(f"{'':34s} largest change of a tile's ratio: {worst:.1f} points")
+        changed = [disturb(scene) for scene in scenes]
+        counted = [ours(scene) for scene in changed]
+        print(table_row(f"six tiles, {name}", "ours", [score(s, c) for s, c in zip(changed, counted, strict=True)]))
+        worst = 100 * np.abs(np.subtract(plain, [_ratio(cells) for cells in counted])).max()
+        print(f"{'':34s} largest change of a tile's ratio: {worst:.1f} points", flush=True)
+
+
+def _ratio(cells: Cells) -> float:
+    return cells.counts(tumour_only=False).ratio or 0.0
 
 
 def scanners(root: Path) -> None:
@@ -123,7 +128,7 @@ def main() -> None:
     accuracy("four breast tiles, manual masks", breast, everything, each=True)
     accuracy("two co-registered tiles", others, everything, each=True)
     accuracy("all six", breast + others, everything)
-    disturbed(breast, others)
+    disturbed(breast + others)
     scanners(options.realdata)
     print(f"\n{HEADER}")
     phantoms(options.work)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,36 +85,3 @@ def phantom_scenes(folder: Path, side_px: int = 3000) -> list[Scene]:
         cells = cells.moved(at).select(((at >= 0) & (at < (width, height))).all(axis=1))
         scenes.append(Scene(pair.pair, rgb, truth.ihc_mpp, cells.xy, cells.cell_class == 1, cells.tumour))
     return scenes
-
-
-def disturbances() -> list[tuple[str, Callable[[Scene], Scene]]]:
-    """What other scanners and laboratories do to a picture."""
-
-    def pixels(change: Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]) -> Callable[[Scene], Scene]:
-        def apply(scene: Scene) -> Scene:
-            rgb = np.clip(np.round(change(scene.rgb.astype(np.float64))), 0, 255).astype(np.uint8)
-            return dataclasses.replace(scene, rgb=rgb)
-
-        return apply
-
-    def stain(factor: float) -> Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]:
-        # Beer–Lambert against the brightest of the picture: densities times `factor`
-        def change(rgb: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-            light = np.percentile(rgb.reshape(-1, 3), 99.5, axis=0)
-            return light * (np.maximum(rgb, 1) / light) ** factor
-
-        return change
-
-    def jpeg(rgb: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        data = cv2.imencode(".jpg", rgb.astype(np.uint8)[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 70])[1]
-        return cv2.imdecode(data, cv2.IMREAD_COLOR)[:, :, ::-1].astype(np.float64)
-
-    return [
-        ("yellow cast", pixels(lambda rgb: rgb * (1.0, 0.97, 0.85))),
-        ("blue cast", pixels(lambda rgb: rgb * (0.87, 0.95, 1.0))),
-        ("grey, 80 % light", pixels(lambda rgb: rgb * 0.8)),
-        ("stain × 0.8", pixels(stain(0.8))),
-        ("stain × 1.2", pixels(stain(1.2))),
-        ("blur, sigma 0.4 µm", pixels(lambda rgb: cv2.GaussianBlur(rgb, (0, 0), 0.4 / _DEEPLIIF_MPP))),
-        ("JPEG quality 70", pixels(jpeg)),
-    ]

@@ -13,8 +13,7 @@ class CountingSettings:
     """How nuclei are found and classed."""
 
     value_definition: ValueDefinition = ValueDefinition.POSITIVE_RATIO
-    """Which number of a tile is its label, and so what a model trained on it answers: "positive_ratio",
-    "negative_ratio", "positive_count" or "negative_count" (of tumour cells; counts per mm²)."""
+    """Which number of a tile is its label."""
     any_stain: bool = False
     """Read a slide although its second stain does not look like DAB; only a warning is left then."""
     work_mpp: float = 0.5
@@ -43,9 +42,11 @@ class CountingSettings:
     overlap_share: float = 0.3
     """Share of the smaller one's area from which two outlines are rivals for one nucleus."""
     level_contrast: float = 0.3
-    """Contrast against the surroundings that a nucleus needs, as a share of the same, beyond `min_contrast_od`."""
+    """Contrast against the surroundings that a nucleus needs, as a share of the typical one's, beyond
+    `min_contrast_od`."""
     min_contrast_od: float = 0.03
-    """Contrast that is noise or cytoplasm on any slide, optical density summed over the three channels."""
+    """Contrast that is noise or cytoplasm, optical density summed over the three channels; at most as much as
+    `level_contrast` asks for, since very pale slides have no more."""
     positive_share: float = 0.3
     """Threshold of positive nuclei, as a share of the DAB optical density of the slide's strong ones."""
     positive_default_od: float = 0.2

@@ -85,7 +85,8 @@ def find_nuclei(signal: F32, typical_od: float, mpp: float, settings: CountingSe
     likely = (score >= settings.min_edge_score) & (area >= settings.min_area_um2) & (area <= settings.max_area_um2)
     found, score = found.select(likely), score[likely]
     smooth = blur(signal, FINE_UM / mpp)
-    need = settings.min_contrast_od + settings.level_contrast * typical_od
+    share = settings.level_contrast * typical_od
+    need = share + min(share, settings.min_contrast_od)  # on the palest slides all that nuclei have is that little
     filled = _filled(smooth, found, mpp, _FILLED_LEVEL * need) >= _FILLED
     found, score = found.select(filled), score[filled]
     corners = found.corners(mpp)

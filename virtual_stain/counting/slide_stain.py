@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from virtual_stain.counting.optical_density import PUBLISHED_DAB, PUBLISHED_HEMATOXYLIN, Vector
-from virtual_stain.counting.vectors import NOT_SEPARABLE, OTHER_STAIN
+from virtual_stain.counting.vectors import GREY, NOT_SEPARABLE, OTHER_STAIN
 from virtual_stain.errors import InputError
 
-NO_CLASS_IS_RIGHT = frozenset({NOT_SEPARABLE, OTHER_STAIN})
+NO_CLASS_IS_RIGHT = frozenset({NOT_SEPARABLE, OTHER_STAIN, GREY})
 """Flags of slides that are not stained with haematoxylin and DAB, or do not show it."""
 
 

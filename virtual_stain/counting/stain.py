@@ -3,8 +3,9 @@
 Threshold between negative and positive (`SlideStain.positive_od`), the rule: a share (`positive_share`) of the DAB
 density of the slide's own strong positives, but above the noise of its negatives (median + 5 robust standard
 deviations of the DAB density that the unmixing leaves in negative nuclei), within `positive_floor_od` and
-`positive_ceiling_od`. So a slide stained or scanned 20 % stronger gets a threshold 20 % higher. Slides with too few
-positives for an estimate get `positive_default_od`, flagged.
+`positive_ceiling_od`. All of these count from the DAB density of the tissue between the nuclei, where that is brown. So
+a slide stained or scanned 20 % stronger gets a threshold 20 % higher. Slides with too few positives for an estimate get
+`positive_default_od`, flagged.
 """
 
 from __future__ import annotations
@@ -13,18 +14,21 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
 from virtual_stain.config.counting import CountingSettings
 from virtual_stain.counting.background import CAST, DARK, NO_GLASS, estimate_background
-from virtual_stain.counting.measure import Measured, measure, stain_plane
+from virtual_stain.counting.measure import Measured, Plane, measure, stain_plane
 from virtual_stain.counting.optical_density import F32, Vector, optical_density
 from virtual_stain.counting.resample import AreaResampler
 from virtual_stain.counting.sampling import sample_glass, sample_windows
 from virtual_stain.counting.slide_stain import SlideStain
 from virtual_stain.counting.vectors import (
     DAB_PUBLISHED,
+    GREY,
+    HEMATOXYLIN_FAINT,
     HEMATOXYLIN_PUBLISHED,
     NOT_SEPARABLE,
     OTHER_STAIN,
@@ -35,15 +39,21 @@ from virtual_stain.slides.tissue import TissueMap
 
 FEW_NUCLEI = "too_few_negative_nuclei_for_an_estimate"
 FEW_POSITIVES = "too_few_positive_nuclei_for_an_estimate"
+PALE = "counterstain_very_pale"
+BROWN = "brown_tissue"
 FLAG_SENTENCES = {
     NO_GLASS: "no empty glass was found; the brightest tissue stands in for it, so densities may be too low",
     DARK: "the background is darker than a brightfield slide's",
     CAST: "the background is strongly tinted",
+    HEMATOXYLIN_FAINT: "the counterstain is very faint; its vector is estimated from the faintest pixels",
     HEMATOXYLIN_PUBLISHED: "too little blue to estimate the hematoxylin vector; the published one is used",
     DAB_PUBLISHED: "too little brown to estimate the DAB vector; the published one is used",
     NOT_SEPARABLE: "the two stains cannot be told apart by colour; published vectors are used: trust no class",
     OTHER_STAIN: "the second stain is pink or red, not brown: is this slide stained with DAB? Do not trust the classes",
+    GREY: "nothing is blue, and nothing is clearly brown: positive cannot be told from negative",
     FEW_NUCLEI: "too few negative nuclei to say what a typical one is; a default is used",
+    PALE: "negative nuclei are hardly darker than what is around them: some are missed, and haze is taken for some",
+    BROWN: "the tissue between the nuclei is brown: positive is only what is darker, and faint positives are lost",
     FEW_POSITIVES: "too few positive nuclei for a threshold of this slide's own; the default is used",
 }
 """What each flag of a SlideStain means, for people."""
@@ -51,12 +61,19 @@ FLAG_SENTENCES = {
 _MIN_NEGATIVES = 15
 _MIN_POSITIVES = 8
 _THRESHOLD_ROUNDS = 4
-_TYPICAL_RANGE = (0.06, 1.2)
+_TYPICAL_RANGE = (0.04, 1.2)
+_PALE_BELOW = 0.06  # nuclei whose typical contrast is less are told from dirt on the glass by their shape alone
 _DEFAULT_TYPICAL = 0.25
 _DEFAULT_AREA_UM2 = 50.0
 _PIXELS_PER_IMAGE = 250_000
 _NOISE_SDS = 5.0
-_CLEARLY_NEGATIVE_OD = 0.10  # DAB density below which a nucleus helps to tell what a negative one is
+_CLEARLY_NEGATIVE_OD = 0.10  # DAB density, above the tissue's own, below which a nucleus tells what a negative one is
+_BESIDE_UM = (1.5, 4.0)  # from the outlines: what is around nuclei, out of reach of their own blur
+_BESIDE_OD = 0.1  # summed density of what is tissue there, not glass
+_BESIDE_SHARE = 0.25  # its paler quarter: the darker ones are rims of positive nuclei, and what was not found
+_MIN_BESIDE = 300  # pixels
+_BROWN_FROM = 0.05  # beyond that it is told
+_CLEAN_OD = 0.05  # DAB density that unmixing leaves there on slides without brown tissue (real ones: 0.02 to 0.04)
 _LOOSE_CONTRAST = 0.015
 
 
@@ -110,18 +127,25 @@ def examine_stain(
         typical_od=_DEFAULT_TYPICAL,
         positive_od=settings.positive_default_od,
     )
-    loose = dataclasses.replace(settings, min_edge_score=0.1, level_contrast=0.0, min_contrast_od=_LOOSE_CONTRAST)
+    loose = dataclasses.replace(settings, min_edge_score=0.1, level_contrast=0.0)
     planes = [stain_plane(image, (mpp, mpp), stain, settings, membrane=membrane) for image in images]
+    brown = 0.0
     for _ in range(2):  # the clipping of the signal depends on the typical nucleus, weakly: two rounds settle it
-        typical = _typical_contrast([measure(plane, stain, loose) for plane in planes], any_dab=membrane)
+        found = [measure(plane, stain, loose) for plane in planes]
+        brown = 0.0 if membrane else _brown_tissue(planes, found)
+        typical = _typical_contrast(found, np.inf if membrane else brown + _CLEARLY_NEGATIVE_OD)
         stain = dataclasses.replace(stain, typical_od=typical or _DEFAULT_TYPICAL)
     nuclei = [measure(plane, stain, settings) for plane in planes]
     dab = np.concatenate([n.dab_od[~n.other] for n in nuclei])
     if membrane:
         dab = dab[:0]
-    threshold, threshold_flags = (settings.positive_default_od, ()) if membrane else _threshold(dab, settings)
+    threshold, threshold_flags = (settings.positive_default_od, ()) if membrane else _threshold(dab, brown, settings)
     if typical is None:
         threshold_flags = (FEW_NUCLEI, *threshold_flags)
+    elif typical < _PALE_BELOW:
+        threshold_flags = (PALE, *threshold_flags)
+    if brown > _BROWN_FROM:
+        threshold_flags = (BROWN, *threshold_flags)
     stain = dataclasses.replace(
         stain,
         typical_area_um2=_typical_area(np.concatenate([n.area_um2 for n in nuclei])),
@@ -155,14 +179,26 @@ def _sample(density: F32) -> F32:
     return flat[:: max(1, len(flat) // _PIXELS_PER_IMAGE)]
 
 
-def _typical_contrast(found: list[Measured], *, any_dab: bool) -> float | None:
-    """Weighted median contrast of the negative nuclei, weight = area · contrast, so that the many faint specks of
-    cytoplasm that a loose search also finds do not count; None when there are too few."""
+def _brown_tissue(planes: list[Plane], found: list[Measured]) -> float:
+    """DAB density of the tissue around nuclei, beyond what every slide has."""
+    beside = []
+    for plane, nuclei in zip(planes, found, strict=True):
+        outside = (nuclei.nuclei.labels == 0).astype(np.uint8)
+        distance = cv2.distanceTransform(outside, cv2.DIST_L2, 5) * plane.mean_mpp
+        near = (distance > _BESIDE_UM[0]) & (distance <= _BESIDE_UM[1])
+        beside.append(plane.dab[near & (plane.signal > _BESIDE_OD)])
+    every = np.concatenate(beside)
+    return max(0.0, float(np.quantile(every, _BESIDE_SHARE)) - _CLEAN_OD) if len(every) >= _MIN_BESIDE else 0.0
+
+
+def _typical_contrast(found: list[Measured], negative_below: float) -> float | None:
+    """Weighted median contrast of the nuclei with less DAB than `negative_below`, weight = area · contrast, so that the
+    many faint specks of cytoplasm that a loose search also finds do not count; None when there are too few."""
     contrast = np.concatenate([n.contrast_od for n in found]).astype(np.float64)
     area = np.concatenate([n.area_um2 for n in found]).astype(np.float64)
     dab = np.concatenate([n.dab_od for n in found])
     other = np.concatenate([n.other for n in found])
-    negative = ((dab < _CLEARLY_NEGATIVE_OD) | any_dab) & ~other & (contrast > _LOOSE_CONTRAST)
+    negative = (dab < negative_below) & ~other & (contrast > _LOOSE_CONTRAST)
     if np.count_nonzero(negative) < _MIN_NEGATIVES:
         return None
     contrast, area = contrast[negative], area[negative]
@@ -181,7 +217,9 @@ def _typical_area(area_um2: npt.NDArray[np.float32]) -> float:
     return float(area[np.searchsorted(covered, covered[-1] / 2)])
 
 
-def _threshold(dab: npt.NDArray[np.float32], settings: CountingSettings) -> tuple[float, tuple[str, ...]]:
+def _threshold(dab: npt.NDArray[np.float32], brown: float, settings: CountingSettings) -> tuple[float, tuple[str, ...]]:
+    """The rule at the top of this module, on densities above the tissue's own (`brown`)."""
+    dab = dab - np.float32(brown)
     negatives = dab[dab < _CLEARLY_NEGATIVE_OD]
     noise = 0.0
     if len(negatives) >= _MIN_NEGATIVES:
@@ -195,4 +233,5 @@ def _threshold(dab: npt.NDArray[np.float32], settings: CountingSettings) -> tupl
         if len(positives) < _MIN_POSITIVES:
             break
         wanted, flags = settings.positive_share * float(np.percentile(positives, 75)), ()
-    return float(np.clip(max(wanted, noise), settings.positive_floor_od, settings.positive_ceiling_od)), flags
+    above = float(np.clip(max(wanted, noise), settings.positive_floor_od, settings.positive_ceiling_od))
+    return brown + above, flags

@@ -20,13 +20,17 @@ from virtual_stain.counting.optical_density import (
     hue,
 )
 
+HEMATOXYLIN_FAINT = "hematoxylin_vector_from_faint_pixels"
 HEMATOXYLIN_PUBLISHED = "hematoxylin_vector_published"
 DAB_PUBLISHED = "dab_vector_published"
 NOT_SEPARABLE = "stains_not_separable"
 OTHER_STAIN = "not_hematoxylin_and_dab"
+GREY = "neither_blue_nor_brown"
 
 _BLUE_BELOW, _BROWN_ABOVE = -0.10, 0.0  # hue; published vectors: −0.22 and + 0.32
 _FAINT_OD = 0.10  # summed density below which hue is noise
+_VERY_FAINT_OD = 0.05  # … and below which even the median of many is: where nothing denser is blue
+_VERY_FAINT_SHARE = 0.02  # of the pixels above it, that must be blue then
 _BROWN_OD = 0.30  # brown is only sure in denser pixels: pale yellowish tissue is not DAB
 _SATURATED_OD = 1.2  # in any channel: the camera's black, where hue is lost
 _MIN_PIXELS = 300
@@ -36,6 +40,8 @@ _PURE_SHARE = 0.5  # half of each side, the half further from the other stain
 # DAB absorbs blue most; a second stain that absorbs green more, by this much, is eosin or a red dye. Of unit vectors:
 # real DAB, pinkish cameras included, −0.29 to 0.04; eosin of real H&E 0.25 to 0.55
 _PINK = 0.14
+# hue below which what was taken for DAB may be a grey counterstain where nothing is blue; real DAB has 0.10 to 0.31
+_GREY_BELOW = 0.09
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +68,17 @@ def estimate_vectors(density: F32) -> StainVectors:
     dab = _pure_end(d, h, (h > _BROWN_ABOVE) & (s > _BROWN_OD), towards=1)
     flags: list[str] = []
     if hematoxylin is None:
+        hematoxylin = _faint_hematoxylin(density[(total > _VERY_FAINT_OD) & unsaturated])
+        flags.append(HEMATOXYLIN_PUBLISHED if hematoxylin is None else HEMATOXYLIN_FAINT)
+    if hematoxylin is None:
         hematoxylin = unit(PUBLISHED_HEMATOXYLIN)
-        flags.append(HEMATOXYLIN_PUBLISHED)
     if dab is None:
         dab = unit(PUBLISHED_DAB)
         flags.append(DAB_PUBLISHED)
     if _angle_deg(hematoxylin, dab) < _MIN_ANGLE_DEG:
         return StainVectors(unit(PUBLISHED_HEMATOXYLIN), unit(PUBLISHED_DAB), (*flags, NOT_SEPARABLE))
+    if HEMATOXYLIN_PUBLISHED in flags and (dab[2] - dab[0]) / sum(dab) < _GREY_BELOW:
+        return StainVectors(unit(PUBLISHED_HEMATOXYLIN), unit(PUBLISHED_DAB), (*flags, GREY))
     if dab[1] > dab[2] + _PINK:
         flags.append(OTHER_STAIN)
     return StainVectors(hematoxylin, dab, tuple(flags))
@@ -81,8 +91,16 @@ def unit(vector: npt.ArrayLike) -> Vector:
     return r, g, b
 
 
-def _pure_end(density: F32, h: F32, side: npt.NDArray[np.bool_], *, towards: int) -> Vector | None:
-    if np.count_nonzero(side) < max(_MIN_PIXELS, _MIN_SHARE * len(h)):
+def _faint_hematoxylin(density: F32) -> Vector | None:
+    """From all pixels: on slides with a very pale counterstain negative nuclei are fainter than haze elsewhere."""
+    h = hue(density)
+    return _pure_end(density, h, h < _BLUE_BELOW, towards=-1, least=_VERY_FAINT_SHARE)
+
+
+def _pure_end(
+    density: F32, h: F32, side: npt.NDArray[np.bool_], *, towards: int, least: float = _MIN_SHARE
+) -> Vector | None:
+    if np.count_nonzero(side) < max(_MIN_PIXELS, least * len(h)):
         return None
     limit = np.percentile(h[side] * towards, 100 * (1 - _PURE_SHARE))
     pure = density[side & (h * towards >= limit)]
