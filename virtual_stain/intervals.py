@@ -77,16 +77,7 @@ def fit_interval(slides: Iterable[OutOfFold], *, level: float = LEVEL) -> dict[s
     Raises ValueError for values outside 0…1.
     """
     points = _one_a_patient(slides)
-    payload: dict[str, Any] = {
-        "method": METHOD,
-        "scale": SCALE,
-        "reading": "global_ratio",
-        "level": level,
-        "n_patients": len(points),
-        "n_folds": len({p.fold for p in points}),
-        "available": False,
-        "reason": None,
-    }
+    payload = no_interval("", level=level) | {"n_patients": len(points), "n_folds": len({p.fold for p in points})}
     needed = _patients_needed(level)
     if len(points) < needed:
         return payload | {
@@ -95,7 +86,21 @@ def fit_interval(slides: Iterable[OutOfFold], *, level: float = LEVEL) -> dict[s
     found = _fitted(points)
     if found["calibration"][1] == 0:
         return payload | {"reason": "the out-of-fold readings do not rise with the truth"}
-    return payload | {"available": True} | found
+    return payload | {"available": True, "reason": None} | found
+
+
+def no_interval(reason: str, *, level: float = LEVEL) -> dict[str, Any]:
+    """The payload of a marker whose slide readings get no interval, and why."""
+    return {
+        "method": METHOD,
+        "scale": SCALE,
+        "reading": "global_ratio",
+        "level": level,
+        "n_patients": 0,
+        "n_folds": 0,
+        "available": False,
+        "reason": reason,
+    }
 
 
 def _fitted(points: Sequence[OutOfFold]) -> dict[str, Any]:

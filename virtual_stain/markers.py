@@ -35,6 +35,11 @@ class Marker(enum.StrEnum):
         return self.compartment is Compartment.MEMBRANE
 
     @property
+    def has_classes(self) -> bool:
+        """Whether every cell has a membrane class, 0, 1+, 2+ or 3+, that the reading is made of."""
+        return self is Marker.HER2
+
+    @property
     def label(self) -> str:
         """The name as a pathologist writes it."""
         return {"ki67": "Ki67", "er": "ER", "pr": "PR", "her2": "HER2", "pdl1": "PD-L1"}[self.value]
@@ -63,25 +68,28 @@ def require_trainable(marker: Marker) -> None:
 
 
 class ValueDefinition(enum.StrEnum):
-    """Which number of a tile is its label."""
+    """Which number of a tile is its label (CN 114387243 A [0125-0131])."""
 
     POSITIVE_RATIO = "positive_ratio"
+    """Positive tumour cells / tumour cells."""
     NEGATIVE_RATIO = "negative_ratio"
     POSITIVE_COUNT = "positive_count"
+    """Positive tumour cells per mm²."""
     NEGATIVE_COUNT = "negative_count"
 
     @property
+    def is_ratio(self) -> bool:
+        """A share of the tumour cells, 0–1; otherwise cells per mm²."""
+        return self in (self.POSITIVE_RATIO, self.NEGATIVE_RATIO)
+
+    @property
+    def of_positive(self) -> bool:
+        """Whether positive cells are what is counted; otherwise negative ones."""
+        return self in (self.POSITIVE_RATIO, self.POSITIVE_COUNT)
+
+    @property
     def unit(self) -> str:
-        return "fraction" if self in (self.POSITIVE_RATIO, self.NEGATIVE_RATIO) else "cells/mm2"
-
-
-def require_built(definition: ValueDefinition) -> None:
-    """Refuse value definitions that training does not know yet, instead of approximating them."""
-    if definition is not ValueDefinition.POSITIVE_RATIO:
-        raise ConfigError(
-            f"value_definition {definition.value!r} is not built yet.",
-            hint='Use value_definition = "positive_ratio" (positive tumour cells / tumour cells).',
-        )
+        return "fraction" if self.is_ratio else "cells/mm2"
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,8 @@
 
 Top-N mean: CN 114387243 A [0162-0169] (sort from large to small, mean of the first 30). It is a hot-spot
 statistic: it grows with the number of tiles and noise biases it upward. The global readings are what IKWG, ASCO
-and ESMO favour for Ki67; `global_ratio` is the one to compare with Σ positive / Σ cells of a whole slide.
+and ESMO favour for Ki67; `global_ratio` is the one to compare with Σ positive / Σ cells of a whole slide, or, where the
+value is a count, with Σ cells / Σ area of its tiles.
 """
 
 from __future__ import annotations
@@ -13,19 +14,22 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from virtual_stain.markers import ValueDefinition
+
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 @dataclass(frozen=True, slots=True)
 class SlideReading:
-    """One marker's readings of a slide: fractions 0–1, None where no tile carries a reading (never 0)."""
+    """One marker's readings of a slide in the unit of its value (fraction 0–1, or cells per mm²); None where no tile
+    carries a reading (never 0)."""
 
     top_mean: float | None
     top_n: int
     """Tiles in `top_mean`: the configured number, or all where there are fewer."""
     global_mean: float | None
     global_ratio: float | None
-    """Weighted by expected tumour cells."""
+    """Of a ratio: weighted by expected tumour cells. Of a count: by area, and tiles are equally large: the mean."""
     quantiles: dict[str, float] | None
     """"p05" … "p95" over the tiles, linear between order statistics."""
     n_tiles: int
@@ -34,19 +38,27 @@ class SlideReading:
     flags: tuple[str, ...]
 
 
-def aggregate(fraction: npt.ArrayLike, tumour_cells: npt.ArrayLike, *, top_n: int, few_cells: int = 0) -> SlideReading:
+def aggregate(
+    values: npt.ArrayLike,
+    tumour_cells: npt.ArrayLike,
+    *,
+    top_n: int,
+    few_cells: int = 0,
+    definition: ValueDefinition = ValueDefinition.POSITIVE_RATIO,
+) -> SlideReading:
     """Readings over the used tiles of one slide.
 
-    `fraction`: float[N] in 0–1; `tumour_cells`: float[N] ≥ 0, both finite; N may be 0. `top_n` ≥ 1. Fewer expected
-    cells than `few_cells` are flagged. Sums are exact (math.fsum), so the order of the tiles does not matter.
-    Raises ValueError for values outside their ranges.
+    `values`: float[N] in 0–1, or ≥ 0 where `definition` is a count; `tumour_cells`: float[N] ≥ 0, both finite; N may
+    be 0. `top_n` ≥ 1. Fewer expected cells than `few_cells` are flagged. Sums are exact (math.fsum), so the
+    order of the tiles does not matter. Raises ValueError for values outside their ranges.
     """
-    values = np.asarray(fraction, np.float64)
+    values = np.asarray(values, np.float64)
     cells = np.asarray(tumour_cells, np.float64)
     if values.ndim != 1 or values.shape != cells.shape:
         raise ValueError(f"Expected two arrays of one length. Received: {values.shape}, {cells.shape}")
-    if not (np.isfinite(cells).all() and (cells >= 0).all() and ((values >= 0) & (values <= 1)).all()):
-        raise ValueError("Expected fractions from 0 to 1 and finite cell numbers ≥ 0.")
+    most = 1.0 if definition.is_ratio else np.finfo(np.float64).max
+    if not (np.isfinite(cells).all() and (cells >= 0).all() and ((values >= 0) & (values <= most)).all()):
+        raise ValueError("Expected fractions from 0 to 1 (counts: finite, ≥ 0) and finite cell numbers ≥ 0.")
     if top_n < 1:
         raise ValueError(f"Expected top_n ≥ 1. Received: {top_n}")
     n = len(values)
@@ -54,6 +66,8 @@ def aggregate(fraction: npt.ArrayLike, tumour_cells: npt.ArrayLike, *, top_n: in
         return SlideReading(None, 0, None, None, None, 0, None, ("no_valid_tiles",))
     top = np.sort(values)[::-1][:top_n]
     total = math.fsum(cells)
+    mean = math.fsum(values) / n
+    weighted = math.fsum(values * cells) / total if total > 0 else None
     points = np.quantile(values, QUANTILES)
     flags = [f"fewer_than_{top_n}_tiles"] if n < top_n else []
     if n > top_n:
@@ -63,8 +77,8 @@ def aggregate(fraction: npt.ArrayLike, tumour_cells: npt.ArrayLike, *, top_n: in
     return SlideReading(
         top_mean=math.fsum(top) / len(top),
         top_n=len(top),
-        global_mean=math.fsum(values) / n,
-        global_ratio=math.fsum(values * cells) / total if total > 0 else None,
+        global_mean=mean,
+        global_ratio=weighted if definition.is_ratio else mean,
         quantiles={f"p{round(q * 100):02d}": float(v) for q, v in zip(QUANTILES, points, strict=True)},
         n_tiles=n,
         expected_tumour_cells=total,

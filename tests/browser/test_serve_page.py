@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.browser.conftest import accessibility_problems, serving, until
+from tests.fixtures.models import tiny_card, write_tiny_bundle
 from tests.fixtures.web import TOKEN, serve_config, serve_of
+from virtual_stain.markers import ValueDefinition
 from virtual_stain.web.guard import Access
 from virtual_stain.web.serve.app import serve_app
 from virtual_stain.web.serve.command import open_office
@@ -76,6 +79,31 @@ def test_a_slide_is_submitted_by_keyboard_scored_and_its_report_opens_from_disk(
     page.goto(report.as_uri())
     assert "one" in page.title() + page.inner_text("body")
     assert page.evaluate("[...document.images].every((i) => i.complete && i.naturalWidth > 0)")
+
+
+def test_a_count_is_shown_per_area_and_says_of_what(page: Page, tmp_path: Path) -> None:
+    config = serve_config(tmp_path)
+    card = tiny_card(value_definition=ValueDefinition.NEGATIVE_COUNT)
+    write_tiny_bundle(tmp_path / "counts", card)
+    config = dataclasses.replace(config, web=dataclasses.replace(config.web, models=(f"n={tmp_path / 'counts'}",)))
+    out = tmp_path / "out"
+    out.mkdir()
+    office = open_office(out, config)
+    write_settings(out, config, office.root.folder, office.models.places, 1)
+    with serving(serve_app(office, Access("127.0.0.1"), Supervisor(out))) as url:
+        job = page.request.post(f"{url}api/jobs", data={"slides": ["one.tiff"], "model": "n"}).json()["jobs"][0]["id"]
+        end = time.monotonic() + 120
+        while page.request.get(f"{url}api/jobs/{job}").json()["state"] not in ("done", "failed"):
+            assert time.monotonic() < end
+            time.sleep(0.2)
+        page.goto(f"{url}jobs/{job}")
+        page.wait_for_selector("body[data-ready]")
+        readings = page.inner_text("#readings")
+        assert "Ki67-negative tumour cells per mm²" in readings
+        assert "1,500 /mm²" in readings, "mean redness 150 of 255 is 1500 of 2550"
+        assert "%" not in readings
+        assert "2,000 /mm²" in page.inner_text("#gallery")
+        assert "per mm²" in (page.get_attribute("#histogram", "aria-label") or "")
 
 
 def test_a_running_server_shows_the_report_in_a_sandbox(page: Page, address: str) -> None:

@@ -19,10 +19,11 @@ from click.testing import CliRunner
 from scipy.spatial import cKDTree
 
 from tests.fixtures.phantoms import TinyPair, tiny_cohort
-from virtual_stain.config import Config, LabelSettings
+from virtual_stain.config import Config, CountingSettings, LabelSettings
 from virtual_stain.errors import BatchError, OutputError, RejectedError, ReviewPendingError, SlideError
 from virtual_stain.files import folder_lock
 from virtual_stain.labels.store import TileStore
+from virtual_stain.markers import ValueDefinition
 from virtual_stain.records.manifest import read_manifest, shard_paths
 from virtual_stain.records.read import iterate_shard
 from virtual_stain.records.verify import verify_records
@@ -78,6 +79,20 @@ def copy(built: Built, tmp_path: Path) -> Path:
 
 def _outputs(folder: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in [*folder.glob("*.tfrecord"), folder / "manifest.json"]}
+
+
+def test_another_value_definition_packs_the_same_tiles_anew(built: Built, copy: Path) -> None:
+    tiles = {p: p.stat().st_mtime_ns for p in copy.glob("work/*/tiles.h5")}
+    counting = CountingSettings(value_definition=ValueDefinition.NEGATIVE_COUNT)
+    build_records(built.pairs_csv, copy, Config(counting=counting), ACCEPT)
+    assert {p: p.stat().st_mtime_ns for p in copy.glob("work/*/tiles.h5")} == tiles, "nothing was counted again"
+    verified = verify_records(copy).manifest
+    assert verified.value_definition == "negative_count"
+    records = [r for path in shard_paths(copy, verified.pairs) for r in iterate_shard(path)]
+    assert {r["label/value_definition"] for r in records} == {"negative_count"}
+    assert [r["label/id"] for r in records] == [
+        r["label/id"] for path in shard_paths(built.out, verified.pairs) for r in iterate_shard(path)
+    ], "a verdict on the cells stays one"
 
 
 def test_the_folder_verifies_and_says_what_is_in_it(built: Built) -> None:

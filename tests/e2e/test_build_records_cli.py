@@ -64,10 +64,8 @@ def test_a_wrong_option_and_a_missing_key_file(
 ) -> None:
     out = tmp_path / "out"
     assert _vstain(capsys, "build-records", table, "--out", out, "--set", "labels.min_tumor_cells=3")[0] == 2
-    code, _, err = _vstain(
-        capsys, "build-records", table, "--out", out, "--set", "counting.value_definition=negative_count"
-    )
-    assert (code, "not built yet" in err) == (2, True)
+    code, _, err = _vstain(capsys, "build-records", table, "--out", out, "--set", "counting.value_definition=h_score")
+    assert (code, "negative_count" in err) == (2, True)
     monkeypatch.setenv("VSTAIN_PATIENT_KEY", str(tmp_path / "none.key"))
     code, _, err = _vstain(capsys, "build-records", table, "--out", out)
     assert (code, "openssl rand" in err) == (3, True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -160,6 +161,30 @@ def test_a_slide_is_scored_and_its_tps_stands_on_the_panel(way: Way, model: Path
     assert panel["evidence"]["pdl1"]["value"] == reading
     expected = "TPS below 1 %" if reading < 0.01 else "TPS 1 to 49 %" if reading < 0.5 else "TPS 50 % or more"
     assert panel["findings"]["pdl1-tps-22c3"]["class"] == expected
+
+
+def test_a_model_of_counts_goes_the_same_way_and_no_rule_takes_it(way: Way) -> None:
+    """The same tiles under another value definition: cells per mm² from the records to the report; no panel."""
+    he, out, run = way.cohort[0].he, way.folder / "densities", way.folder / "counts"
+    records = way.folder / "counted-records"
+    shutil.copytree(way.records, records)
+    words = [*WORDS, "--set", "counting.value_definition=positive_count"]
+    pairs = str(way.folder / "pairs.csv")
+    assert _run(["build-records", pairs, "--out", str(records), "--accept-unreviewed", "-q", *words]) == 0
+    assert _run(["fit", str(records), "--out", str(run), "-q", *words]) == 0
+    assert _run(["evaluate", str(run), "-q"]) == 0
+    assert _run(["evaluate", str(run), str(way.records), "--out", str(way.folder / "x"), "-q"]) == 3, "of other values"
+    assert _run(["export", str(run), "--out", str(way.folder / "counter"), "-q"]) == 0
+    assert _run(["score", str(he), "--model", str(way.folder / "counter"), "--out", str(out), "-q", *WORDS[-4:-2]]) == 0
+    report = json.loads((out / f"{he.stem}.report.json").read_text())
+    reading = report["readings"]["pdl1"]
+    assert (reading["value_definition"], reading["unit"]) == ("positive_count", "cells/mm2")
+    rows = list(csv.DictReader((out / f"{he.stem}.tiles.csv").read_text().splitlines()))
+    used = [float(r["pdl1"]) for r in rows if r["used"] == "1"]
+    assert sum(used) / len(used) == pytest.approx(reading["global_ratio"], rel=1e-4)
+    assert reading["global_ratio"] > 10, "cells per mm², not a fraction"
+    assert "PD-L1-positive predicted from H&amp;E" in (out / f"{he.stem}.report.html").read_text()
+    assert _run(["panel", str(out / f"{he.stem}.report.json"), "--out", str(way.folder / "no-panel"), "-q"]) == 3
 
 
 def test_the_panel_refused_every_real_count(way: Way) -> None:

@@ -36,7 +36,7 @@ def test_the_bundle_reads_stored_tiles_as_the_evaluation_did(trained):
     table = predict_tiles(load_run(run), records, [pair])
     served = tf.saved_model.load(str(verify_bundle(model).folder)).signatures["serving_default"]
     answer = served(image_bytes=tf.constant(stored_tiles(records, pair)))
-    np.testing.assert_allclose(np.sort(answer["ki67"].numpy()), np.sort(table.ratio), atol=1e-5)
+    np.testing.assert_allclose(np.sort(answer["ki67"].numpy()), np.sort(table.value), atol=1e-5)
     cells = answer["ki67_tumour_cells"].numpy()
     np.testing.assert_allclose(np.sort(cells), np.sort(table.expected_cells), rtol=1e-4)
 

@@ -1,5 +1,5 @@
-"""A fragment of the IHC section that lies elsewhere: no tile over it teaches anything, from the slides to the tiles of
-build-records."""
+"""A fragment of the IHC section that lies elsewhere: the registration states no error there, and no tile over it
+teaches anything, from the slides to the tiles of build-records."""
 
 from __future__ import annotations
 
@@ -91,6 +91,9 @@ def test_no_tile_on_a_torn_fragment_teaches_anything(
     assert kept.mean() > 0.7
     wrong = tuple(t for t, off in zip(prepared.tiles, off_um, strict=True) if off > _WRONG_UM)
     assert len(wrong) >= 5
+    # the registration says so itself, before any tile is looked at
+    assert np.mean(p95_um[off_um > _WRONG_UM] <= Config().registration.tile_p95_um) < 0.1
+    assert registration.flags
     part = PartJob(dataclasses.replace(prepared, tiles=()), 0, wrong)
     build_part(part)
     with TileStore(part.path) as store:

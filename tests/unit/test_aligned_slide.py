@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from xml.etree import ElementTree
 
 import cv2
 import numpy as np
@@ -55,3 +56,22 @@ def test_coarser_needs_a_pixel_size(tmp_path: Path) -> None:
     known = SlideRef(ref.path, (0.5, 0.5))
     with open_slide(known) as he, open_slide(known) as ihc:
         assert write_aligned(he, ihc, toy_transform(0), tmp_path / "y.ome.tif", mpp=1.0).width == 150
+
+
+def test_a_second_run_wrote_other_bytes(tmp_path: Path) -> None:
+    """The OME UUID was a new one every time; now it names the content."""
+    rgb = np.clip(150 + 40 * noise(1, (200, 300), 9), 0, 255).astype(np.uint8)
+    ihc = write_image(tmp_path / "ihc.png", np.stack([rgb] * 3, axis=-1))
+    he = write_image(tmp_path / "he.png", np.full((200, 300, 3), 240, np.uint8))
+    written = []
+    for name, turn in (("a", 0), ("b", 0), ("c", 3)):
+        path = tmp_path / f"{name}.ome.tif"
+        with open_slide(SlideRef(he, (0.5, 0.5))) as first, open_slide(SlideRef(ihc, (0.5, 0.5))) as second:
+            write_aligned(first, second, toy_transform(turn), path)
+        with tifffile.TiffFile(path) as file:
+            uuid = ElementTree.fromstring(file.ome_metadata or "").attrib["UUID"]
+        written.append((uuid, path.read_bytes()))
+    assert written[0] == written[1]
+    assert written[0][0] != written[2][0]
+    assert written[0][0].startswith("urn:uuid:")
+    assert "00000000" not in written[0][0]

@@ -89,7 +89,6 @@ def test_a_card_comes_back_as_it_was_written():
     ("change", "sentence"),
     [
         ({"schema_version": 2}, "schema_version 1"),
-        ({"value_definition": "positive_count"}, "not built yet"),
         ({"value_definition": "nonsense"}, "nonsense"),
         ({"markers": ["her2"]}, "HER2"),
         ({"markers": []}, "distinct markers"),

@@ -57,12 +57,13 @@ def table(n=40, seed=0, **columns):
         "clear": np.ones(n),
         "positive": np.floor(cells * rng.uniform(0, 0.9, n)),
         "cells": cells,
-        "ratio": rng.uniform(0, 1, n),
+        "value": rng.uniform(0, 1, n),
         "expected_cells": rng.uniform(50, 300, n),
         "registration_um": rng.uniform(2, 40, n),
         "fold": np.zeros(n, np.int64),
     }
-    return TileTable(**(values | columns))
+    values |= columns
+    return TileTable(**({"counted": values["positive"], "whole": values["cells"]} | values))
 
 
 def test_the_test_fold_alone_is_read(done):
@@ -233,7 +234,7 @@ def test_records_that_went_away_are_asked_for(done, tmp_path):
 
 def test_perfect_readings_are_perfect():
     t = table()
-    t = dataclasses.replace(t, ratio=t.positive / t.cells, expected_cells=t.cells)
+    t = dataclasses.replace(t, value=t.positive / t.cells, expected_cells=t.cells)
     figures = marker_figures(t, RULE)
     assert figures["tiles"]["pearson_within_patient"] == pytest.approx(1)
     assert figures["tiles"]["mae"] == pytest.approx(0, abs=1e-12)
@@ -263,13 +264,13 @@ def test_correlation_where_there_is_none_is_none():
 
 def test_tiles_without_tissue_cells_or_reading_enter_no_slide_reading():
     t = table(8, pair=np.array(["p"] * 8))
-    t.tissue_fraction[0], t.expected_cells[1], t.ratio[2] = 0.49, 49.9, np.nan
+    t.tissue_fraction[0], t.expected_cells[1], t.value[2] = 0.49, 49.9, np.nan
     figures = slide_figures(t, RULE)[0]
     kept = [3, 4, 5, 6, 7]
     assert figures.n_used == 5
-    assert figures.read_global_mean == pytest.approx(t.ratio[kept].mean())
-    assert figures.read_global_ratio == pytest.approx(np.average(t.ratio[kept], weights=t.expected_cells[kept]))
-    assert figures.read_top_mean == pytest.approx(np.sort(t.ratio[kept])[-3:].mean())
+    assert figures.read_global_mean == pytest.approx(t.value[kept].mean())
+    assert figures.read_global_ratio == pytest.approx(np.average(t.value[kept], weights=t.expected_cells[kept]))
+    assert figures.read_top_mean == pytest.approx(np.sort(t.value[kept])[-3:].mean())
     assert figures.true_ratio == pytest.approx(t.positive.sum() / t.cells.sum())
 
 
@@ -311,7 +312,7 @@ def test_evaluation_reads_a_slide_as_scoring_does(n):
     """Two implementations on purpose (scoring deploys without training); they must agree."""
     t = table(n, seed=n, pair=np.array(["p"] * n))
     ours = slide_figures(t, RULE)[0]
-    theirs = aggregate(t.ratio, t.expected_cells, top_n=RULE.top_n)
+    theirs = aggregate(t.value, t.expected_cells, top_n=RULE.top_n)
     assert ours.read_top_mean == pytest.approx(theirs.top_mean, rel=1e-12)
     assert ours.read_global_mean == pytest.approx(theirs.global_mean, rel=1e-12)
     assert ours.read_global_ratio == pytest.approx(theirs.global_ratio, rel=1e-12)

@@ -8,9 +8,10 @@ import pytest
 from PIL import Image
 
 from tests.fixtures.reports import overview_picture, scored
-from virtual_stain.markers import Marker
+from virtual_stain.markers import Marker, ValueDefinition
 from virtual_stain.report.colours import ColourScale
 from virtual_stain.report.heatmap import heatmap_png, histogram_png, scale_bar_um, top_tiles
+from virtual_stain.value_text import ValueText
 
 
 def picture(data):
@@ -60,11 +61,14 @@ def test_the_scale_bar_is_round_and_at_most_a_quarter(width_um, bar):
 
 
 def test_the_colour_scale_holds_the_values_and_is_one_of_few():
-    assert ColourScale.for_values([0.1, 0.2]).top == 0.2
-    assert ColourScale.for_values([0.21, np.nan]).top == 0.5
-    assert ColourScale.for_values([0.7]).top == 1.0
-    assert ColourScale.for_values([]).top == 0.2
-    scale = ColourScale(0.5)
+    ratio, count = ValueText(ValueDefinition.POSITIVE_RATIO), ValueText(ValueDefinition.POSITIVE_COUNT)
+    tops = {0.2: [0.1, 0.2], 0.5: [0.21, np.nan], 1.0: [0.7]}
+    assert all(ColourScale.for_values(values, ratio).top == top for top, values in tops.items())
+    assert ColourScale.for_values([], ratio).top == 0.2
+    assert ColourScale.for_values([1300.0], count).top == 2000
+    assert ColourScale.for_values([1e6], count).top == 20_000, "brighter than the last colour there is none"
+    assert ColourScale(2000, count).class_of(1300.0)[0] == "1200–1400 /mm²"
+    scale = ColourScale(0.5, ratio)
     assert scale.class_of(0.0)[0] == "0–5 %"
     assert scale.class_of(0.5)[0] == "45–50 %"
     assert scale.rgb([0.0, 0.5]).tolist() == [[68, 1, 84], [253, 231, 37]]

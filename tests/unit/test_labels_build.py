@@ -72,12 +72,18 @@ def _build(
     tile_px: int = 256,
     regions: Regions | None = None,
     stain_flags: tuple[str, ...] = (),
+    bare_below_px0: float = 0.0,
 ):
+    def _unless_bare(places: np.ndarray, error: float) -> np.ndarray:
+        return np.where(places.sum(axis=1) < bare_below_px0, np.inf, error)
+
     matrix = np.eye(3)
     matrix[:2, 2] = SHIFT
     transform = PairTransform(Affine2D("ihc_px0", "he_px0", matrix))
     registration = SimpleNamespace(
-        transform=transform, error_at_um=lambda p: (np.full(len(p), 3.0), np.full(len(p), 7.0))
+        transform=transform,
+        bare_at=lambda p: p.sum(axis=1) < bare_below_px0,
+        error_at_um=lambda p: (_unless_bare(p, 3.0), _unless_bare(p, 7.0)),
     )
     settings = TileSettings(
         tile_px=tile_px,
@@ -219,3 +225,14 @@ def test_an_unusable_region_is_told_before_any_work(slides: tuple[SlideRef, Slid
     with pytest.raises(InputError, match="roi.geojson"):
         prepare_pair(_job(slides, tmp_path / "p", he_roi=bad))
     assert list((tmp_path / "p").iterdir()) == []
+
+
+def test_places_without_tissue_under_them_are_a_matter_of_overlap_as_long_as_they_are_few(
+    slides: tuple[SlideRef, SlideRef],
+) -> None:
+    """The overlap allows less than a third of a tile: one of its nine places at the corner, but not three."""
+    box = Box(40.0, 52.0, 256, 256)
+    whole, few, many = (_build(slides, box, bare_below_px0=x)[0].trust for x in (0.0, 200.0, 300.0))
+    assert whole.error_p95_um == few.error_p95_um == 7
+    assert many.error_p95_um is None
+    assert many.error_median_um is None

@@ -1,7 +1,7 @@
 import pytest
 
 from virtual_stain.errors import ConfigError
-from virtual_stain.markers import CellCounts, Marker, ValueDefinition, parse_marker, require_built, require_trainable
+from virtual_stain.markers import CellCounts, Marker, ValueDefinition, parse_marker, require_trainable
 
 
 def test_the_sources_example_is_a_quarter():
@@ -33,10 +33,14 @@ def test_membrane_classes_are_refused_not_approximated():
         require_trainable(marker)
 
 
-@pytest.mark.parametrize("definition", [d for d in ValueDefinition if d is not ValueDefinition.POSITIVE_RATIO])
-def test_a_definition_that_is_not_built_is_refused(definition):
-    with pytest.raises(ConfigError, match="not built"):
-        require_built(definition)
+def test_value_definitions_say_what_they_count_and_in_which_unit():
+    facts = {d.value: (d.is_ratio, d.of_positive, d.unit) for d in ValueDefinition}
+    assert facts == {
+        "positive_ratio": (True, True, "fraction"),
+        "negative_ratio": (True, False, "fraction"),
+        "positive_count": (False, True, "cells/mm2"),
+        "negative_count": (False, False, "cells/mm2"),
+    }
 
 
 def test_counts_add_up():

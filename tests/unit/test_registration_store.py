@@ -109,8 +109,8 @@ def test_foreign_h5_is_refused(tmp_path: Path) -> None:
 def test_newer_schema_is_refused(tmp_path: Path) -> None:
     written(tmp_path, elastic_px=0.0)
     path = tmp_path / JSON_NAME
-    path.write_text(path.read_text(encoding="utf-8").replace('"schema_version": 3', '"schema_version": 4'))
-    with pytest.raises(InputError, match="schema version 3"):
+    path.write_text(path.read_text(encoding="utf-8").replace('"schema_version": 4', '"schema_version": 5'))
+    with pytest.raises(InputError, match="schema version 4"):
         read_registration(path)
 
 

@@ -12,7 +12,8 @@ import pytest
 from tests.fixtures.reports import scored
 from virtual_stain.config import ScoringSettings
 from virtual_stain.errors import SlideError
-from virtual_stain.markers import Marker
+from virtual_stain.markers import Marker, ValueDefinition
+from virtual_stain.report.geojson import tiles_geojson
 from virtual_stain.report.html import report_html
 from virtual_stain.report.report import report_json, tiles_csv
 
@@ -41,6 +42,24 @@ def test_a_value_that_does_not_exist_is_null_with_its_reason():
     assert "null" in reasons["no_valid_tiles"]
     assert "0.5" in reasons["no_valid_tiles"]
     assert "no_interval" in reasons
+
+
+def test_a_count_is_told_in_cells_per_mm2_everywhere():
+    density = {Marker.KI67: [100.0 * i for i in range(12)]}
+    report = scored(density, definition=ValueDefinition.NEGATIVE_COUNT, top_n=3)
+    reading = as_json(report)["readings"]["ki67"]
+    assert (reading["value_definition"], reading["unit"]) == ("negative_count", "cells/mm2")
+    assert reading["global_ratio"] == reading["global_mean"] == pytest.approx(550)
+    assert reading["top_mean"] == pytest.approx(1000)
+    assert reading["interval"] is None
+    page = report_html(report, b"png", lambda box: np.zeros((256, 256, 3), np.uint8))
+    assert "<b>550 /mm²</b>" in page
+    assert "negative_count (cells/mm2)" in page
+    assert "550 %" not in page
+    assert "Ki67-negative predicted from H&amp;E" in page
+    features = json.loads(tiles_geojson(report))["features"]
+    assert features[7]["properties"]["classification"]["name"] == "Ki67-negative 600–800 /mm²"
+    assert features[7]["properties"]["measurements"]["ki67"] == 700.0
 
 
 def test_flags_and_warnings_say_what_to_beware_of():
@@ -149,7 +168,7 @@ def test_the_page_says_how_far_off_the_model_is_or_that_nobody_knows():
     figures = {"held_out": "test fold", "markers": {"ki67": {"tiles": tiles, "slides": slides}}}
     card = dataclasses.replace(report.score.card, training={"evaluation": figures})
     text = page(dataclasses.replace(report, score=dataclasses.replace(report.score, card=card))).text
-    assert "error of a slide 3.1 % (4 slides)" in text
+    assert "error of a slide 3.1 points (4 slides)" in text
 
 
 def test_a_gallery_tile_that_cannot_be_read_is_an_error_of_the_slide():

@@ -12,7 +12,7 @@ from tests.fixtures.reports import scored
 from virtual_stain.appearance import Appearance
 from virtual_stain.config import ScoringSettings
 from virtual_stain.intervals import OutOfFold, fit_interval
-from virtual_stain.markers import Marker
+from virtual_stain.markers import Marker, ValueDefinition
 from virtual_stain.report import report as module
 from virtual_stain.report.html import report_html
 from virtual_stain.report.report import make_report, report_json
@@ -140,6 +140,14 @@ def test_the_schema_refuses_what_is_not_a_report():
         assert not validator.is_valid(good | change)
     good["readings"]["ki67"]["global_mean"] = 1.5
     assert not validator.is_valid(good)
+
+
+def test_the_schema_takes_counts_above_one_where_the_unit_says_so():
+    report = scored({Marker.KI67: [900.0] * 12}, definition=ValueDefinition.POSITIVE_COUNT)
+    check(report)
+    confused = json.loads(json.dumps(value(report)))
+    confused["readings"]["ki67"]["unit"] = "fraction"
+    assert not jsonschema_rs.validator_for(json.loads(SCHEMA.read_text())).is_valid(confused)
 
 
 def test_the_table_over_all_slides_has_a_row_for_each_whatever_became_of_it():

@@ -72,9 +72,9 @@ def test_nonsense_is_refused(value: object, expected: str) -> None:
 
 
 def test_a_correction_of_another_label_is_seen() -> None:
-    assert Correction(removed=(len(CELLS),)).problem(len(CELLS), 256)
-    assert Correction(added=((256.0, 1.0, "positive"),)).problem(len(CELLS), 256)
-    assert Correction(removed=(len(CELLS) - 1,), added=((255.9, 0.0, "positive"),)).problem(len(CELLS), 256) is None
+    assert Correction(removed=(len(CELLS),)).problem(CELLS, 256)
+    assert Correction(added=((256.0, 1.0, "positive"),)).problem(CELLS, 256)
+    assert Correction(removed=(len(CELLS) - 1,), added=((255.9, 0.0, "positive"),)).problem(CELLS, 256) is None
     with pytest.raises(ValueError, match="expected cells 0 to"):
         correct(CELLS, Correction(removed=(len(CELLS),)))
 

@@ -16,6 +16,7 @@ from virtual_stain.config import ScoringSettings, TilingSettings
 from virtual_stain.errors import ModelError
 from virtual_stain.export.inference_graph import freeze_network
 from virtual_stain.export.saved_model import write_bundle
+from virtual_stain.markers import ValueDefinition
 from virtual_stain.model.tile_reading import tile_reading
 from virtual_stain.parallel import available_cores
 from virtual_stain.score.bfloat16 import find_network, to_bfloat16
@@ -25,6 +26,7 @@ from virtual_stain.score.local import LocalPredictor
 from virtual_stain.score.start_tensorflow import calls_at_once, start_tensorflow
 
 TILE_PX = 2 * CROP_PX
+RATIO = ValueDefinition.POSITIVE_RATIO
 
 
 @pytest.fixture(scope="module")
@@ -135,10 +137,23 @@ def test_bundles_from_before_the_frozen_graph_still_load(tmp_path, tiles):
 def test_differences_are_infinite_where_one_engine_has_no_reading():
     a = {"ki67": np.array([0.1, np.nan]), "ki67_tumour_cells": np.array([10.0, 0.0])}
     b = {"ki67": np.array([0.1, 0.2]), "ki67_tumour_cells": np.array([10.0, 0.0])}
-    assert acceptable(difference(a, a))
-    assert not acceptable(difference(a, b))
+    assert acceptable(difference(a, a, RATIO))
+    assert not acceptable(difference(a, b, RATIO))
     off = {"ki67": a["ki67"], "ki67_tumour_cells": np.array([11.0, 0.0])}
-    assert not acceptable(difference(a, off))
+    assert not acceptable(difference(a, off, RATIO))
+
+
+def test_counts_may_differ_as_much_as_numbers_of_cells_do():
+    """Per cent of the value where there are cells, of the mean where there are hardly any; never 0.005 cells."""
+    cells = np.array([10.0, 0.0])
+    a = {"ki67": np.array([1000.0, 1.0]), "ki67_tumour_cells": cells}
+    near = {"ki67": np.array([1030.0, 9.0]), "ki67_tumour_cells": cells}
+    far = {"ki67": np.array([1060.0, 1.0]), "ki67_tumour_cells": cells}
+    found = difference(a, near, ValueDefinition.NEGATIVE_COUNT)
+    assert acceptable(found)
+    assert found["value"] == pytest.approx(0.03)
+    assert not acceptable(difference(a, far, ValueDefinition.NEGATIVE_COUNT))
+    assert not acceptable(difference(a, near, RATIO))
 
 
 @pytest.mark.parametrize(("flags", "expected"), [("fpu amx_bf16", True), ("avx512_bf16", True), ("avx512f", False)])
@@ -310,7 +325,7 @@ def test_the_check_compares_single_crops(bundle, tiles, monkeypatch):
     """One crop's error counts in full: in a tile's mean its three neighbours would hide three quarters of it."""
     predictor = LocalPredictor(bundle, ScoringSettings(precision="bfloat16"))
     seen = []
-    monkeypatch.setattr("virtual_stain.score.local.difference", lambda a, b: seen.append(a) or difference(a, b))
+    monkeypatch.setattr("virtual_stain.score.local.difference", lambda a, b, d: seen.append(a) or difference(a, b, d))
     predictor.check(tiles)
     centre = LocalPredictor(bundle, ScoringSettings(precision="float32", crops="center")).predict(tiles)
     np.testing.assert_allclose(seen[0]["ki67"], centre["ki67"], atol=1e-6)

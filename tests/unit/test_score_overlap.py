@@ -97,7 +97,7 @@ def test_an_interrupted_slide_goes_on_where_it_was(tmp_path, monkeypatch):
     second = TinyPredictor()
     resumed = _score(path, second, AnswerLog(partial, "key"))
     assert len(second.batches) == len(whole.tiles) - 4
-    np.testing.assert_array_equal(resumed.markers[Marker.KI67].fraction, whole.markers[Marker.KI67].fraction)
+    np.testing.assert_array_equal(resumed.markers[Marker.KI67].value, whole.markers[Marker.KI67].value)
     other = TinyPredictor()
     _score(path, other, AnswerLog(partial, "another slide or model"))
     assert len(other.batches) == len(whole.tiles)

@@ -53,7 +53,7 @@ def test_every_tile_reads_what_its_pixels_say_and_glass_is_never_read(tmp_path):
     assert set(tiles) == set(expected)
     for place, red in expected.items():
         index = tiles[place]
-        assert scores.fraction[index] == pytest.approx(red / 255, abs=0.01)
+        assert scores.value[index] == pytest.approx(red / 255, abs=0.01)
         assert scores.tumour_cells[index] == pytest.approx(
             expected_reading(block_image([[purple(red)]]))["ki67_tumour_cells"], abs=5
         )
@@ -70,7 +70,7 @@ def test_the_network_sees_exactly_the_windows_of_read_window(tmp_path):
     with open_slide(SlideRef(path)) as slide:
         for i, tile in enumerate(score.tiles):
             answer = expected_reading(read_window(slide, tile.box, Size(128, 128)))
-            assert score.markers[Marker.KI67].fraction[i] == pytest.approx(answer["ki67"], abs=1e-6)
+            assert score.markers[Marker.KI67].value[i] == pytest.approx(answer["ki67"], abs=1e-6)
             assert score.markers[Marker.KI67].tumour_cells[i] == pytest.approx(answer["ki67_tumour_cells"], abs=1e-3)
 
 
@@ -79,7 +79,7 @@ def test_the_result_does_not_depend_on_batch_size_or_jobs(tmp_path, batch_size, 
     path = block_slide(tmp_path / "a.tiff", REDS)
     one, other = run(path, batch_size=4), run(path, batch_size=batch_size, jobs=jobs)
     a, b = one.markers[Marker.KI67], other.markers[Marker.KI67]
-    np.testing.assert_allclose(a.fraction, b.fraction, atol=1e-6)
+    np.testing.assert_allclose(a.value, b.value, atol=1e-6)
     np.testing.assert_allclose(a.tumour_cells, b.tumour_cells, atol=1e-6 * 400)
     np.testing.assert_array_equal(a.used, b.used)
     assert one.tiles == other.tiles
@@ -125,7 +125,7 @@ def test_a_tile_that_cannot_be_read_is_counted_and_the_others_are_scored(tmp_pat
     assert list(score.failed) == [index]
     assert "read_failed" in score.flags[index]
     assert not score.markers[Marker.KI67].used[index]
-    assert np.isnan(score.markers[Marker.KI67].fraction[index])
+    assert np.isnan(score.markers[Marker.KI67].value[index])
     assert score.markers[Marker.KI67].used.sum() == 4
 
 
@@ -173,7 +173,7 @@ def test_overlapping_windows_are_scored_on_the_bundles_stride(tmp_path):
     path = block_slide(tmp_path / "a.tiff", [[150, 200]])
     score = run(path, TinyPredictor(tiny_card(stride_um=19.2)))
     assert [(t.col, t.row) for t in score.tiles] == [(0, 0), (1, 0), (2, 0)]
-    assert score.markers[Marker.KI67].fraction[1] == pytest.approx(175 / 255, abs=0.01)
+    assert score.markers[Marker.KI67].value[1] == pytest.approx(175 / 255, abs=0.01)
 
 
 def test_a_slide_with_bounds_is_scored_from_their_corner_in_uncropped_coordinates(tmp_path, monkeypatch):
@@ -183,7 +183,7 @@ def test_a_slide_with_bounds_is_scored_from_their_corner_in_uncropped_coordinate
     score = run(path)
     places = [(t.col, round(t.box.x, 3), round(t.box.y, 3)) for t in score.tiles]
     assert places == [(0, 128.0, 256.0), (1, 256.0, 256.0), (2, 384.0, 256.0)]
-    fraction = score.markers[Marker.KI67].fraction
+    fraction = score.markers[Marker.KI67].value
     assert fraction[:2] == pytest.approx([150 / 255, 200 / 255], abs=0.01)
     assert score.tiles[2].border
     with open_slide(SlideRef(path)) as slide:
@@ -200,7 +200,7 @@ def test_the_pixel_size_decides_the_window_whatever_the_scanner(tmp_path):
     fine = write_tiled_tiff(tmp_path / "fine.tiff", block_image(colours, 160), 0.24)
     coarse = write_tiled_tiff(tmp_path / "coarse.tiff", block_image(colours, 128), 0.3)
     a, b = (run(p).markers[Marker.KI67] for p in (fine, coarse))
-    np.testing.assert_allclose(a.fraction, b.fraction, atol=0.01)
+    np.testing.assert_allclose(a.value, b.value, atol=0.01)
 
 
 def test_refusals(tmp_path):

@@ -13,7 +13,8 @@ class CountingSettings:
     """How nuclei are found and classed."""
 
     value_definition: ValueDefinition = ValueDefinition.POSITIVE_RATIO
-    """Which number of a tile is its label."""
+    """Which number of a tile is its label, and so what a model trained on it answers: "positive_ratio",
+    "negative_ratio", "positive_count" or "negative_count" (of tumour cells; counts per mm²)."""
     any_stain: bool = False
     """Read a slide although its second stain does not look like DAB; only a warning is left then."""
     work_mpp: float = 0.5

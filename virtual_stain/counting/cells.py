@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,10 @@ class CellClass(enum.IntEnum):
     OTHER = 2
 
 
+UNKNOWN_GRADE = 255
+"""Of a cell that a person called stained without saying how strongly."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Cells:
     """N cells as columns of equal length."""
@@ -34,11 +39,13 @@ class Cells:
     """float32[N]: mean optical density of the DAB component over the nucleus, ≥ 0."""
     area_um2: npt.NDArray[np.float32]
     """float32[N]: area of the nucleus, µm²."""
+    grade: npt.NDArray[np.uint8] | None = None
+    """uint8[N]: membrane class 0–3 (3 for 3+), or UNKNOWN_GRADE; None: the marker has no classes."""
 
     def __post_init__(self) -> None:
         if self.xy.ndim != 2 or self.xy.shape[1] != 2:
             raise ValueError(f"Expected xy of shape [N, 2]. Received: {self.xy.shape}")
-        lengths = {f.name: len(getattr(self, f.name)) for f in fields(self)}
+        lengths = {name: len(values) for name, values in self._columns().items()}
         if len(set(lengths.values())) != 1:
             raise ValueError(f"Expected columns of equal length. Received: {lengths}")
 
@@ -57,18 +64,24 @@ class Cells:
 
     def select(self, index: npt.NDArray[np.bool_] | npt.NDArray[np.intp]) -> Cells:
         """The cells that a boolean mask or an index array picks."""
-        return Cells(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+        return Cells(**{name: values[index] for name, values in self._columns().items()})
 
     def moved(self, xy: Points) -> Cells:
         """The same cells at other positions: into another frame."""
-        columns = {f.name: getattr(self, f.name) for f in fields(self)} | {"xy": np.asarray(xy, np.float64)}
-        return Cells(**columns)
+        return Cells(**self._columns() | {"xy": np.asarray(xy, np.float64)})
 
     @staticmethod
     def concatenated(parts: list[Cells]) -> Cells:
         if not parts:
             return Cells.empty()
-        return Cells(**{f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Cells)})
+        columns = [p._columns() for p in parts]
+        if len({tuple(c) for c in columns}) != 1:
+            raise ValueError("Expected cells with classes, or without. Received: both")
+        return Cells(**{name: np.concatenate([c[name] for c in columns]) for name in columns[0]})
+
+    def _columns(self) -> dict[str, npt.NDArray[Any]]:
+        """The columns that there are."""
+        return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
 
     def counts(self, *, tumour_only: bool = True) -> CellCounts:
         """Positive and negative cells; by default of the tumour, otherwise of all nuclei."""

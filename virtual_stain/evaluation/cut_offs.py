@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from virtual_stain.markers import Marker
+from virtual_stain.markers import Marker, ValueDefinition
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,3 +54,8 @@ CUT_OFFS: dict[Marker, tuple[CutOff, ...]] = {
     Marker.PR: (*_HORMONE, CutOff(0.20, "St Gallen 2013: PR of luminal A-like")),
     Marker.PDL1: _TPS,
 }
+
+
+def cut_offs_of(marker: Marker, definition: ValueDefinition) -> tuple[CutOff, ...]:
+    """Those of the marker; they are shares of positive cells, and of another value there are none."""
+    return CUT_OFFS.get(marker, ()) if definition is ValueDefinition.POSITIVE_RATIO else ()

@@ -31,6 +31,7 @@ from virtual_stain.files import (
     write_json,
     write_text,
 )
+from virtual_stain.markers import ValueDefinition
 from virtual_stain.progress import QUIET, Progress
 from virtual_stain.provenance import RunRecord
 from virtual_stain.records.duplicates import known_duplicates
@@ -39,7 +40,7 @@ from virtual_stain.remote import Location, parse_location
 from virtual_stain.training.cross_validation import cross_validation_runs
 from virtual_stain.training.run_dir import RunDir, TrainedRun, load_run
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +49,9 @@ class Evaluation:
 
     folder: Path
     figures: dict[str, Any]
-    """marker → see docs/evaluation.md; fractions, None where there is no value."""
+    """marker → see docs/evaluation.md; in the unit of the value, None where there is none."""
     tiles: TileTable
+    definition: ValueDefinition
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,7 @@ def evaluate(
         _write(folder, run_dir.name, read, figures)
         if folder.resolve() != run_dir.resolve():  # the run's own folder keeps the record of its training
             record.write(folder, tensorflow=True)
-    return Evaluation(folder, figures, read.tiles)
+    return Evaluation(folder, figures, read.tiles, read.rule.definition)
 
 
 def _read_run(run_dir: Path, records_dir: Location | None, top_n: int, progress: Progress) -> _Read:
@@ -124,6 +126,7 @@ def _read_run(run_dir: Path, records_dir: Location | None, top_n: int, progress:
         min_tissue_fraction=run.card["thresholds"]["min_tissue_fraction"],
         min_tumour_cells=run.card["thresholds"]["min_tumour_cells"],
         top_n=top_n,
+        definition=ValueDefinition(run.card["value_definition"]),
     )
     best_step = run.card["training"]["best_step"]
     facts = {
@@ -197,25 +200,32 @@ def _write(folder: Path, name: str, read: _Read, figures: dict[str, Any]) -> Non
     with output_errors(folder):
         (folder / "evaluation.json").unlink(missing_ok=True)  # the old one must not stand beside new predictions
     write_text(folder / "predictions.csv", predictions_csv(read.tiles, read.rule))
-    plots = draw_plots(read.tiles, figures)
+    plots = draw_plots(read.tiles, figures, read.rule.definition)
     for picture in PICTURES:
         write_bytes(folder / picture, plots[picture])
     value = {
         "schema_version": SCHEMA_VERSION,
         "run": name,
         **read.facts,
-        "rule": dataclasses.asdict(read.rule),
+        "value_definition": read.rule.definition.value,
+        "unit": read.rule.definition.unit,
+        "rule": _rule_json(read.rule),
         "markers": figures,
     }
     write_text(folder / "evaluation.html", evaluation_html(value, plots))
     write_json(folder / "evaluation.json", value)  # last: where it stands, the rest is whole
 
 
+def _rule_json(rule: ReadingRule) -> dict[str, Any]:
+    return {k: v for k, v in dataclasses.asdict(rule).items() if k != "definition"}
+
+
 def predictions_csv(tiles: TileTable, rule: ReadingRule) -> str:
-    """One line a tile; empty where there is no value. Fractions, cells."""
+    """One line a tile; empty where there is no value. Fractions or cells per mm², cells."""
+    name = "ratio" if rule.definition.is_ratio else "cells_per_mm2"
     columns = (
         "pair", "patient_id", "marker", "col", "row", "tissue_fraction", "label_weight", "label_positive",
-        "label_tumour_cells", "label_ratio", "ratio", "tumour_cells", "used", "fold",
+        "label_tumour_cells", f"label_{name}", name, "tumour_cells", "used", "fold",
     )  # fmt: skip
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -226,7 +236,7 @@ def predictions_csv(tiles: TileTable, rule: ReadingRule) -> str:
             [
                 tiles.pair[i], tiles.patient[i], tiles.marker[i], tiles.col[i], tiles.row[i],
                 f"{tiles.tissue_fraction[i]:.4f}", f"{tiles.weight[i]:g}", f"{tiles.positive[i]:.0f}",
-                f"{tiles.cells[i]:.0f}", _number(truth[i]), _number(tiles.ratio[i]),
+                f"{tiles.cells[i]:.0f}", _number(truth[i]), _number(tiles.value[i]),
                 f"{tiles.expected_cells[i]:.2f}", int(used[i]), tiles.fold[i],
             ]
         )  # fmt: skip

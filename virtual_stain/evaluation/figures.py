@@ -11,13 +11,13 @@ import numpy.typing as npt
 
 from virtual_stain.evaluation.agreement import agreement
 from virtual_stain.evaluation.bootstrap import RESAMPLES, bootstrap_over_patients
-from virtual_stain.evaluation.cut_offs import CUT_OFFS, CutOff
+from virtual_stain.evaluation.cut_offs import CutOff, cut_offs_of
 from virtual_stain.evaluation.label_trust import error_by_trust
 from virtual_stain.evaluation.predict import TileTable
 from virtual_stain.evaluation.slide_figures import ReadingRule, SlideFigures, patient_figures, slide_figures
 from virtual_stain.evaluation.statistics import clopper_pearson, spearman
-from virtual_stain.intervals import LEVEL, OutOfFold, fit_interval, left_out_hits
-from virtual_stain.markers import parse_marker
+from virtual_stain.intervals import LEVEL, OutOfFold, fit_interval, left_out_hits, no_interval
+from virtual_stain.markers import ValueDefinition, parse_marker
 from virtual_stain.training.metrics import Values, mean_absolute_error, mean_within, pearson, per_group
 
 _TILE_RESAMPLES = 300  # tens of thousands of tiles a resample
@@ -26,7 +26,7 @@ Patients = npt.NDArray[np.str_]
 
 def marker_figures(tiles: TileTable, rule: ReadingRule, *, resamples: int = RESAMPLES) -> dict[str, Any]:
     """Tile, slide and patient figures of one marker, JSON-able. Intervals: 95 %, bootstrap over patients."""
-    cut_offs = CUT_OFFS.get(parse_marker(str(tiles.marker[0])), ())
+    cut_offs = cut_offs_of(parse_marker(str(tiles.marker[0])), rule.definition)
     known = tiles.select(tiles.labelled)
     slides, patients = slide_figures(tiles, rule), patient_figures(tiles, rule)
     return {
@@ -36,22 +36,22 @@ def marker_figures(tiles: TileTable, rule: ReadingRule, *, resamples: int = RESA
         "patients": [_patient(p) for p in patients],
         "patient_agreement": agreement(*_columns(patients), cut_offs, resamples=resamples),
         "top_and_global": _top_and_global(slides, resamples),
-        "label_trust": error_by_trust(known, resamples=min(resamples, _TILE_RESAMPLES)),
-        **_interval(slides),
+        "label_trust": error_by_trust(known, rule.definition, resamples=min(resamples, _TILE_RESAMPLES)),
+        **_interval(slides, rule.definition),
     }
 
 
 def _tile_figures(tiles: TileTable, known: TileTable, cut_offs: Sequence[CutOff], resamples: int) -> dict[str, Any]:
     counted = tiles.select(tiles.usable > 0)
-    within_r = per_group(known.patient, known.truth, known.ratio, pearson)
-    overall = agreement(known.patient, known.truth, known.ratio, cut_offs, resamples=resamples)
+    within_r = per_group(known.patient, known.truth, known.value, pearson)
+    overall = agreement(known.patient, known.truth, known.value, cut_offs, resamples=resamples)
     return {
         "n": len(tiles),
         "n_labelled": len(known),
         "n_patients": len(set(known.patient.tolist())),
-        "pearson_within_patient": mean_within(known.patient, known.truth, known.ratio, pearson),
+        "pearson_within_patient": mean_within(known.patient, known.truth, known.value, pearson),
         "pearson_within_patient_interval": _within_interval(within_r),
-        "spearman_within_patient": mean_within(known.patient, known.truth, known.ratio, spearman),
+        "spearman_within_patient": mean_within(known.patient, known.truth, known.value, spearman),
         "pearson_per_patient": within_r,
         "pearson_pooled": overall["pearson"],
         "spearman_pooled": overall["spearman"],
@@ -110,8 +110,10 @@ def _top_and_global(slides: list[SlideFigures], resamples: int) -> dict[str, Any
     return result
 
 
-def _interval(slides: list[SlideFigures]) -> dict[str, Any]:
+def _interval(slides: list[SlideFigures], definition: ValueDefinition) -> dict[str, Any]:
     """The interval of a slide reading, from readings that are all out of fold, and how it fares on these patients."""
+    if not definition.is_ratio:
+        return {"interval": no_interval("it is made for ratios, and the value is a count"), "interval_check": None}
     points = [
         OutOfFold(s.patient, s.pair, s.fold, s.read_global_ratio, s.true_ratio)
         for s in slides

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from virtual_stain.evaluation.bootstrap import MIN_PATIENTS
-from virtual_stain.markers import parse_marker
+from virtual_stain.markers import ValueDefinition, parse_marker
 from virtual_stain.pages import page_environment
+from virtual_stain.value_text import ValueText
 from virtual_stain.version import __version__
 
 _CAPTIONS = {
@@ -24,14 +25,16 @@ _CAPTIONS = {
 def evaluation_html(value: Mapping[str, Any], plots: Mapping[str, bytes]) -> str:
     """The report's text from the value of `evaluation.json` and PNG bytes by name."""
     environment = page_environment("virtual_stain.evaluation")
-    environment.filters |= {"points": _points, "percent": _percent, "number": _number, "span": _span}
+    shown = ValueText(ValueDefinition(value["value_definition"]))
+    environment.filters |= {"value": shown.text, "gap": shown.number, "percent": _percent, "number": _number}
+    environment.filters |= {"span": _span, "gap_span": lambda v: "" if v is None else f" ({shown.span(*v)})"}
     pictures = [
         {"caption": text, "url": "data:image/png;base64," + base64.b64encode(plots[name]).decode("ascii")}
         for name, text in _CAPTIONS.items()
     ]
-    markers = [{"label": parse_marker(m).label, "figures": figures} for m, figures in value["markers"].items()]
+    markers = [{"label": shown.name(parse_marker(m)), "figures": figures} for m, figures in value["markers"].items()]
     return environment.get_template("evaluation.html").render(
-        value=value, markers=markers, pictures=pictures, version=__version__, min_patients=MIN_PATIENTS
+        value=value, shown=shown, markers=markers, pictures=pictures, version=__version__, min_patients=MIN_PATIENTS
     )
 
 
@@ -39,17 +42,10 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}"
 
 
-def _points(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f}"
-
-
 def _percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f} %"
 
 
-def _span(interval: list[float] | None, scale: float = 1.0) -> str:
+def _span(interval: list[float] | None) -> str:
     """` (low to high)`, nothing where there is no interval."""
-    if interval is None:
-        return ""
-    digits = 1 if scale == 100 else 2
-    return f" ({scale * interval[0]:.{digits}f} to {scale * interval[1]:.{digits}f})"
+    return "" if interval is None else f" ({interval[0]:.2f} to {interval[1]:.2f})"

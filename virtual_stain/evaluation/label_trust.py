@@ -10,26 +10,31 @@ import numpy.typing as npt
 
 from virtual_stain.evaluation.bootstrap import RESAMPLES, bootstrap_over_patients
 from virtual_stain.evaluation.predict import TileTable
+from virtual_stain.markers import ValueDefinition
 from virtual_stain.training.metrics import mean_absolute_error, pearson
 
 CELL_EDGES = (0.0, 50.0, 100.0, 200.0, 400.0, np.inf)
 REGISTRATION_EDGES_UM = (0.0, 10.0, 20.0, 30.0, 60.0, np.inf)
 
 
-def error_by_trust(known: TileTable, *, resamples: int = RESAMPLES) -> dict[str, Any]:
+def error_by_trust(known: TileTable, definition: ValueDefinition, *, resamples: int = RESAMPLES) -> dict[str, Any]:
     """{"by_cells": […], "by_registration_um": […]} of labelled tiles; bins without tiles are left out.
 
-    `label_error` is the binomial standard error of the counted fraction, mean over the bin: what even a perfect reader
-    would be off by in the root mean square.
+    `label_error` is the standard error of the counted value (binomial of a fraction, Poisson of a count), mean over the
+    bin: what even a perfect reader would be off by in the root mean square.
     """
     return {
-        "by_cells": _bins(known, known.cells, CELL_EDGES, resamples),
-        "by_registration_um": _bins(known, known.registration_um, REGISTRATION_EDGES_UM, resamples),
+        "by_cells": _bins(known, known.cells, CELL_EDGES, definition, resamples),
+        "by_registration_um": _bins(known, known.registration_um, REGISTRATION_EDGES_UM, definition, resamples),
     }
 
 
 def _bins(
-    tiles: TileTable, value: npt.NDArray[np.float64], edges: tuple[float, ...], resamples: int
+    tiles: TileTable,
+    value: npt.NDArray[np.float64],
+    edges: tuple[float, ...],
+    definition: ValueDefinition,
+    resamples: int,
 ) -> list[dict[str, Any]]:
     rows = []
     for low, high in itertools.pairwise(edges):
@@ -38,9 +43,8 @@ def _bins(
             continue
 
         def mae(index: npt.NDArray[np.intp], part: TileTable = part) -> dict[str, float | None]:
-            return {"mae": mean_absolute_error(part.truth[index], part.ratio[index])}
+            return {"mae": mean_absolute_error(part.truth[index], part.value[index])}
 
-        p = part.truth
         rows.append(
             {
                 "from": low,
@@ -49,8 +53,15 @@ def _bins(
                 "n_patients": len(set(part.patient.tolist())),
                 "mae": mae(np.arange(len(part)))["mae"],
                 "mae_interval": bootstrap_over_patients(part.patient, mae, resamples=resamples)["mae"],
-                "pearson": pearson(part.truth, part.ratio),
-                "label_error": float(np.sqrt(p * (1 - p) / part.cells).mean()),
+                "pearson": pearson(part.truth, part.value),
+                "label_error": float(_standard_error(part, definition).mean()),
             }
         )
     return rows
+
+
+def _standard_error(part: TileTable, definition: ValueDefinition) -> npt.NDArray[np.float64]:
+    p = part.truth
+    variance = p * (1 - p) if definition.is_ratio else p
+    error: npt.NDArray[np.float64] = np.sqrt(variance / part.whole)
+    return error

@@ -14,6 +14,7 @@ from virtual_stain.dataset.shards import reading_errors
 from virtual_stain.markers import parse_marker
 from virtual_stain.model.build import CELLS
 from virtual_stain.model.tile_reading import crop_grid, crops_per_side, sum_over_tile, tile_reading
+from virtual_stain.model.value import ValueOutput
 from virtual_stain.progress import QUIET, Progress
 from virtual_stain.records.manifest import PairEntry
 from virtual_stain.remote import Location
@@ -34,7 +35,7 @@ class TileTable:
     row: npt.NDArray[np.int64]
     tissue_fraction: Column
     weight: Column
-    """The label's trust: 0 = its ratio is no label."""
+    """The label's trust: 0 = its value is no label."""
     usable: Column
     """1: its number of cells is a label."""
     clear: Column
@@ -42,8 +43,12 @@ class TileTable:
     positive: Column
     cells: Column
     """Counted tumour cells."""
-    ratio: Column
-    """Read fraction; NaN for a tile of nothing but padding."""
+    counted: Column
+    """Those that the value definition counts: positive or negative ones."""
+    whole: Column
+    """What they are a share of: tumour cells of a ratio; mm² of a count, crops of nothing but padding left out."""
+    value: Column
+    """Read fraction, or cells per mm²; NaN for a tile of nothing but padding."""
     expected_cells: Column
     """Expected tumour cells."""
     registration_um: Column
@@ -56,14 +61,13 @@ class TileTable:
 
     @property
     def truth(self) -> Column:
-        """positive / cells; NaN without cells."""
-        with np.errstate(invalid="ignore"):
-            return self.positive / np.where(self.cells > 0, self.cells, np.nan)
+        """The counted value, in the unit of the read one; NaN where there is none: a ratio without cells."""
+        return self.counted / np.where(self.whole > 0, self.whole, np.nan)
 
     @property
     def labelled(self) -> npt.NDArray[np.bool_]:
         """Tiles on which reading and label can be compared."""
-        return (self.weight > 0) & (self.cells > 0) & np.isfinite(self.ratio)
+        return (self.weight > 0) & (self.whole > 0) & np.isfinite(self.value)
 
     @staticmethod
     def joined(tables: Sequence[TileTable]) -> TileTable:
@@ -87,7 +91,7 @@ def predict_tiles(
     with reading_errors(records):
         for batch in progress.track(tile_batches(records, pairs, spec, batch_tiles), total, "Reading tiles", "batches"):
             found = {name: values.numpy() for name, values in reading(batch["tile"]).items()}
-            rows = _rows(batch, found, marker_of, spec)
+            rows = _rows(batch, found, marker_of, spec, run.network.value)
             rows["fold"] = np.full(len(rows["pair"]), int(run.data["fold"]), np.int64)
             for name, values in rows.items():
                 columns[name].append(values)
@@ -95,14 +99,20 @@ def predict_tiles(
 
 
 def _rows(
-    batch: dict[str, tf.Tensor], found: dict[str, npt.NDArray], marker_of: dict[str, str], spec: CropSpec
+    batch: dict[str, tf.Tensor],
+    found: dict[str, npt.NDArray],
+    marker_of: dict[str, str],
+    spec: CropSpec,
+    value: ValueOutput,
 ) -> dict[str, npt.NDArray]:
     pair = np.array([p.decode() for p in batch["pair"].numpy()])
     marker = np.array([marker_of[p] for p in pair])
     index = [spec.markers.index(parse_marker(m)) for m in marker]
     each = np.arange(len(pair))
     by_marker = np.stack([found[m.value] for m in spec.markers], axis=1)
-    cells = np.stack([found[m.value + CELLS] for m in spec.markers], axis=1)
+    expected = np.stack([found[m.value + CELLS] for m in spec.markers], axis=1)
+    positive, cells = (batch[k].numpy().sum(axis=1)[each, index].astype(np.float64) for k in ("positive", "cells"))
+    area_mm2 = _shown_crops(batch["tile"], spec) * value.crop_mm2
     return {
         "pair": pair,
         "patient": np.array([p.decode() for p in batch["patient"].numpy()]),
@@ -113,18 +123,29 @@ def _rows(
         "weight": batch["trusted"].numpy()[each, index].astype(np.float64),
         "usable": batch["usable"].numpy()[each, index].astype(np.float64),
         "clear": batch["clear"].numpy().astype(np.float64),
-        "positive": batch["positive"].numpy().sum(axis=1)[each, index].astype(np.float64),
-        "cells": batch["cells"].numpy().sum(axis=1)[each, index].astype(np.float64),
-        "ratio": by_marker[each, index].astype(np.float64),
-        "expected_cells": cells[each, index].astype(np.float64),
+        "positive": positive,
+        "cells": cells,
+        "counted": positive if value.definition.of_positive else cells - positive,
+        "whole": cells if value.definition.is_ratio else area_mm2,
+        "value": by_marker[each, index].astype(np.float64),
+        "expected_cells": expected[each, index].astype(np.float64),
         "registration_um": batch["registration_um"].numpy().astype(np.float64),
     }
+
+
+def _shown_crops(tiles: tf.Tensor, spec: CropSpec) -> Column:
+    """float64[B]: crops of each tile that are not all padding."""
+    crops = crop_grid(tiles, spec.crop_px)
+    nothing = tf.zeros([tf.shape(crops)[0], 1])
+    count = sum_over_tile(nothing, crops, crops_per_side(spec.tile_px, spec.crop_px) ** 2)[1]
+    result: Column = count.numpy()[:, 0].astype(np.float64)
+    return result
 
 
 def tile_features(
     run: TrainedRun, records: Location, pairs: Sequence[PairEntry], max_tiles: int | None = None
 ) -> tuple[Column, Column, npt.NDArray[np.str_]]:
-    """(features float64[N, F], true ratio float64[N], patient str[N]) of the tiles with a trusted label.
+    """(features float64[N, F], true share of positive cells float64[N], patient str[N]) of tiles with a trusted ratio.
 
     Features: the pooled ones before the head, mean over the tile's crops that are not all padding.
     """
@@ -150,5 +171,7 @@ def tile_features(
 
 def _spec(run: TrainedRun) -> tuple[CropSpec, int]:
     tile_px, crop_px = int(run.card["tiling"]["tile_px"]), int(run.card["crop_px"])
-    spec = CropSpec(markers=run.network.markers, tile_px=tile_px, crop_px=crop_px)
+    spec = CropSpec(
+        markers=run.network.markers, tile_px=tile_px, crop_px=crop_px, definition=run.network.value.definition
+    )
     return spec, max(1, _CROPS_A_BATCH // crops_per_side(tile_px, crop_px) ** 2)

@@ -8,12 +8,13 @@ import numpy as np
 import numpy.typing as npt
 
 from virtual_stain.evaluation.predict import TileTable
+from virtual_stain.markers import ValueDefinition
 from virtual_stain.readings import aggregate
 
 
 @dataclass(frozen=True, slots=True)
 class SlideFigures:
-    """Fractions 0–1; None where no tile carries a value."""
+    """Fractions 0–1, or cells per mm² where the value is a count; None where no tile carries a value."""
 
     pair: str
     """Empty for a patient."""
@@ -25,12 +26,13 @@ class SlideFigures:
     n_used: int
     """Tiles that carry a reading: enough tissue and enough expected tumour cells."""
     read_global_ratio: float | None
-    """Weighted by expected tumour cells."""
+    """`aggregate`: weighted by expected tumour cells, of a count by area."""
     read_global_mean: float | None
     read_top_mean: float | None
     true_ratio: float | None
-    """Σ positive / Σ tumour cells over the recorded tiles whose count is a label and whose stains are clear: what
-    global_ratio estimates."""
+    """What global_ratio estimates: Σ counted / Σ tumour cells over the recorded tiles whose number of cells is a label
+    and whose stains are clear. Of a count Σ counted / Σ area, over those that hold as much tissue and as many counted
+    tumour cells as a tile needs for a reading."""
     true_mean: float | None
     """Mean over the labelled tiles."""
     true_top_mean: float | None
@@ -51,6 +53,7 @@ class ReadingRule:
     min_tissue_fraction: float
     min_tumour_cells: float
     top_n: int
+    definition: ValueDefinition = ValueDefinition.POSITIVE_RATIO
 
 
 def used_tiles(tiles: TileTable, rule: ReadingRule) -> npt.NDArray[np.bool_]:
@@ -58,7 +61,7 @@ def used_tiles(tiles: TileTable, rule: ReadingRule) -> npt.NDArray[np.bool_]:
     used: npt.NDArray[np.bool_] = (
         (tiles.tissue_fraction >= rule.min_tissue_fraction)
         & (tiles.expected_cells >= rule.min_tumour_cells)
-        & np.isfinite(tiles.ratio)
+        & np.isfinite(tiles.value)
     )
     return used
 
@@ -77,10 +80,9 @@ def patient_figures(tiles: TileTable, rule: ReadingRule) -> list[SlideFigures]:
 
 def _one(tiles: TileTable, rule: ReadingRule, pair: str) -> SlideFigures:
     used = tiles.select(used_tiles(tiles, rule))
-    labelled = tiles.select((tiles.weight > 0) & (tiles.cells > 0))
-    read = aggregate(used.ratio, used.expected_cells, top_n=rule.top_n)
-    true = aggregate(labelled.truth, labelled.cells, top_n=rule.top_n)
-    counted = tiles.select((tiles.usable > 0) & (tiles.clear > 0))
+    read = aggregate(used.value, used.expected_cells, top_n=rule.top_n, definition=rule.definition)
+    labelled, counted = _counted_tiles(tiles, rule)
+    true = aggregate(labelled.truth, labelled.cells, top_n=rule.top_n, definition=rule.definition)
     return SlideFigures(
         pair=pair,
         patient=str(tiles.patient[0]),
@@ -90,10 +92,21 @@ def _one(tiles: TileTable, rule: ReadingRule, pair: str) -> SlideFigures:
         read_global_ratio=read.global_ratio,
         read_global_mean=read.global_mean,
         read_top_mean=read.top_mean,
-        true_ratio=_quotient(counted.positive.sum(), counted.cells.sum()),
+        true_ratio=_quotient(counted.counted.sum(), counted.whole.sum()),
         true_mean=true.global_mean,
         true_top_mean=true.top_mean,
     )
+
+
+def _counted_tiles(tiles: TileTable, rule: ReadingRule) -> tuple[TileTable, TileTable]:
+    """(tiles whose own value is a label, tiles whose cells enter the slide's)."""
+    labelled = (tiles.weight > 0) & (tiles.whole > 0)
+    counted = (tiles.usable > 0) & (tiles.clear > 0)
+    if not rule.definition.is_ratio:
+        # a ratio ignores stroma by itself; per area it would dilute the truth and not the reading, which leaves it out
+        tumour = (tiles.tissue_fraction >= rule.min_tissue_fraction) & (tiles.cells >= rule.min_tumour_cells)
+        labelled, counted = labelled & tumour, counted & tumour
+    return tiles.select(labelled), tiles.select(counted)
 
 
 def _quotient(part: float, whole: float) -> float | None:

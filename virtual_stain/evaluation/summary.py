@@ -6,25 +6,28 @@ from typing import Any
 
 from virtual_stain.evaluation.evaluate import Evaluation
 from virtual_stain.markers import parse_marker
+from virtual_stain.value_text import ValueText
 
 
 def summary_lines(result: Evaluation) -> list[str]:
     """Per marker: tiles, slides; then where the files are."""
     lines = []
+    shown = ValueText(result.definition)
     for marker, figures in result.figures.items():
         tiles = figures["tiles"]
         lines.append(
-            f"{parse_marker(marker).label}, {tiles['n_labelled']} held-out tiles of {tiles['n_patients']} patients: "
+            f"{shown.name(parse_marker(marker))}, {tiles['n_labelled']} held-out tiles "
+            f"of {tiles['n_patients']} patients: "
             f"r within a patient {_fraction(tiles['pearson_within_patient'])} (mean), "
-            f"pooled {_fraction(tiles['pearson_pooled'])}, error {_points(tiles['mae'])}"
+            f"pooled {_fraction(tiles['pearson_pooled'])}, error {shown.difference(tiles['mae'])}"
         )
         for name, level in (("patients", "patient_agreement"), ("slides", "slide_agreement")):
-            lines.append(_agreement(name, figures[level]))
+            lines.append(_agreement(name, figures[level], shown))
         for slide in figures["slides"]:
             lines.append(
-                f"  {slide['pair']}: read {_percent(slide['read_global_ratio'])} (global ratio), counted "
-                f"{_percent(slide['true_ratio'])}; top mean {_percent(slide['read_top_mean'])}, counted "
-                f"{_percent(slide['true_top_mean'])}; {slide['n_used']} of {slide['n_tiles']} tiles"
+                f"  {slide['pair']}: read {shown.text(slide['read_global_ratio'])} (global), counted "
+                f"{shown.text(slide['true_ratio'])}; top mean {shown.text(slide['read_top_mean'])}, counted "
+                f"{shown.text(slide['true_top_mean'])}; {slide['n_used']} of {slide['n_tiles']} tiles"
             )
         interval = figures["interval"]
         if interval["available"]:
@@ -35,20 +38,12 @@ def summary_lines(result: Evaluation) -> list[str]:
     return lines
 
 
-def _agreement(name: str, figures: dict[str, Any]) -> str:
+def _agreement(name: str, figures: dict[str, Any], shown: ValueText) -> str:
     return (
         f"  {figures['n']} {name}: r {_fraction(figures['pearson'])}, ICC(2,1) {_fraction(figures['icc_2_1'])}, "
-        f"error {_points(figures['mae'])}, bias {_points(figures['bias'])}"
+        f"error {shown.difference(figures['mae'])}, bias {shown.difference(figures['bias'])}"
     )
 
 
 def _fraction(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}"
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f} %"
-
-
-def _points(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f} points"

@@ -9,7 +9,7 @@ from typing import Any
 
 from virtual_stain.config.tiling import TilingSettings
 from virtual_stain.errors import ConfigError, VerificationError
-from virtual_stain.markers import Marker, ValueDefinition, parse_marker, require_built, require_trainable
+from virtual_stain.markers import Marker, ValueDefinition, parse_marker, require_trainable
 
 SCHEMA_VERSION = 1
 
@@ -136,7 +136,6 @@ def card_from_json(value: Mapping[str, Any], where: str) -> ModelCard:
             training_range=None if not value.get("training_range") else dict(value["training_range"]),
             software={str(k): str(v) for k, v in value["software"].items()},
         )
-        require_built(card.value_definition)
         for marker in card.markers:
             require_trainable(marker)
     except KeyError as error:

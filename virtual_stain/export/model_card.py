@@ -6,15 +6,16 @@ Sections after Mitchell et al., "Model Cards for Model Reporting", FAT* 2019. Ev
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from virtual_stain.export.card import ModelCard
+from virtual_stain.value_text import ValueText
 
 MODEL_CARD = "model_card.md"
 _LIMITS = (
     "Research use only: not a medical device; no clinical decision may rest on its output.",
-    "It reads a region's labelling index from H&E; it says nothing about a single cell.",
+    "It reads the value of a region from H&E; it says nothing about a single cell.",
     "It has learned from slides of the kind below. Another scanner, lab, stain or organ is another problem: "
     "evaluate it on records from there first.",
     "The mean of the top tiles is a hot-spot statistic: it grows with the number of tiles and noise biases it upward.",
@@ -23,7 +24,8 @@ _LIMITS = (
 
 
 def model_card_text(card: ModelCard) -> str:
-    """Markdown. Fractions are shown as per cent and points."""
+    """Markdown. Fractions are shown as per cent and points, counts as cells per mm²."""
+    shown = ValueText(card.value_definition)
     markers = ", ".join(m.label for m in card.markers)
     tiling, crop = card.tiling, card.crop_px
     lines = [
@@ -43,7 +45,7 @@ def model_card_text(card: ModelCard) -> str:
         "",
         "## Held-out figures",
         "",
-        *_figures(card.training.get("evaluation")),
+        *_figures(card.training.get("evaluation"), shown),
         "",
         "## Interval of a slide reading",
         "",
@@ -85,31 +87,31 @@ def _data(card: ModelCard) -> list[str]:
     return lines
 
 
-def _figures(evaluation: Mapping[str, Any] | None) -> list[str]:
+def _figures(evaluation: Mapping[str, Any] | None, shown: ValueText) -> list[str]:
     if not evaluation:
         return ["None: the run was not evaluated with these weights (`vstain evaluate RUN` before `vstain export`)."]
-    lines = [f"Read on: {evaluation['held_out']}.", ""]
+    lines, unit = [f"Read on: {evaluation['held_out']}.", ""], shown.difference_unit
     duplicates = evaluation.get("duplicate_tissue")
     if duplicates is None:
         lines += ["Nobody has looked for the same tissue under two patients.", ""]
     elif duplicates:
         lines += [f"**{len(duplicates)} pairs show the same tissue under two patients: figures may be leakage.**", ""]
     lines += [
-        "| marker | level | n | r | ICC(2,1) | mean absolute error, points | bias, points | limits of agreement |",
+        f"| marker | level | n | r | ICC(2,1) | mean absolute error, {unit} | bias, {unit} | limits of agreement |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for marker, found in evaluation["markers"].items():
         for level in ("patients", "slides"):
             f = found[level]
             limits = f["limits_of_agreement"]
-            span = "–" if limits is None else f"{100 * limits[0]:.1f} to {100 * limits[1]:.1f}"
-            columns = (("pearson", 1.0), ("icc_2_1", 1.0), ("mae", 100.0), ("bias", 100.0))
-            shown = [_with(f, name, scale) for name, scale in columns]
-            lines.append(f"| {marker} | {level} | {f['n']} | {' | '.join(shown)} | {span} |")
+            span = "–" if limits is None else shown.span(*limits)
+            columns = [_with(f, name, _number) for name in ("pearson", "icc_2_1")]
+            columns += [_with(f, name, shown.number) for name in ("mae", "bias")]
+            lines.append(f"| {marker} | {level} | {f['n']} | {' | '.join(columns)} | {span} |")
         tiles = found["tiles"]
         within, pooled = _number(tiles["pearson_within_patient"]), _number(tiles["pearson_pooled"])
         r = f"{within} within a patient, {pooled} pooled"
-        lines.append(f"| {marker} | tiles | {tiles['n_labelled']} | {r} | | {_number(tiles['mae'], 100)} | | |")
+        lines.append(f"| {marker} | tiles | {tiles['n_labelled']} | {r} | | {shown.number(tiles['mae'])} | | |")
     lines += ["", "In brackets: 95 % intervals by resampling patients."]
     for marker, found in evaluation["markers"].items():
         for row in found["patients"]["cut_offs"] or ():
@@ -136,11 +138,11 @@ def _intervals(card: ModelCard) -> list[str]:
     return lines
 
 
-def _with(figures: Mapping[str, Any], name: str, scale: float = 1.0) -> str:
+def _with(figures: Mapping[str, Any], name: str, written: Callable[[float | None], str]) -> str:
     interval = (figures.get("intervals") or {}).get(name)
-    between = "" if interval is None else f" ({_number(interval[0], scale)} to {_number(interval[1], scale)})"
-    return _number(figures[name], scale) + between
+    between = "" if interval is None else f" ({written(interval[0])} to {written(interval[1])})"
+    return written(figures[name]) + between
 
 
-def _number(value: float | None, scale: float = 1.0) -> str:
-    return "–" if value is None else f"{scale * value:.{1 if scale == 100 else 2}f}"
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"

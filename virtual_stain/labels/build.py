@@ -6,6 +6,7 @@ that a cell at the edge is counted as in the middle and by one tile only.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
 from dataclasses import dataclass
@@ -141,7 +142,10 @@ def _read_and_count(
     image, valid = _read_ihc(sources, he_from_tile @ tile_from_wide, size * fine + 2 * margin, box)
     mpp = settings.count_mpp
     counted = count_image(image, (mpp, mpp), sources.marker, sources.stain, settings.counting)
-    cells = _cells_of_tile(counted.cells.moved(tile_from_wide.apply(counted.cells.xy)), inside)
+    found = counted.cells.moved(tile_from_wide.apply(counted.cells.xy))
+    if sources.marker.has_classes:
+        found = dataclasses.replace(found, grade=counted.grade)
+    cells = _cells_of_tile(found, inside)
     rows, columns = (slice(margin + s.start * fine, margin + s.stop * fine) for s in inside)
     middle = slice(margin, margin + size * fine)
     tile = np.ascontiguousarray(image[middle, middle])
@@ -190,7 +194,10 @@ def _measure_trust(
     settings: TileSettings,
 ) -> Trust:
     places = _ERROR_PLACES * (ref.box.width, ref.box.height) + (ref.box.x, ref.box.y)
-    median, p95 = (float(np.mean(v)) for v in sources.registration.error_at_um(places))
+    # a few places with nothing under them are a matter of the overlap; all the others must be known
+    bare = sources.registration.bare_at(places)
+    counted = places if bare.mean() > 1 - settings.labels.min_tissue_overlap_fraction else places[~bare]
+    median, p95 = (float(np.mean(v)) for v in sources.registration.error_at_um(counted))
     return Trust(
         overlap_fraction=overlap_fraction,
         tissue_overlap_fraction=_tissue_overlap(sources, ref.box),

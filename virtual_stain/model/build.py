@@ -18,13 +18,13 @@ from virtual_stain.model.auxiliary import auxiliary_head
 from virtual_stain.model.heads import LOG_CELLS, LOGIT, Head, HeadOptions, dense_head, pooled_head, svr_head
 from virtual_stain.model.precision import layers_in
 from virtual_stain.model.small_cnn import small_cnn
+from virtual_stain.model.value import MAX_LOG_CELLS, ValueOutput
 from virtual_stain.model.weights import load_backbone_weights
 
 CELLS = "_tumour_cells"
 """Suffix of the second output's name."""
 _AUXILIARY_AT = {"inception_v3": "mixed7", "small_cnn": "relu_2"}
 """mixed7: the last of the 17 × 17 grids, as in the published network."""
-_MAX_LOG_CELLS = 9.0  # 8,000 cells: more than any crop holds; keeps a wild start from overflowing
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,8 @@ class Network:
     """One set of layers, seen three ways."""
 
     model: keras.Model
-    """uint8[B, crop, crop, 3] → {"ki67": float32[B] in 0…1, "ki67_tumour_cells": float32[B] ≥ 0, …} of a crop."""
+    """uint8[B, crop, crop, 3] → {"ki67": float32[B], "ki67_tumour_cells": float32[B] ≥ 0, …} of a crop; "ki67" is the
+    value that `value` defines."""
     logits: keras.Model
     """The same before the last functions: {"ki67_logit": float32[B], "ki67_log_cells": float32[B], …}; for losses."""
     features: keras.Model
@@ -47,6 +48,7 @@ class Network:
     """The layers of the auxiliary head; empty without one."""
     markers: tuple[Marker, ...]
     crop_px: int
+    value: ValueOutput
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +62,8 @@ class BuildOptions:
     """BatchNormalization in inference mode also while training (fine-tuning)."""
     support: Mapping[str, int] = field(default_factory=dict)
     """Head "svr": output → number of its support vectors."""
+    value: ValueOutput = field(default_factory=ValueOutput)
+    """What the outputs mean."""
     load_weights: bool = True
     """False: random starting weights, whatever [model] weights says (a checkpoint follows)."""
 
@@ -94,10 +98,13 @@ def build_network(settings: ModelSettings, markers: Sequence[Marker], options: B
         # float32 from here on: a mean over the map and the last layer are cheap, and their rounding is not
         pooled = keras.layers.GlobalAveragePooling2D(name="pool", dtype="float32")(maps)
         head = _head(
-            maps, pooled, settings, HeadOptions(tuple(markers), settings.dropout, options.seed, options.support)
+            maps,
+            pooled,
+            settings,
+            HeadOptions(tuple(markers), settings.dropout, options.seed, options.support, options.value),
         )
     return Network(
-        model=keras.Model(inputs, _readings(head.logits, markers), name="virtual_stain"),
+        model=keras.Model(inputs, _readings(head.logits, markers, options.value), name="virtual_stain"),
         logits=keras.Model(inputs, head.logits | auxiliary_logits, name="logits"),
         features=keras.Model(inputs, pooled, name="features"),
         dense=keras.Model(inputs, head.maps, name="dense") if head.maps else None,
@@ -106,6 +113,7 @@ def build_network(settings: ModelSettings, markers: Sequence[Marker], options: B
         auxiliary=auxiliary,
         markers=tuple(markers),
         crop_px=crop,
+        value=options.value,
     )
 
 
@@ -138,12 +146,14 @@ def _head(maps: keras.KerasTensor, pooled: keras.KerasTensor, settings: ModelSet
     return svr_head(pooled, options) if settings.head == "svr" else pooled_head(pooled, options)
 
 
-def _readings(logits: dict[str, keras.KerasTensor], markers: Sequence[Marker]) -> dict[str, keras.KerasTensor]:
+def _readings(
+    logits: dict[str, keras.KerasTensor], markers: Sequence[Marker], value: ValueOutput
+) -> dict[str, keras.KerasTensor]:
     readings = {}
     for marker in markers:
-        readings[marker.value] = keras.ops.sigmoid(logits[marker.value + LOGIT])
-        log_cells = keras.ops.clip(logits[marker.value + LOG_CELLS], -_MAX_LOG_CELLS, _MAX_LOG_CELLS)
-        readings[marker.value + CELLS] = keras.ops.exp(log_cells)
+        logit, log_cells = logits[marker.value + LOGIT], logits[marker.value + LOG_CELLS]
+        readings[marker.value] = value.read(logit, log_cells)
+        readings[marker.value + CELLS] = keras.ops.exp(keras.ops.clip(log_cells, -MAX_LOG_CELLS, MAX_LOG_CELLS))
     return readings
 
 

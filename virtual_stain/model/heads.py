@@ -17,11 +17,11 @@ from dataclasses import dataclass, field
 import keras
 
 from virtual_stain.markers import Marker
+from virtual_stain.model.value import MAX_LOG_CELLS, ValueOutput
 
 LOGIT, LOG_CELLS = "_logit", "_log_cells"
 MAP = "_map"
 """Suffix of the dense head's maps."""
-_MAX_LOG_CELLS = 9.0
 Tensors = dict[str, keras.KerasTensor]
 
 
@@ -47,6 +47,8 @@ class HeadOptions:
     seed: int
     support: Mapping[str, int] = field(default_factory=dict)
     """SVR: output name → number of support vectors."""
+    value: ValueOutput = field(default_factory=ValueOutput)
+    """What the maps of a dense head show."""
 
 
 def pooled_head(pooled: keras.KerasTensor, options: HeadOptions) -> Head:
@@ -63,17 +65,18 @@ def dense_head(maps: keras.KerasTensor, options: HeadOptions) -> Head:
     at = {layer.name: keras.ops.squeeze(layer(x), -1) for layer in layers}
     logits: Tensors = {}
     shown: Tensors = {}
+    places = int(maps.shape[1]) * int(maps.shape[2])
     for marker in options.markers:
         logit = at[marker.value + LOGIT]
-        log_cells = keras.ops.clip(at[marker.value + LOG_CELLS], -_MAX_LOG_CELLS, _MAX_LOG_CELLS)
+        log_cells = keras.ops.clip(at[marker.value + LOG_CELLS], -MAX_LOG_CELLS, MAX_LOG_CELLS)
         # in logarithms throughout: a ratio near 0 or 1 keeps its gradient
         positive = keras.ops.logsumexp(log_cells + keras.ops.log_sigmoid(logit), axis=(1, 2))
         negative = keras.ops.logsumexp(log_cells + keras.ops.log_sigmoid(-logit), axis=(1, 2))
         logits[marker.value + LOGIT] = positive - negative
         logits[marker.value + LOG_CELLS] = keras.ops.logsumexp(log_cells, axis=(1, 2))
-        shown[marker.value + MAP] = keras.ops.sigmoid(logit)
+        shown[marker.value + MAP] = options.value.read(logit, log_cells, places)
         shown[f"{marker.value}_tumour_cells{MAP}"] = keras.ops.exp(log_cells)
-    return Head(layers, logits, shown, places=int(maps.shape[1]) * int(maps.shape[2]))
+    return Head(layers, logits, shown, places=places)
 
 
 def svr_head(pooled: keras.KerasTensor, options: HeadOptions) -> Head:
@@ -88,7 +91,7 @@ def svr_head(pooled: keras.KerasTensor, options: HeadOptions) -> Head:
         layers += [ratio, cells]
         angle = keras.ops.clip(ratio(pooled), 1e-3, math.pi / 2 - 1e-3)
         logits[marker.value + LOGIT] = 2.0 * keras.ops.log(keras.ops.tan(angle))  # the logit of sin²
-        expected = keras.ops.expm1(keras.ops.clip(cells(pooled), 0.0, _MAX_LOG_CELLS))
+        expected = keras.ops.expm1(keras.ops.clip(cells(pooled), 0.0, MAX_LOG_CELLS))
         logits[marker.value + LOG_CELLS] = keras.ops.log(keras.ops.maximum(expected, 1e-3))
     return Head(tuple(layers), logits)
 

@@ -1,7 +1,8 @@
-"""What is minimised: the binomial likelihood of k positive of n cells, and the Poisson likelihood of n.
+"""What is minimised: the likelihood of the value, and the Poisson likelihood of the n tumour cells of a crop.
 
-The label of a crop is k of n, so its natural loss is the binomial log-likelihood: the cross-entropy between k/n and
-the prediction, weighted by n. n is capped, so that no crowded crop rules a batch.
+A ratio is k of n cells, so its natural loss is the binomial log-likelihood: the cross-entropy between k/n and the
+prediction, weighted by n. n is capped, so that no crowded crop rules a batch. A count is a number of cells in a known
+area, so its natural loss is the Poisson log-likelihood; every crop has the same area, and so the same exposure.
 """
 
 from __future__ import annotations
@@ -30,6 +31,15 @@ def cells_loss_sum(log_cells: tf.Tensor, cells: tf.Tensor, usable: tf.Tensor) ->
     # outside the range the clipped value has no gradient; the pull back keeps such a start from being stuck
     strayed = tf.square(log_cells - log_rate)
     return tf.reduce_sum(usable * (tf.exp(log_rate) - cells * log_rate + strayed))
+
+
+def count_loss_sum(log_rate: tf.Tensor, counted: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+    """float32 scalar ≥ 0: Σ weight · (λ − k + k·log(k/λ)), half the Poisson deviance of k counted cells.
+
+    The same gradient as the likelihood's; 0 where every count is met, so that losses can be compared by their ratio.
+    """
+    least = tf.math.xlogy(counted, counted) - counted
+    return cells_loss_sum(log_rate, counted, weights) + tf.reduce_sum(weights * least)
 
 
 def safe_denominator(total: tf.Tensor) -> tf.Tensor:

@@ -16,6 +16,9 @@ from virtual_stain.errors import ConfigError
 from virtual_stain.markers import Marker, ValueDefinition
 
 SCHEMA_VERSION = 1
+CLASSES_UNKNOWN = "classes_unknown"
+"""Flag of a tile with a tumour cell that a person called stained without saying 1+, 2+ or 3+: its ratio may train, its
+classes may not."""
 
 Record = dict[str, Any]
 
@@ -62,11 +65,16 @@ FEATURES: tuple[Feature, ...] = (
     Feature(
         "tile/flags",
         "text",
-        "few_cells, poor_overlap, border, blur_he, blur_ihc, saturated, stains_unclear, uncertain_ratio, corrected",
+        "few_cells, poor_overlap, border, blur_he, blur_ihc, saturated, stains_unclear, uncertain_ratio, corrected, "
+        "classes_unknown",
         many=True,
     ),
     Feature("label/marker", "text", "ki67, er, pr or pdl1"),
-    Feature("label/value_definition", "text", "which number the label is: positive_ratio"),
+    Feature(
+        "label/value_definition",
+        "text",
+        "which number the label is: positive_ratio, negative_ratio, positive_count or negative_count",
+    ),
     Feature("label/positive", "int", "positive tumour cells in the tile", "cells"),
     Feature("label/negative", "int", "negative tumour cells in the tile", "cells"),
     Feature("label/weight", "float", "1: the ratio may train; 0: it may not (see flags)"),
@@ -74,6 +82,13 @@ FEATURES: tuple[Feature, ...] = (
     Feature("cells/x", "float", "centres of the tumour cells, pixel centres at + 0.5", "tile px", many=True),
     Feature("cells/y", "float", "centres of the tumour cells, pixel centres at + 0.5", "tile px", many=True),
     Feature("cells/positive", "int", "1 positive, 0 negative, in the order of cells/x", many=True),
+    Feature(
+        "cells/intensity",
+        "int",
+        "of HER2: membrane class 0, 1, 2 or 3, in the order of cells/x; absent with the flag classes_unknown",
+        many=True,
+        optional=True,
+    ),
     Feature(
         "cells/corrected",
         "int",
@@ -135,6 +150,7 @@ def _contradictions(record: Mapping[str, Any]) -> list[str]:
         problems.append(f"cells: expected positions inside the tile of {width} × {height} px")
     if any(p not in (0, 1) for p in positive):
         problems.append("cells/positive: expected 0 or 1")
+    problems += _class_problems(record)
     corrected = record.get("cells/corrected")
     if (corrected is not None) != ("corrected" in record["tile/flags"]):
         problems.append("cells/corrected: expected with the flag corrected, and only then")
@@ -159,6 +175,21 @@ def _contradictions(record: Mapping[str, Any]) -> list[str]:
     if record["image/filename"] != filename(record["tile/pair"], record["tile/col"], record["tile/row"]):
         problems.append(f"image/filename: {record['image/filename']!r} is not that of the tile")
     return problems
+
+
+def _class_problems(record: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the membrane classes."""
+    classes, positive = record.get("cells/intensity"), record["cells/positive"]
+    wanted = record["label/marker"] == Marker.HER2 and CLASSES_UNKNOWN not in record["tile/flags"]
+    if (classes is not None) != wanted:
+        return [f"cells/intensity: expected of HER2 without the flag {CLASSES_UNKNOWN}, and only then"]
+    if classes is None:
+        return []
+    if len(classes) != len(positive) or any(c not in (0, 1, 2, 3) for c in classes):
+        return [f"cells/intensity: expected {len(positive)} values 0 to 3"]
+    if any((c > 0) != (p == 1) for c, p in zip(classes, positive, strict=True)):
+        return ["cells/intensity: expected above 0 exactly where cells/positive is 1"]
+    return []
 
 
 def filename(pair: str, col: int, row: int) -> str:

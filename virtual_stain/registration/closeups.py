@@ -42,7 +42,7 @@ class Closeup:
 def worst_windows(he: Slide, ihc: Slide, registration: Registration, count: int = _WINDOWS) -> list[Closeup]:
     """Up to `count` places, worst first, none beside another, all of them on both scans. Raises SlideError."""
     evidence = registration.evidence
-    centres = evidence.centres_px0
+    centres = evidence.centres_px0[~evidence.bare.at(evidence.centres_px0)]  # nothing lies there to be compared
     if not len(centres):
         return []
     median, p95 = evidence.errors_at(centres)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+from dataclasses import dataclass
+
 import numpy as np
 
 from virtual_stain.config.registration import RegistrationSettings
 from virtual_stain.registration.align import Alignment, Start, to_pair_transform
+from virtual_stain.registration.bare import BareTissue, find_bare, nothing_bare
 from virtual_stain.registration.precision import Precision
 from virtual_stain.registration.result import ErrorEvidence, Registration, Side, Vector, Verdict, verdict_of
 from virtual_stain.registration.transform import PairTransform
@@ -14,6 +18,8 @@ from virtual_stain.registration.working import WorkingPair
 _WEAK_OVERLAP = 0.5
 _UNUSUAL_SCALE = 1.25
 _LOST_SHARE = 0.05  # of the tissue, from which on a person has to look
+_BARE_SHARE = 0.05  # of the tissue, from which on it is told
+_OUTLINE_PX = 16.0  # working px: by how much outlines may differ where nothing is known in µm
 _STATED_AT = 1000  # places of the tissue at which the error is asked for
 
 
@@ -24,14 +30,20 @@ def judged(
     known = he.mpp is not None and ihc.mpp is not None
     transform = to_pair_transform(pair, alignment)
     evidence = _error_evidence(pair, alignment.precision, he, known, settings)
-    median, p95, lost = _stated(pair, evidence) if alignment.proven(settings) else (None, None, 0.0)
+    stated = _Stated()
+    if alignment.proven(settings):
+        evidence = dataclasses.replace(evidence, bare=_bare(pair, alignment, evidence, known, settings))
+        stated = _stated(pair, evidence)
+    median, p95 = stated.median, stated.p95
     median_um, p95_um = (median, p95) if known else (None, None)
     px0 = 1.0 if he.mpp is None or not known else 1.0 / float(np.sqrt(he.mpp.um2_per_px))
     median_px0, p95_px0 = (None if v is None else v * px0 for v in (median, p95))
     verdict = verdict_of(median_um, settings) if known else None
     flags = _flags(alignment, transform, he, ihc, settings)
-    if lost > _LOST_SHARE:
+    if stated.lost_fraction > _LOST_SHARE:
         flags += ("lost_regions",)
+    if stated.bare_fraction > _BARE_SHARE:
+        flags += ("bare_regions",)
     if verdict is Verdict.REJECT and median_um is not None:
         flags += ("large_error",)
     return Registration(
@@ -43,6 +55,7 @@ def judged(
         error_median_px0=median_px0,
         error_p95_px0=p95_px0,
         overlap_fraction=alignment.overlap_fraction,
+        bare_fraction=stated.bare_fraction,
         consensus_fraction=alignment.evidence.consensus,
         chance_log10=alignment.evidence.chance_log10,
         finest_mpp=alignment.finest_px * pair.unit_px if known else None,
@@ -60,18 +73,45 @@ def _capped(verdict: Verdict | None, flags: tuple[str, ...]) -> Verdict | None:
     return Verdict.REVIEW if verdict is Verdict.ACCEPT and doubtful else verdict
 
 
-def _stated(pair: WorkingPair, evidence: ErrorEvidence) -> tuple[float | None, float | None, float]:
-    """(median, p95, lost share) of the pair in the unit of the evidence: over all of its tissue that is not lost."""
+@dataclass(frozen=True, slots=True)
+class _Stated:
+    """What is stated of the pair as a whole, in the unit of the evidence; None: nothing."""
+
+    median: float | None = None
+    p95: float | None = None
+    lost_fraction: float = 0.0
+    """Of the H&E tissue: what lies elsewhere, as windows say."""
+    bare_fraction: float = 0.0
+    """… and what has no IHC tissue under it."""
+
+
+def _bare(
+    pair: WorkingPair, alignment: Alignment, evidence: ErrorEvidence, known: bool, settings: RegistrationSettings
+) -> BareTissue:
+    # a place further from all IHC tissue than a tile may be off has either nothing to learn from or a worse error
+    outline_px = settings.tile_p95_um / pair.unit_px if known else _OUTLINE_PX
+    error_px = evidence.typical_p95 / pair.unit_px
+    if not np.isfinite(error_px):
+        return nothing_bare()
+    sides = pair.fixed, pair.moving
+    return find_bare(*sides, alignment.matrix, alignment.field, error_px=error_px, outline_px=outline_px)
+
+
+def _stated(pair: WorkingPair, evidence: ErrorEvidence) -> _Stated:
+    """Over all tissue that has some under it and is not lost."""
     rows, columns = np.nonzero(pair.fixed.mask)
     some = np.linspace(0, len(rows) - 1, min(len(rows), _STATED_AT)).astype(np.intp)
     places = pair.fixed.px0_from_work.apply(np.stack([columns[some], rows[some]], axis=1) + 0.5)
-    median, p95 = evidence.errors_at(places)
+    bare = evidence.bare.at(places)
+    bare_fraction = float(bare.mean())
+    median, p95 = (v[~bare] for v in evidence.errors_at(places))
     known = np.isfinite(median)
-    if not known.any():
-        return None, None, 1.0
-    # lost tissue counts in the median: where most of it is lost, so is the pair
-    middle = float(np.median(median))
-    return (middle, _joint_p95(p95[known]), 1.0 - float(known.mean())) if np.isfinite(middle) else (None, None, 1.0)
+    # lost tissue counts in the median: where most of what has some under it is lost, so is the pair
+    middle = float(np.median(median)) if len(median) else np.inf
+    if not np.isfinite(middle):
+        return _Stated(None, None, 1.0 - bare_fraction, bare_fraction)
+    lost_fraction = float(np.count_nonzero(~known)) / len(places)
+    return _Stated(middle, _joint_p95(p95[known]), lost_fraction, bare_fraction)
 
 
 def _joint_p95(p95: Vector) -> float:
@@ -97,6 +137,7 @@ def _error_evidence(
         growth=evidence.growth,
         unit_per_px0=unit,
         p95_margin_fraction=settings.p95_margin_fraction,
+        bare=nothing_bare(),
     )
 
 

@@ -22,7 +22,7 @@ _DPI = 100
 
 def draw_maps(he: SideImage, registration: Registration) -> bytes:
     """PNG: the displacement (colour: length, arrows: direction) beside the stated p95 of the error; µm, or px of the
-    H&E where no pixel size is known."""
+    H&E where no pixel size is known. Grey: tissue where no error is stated."""
     frame, size = picture_frame(he, _MAP_PX)
     x, y = np.meshgrid(np.arange(size.width) + 0.5, np.arange(size.height) + 0.5)
     points = frame.apply(np.stack([x, y], axis=-1).reshape(-1, 2))
@@ -34,7 +34,7 @@ def draw_maps(he: SideImage, registration: Registration) -> bytes:
     length = np.where(inside, np.hypot(shifts[..., 0], shifts[..., 1]), np.nan)
     coarse = points.reshape(size.height, size.width, 2)[::4, ::4]
     error = registration.evidence.errors_at(coarse.reshape(-1, 2))[1].reshape(coarse.shape[:2])
-    error = np.where(inside[::4, ::4] & np.isfinite(error), error, np.nan)
+    error = np.where(inside[::4, ::4], error, np.nan)
     word = "µm" if registration.he_mpp is not None and registration.ihc_mpp is not None else "H&E px"
     return _figure(size, (length, shifts, inside), error, word)
 
@@ -59,9 +59,11 @@ def _figure(
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
     extent = (0, size.width, size.height, 0)
+    grey = "" if not np.isposinf(error).any() else " (grey: none)"
+    right.imshow(np.where(np.isposinf(error), 0.6, np.nan), cmap="gray", vmin=0, vmax=1, extent=extent)
     for axes, values, title, colours in (
         (left, length, f"displacement beyond the affine, {word}", "viridis"),
-        (right, error, f"stated p95 of the error, {word}", "magma"),
+        (right, np.where(np.isfinite(error), error, np.nan), f"stated p95 of the error, {word}{grey}", "magma"),
     ):
         top = float(np.nanmax(values)) if np.isfinite(values).any() else 1.0
         image = axes.imshow(values, cmap=matplotlib.colormaps[colours], vmin=0, vmax=max(top, 1e-6), extent=extent)

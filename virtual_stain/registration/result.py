@@ -11,6 +11,7 @@ import numpy.typing as npt
 from virtual_stain.config.registration import RegistrationSettings
 from virtual_stain.errors import RejectedError
 from virtual_stain.geometry import Box, Points, Size
+from virtual_stain.registration.bare import BareTissue
 from virtual_stain.registration.transform import PairTransform
 from virtual_stain.slides.resolution import Mpp
 
@@ -23,6 +24,8 @@ FLAGS = {
     "manual": "started from a person's landmarks, confirmed by windows",
     "manual_only": "from a person's landmarks alone: at most review, and only with six of them or more",
     "lost_regions": "part of the tissue lies elsewhere (torn and turned?): its tiles are dropped, at most review",
+    "bare_regions": "part of the H&E tissue has no IHC tissue under it (missing, or moved elsewhere?): "
+    "no error is stated there, its tiles are dropped",
     "weak_overlap": "less than half of the tissue is common",
     "no_mpp": "a pixel size is missing: errors in px, no verdict, not usable for records",
     "affine_only": "no local displacement",
@@ -75,9 +78,18 @@ class ErrorEvidence:
     """H&E µm per level-0 px along x and y (1, 1 without pixel size)."""
     p95_margin_fraction: float
     """Factor on the stated p95."""
+    bare: BareTissue
+    """Where no IHC tissue lies under the H&E's."""
+
+    @property
+    def typical_p95(self) -> float:
+        """What is stated for a place among the pair's windows; NaN without evidence."""
+        share = max(float(self.trust.mean()), _LEAST_SHARE) if len(self.trust) else _LEAST_SHARE
+        return RAYLEIGH_P95 * self.p95_margin_fraction * self.error_sigma / float(np.sqrt(share))
 
     def errors_at(self, he_points: npt.ArrayLike) -> tuple[Vector, Vector]:
-        """Estimated (median, p95) of the error at float64[N, 2] H&E level-0 px; infinite where nothing is known.
+        """Estimated (median, p95) of the error at float64[N, 2] H&E level-0 px; infinite where nothing is known,
+        and where no IHC tissue lies.
 
         From the windows around a place, the pair's own where there are few. Where fewer of them are recognised (a torn
         and turned fragment, another level of the block) the p95 is larger; away from any both grow.
@@ -98,7 +110,7 @@ class ErrorEvidence:
         worse = local / np.sqrt(np.maximum(share, _LEAST_SHARE))
         median = RAYLEIGH_MEDIAN * np.hypot(local, away)
         p95 = RAYLEIGH_P95 * self.p95_margin_fraction * np.hypot(worse, away)
-        lost = self._lost(gaps)
+        lost = self._lost(gaps) | self.bare.at(he_points)
         return np.where(lost, np.inf, median), np.where(lost, np.inf, p95)
 
     def _lost(self, gaps: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
@@ -149,6 +161,8 @@ class Registration:
     error_p95_px0: float | None
     overlap_fraction: float
     """Dice of the two tissue masks after registration."""
+    bare_fraction: float
+    """Share of the H&E tissue that has no IHC tissue under it."""
     consensus_fraction: float
     """Share of held-out windows that were recognised where predicted."""
     chance_log10: float
@@ -196,7 +210,13 @@ class Registration:
             return "no pixel size, so the error is in pixels and records cannot be built."
         doubt = ", but the scale contradicts the pixel sizes" if "unusual_scale" in self.flags else ""
         doubt += ", without the parts that lie elsewhere" if "lost_regions" in self.flags else ""
+        if "bare_regions" in self.flags:
+            doubt += f", without the {self.bare_fraction:.0%} of the H&E tissue that have no IHC tissue under them"
         return f"estimated error {self.error_median_um:.1f} µm (median), {self.error_p95_um:.1f} µm (p95){doubt}."
+
+    def bare_at(self, he_points: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+        """bool[N]: whether the H&E tissue at float64[N, 2] H&E level-0 px has no IHC tissue under it."""
+        return self.evidence.bare.at(he_points)
 
     def error_at_um(self, he_points: npt.ArrayLike) -> tuple[Vector, Vector]:
         """Estimated (median, p95) error in µm at float64[N, 2] H&E level-0 px; infinite where nothing is known.
@@ -224,6 +244,8 @@ def summary(registration: Registration) -> str:
         lines.append(
             f"error: {registration.error_median_px0:.1f} px (median), {registration.error_p95_px0:.1f} px (p95), H&E"
         )
+    if registration.bare_fraction > 0:
+        lines.append(f"H&E tissue without IHC tissue under it: {registration.bare_fraction:.0%}")
     if registration.flags:
         lines.append(f"flags: {', '.join(registration.flags)}")
     return "\n".join(lines)

@@ -14,15 +14,17 @@ from typing import Any
 
 import h5py
 import numpy as np
+import numpy.typing as npt
 
 from virtual_stain.errors import InputError, VerificationError
 from virtual_stain.files import make_folder, read_json, sha256_file, write_bytes, write_json
 from virtual_stain.geometry import Affine2D, Box, Size
+from virtual_stain.registration.bare import BareTissue, nothing_bare
 from virtual_stain.registration.result import ErrorEvidence, Registration, Side, Verdict
 from virtual_stain.registration.transform import DisplacementField, PairTransform
 from virtual_stain.slides.resolution import Mpp
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 JSON_NAME, H5_NAME = "registration.json", "registration.h5"
 _KIND = "vstain registration"
 _WINDOWS = ("centres_px0", "distances", "usual", "height", "trust")
@@ -103,6 +105,7 @@ def _document(r: Registration) -> dict[str, Any]:
         "error_median_he_px0": r.error_median_px0,
         "error_p95_he_px0": r.error_p95_px0,
         "overlap_fraction": r.overlap_fraction,
+        "bare_fraction": r.bare_fraction,
         "consensus_fraction": r.consensus_fraction,
         "chance_log10": r.chance_log10,
         "finest_mpp": r.finest_mpp,
@@ -153,14 +156,24 @@ def _h5_bytes(r: Registration, document: dict[str, Any]) -> bytes:
         evidence.attrs["meaning"] = "held-out windows; distances in µm (H&E level-0 px without pixel size)"
         for name in _WINDOWS:
             evidence.create_dataset(name, data=getattr(r.evidence, name))
+        bare = r.evidence.bare
+        dataset = file.create_dataset("bare/cells", data=bare.cells.astype(np.uint8), **_packed(bare.cells))
+        dataset.attrs["origin_px0"] = bare.origin_px0
+        dataset.attrs["cell_px0"] = bare.cell_px0
+        dataset.attrs["meaning"] = "1 where the H&E tissue has no IHC tissue under it; lengths in H&E level-0 px"
     return buffer.getvalue()
+
+
+def _packed(array: npt.NDArray[Any]) -> dict[str, Any]:
+    return {"compression": "gzip", "shuffle": True} if array.size else {}  # HDF5 has no chunks of nothing
 
 
 def _read_h5(path: Path) -> tuple[dict[str, Any], DisplacementField | None, dict[str, Any]]:
     try:
         with h5py.File(path, "r") as file:
             document = _checked(json.loads(file.attrs["document"]), path)
-            evidence = {name: file["evidence"][name][()] for name in _WINDOWS}
+            evidence: dict[str, Any] = {n: np.asarray(file["evidence"][n][()], np.float64) for n in _WINDOWS}
+            evidence["bare"] = _read_bare(file["bare/cells"])
             displacement = None
             if document["local_displacement"]:
                 dataset = file["displacement/values_px0"]
@@ -174,6 +187,11 @@ def _read_h5(path: Path) -> tuple[dict[str, Any], DisplacementField | None, dict
             hint=_REGISTER_AGAIN,
         ) from None
     return document, displacement, evidence
+
+
+def _read_bare(dataset: h5py.Dataset) -> BareTissue:
+    origin, cell = (tuple(float(v) for v in dataset.attrs[k]) for k in ("origin_px0", "cell_px0"))
+    return BareTissue(np.asarray(dataset[()]) > 0, (origin[0], origin[1]), (cell[0], cell[1]))
 
 
 def _checked(document: Any, path: Path) -> dict[str, Any]:
@@ -201,6 +219,7 @@ def _registration(
             error_median_px0=d["error_median_he_px0"],
             error_p95_px0=d["error_p95_he_px0"],
             overlap_fraction=d["overlap_fraction"],
+            bare_fraction=d["bare_fraction"],
             consensus_fraction=d["consensus_fraction"],
             chance_log10=d["chance_log10"],
             finest_mpp=d["finest_mpp"],
@@ -227,8 +246,9 @@ def _read_side(value: dict[str, Any]) -> Side:
 
 def _read_evidence(value: dict[str, Any], arrays: dict[str, Any] | None) -> ErrorEvidence:
     # a JSON alone carries no windows: errors at a place are then unknown (infinite), never guessed
-    empty = {name: np.zeros((0, 2) if name == "centres_px0" else 0) for name in _WINDOWS}
-    windows = empty if arrays is None else {name: np.asarray(a, np.float64) for name, a in arrays.items()}
+    if arrays is None:
+        arrays = {name: np.zeros((0, 2) if name == "centres_px0" else 0) for name in _WINDOWS}
+        arrays["bare"] = nothing_bare()
     unit = value["unit_per_px0"]
     return ErrorEvidence(
         error_sigma=math.nan if value["error_sigma"] is None else value["error_sigma"],
@@ -236,5 +256,5 @@ def _read_evidence(value: dict[str, Any], arrays: dict[str, Any] | None) -> Erro
         growth=value["growth"],
         unit_per_px0=(unit[0], unit[1]),
         p95_margin_fraction=value["p95_margin_fraction"],
-        **windows,
+        **arrays,
     )

@@ -22,9 +22,10 @@ import numpy.typing as npt
 
 from virtual_stain.errors import ConfigError, InputError, VerificationError
 from virtual_stain.files import read_json, sha256_file
-from virtual_stain.markers import Marker, parse_marker
+from virtual_stain.markers import Marker, ValueDefinition, parse_marker
 from virtual_stain.report.colours import ColourScale
 from virtual_stain.slides.slide import SlideRef, open_slide
+from virtual_stain.value_text import ValueText
 from virtual_stain.version import __version__
 
 _MAKER, _SCHEME = "virtual_stain", "99VSTAIN"
@@ -53,6 +54,11 @@ class ScoredSlide:
     @property
     def markers(self) -> tuple[Marker, ...]:
         return tuple(parse_marker(name) for name in self.report["readings"])
+
+    @property
+    def shown(self) -> ValueText:
+        """How its values are written; a report has one value definition for all markers."""
+        return ValueText(ValueDefinition(next(iter(self.report["readings"].values()))["value_definition"]))
 
     def tiles(self, marker: Marker) -> list[_Tile]:
         """The tiles that carry a reading of the marker."""
@@ -129,28 +135,33 @@ def structured_report(scored: ScoredSlide, source: Any) -> Any:
 
     model = scored.report["model"]
     algorithm = sr.AlgorithmIdentification(name=str(model["name"]), version=str(model["version"]))
-    groups = []
+    groups, name_of = [], scored.shown.name
     for marker in scored.markers:
         reading = scored.report["readings"][marker.value]
         measurements = [
             sr.Measurement(
-                name=sr.CodedConcept(f"{marker.value}-{name}", _SCHEME, f"{marker.label} predicted from H&E, {what}"),
-                value=round(100.0 * reading[name], 4),
-                unit=codes.UCUM.Percent,
+                name=sr.CodedConcept(
+                    f"{marker.value}-{name}", _SCHEME, f"{scored.shown.of(marker)} predicted from H&E, {what}"
+                ),
+                value=round(scored.shown.factor * reading[name], 4),
+                unit=codes.UCUM.Percent
+                if scored.shown.definition.is_ratio
+                else sr.CodedConcept("/mm2", "UCUM", "/mm2"),
                 algorithm_id=algorithm,
             )
             for name, what in _READINGS.items()
             if reading[name] is not None
         ]
+        label = f"{name_of(marker)}: tiles that carry a reading"
         measurements.append(
             sr.Measurement(
-                name=sr.CodedConcept(f"{marker.value}-n-tiles", _SCHEME, f"{marker.label}: tiles that carry a reading"),
+                name=sr.CodedConcept(f"{marker.value}-n-tiles", _SCHEME, label),
                 value=reading["n_tiles"],
                 unit=codes.UCUM.NoUnits,
                 algorithm_id=algorithm,
             )
         )
-        tracking = sr.TrackingIdentifier(uid=hd.UID(), identifier=f"{marker.label} predicted from H&E")
+        tracking = sr.TrackingIdentifier(uid=hd.UID(), identifier=f"{name_of(marker)} predicted from H&E")
         groups.append(sr.MeasurementsAndQualitativeEvaluations(tracking_identifier=tracking, measurements=measurements))
     observer = sr.ObserverContext(
         observer_type=codes.DCM.Device,
@@ -198,7 +209,8 @@ def segmentation(scored: ScoredSlide, marker: Marker, source: Any) -> Any | None
     segments = [
         hd.seg.SegmentDescription(
             segment_number=number,
-            segment_label=f"{marker.label} {name}".replace("–", "-"),  # the slide's character set may be Latin 1
+            # the slide's character set may be Latin 1
+            segment_label=f"{scored.shown.name(marker)} {name}".replace("–", "-"),
             segmented_property_category=codes.SCT.Tissue,
             segmented_property_type=codes.SCT.Tissue,
             algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
@@ -234,7 +246,7 @@ def _classes(
     scored: ScoredSlide, tiles: list[_Tile]
 ) -> tuple[npt.NDArray[np.uint8], list[str], list[tuple[int, int, int]]]:
     """uint8[1, rows, columns, classes] 0/1, and the classes that occur, ascending, named and coloured as in QuPath."""
-    scale = ColourScale.for_values(t.value for t in tiles)
+    scale = ColourScale.for_values((t.value for t in tiles), scored.shown)
     found: dict[str, tuple[int, int, int]] = {}
     for tile in sorted(tiles, key=lambda t: t.value):
         name, rgb = scale.class_of(tile.value)

@@ -30,7 +30,7 @@ def tiles_geojson(report: SlideReport, origin: str = "bounds") -> str:
     bounds = report.slide.bounds
     offset = (bounds.x, bounds.y) if origin == "bounds" else (0.0, 0.0)
     marker, scores = next(iter(report.score.markers.items()))
-    scale = ColourScale.for_values(scores.fraction[scores.used])
+    scale = ColourScale.for_values(scores.value[scores.used], report.shown)
     features = []
     for index, tile in enumerate(report.score.tiles):
         box = tile.box.intersection(bounds)
@@ -40,10 +40,10 @@ def tiles_geojson(report: SlideReport, origin: str = "bounds") -> str:
         if index in report.score.failed:
             name, rgb = "not read", FAILED_RGB
         elif not scores.used[index]:
-            name, rgb = f"{marker.label} not used", UNUSED_RGB
+            name, rgb = f"{report.shown.name(marker)} not used", UNUSED_RGB
         else:
-            text, rgb = scale.class_of(float(scores.fraction[index]))
-            name = f"{marker.label} {text}"
+            text, rgb = scale.class_of(float(scores.value[index]))
+            name = f"{report.shown.name(marker)} {text}"
         features.append(
             {
                 "type": "Feature",
@@ -72,7 +72,7 @@ def _measurements(report: SlideReport, index: int) -> dict[str, float]:
     """Numbers only: QuPath refuses null, so what does not exist is left out."""
     values: dict[str, Any] = {}
     for marker, scores in report.score.markers.items():
-        values[marker.value] = float(scores.fraction[index])
+        values[marker.value] = float(scores.value[index])
         values[cells_key(marker)] = float(scores.tumour_cells[index])
     values["tissue_fraction"] = report.score.tiles[index].tissue_fraction
     values["used"] = float(any(s.used[index] for s in report.score.markers.values()))

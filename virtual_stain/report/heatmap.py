@@ -55,7 +55,7 @@ def heatmap_png(report: SlideReport, overview: Overview) -> bytes:
 
     `overview`: a picture of the slide of at most OVERVIEW_PX on its longer side.
     """
-    canvas = _canvas(report, overview)
+    canvas, shown = _canvas(report, overview), report.shown
     height, width = canvas.image.shape[:2]
     panels = 1 + len(report.readings)
     beside = height >= width * 0.8  # tall slides beside each other, wide ones below each other
@@ -71,19 +71,19 @@ def heatmap_png(report: SlideReport, overview: Overview) -> bytes:
     _panel(axes[0], canvas, "H&E")
     for axis, (marker, reading) in zip(axes[1:], report.readings.items(), strict=True):
         scores = report.score.markers[marker]
-        scale = ColourScale.for_values(scores.fraction[scores.used])
-        title = f"{marker.label} predicted: no tile carries a reading"
+        scale = ColourScale.for_values(scores.value[scores.used], shown)
+        title = f"{shown.name(marker)} predicted: no tile carries a reading"
         if reading.global_mean is not None and reading.top_mean is not None:
             title = (
-                f"{marker.label} predicted: global mean {reading.global_mean * 100:.1f} %, "
-                f"top {reading.top_n} {reading.top_mean * 100:.1f} %"
+                f"{shown.name(marker)} predicted: global mean {shown.text(reading.global_mean)}, "
+                f"top {reading.top_n} {shown.text(reading.top_mean)}"
             )
         _panel(axis, _painted(canvas, report, marker, scale), title)
         _frame(axis, canvas, report, marker)
-        mappable = ScalarMappable(Normalize(0, scale.top * 100), "viridis")
+        mappable = ScalarMappable(Normalize(0, scale.top * shown.factor), "viridis")
         # one scale beside both panels keeps them aligned; several markers have a scale each
         beside_axes = axes if panels == 2 else axis
-        figure.colorbar(mappable, ax=beside_axes, label=f"{marker.label}-positive tumour cells, %", shrink=0.8)
+        figure.colorbar(mappable, ax=beside_axes, label=f"{shown.of(marker)}, {shown.unit}", shrink=0.8)
     keys = [Patch(color=_mpl(UNUSED_RGB), alpha=_UNUSED_OPACITY, label="tissue without a reading")]
     keys += [Patch(facecolor="none", edgecolor="black", label="highest tiles")]
     if report.score.failed:
@@ -102,20 +102,27 @@ def heatmap_png(report: SlideReport, overview: Overview) -> bytes:
 
 def histogram_png(report: SlideReport, marker: Marker) -> bytes | None:
     """Distribution of the used tiles' readings; None without any."""
-    scores, reading = report.score.markers[marker], report.readings[marker]
-    values = scores.fraction[scores.used]
+    scores, reading, shown = report.score.markers[marker], report.readings[marker], report.shown
+    values = scores.value[scores.used]
     if reading.global_mean is None or reading.top_mean is None:
         return None
-    scale = ColourScale.for_values(values)
+    scale = ColourScale.for_values(values, shown)
     figure = Figure(figsize=(6.4, 2.6), dpi=_DPI, layout="constrained")
     axis = figure.subplots()
     edges = np.linspace(0, scale.top, 21)
     counts, _ = np.histogram(values, edges)
     middles = (edges[1:] + edges[:-1]) / 2
-    axis.bar(middles * 100, counts, width=scale.top * 5, color=scale.rgb(middles) / 255, edgecolor="white", lw=0.5)
+    axis.bar(
+        middles * shown.factor,
+        counts,
+        width=edges[1] * shown.factor,
+        color=scale.rgb(middles) / 255,
+        edgecolor="white",
+        lw=0.5,
+    )
     for value, text, style in ((reading.global_mean, "global mean", "-"), (reading.top_mean, "top mean", "--")):
-        axis.axvline(value * 100, color="black", ls=style, lw=1.2, label=f"{text} {value * 100:.1f} %")
-    axis.set(xlabel=f"{marker.label}-positive tumour cells, %", ylabel="tiles", xlim=(0, scale.top * 100))
+        axis.axvline(value * shown.factor, color="black", ls=style, lw=1.2, label=f"{text} {shown.text(value)}")
+    axis.set(xlabel=f"{shown.of(marker)}, {shown.unit}", ylabel="tiles", xlim=(0, scale.top * shown.factor))
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(fontsize=8, frameon=False)
     return _png(figure)
@@ -172,7 +179,7 @@ def _painted(canvas: _Canvas, report: SlideReport, marker: Marker, scale: Colour
     pale = _pale(canvas)
     # overlapping windows: each paints the step around its centre, so that neighbours do not hide one another
     share = min(1.0, card.tiling.step_um / card.tiling.window_um)
-    colours = scale.rgb(np.nan_to_num(scores.fraction))
+    colours = scale.rgb(np.nan_to_num(scores.value))
     image = pale.image.copy()
     for index, tile in enumerate(tiles):
         x, y, w, h = canvas.rectangle(tile.box)
@@ -203,7 +210,7 @@ def _frame(axis: Axes, canvas: _Canvas, report: SlideReport, marker: Marker) -> 
 def top_tiles(scores: MarkerScores, count: int) -> list[int]:
     """Indices of the used tiles with the highest readings, highest first; equal ones in grid order."""
     used = np.flatnonzero(scores.used)
-    order = np.argsort(-scores.fraction[used], kind="stable")
+    order = np.argsort(-scores.value[used], kind="stable")
     return [int(i) for i in used[order][:count]]
 
 

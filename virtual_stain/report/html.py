@@ -27,12 +27,13 @@ ReadTile = Callable[[Box], npt.NDArray[np.uint8]]
 def report_html(report: SlideReport, heatmap: bytes, read_tile: ReadTile) -> str:
     """The text of `<stem>.report.html`. `heatmap`: PNG bytes; `read_tile` reads the gallery's pictures (SlideError)."""
     environment = page_environment("virtual_stain.report")
-    environment.filters["percent"] = lambda v: "–" if v is None else f"{v * 100:.1f} %"
+    environment.filters["value"] = report.shown.text
     return environment.get_template("report.html").render(
         notice=RESEARCH_USE,
         slide=report.slide,
         score=report.score,
         card=report.score.card,
+        shown=report.shown,
         evaluation=report.score.card.training.get("evaluation"),
         model_sha256=report.model_sha256,
         tissue_mm2=report.score.tissue_um2 / 1e6,
@@ -57,7 +58,7 @@ def _engine(report: SlideReport) -> str:
 def _marker(report: SlideReport, marker: Marker, read_tile: ReadTile) -> dict[str, Any]:
     histogram = histogram_png(report, marker)
     return {
-        "label": marker.label,
+        "label": report.shown.name(marker),
         "reading": report.readings[marker],
         "interval": report.intervals[marker],
         "flags": report.flags(marker),
@@ -78,7 +79,7 @@ def _thumbnail(report: SlideReport, marker: Marker, index: int, read_tile: ReadT
     return {
         "col": tile.col,
         "row": tile.row,
-        "fraction": float(scores.fraction[index]),
+        "value": float(scores.value[index]),
         "cells": float(scores.tumour_cells[index]),
         "image": _data_url(stream.getvalue(), "jpeg"),
     }

@@ -14,6 +14,7 @@ from virtual_stain.intervals import SlideInterval
 from virtual_stain.markers import Marker
 from virtual_stain.readings import SlideReading
 from virtual_stain.score.score import SlideScore
+from virtual_stain.value_text import ValueText
 
 # beyond this the tile is blown up from fewer pixels than the network was trained on
 _COARSE = 1.25
@@ -100,7 +101,8 @@ def reading_notes(
     marker: Marker, reading: SlideReading, interval: SlideInterval, score: SlideScore
 ) -> tuple[Note, ...]:
     """Warnings about one marker's readings: the meaning of its flags, and why a value is null."""
-    label = marker.label
+    shown = ValueText(score.card.value_definition)
+    label = shown.name(marker)
     notes = []
     if reading.n_tiles == 0:
         text = f"{label}: the readings are null: {_why_none(marker, score)}"
@@ -123,10 +125,10 @@ def reading_notes(
     if not interval.available:
         notes.append(Note("no_interval", f"{label}: interval is null: {interval.reason}."))
     elif interval.beyond_patients is not None and reading.global_ratio is not None:
-        least, most = (100 * v for v in interval.beyond_patients)
         text = (
-            f"{label}: the reading of {100 * reading.global_ratio:.1f} % lies outside those of the patients behind the "
-            f"interval ({least:.1f} to {most:.1f} %): the interval is extrapolated, and no evidence stands behind it."
+            f"{label}: the reading of {shown.text(reading.global_ratio)} lies outside those of the patients behind the "
+            f"interval ({shown.span(*interval.beyond_patients)} {shown.unit}): the interval is extrapolated, "
+            "and no evidence stands behind it."
         )
         notes.append(Note("interval_extrapolated", text))
     return tuple(notes)

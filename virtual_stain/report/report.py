@@ -28,6 +28,7 @@ from virtual_stain.report.notes import (
 )
 from virtual_stain.score.score import SlideScore
 from virtual_stain.slides.slide import Slide
+from virtual_stain.value_text import ValueText
 
 SCHEMA_VERSION = 1
 
@@ -55,7 +56,7 @@ class SlideFacts:
 
 @dataclass(frozen=True, eq=False)
 class SlideReport:
-    """A slide's scores, its readings and everything that a reader must be told; fractions 0–1."""
+    """A slide's scores, its readings and everything that a reader must be told; values in the card's unit."""
 
     slide: SlideFacts
     score: SlideScore
@@ -66,6 +67,11 @@ class SlideReport:
     settings: ScoringSettings
     intervals: dict[Marker, SlideInterval]
     """Of `global_ratio`."""
+
+    @property
+    def shown(self) -> ValueText:
+        """How its values are written."""
+        return ValueText(self.score.card.value_definition)
 
     def flags(self, marker: Marker) -> tuple[str, ...]:
         """The reading's own flags and the slide's."""
@@ -85,7 +91,13 @@ def make_report(
     for marker, scores in score.markers.items():
         used = scores.used
         cells = scores.tumour_cells[used] * once
-        readings[marker] = aggregate(scores.fraction[used], cells, top_n=settings.top_n, few_cells=settings.few_cells)
+        readings[marker] = aggregate(
+            scores.value[used],
+            cells,
+            top_n=settings.top_n,
+            few_cells=settings.few_cells,
+            definition=score.card.value_definition,
+        )
         intervals[marker] = _interval(score, marker, readings[marker], settings, outside)
         notes += reading_notes(marker, readings[marker], intervals[marker], score)
     notes += engine_notes(score.engine, settings) + unknown_training_note(seen)
@@ -103,6 +115,8 @@ def _interval(
     score: SlideScore, marker: Marker, reading: SlideReading, settings: ScoringSettings, outside: tuple[Deviation, ...]
 ) -> SlideInterval:
     """The model's interval for this reading, or why it has none."""
+    if not score.card.value_definition.is_ratio:
+        return SlideInterval(None, None, None, LEVEL, "intervals are made for ratios, and the value is a count")
     found = slide_interval(score.card.intervals.get(marker.value), reading.global_ratio)
     if found.available and outside:
         return SlideInterval(None, None, None, LEVEL, "the slide lies outside what the model was trained on")
@@ -203,7 +217,7 @@ def tiles_csv(score: SlideScore) -> str:
         box = tile.box
         row: list[object] = [tile.col, tile.row, *(f"{v:.3f}" for v in (box.x, box.y, box.width, box.height))]
         for scores in score.markers.values():
-            row += [_number(scores.fraction[i], 6), _number(scores.tumour_cells[i], 3)]
+            row += [_number(scores.value[i], 6), _number(scores.tumour_cells[i], 3)]
         used = any(scores.used[i] for scores in score.markers.values())
         each = [int(scores.used[i]) for _, scores in several]
         writer.writerow([*row, f"{tile.tissue_fraction:.4f}", int(used), ";".join(score.flags[i]), *each])

@@ -14,7 +14,7 @@ from virtual_stain.score.inputs import ScoreInput
 SCORES_CSV = "scores.csv"
 _VALUES = ("global_ratio", "global_mean", "top_mean", "top_n", "n_tiles", "expected_tumour_cells")
 _FIRST = ("slide", "status", "reason")
-_LAST = ("tissue_mm2", "mpp_x", "mpp_y", "model", "model_version", "model_sha256", "report")
+_LAST = ("value_definition", "tissue_mm2", "mpp_x", "mpp_y", "model", "model_version", "model_sha256", "report")
 
 
 class SlideResult(Protocol):
@@ -34,7 +34,9 @@ def scores_csv(
     card: ModelCard,
     earlier: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> str:
-    """A row for every slide of the run, in its order: status ok, failed or pending; fractions 0–1, empty: no value.
+    """A row for every slide of the run, in its order: status ok, failed or pending; empty: no value.
+
+    Values are what `value_definition` of their row says: fractions 0–1, or cells per mm².
 
     `results`: of the first slides of `items`; the others are pending. Slides are named as their files are; the reasons
     stand in one line each. `earlier`: stem → report.json of other slides in the folder; they follow as status earlier,
@@ -71,6 +73,9 @@ def _values(stem: str, report: Mapping[str, Any], markers: Sequence[str]) -> dic
         row |= {f"{marker}_interval_{side}": _plain(interval.get(side)) for side in ("low", "high")}
         row[f"{marker}_flags"] = ";".join(reading.get("flags", ()))
     slide, model = report["slide"], report["model"]
+    # rows of earlier models may have other values in the same columns
+    definitions = dict.fromkeys(r["value_definition"] for r in report["readings"].values())
+    row["value_definition"] = ";".join(definitions)
     row |= {name: _plain(slide[name]) for name in ("tissue_mm2", "mpp_x", "mpp_y")}
     row |= {"model": model["name"], "model_version": model["version"], "model_sha256": model["sha256"]}
     return row | {"report": f"{stem}.report.json"}

@@ -15,11 +15,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from virtual_stain.counting.cells import CellClass, Cells
+from virtual_stain.counting.cells import UNKNOWN_GRADE, CellClass, Cells
 from virtual_stain.markers import CellCounts
 
 CLASSES = ("positive", "negative", "ignored")
 """As a person sees a cell; ignored: it does not enter the ratio (no tumour cell, or no nucleus)."""
+GRADES = ("1+", "2+", "3+")
+"""Positive cells of a marker with membrane classes; "positive" is one whose class nobody has said."""
+NAMES = CLASSES + GRADES
 MAX_CHANGES = 20_000
 
 
@@ -67,9 +70,13 @@ class Correction:
             raise ValueError("correction: the same cell is named twice")
         return Correction(tuple(sorted(changed.items())), tuple(sorted(removed)), tuple(map(_added, lists["added"])))
 
-    def problem(self, n_cells: int, tile_px: float) -> str | None:
-        """Why it cannot be of a label with `n_cells` cells in a tile of `tile_px`; None: it can."""
+    def problem(self, cells: Cells, tile_px: float) -> str | None:
+        """Why it cannot be of a label with these cells in a tile of `tile_px`; None: it can."""
+        n_cells = len(cells)
         named = [i for i, _ in self.changed] + list(self.removed)
+        classes = {name for _, name in self.changed} | {a[2] for a in self.added}
+        if cells.grade is None and classes & set(GRADES):
+            return f"correction: expected {', '.join(CLASSES)}: this marker has no membrane classes"
         if named and max(named) >= n_cells:
             return f"correction: expected cells 0 to {n_cells - 1}. Received: {max(named)}"
         if any(not (0 <= v < tile_px) for x, y, _ in self.added for v in (x, y)):
@@ -94,15 +101,18 @@ class CorrectedCells:
 def correct(cells: Cells, correction: Correction) -> CorrectedCells:
     """Applies a correction that fits (`problem` is None). Raises ValueError otherwise."""
     n = len(cells)
-    if (problem := correction.problem(n, math.inf)) is not None:
+    if (problem := correction.problem(cells, math.inf)) is not None:
         raise ValueError(problem)
     cell_class, tumour, touched = cells.cell_class.copy(), cells.tumour.copy(), np.zeros(n, np.bool_)
+    grade = None if cells.grade is None else cells.grade.copy()
     for index, name in correction.changed:
         cell_class[index], tumour[index] = _stored(name, int(cell_class[index]))
+        if grade is not None:
+            grade[index] = _grade(name, int(grade[index]))
         touched[index] = True
     keep = np.ones(n, np.bool_)
     keep[list(correction.removed)] = False
-    old = Cells(cells.xy, cell_class, tumour, cells.dab_od, cells.area_um2).select(keep)
+    old = Cells(cells.xy, cell_class, tumour, cells.dab_od, cells.area_um2, grade).select(keep)
     added = len(correction.added)
     stored = [_stored(name, CellClass.OTHER) for _, _, name in correction.added]
     unknown = np.full(added, np.nan, np.float32)
@@ -113,15 +123,22 @@ def correct(cells: Cells, correction: Correction) -> CorrectedCells:
         tumour=np.array([s[1] for s in stored], np.bool_),
         dab_od=unknown,
         area_um2=unknown,
+        grade=None if grade is None else np.array([_grade(name, 0) for _, _, name in correction.added], np.uint8),
     )
     return CorrectedCells(Cells.concatenated([old, new]), np.concatenate([touched[keep], np.ones(added, np.bool_)]))
 
 
 def class_names(cells: Cells) -> list[str]:
     """The class of each cell as a person sees it."""
-    return [
+    names = [
         "ignored" if not tumour or kind == CellClass.OTHER else CLASSES[0 if kind == CellClass.POSITIVE else 1]
         for kind, tumour in zip(cells.cell_class.tolist(), cells.tumour.tolist(), strict=True)
+    ]
+    if cells.grade is None:
+        return names
+    return [
+        GRADES[grade - 1] if name == "positive" and grade != UNKNOWN_GRADE else name
+        for name, grade in zip(names, cells.grade.tolist(), strict=True)
     ]
 
 
@@ -129,7 +146,16 @@ def _stored(name: str, before: int) -> tuple[int, bool]:
     """(cell_class, tumour) of a class as a person sees it; what is ignored keeps its stain."""
     if name == "ignored":
         return before, False
-    return int(CellClass.POSITIVE if name == "positive" else CellClass.NEGATIVE), True
+    return int(CellClass.NEGATIVE if name == "negative" else CellClass.POSITIVE), True
+
+
+def _grade(name: str, before: int) -> int:
+    """Membrane class of a cell that a person calls `name`; a stained one keeps the class that it has."""
+    if name in GRADES:
+        return GRADES.index(name) + 1
+    if name == "positive":
+        return before or UNKNOWN_GRADE
+    return before if name == "ignored" else 0
 
 
 def _index(entry: Any, length: int) -> int:
@@ -142,8 +168,8 @@ def _index(entry: Any, length: int) -> int:
 
 
 def _cell_class(value: Any) -> str:
-    if value not in CLASSES:
-        raise ValueError(f"correction: expected {', '.join(CLASSES)}. Received: {value!r:.60}")
+    if value not in NAMES:
+        raise ValueError(f"correction: expected {', '.join(NAMES)}. Received: {value!r:.60}")
     return str(value)
 
 

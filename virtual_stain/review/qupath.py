@@ -1,8 +1,8 @@
 """Verdicts and cells as QuPath GeoJSON, both ways.
 
 A tile is an annotation: its id is the `label_id` written as a UUID, its name the place, its class the verdict. The
-cells of a tile are three annotations of points (Positive, Negative, Ignored) that can be edited in QuPath: points
-moved from one to another, added, deleted. Reading it back makes a correction of the difference.
+cells of a tile are annotations of points (Positive, Negative, Ignored; of HER2 1+, 2+ and 3+) that can be edited in
+QuPath: points moved from one to another, added, deleted. Reading it back makes a correction of the difference.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from scipy.spatial import cKDTree
 
 from virtual_stain.counting.cells import Cells
 from virtual_stain.geometry import Box
-from virtual_stain.review.correction import CLASSES, Correction, class_names
+from virtual_stain.review.correction import NAMES, Correction, class_names
 from virtual_stain.review.verdicts import Decision, Place, Verdict
 
 _COLOURS = {
@@ -30,6 +30,9 @@ _COLOURS = {
     "Positive": (216, 48, 42),
     "Negative": (76, 110, 219),
     "Ignored": (150, 150, 150),
+    "1+": (255, 216, 0),
+    "2+": (255, 127, 39),
+    "3+": (136, 0, 21),
 }
 _PLACE = re.compile(r"(?P<pair>.+) (?P<col>\d{1,9}),(?P<row>\d{1,9})(?P<cells> cells)?")
 _CELLS, _WRITTEN = "cells", "written"
@@ -102,8 +105,8 @@ def from_geojson(text: str) -> list[TileIn]:
 def difference(cells: Cells, points: Mapping[str, npt.NDArray[np.float64]]) -> Correction | None:
     """What differs between the counted `cells` and `points` (class → float64[N, 2]), both tile px; None: nothing."""
     names = class_names(cells)
-    kinds = [kind for kind in CLASSES for _ in range(len(points.get(kind, ())))]
-    found = np.concatenate([points.get(k, np.zeros((0, 2))) for k in CLASSES])
+    kinds = [kind for kind in NAMES for _ in range(len(points.get(kind, ())))]
+    found = np.concatenate([points.get(k, np.zeros((0, 2))) for k in NAMES])
     matched = _match(cells.xy, found)
     changed = sorted((c, kinds[p]) for c, p in matched.items() if names[c] != kinds[p])
     removed = [c for c in range(len(cells)) if c not in matched]
@@ -145,7 +148,7 @@ def _features(tile: TileOut, tile_px: int, offset: tuple[float, float]) -> list[
     scale = np.array([box.width, box.height]) / tile_px
     xy = tile.cells.xy * scale + (box.x - offset[0], box.y - offset[1])
     kinds = np.array(class_names(tile.cells))
-    for kind in CLASSES:
+    for kind in NAMES:
         mine = xy[kinds == kind]
         if len(mine):
             what = {
@@ -178,8 +181,8 @@ def _take(
     place = Place(found["pair"], int(found["col"]), int(found["row"]))
     kind = str((properties.get("classification") or {}).get("name", "")).lower()
     if found["cells"]:
-        if kind not in CLASSES:
-            raise ValueError(f"class: expected Positive, Negative or Ignored. Received: {kind!r}")
+        if kind not in NAMES:
+            raise ValueError(f"class: expected {', '.join(k.capitalize() for k in NAMES)}. Received: {kind!r}")
         points.setdefault(place, {}).setdefault(kind, []).append(_coordinates(feature["geometry"]))
     elif kind:
         metadata = properties.get("metadata") or {}

@@ -1,7 +1,8 @@
 """Whether a fast engine reads this slide as the reference does, found out on tiles of the slide itself.
 
 How much a number format changes a reading depends on the model and on the tissue. A few tiles go through both; where a
-fraction differs by more than 0.005 or the mean by more than 0.002, the reference (float32) reads the slide.
+fraction differs by more than 0.005 or the mean by more than 0.002, the reference (float32) reads the slide. Values that
+are counts of cells may differ as much as the expected tumour cells do.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 
 from virtual_stain.config import ScoringSettings
 from virtual_stain.errors import SlideError
+from virtual_stain.markers import ValueDefinition
 from virtual_stain.score.predictor import Answers, Predictor, predictor_engine
 from virtual_stain.slides.slide import Slide
 from virtual_stain.slides.window import read_window
@@ -21,7 +23,7 @@ from virtual_stain.tiles import TilePlan
 MAX_TILE_DIFFERENCE = 0.005
 MAX_MEAN_DIFFERENCE = 0.002
 MAX_CELLS_DIFFERENCE = 0.05
-"""Of the expected tumour cells, relative: they weight the reading and decide which tiles enter it."""
+"""Of numbers of cells, relative: the expected ones weight the reading and decide which tiles enter it."""
 
 
 def check_engine(slide: Slide, predictor: Predictor, plan: TilePlan, settings: ScoringSettings) -> dict[str, Any]:
@@ -42,23 +44,31 @@ def check_engine(slide: Slide, predictor: Predictor, plan: TilePlan, settings: S
     return result
 
 
-def difference(reference: Answers, other: Answers) -> dict[str, float]:
-    """The largest differences of two engines' answers on the same tiles; NaN on one side alone is infinite."""
-    tile = mean = cells = 0.0
+def difference(reference: Answers, other: Answers, definition: ValueDefinition) -> dict[str, float]:
+    """The largest differences of two engines' answers on the same tiles; NaN on one side alone is infinite.
+
+    tile, mean: of fractions; cells: of numbers of cells, relative; value: of what the readings are made of, largest.
+    """
+    tile = mean = cells = value = 0.0
     for name, expected in reference.items():
         a, b = np.asarray(expected, np.float64), np.asarray(other[name], np.float64)
         known = np.isfinite(a)
         if (known != np.isfinite(b)).any():
-            return {"tile": float("inf"), "mean": float("inf"), "cells": float("inf")}
+            return dict.fromkeys(("tile", "mean", "cells", "value"), float("inf"))
         if not known.any():
             continue
         gap = np.abs(a - b)[known]
         if name.endswith("_tumour_cells"):
             cells = max(cells, float((gap / np.maximum(a[known], 1.0)).max()))
-        else:
+        elif definition.is_ratio:
             tile = max(tile, float(gap.max()))
             mean = max(mean, float(abs(a[known].mean() - b[known].mean())))
-    return {"tile": tile, "mean": mean, "cells": cells}
+            value = max(value, tile)
+        else:
+            # over the mean where there is hardly a cell: what is off there moves no reading
+            relative = float((gap / np.maximum(a[known], a[known].mean() + 1e-9)).max())
+            cells, value = max(cells, relative), max(value, relative)
+    return {"tile": tile, "mean": mean, "cells": cells, "value": value}
 
 
 def acceptable(found: Mapping[str, float]) -> bool:

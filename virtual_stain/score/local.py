@@ -90,8 +90,9 @@ class LocalPredictor:
         self._function = self._reference
         facts = self.engine | {"precision": "float32"}
         if self._fast is not None and self._fast_compared is not None and tiles is not None:
-            found = difference(*self._in_parts(tiles, self._reference_compared, self._fast_compared))
-            facts |= {"checked_tiles": len(tiles), "largest_difference": found["tile"]}
+            parts = self._in_parts(tiles, self._reference_compared, self._fast_compared)
+            found = difference(parts[0], parts[1], self.card.value_definition)
+            facts |= {"checked_tiles": len(tiles), "largest_difference": found["value"]}
             if acceptable(found):
                 self._function = self._fast
                 facts["precision"] = "bfloat16"

@@ -65,8 +65,8 @@ class OpenVinoPredictor(LocalPredictor):
         if tiles is None:
             return self.engine
         (reference,) = self._in_parts(tiles, self._reference_compared)
-        found = difference(reference, self._on_openvino(tiles, True))
-        facts = self.engine | {"checked_tiles": len(tiles), "largest_difference": found["tile"]}
+        found = difference(reference, self._on_openvino(tiles, True), self.card.value_definition)
+        facts = self.engine | {"checked_tiles": len(tiles), "largest_difference": found["value"]}
         if not acceptable(found):
             self._openvino_reads = False
             facts |= {"name": "tensorflow", "precision": "float32"}

@@ -39,8 +39,8 @@ Bools = npt.NDArray[np.bool_]
 class MarkerScores:
     """What the network says about one marker; arrays run over the tissue tiles of the plan, float64[N]."""
 
-    fraction: Floats
-    """0–1; NaN: no reading."""
+    value: Floats
+    """What the bundle's value definition says: a fraction 0–1, or cells per mm² ≥ 0; NaN: no reading."""
     tumour_cells: Floats
     """Expected number ≥ 0; NaN: no reading."""
     used: Bools
@@ -181,7 +181,8 @@ def _predict(predictor: Predictor, images: Sequence[Tiles], names: Sequence[str]
         values = np.asarray(answers[name], np.float64)
         if values.shape != (len(images),):
             raise ModelError(f"expected {len(images)} values of {name}. Received: shape {values.shape}")
-        high = np.inf if name.endswith("_tumour_cells") else 1.0
+        is_fraction = predictor.card.value_definition.is_ratio and not name.endswith("_tumour_cells")
+        high = 1.0 if is_fraction else np.inf
         if np.isinf(values).any() or (values < 0).any() or (values > high).any():
             raise ModelError(f"expected {name} from 0 to {high:g}. Received: {values.min():g} to {values.max():g}")
         result[name] = values
@@ -191,11 +192,11 @@ def _predict(predictor: Predictor, images: Sequence[Tiles], names: Sequence[str]
 def _marker_scores(
     marker: Marker, answers: dict[str, Floats], tiles: Sequence[TileRef], card: ModelCard
 ) -> MarkerScores:
-    fraction, cells = answers[marker.value], answers[cells_key(marker)]
+    value, cells = answers[marker.value], answers[cells_key(marker)]
     tissue = np.array([t.tissue_fraction for t in tiles], np.float64)
-    known = np.isfinite(fraction) & np.isfinite(cells)
+    known = np.isfinite(value) & np.isfinite(cells)
     enough = np.nan_to_num(cells) >= card.min_tumour_cells
-    return MarkerScores(fraction, cells, known & enough & (tissue >= card.min_tissue_fraction))
+    return MarkerScores(value, cells, known & enough & (tissue >= card.min_tissue_fraction))
 
 
 def _flags(
@@ -209,7 +210,7 @@ def _flags(
     for marker, scores in markers.items():
         suffix = f":{marker.value}" if len(markers) > 1 else ""
         cells = scores.tumour_cells[index]
-        if not (np.isfinite(cells) and np.isfinite(scores.fraction[index])):
+        if not (np.isfinite(cells) and np.isfinite(scores.value[index])):
             flags.append(f"no_reading{suffix}")
         elif cells < card.min_tumour_cells:
             flags.append(f"few_cells{suffix}")

@@ -12,13 +12,13 @@ import tensorflow as tf
 
 from virtual_stain.config import Config
 from virtual_stain.dataset.augment import augment
-from virtual_stain.dataset.pipeline import CropSpec, TrainingOrder, training_batches
+from virtual_stain.dataset.pipeline import TrainingOrder, training_batches
 from virtual_stain.dataset.shards import reading_errors
-from virtual_stain.dataset.split import trained_markers
 from virtual_stain.files import make_folder, write_bytes
 from virtual_stain.model.tile_reading import crops_per_side
 from virtual_stain.records.manifest import read_manifest
 from virtual_stain.remote import Location
+from virtual_stain.training.inputs import crop_spec
 
 _SHOWN_PX = 192
 _GAP_PX, _TEXT_PX = 8, 20
@@ -43,9 +43,9 @@ def write_contact_sheet(
     configuration's seed. Raises InputError, VerificationError, ConfigError, OutputError.
     """
     manifest = read_manifest(folder)
-    tile_px, crop_px = manifest.tiling.tile_px, config.model.crop_px
-    crops_per_side(tile_px, crop_px)
-    spec = CropSpec(markers=trained_markers(manifest), tile_px=tile_px, crop_px=crop_px)
+    crop_px = config.model.crop_px
+    crops_per_side(manifest.tiling.tile_px, crop_px)
+    spec = crop_spec(manifest, crop_px)
     order = TrainingOrder(
         batch_size=crops,
         seed=config.training.seed,

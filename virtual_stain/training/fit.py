@@ -133,6 +133,7 @@ def _job(inputs: RunInputs, paths: RunDir, *, load_weights: bool, distribution: 
         precision=resolve_precision(settings.precision),
         freeze_batch_norm=recipe.freeze_batch_norm,
         load_weights=load_weights,
+        value=inputs.value,
     )
     _require_equal_parts(settings, together)
     with together.strategy.scope():
@@ -142,7 +143,12 @@ def _job(inputs: RunInputs, paths: RunDir, *, load_weights: bool, distribution: 
         network=network,
         recipe=recipe,
         settings=settings,
-        loss=LossWeights(settings.min_crop_cells, settings.max_crop_cells, settings.cells_loss_weight / mean_cells),
+        loss=LossWeights(
+            settings.min_crop_cells,
+            settings.max_crop_cells,
+            settings.cells_loss_weight / mean_cells,
+            count_factor=1 / mean_cells,
+        ),
         paths=paths,
         steps_per_epoch=steps_per_epoch,
         batches_from=lambda step: training_batches(inputs.records, split.train, spec, _order(config, step, together)),

@@ -62,7 +62,7 @@ def fit_svr(inputs: RunInputs, paths: RunDir, progress: Progress) -> dict[str, A
     start = time.monotonic()
     config = inputs.config
     base = dataclasses.replace(config.model, head="pooled")
-    network = build_network(base, inputs.spec.markers, BuildOptions(seed=config.training.seed))
+    network = build_network(base, inputs.spec.markers, BuildOptions(seed=config.training.seed, value=inputs.value))
     crops = _read_crops(network, inputs, inputs.split.train, progress)
     best: tuple[Validation, Network, dict[str, int], tuple[float, float]] | None = None
     grid = list(itertools.product(_COSTS, _WIDTHS))
@@ -164,7 +164,7 @@ def _with_support(
     inputs: RunInputs, base: Network, fitted: dict[str, dict[str, Any]], support: dict[str, int]
 ) -> Network:
     """The network with the regressions in place of its head; its features are those that were fitted on."""
-    options = BuildOptions(seed=inputs.config.training.seed, load_weights=False, support=support)
+    options = BuildOptions(seed=inputs.config.training.seed, load_weights=False, support=support, value=inputs.value)
     network = build_network(inputs.config.model, inputs.spec.markers, options)
     for ours, theirs in zip(network.features.weights, base.features.weights, strict=True):
         ours.assign(theirs)

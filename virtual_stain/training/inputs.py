@@ -9,7 +9,9 @@ from virtual_stain.dataset.folds import FoldPlan
 from virtual_stain.dataset.pipeline import CropSpec
 from virtual_stain.dataset.split import Split, require_no_shared_tissue, split_by_patient, trained_markers
 from virtual_stain.files import sha256_file
+from virtual_stain.markers import ValueDefinition
 from virtual_stain.model.tile_reading import crops_per_side
+from virtual_stain.model.value import ValueOutput, value_output
 from virtual_stain.records.duplicates import known_duplicates
 from virtual_stain.records.manifest import MANIFEST, Manifest, read_manifest
 from virtual_stain.remote import Location
@@ -26,6 +28,11 @@ class RunInputs:
     split: Split
     spec: CropSpec
     config: Config
+
+    @property
+    def value(self) -> ValueOutput:
+        """What the network is to answer: what the records are labelled with."""
+        return value_output(self.spec.definition, self.spec.crop_px, self.manifest.tiling.mpp)
 
     @property
     def validation_batch_tiles(self) -> int:
@@ -45,13 +52,23 @@ class RunInputs:
         )
 
 
+def crop_spec(manifest: Manifest, crop_px: int) -> CropSpec:
+    """What is cut from the tiles of these records, and what it is a label of."""
+    return CropSpec(
+        markers=trained_markers(manifest),
+        tile_px=manifest.tiling.tile_px,
+        crop_px=crop_px,
+        definition=ValueDefinition(manifest.value_definition),
+    )
+
+
 def read_inputs(records_dir: Location, config: Config, fold: int, plan: FoldPlan | None = None) -> RunInputs:
     """Raises ConfigError, InputError, VerificationError before anything is written."""
     manifest = read_manifest(records_dir)
     manifest = manifest if plan is None else plan.apply(manifest)
-    tile_px, crop_px = manifest.tiling.tile_px, config.model.crop_px
-    crops_per_side(tile_px, crop_px)
-    spec = CropSpec(markers=trained_markers(manifest), tile_px=tile_px, crop_px=crop_px)
+    crop_px = config.model.crop_px
+    crops_per_side(manifest.tiling.tile_px, crop_px)
+    spec = crop_spec(manifest, crop_px)
     split = split_by_patient(manifest, fold, config.training.validation_patients)
     require_no_shared_tissue(records_dir, split, known_duplicates(records_dir, sha256_file(records_dir / MANIFEST)))
     return RunInputs(records_dir, manifest, split, spec, config)

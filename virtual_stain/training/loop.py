@@ -29,6 +29,7 @@ from virtual_stain.training.run_dir import RunDir
 from virtual_stain.training.step import Batch, LossWeights, TrainStep
 from virtual_stain.training.validate import Validation, Validator, averaged_weights
 from virtual_stain.training.watchdog import BatchNames, require_numbers
+from virtual_stain.value_text import ValueText
 
 _EXAMPLES = 8
 _EXAMPLES_AFTER = (0, 1, 10, 100)
@@ -213,7 +214,7 @@ class Trainer:
         self._logged_s = state.seconds  # the rate is that of training alone
         history.validation(state.step, state.step / self.job.steps_per_epoch, state.seconds, found)
         r = "–" if found.tile_r is None else f"{found.tile_r:.3f}"
-        mae = "–" if found.tile_mae is None else f"{100 * found.tile_mae:.1f} points"
+        mae = ValueText(self.job.network.value.definition).difference(found.tile_mae)
         self.progress.say(
             f"step {state.step}: validation loss {found.loss:.4f}, tile r within pairs {r}, tile error {mae}"
             + (" (best so far)" if improved else "")

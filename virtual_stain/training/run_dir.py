@@ -20,8 +20,9 @@ from virtual_stain.config import Config
 from virtual_stain.config.load import config_from_dict
 from virtual_stain.errors import InputError, ModelError
 from virtual_stain.files import read_json
-from virtual_stain.markers import parse_marker
+from virtual_stain.markers import ValueDefinition, parse_marker
 from virtual_stain.model.build import BuildOptions, Network, build_network
+from virtual_stain.model.value import ValueOutput, value_output
 from virtual_stain.training.checkpoint import assign, read_checkpoint
 
 BEST = "best.h5"
@@ -95,12 +96,22 @@ def load_run(run_dir: Path, precision: str = "float32") -> TrainedRun:
     markers = tuple(parse_marker(m) for m in record["data"]["markers"])
     groups, state = read_checkpoint(paths.best)
     options = BuildOptions(
-        seed=config.training.seed, precision=precision, load_weights=False, support=state.get("support", {})
+        seed=config.training.seed,
+        precision=precision,
+        load_weights=False,
+        support=state.get("support", {}),
+        value=_value_of(record),
     )
     network = build_network(config.model, markers, options)
     assign(network.model.weights, groups["weights"], paths.best)
     card = run_card(record, state)
     return TrainedRun(run_dir, network.model, card, config, network, record["data"])
+
+
+def _value_of(record: Mapping[str, Any]) -> ValueOutput:
+    data = record["data"]
+    mpp = float(data["tiling"]["window_um"]) / int(data["tiling"]["tile_px"])
+    return value_output(ValueDefinition(data["value_definition"]), int(record["config"]["model"]["crop_px"]), mpp)
 
 
 def read_run_json(run_dir: Path) -> dict[str, Any]:

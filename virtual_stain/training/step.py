@@ -20,7 +20,14 @@ from virtual_stain.config.training import AugmentSettings, TrainingSettings
 from virtual_stain.dataset.augment import augment
 from virtual_stain.model.auxiliary import PREFIX as AUXILIARY
 from virtual_stain.model.build import Network
-from virtual_stain.model.losses import cells_loss_sum, crop_weights, ratio_loss_sum, safe_denominator
+from virtual_stain.model.losses import (
+    cells_loss_sum,
+    count_loss_sum,
+    crop_weights,
+    ratio_loss_sum,
+    safe_denominator,
+)
+from virtual_stain.model.value import ValueOutput
 from virtual_stain.training.distribution import Distribution
 
 Batch = dict[str, tf.Tensor]
@@ -28,34 +35,55 @@ Batch = dict[str, tf.Tensor]
 
 @dataclass(frozen=True, slots=True)
 class LossWeights:
-    """How the two likelihoods are added up."""
+    """How the likelihoods of the value and of the number of cells are added up."""
 
     min_cells: int
     max_cells: int
     cells_factor: float
-    """Of the Poisson part: its weight divided by the mean number of cells of a crop."""
+    """Of the number of cells: its weight divided by the mean number of cells of a crop."""
+    count_factor: float = 1.0
+    """Of a value that is a count: 1 / mean number of cells of a crop."""
 
 
-def ratio_weights(batch: Batch, loss: LossWeights) -> tf.Tensor:
-    """float32[B, markers]: what each crop weighs in the ratio's loss."""
+def value_weights(batch: Batch, loss: LossWeights, value: ValueOutput) -> tf.Tensor:
+    """float32[B, markers]: what each crop weighs in the value's loss."""
+    if not value.definition.is_ratio:
+        return batch["trusted"]  # a crop without cells is a label like any other
     return crop_weights(batch["cells"], batch["trusted"], loss.min_cells, loss.max_cells)
 
 
+def value_loss_sum(
+    outputs: dict[str, tf.Tensor], name: str, batch: Batch, index: int, weights: tf.Tensor, value: ValueOutput
+) -> tf.Tensor:
+    """float32 scalar: Σ weight · loss of one marker's value. `name`: of its outputs; `index`: of the marker."""
+    n, k = batch["cells"][:, index], batch["positive"][:, index]
+    logit = outputs[f"{name}_logit"]
+    if value.definition.is_ratio:
+        return ratio_loss_sum(logit, k, n, weights[:, index])  # of the negative ratio it is the same
+    counted = k if value.definition.of_positive else n - k
+    return count_loss_sum(outputs[f"{name}_log_cells"] + value.log_share(logit), counted, weights[:, index])
+
+
 def loss_sums(network: Network, batch: Batch, loss: LossWeights, *, training: bool) -> tuple[tf.Tensor, tf.Tensor]:
-    """(Σ weighted cross-entropy, Σ Poisson loss), float32 scalars over crops and markers."""
+    """(Σ weighted loss of the value, Σ Poisson loss of the cells), float32 scalars over crops and markers."""
     return _sums(network, network.logits(batch["crop"], training=training), batch, loss, "")
 
 
 def _sums(
     network: Network, outputs: dict[str, tf.Tensor], batch: Batch, loss: LossWeights, prefix: str
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    weights = ratio_weights(batch, loss)
-    ratio, cells = tf.constant(0.0), tf.constant(0.0)
+    weights = value_weights(batch, loss, network.value)
+    value, cells = tf.constant(0.0), tf.constant(0.0)
     for index, marker in enumerate(network.markers):
-        n, k = batch["cells"][:, index], batch["positive"][:, index]
-        ratio += ratio_loss_sum(outputs[f"{prefix}{marker}_logit"], k, n, weights[:, index])
-        cells += cells_loss_sum(outputs[f"{prefix}{marker}_log_cells"], n, batch["usable"][:, index])
-    return ratio, cells
+        value += value_loss_sum(outputs, f"{prefix}{marker}", batch, index, weights, network.value)
+        log_cells, n = outputs[f"{prefix}{marker}_log_cells"], batch["cells"][:, index]
+        cells += cells_loss_sum(log_cells, n, batch["usable"][:, index])
+    return value * value_factor(loss, network.value), cells
+
+
+def value_factor(loss: LossWeights, value: ValueOutput) -> float:
+    """What the value's loss is multiplied with."""
+    return 1.0 if value.definition.is_ratio else loss.count_factor
 
 
 class TrainStep:
@@ -94,7 +122,7 @@ class TrainStep:
         self._finish = tf.function(self._apply_sums, autograph=False)
 
     def run(self, batch: Batch, micro_batches: int, learning_rate: float, decay: float) -> tf.Tensor:
-        """One optimizer step on the whole batch; float32[3] (loss of the ratio, of the cells, norm of the gradient
+        """One optimizer step on the whole batch; float32[3] (loss of the value, of the cells, norm of the gradient
         before clipping), not yet waited for.
 
         The sum of the first two is what is minimised; the first is comparable with the validation loss. `batch`: this
@@ -133,9 +161,9 @@ class TrainStep:
 
     def _denominators(self, batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
         """Weight sums of the whole batch, over all replicas; in a replica's context."""
-        ratio = tf.reduce_sum(ratio_weights(batch, self.loss))
-        ratio, usable = _summed([ratio, tf.reduce_sum(batch["usable"])])
-        return safe_denominator(ratio), safe_denominator(usable)
+        value = tf.reduce_sum(value_weights(batch, self.loss, self.network.value))
+        value, usable = _summed([value, tf.reduce_sum(batch["usable"])])
+        return safe_denominator(value), safe_denominator(usable)
 
     def _gradients(self, batch: Batch, denominators: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
         if self._augmentation is not None:
@@ -152,8 +180,8 @@ class TrainStep:
     def _parts(
         self, outputs: dict[str, tf.Tensor], batch: Batch, denominators: tuple[tf.Tensor, tf.Tensor], prefix: str
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        ratio, cells = _sums(self.network, outputs, batch, self.loss, prefix)
-        return ratio / denominators[0], self.loss.cells_factor * cells / denominators[1]
+        value, cells = _sums(self.network, outputs, batch, self.loss, prefix)
+        return value / denominators[0], self.loss.cells_factor * cells / denominators[1]
 
     def _whole_batch(self, batch: Any, rate: tf.Tensor, keep: tf.Tensor) -> tf.Tensor:
         def replica(part: Batch) -> tuple[tf.Tensor, tf.Tensor]:

@@ -11,11 +11,12 @@ import tensorflow as tf
 
 from virtual_stain.errors import InputError
 from virtual_stain.model.build import Network
-from virtual_stain.model.losses import cells_loss_sum, ratio_loss_sum
+from virtual_stain.model.losses import cells_loss_sum
 from virtual_stain.model.tile_reading import crop_grid, sum_over_tile
+from virtual_stain.model.value import ValueOutput
 from virtual_stain.training.distribution import Distribution
 from virtual_stain.training.metrics import mean_absolute_error, mean_within, pearson
-from virtual_stain.training.step import Batch, LossWeights, TrainStep, ratio_weights
+from virtual_stain.training.step import Batch, LossWeights, TrainStep, value_factor, value_loss_sum, value_weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,13 +24,14 @@ class Validation:
     """What one validation found."""
 
     loss: float
-    """Weighted binomial cross-entropy of the crops, nats: what stopping and the choice of the checkpoint go by."""
+    """The value's loss over the crops (of a ratio the weighted binomial cross-entropy, nats; of a count half the
+    Poisson deviance over the mean number of cells): stopping and the choice of the checkpoint go by it."""
     cells_loss: float
     """Poisson loss of the expected tumour cells, up to a constant of the data."""
     tile_r: float | None
     """Pearson r over the tiles within a pair, mean over pairs; None with fewer than 3 labelled tiles in each."""
     tile_mae: float | None
-    """Mean absolute error of tile ratios, fraction; None without labelled tiles."""
+    """Mean absolute error of tile values, fraction or cells per mm²; None without labelled tiles."""
     n_tiles: int
     """Tiles with a trusted label."""
 
@@ -58,16 +60,13 @@ class Validator:
         sums = np.zeros(4)
         rows: list[tuple[bytes, int, float, float]] = []
         for batch in self._tiles:
-            parts, ratios = self._compiled({k: batch[k] for k in ("tile", "cells", "positive", "trusted", "usable")})
-            sums += np.array([float(p) for p in parts])
-            rows += _labelled(batch, ratios.numpy())
-        if sums[1] <= 0:  # a loss of 0 would make the first checkpoint the best for ever
-            raise InputError(
-                f"None of the validation crops (model.crop_px = {self._network.crop_px}) holds the "
-                f"training.min_crop_cells = {self._loss.min_cells} tumour cells that a ratio needs: no checkpoint "
-                "can be chosen.",
-                hint="Raise model.crop_px or lower training.min_crop_cells, or take another --fold.",
+            parts, values, shown = self._compiled(
+                {k: batch[k] for k in ("tile", "cells", "positive", "trusted", "usable")}
             )
+            sums += np.array([float(p) for p in parts])
+            rows += _labelled(batch, values.numpy(), shown.numpy(), self._network.value)
+        if sums[1] <= 0:  # a loss of 0 would make the first checkpoint the best for ever
+            raise self._nothing_to_choose_by()
         pairs = np.array([r[0] + b"/%d" % r[1] for r in rows])
         truth, read = np.array([r[2] for r in rows]), np.array([r[3] for r in rows])
         return Validation(
@@ -78,13 +77,26 @@ class Validator:
             n_tiles=len(rows),
         )
 
-    def _replicated(self, batch: Batch) -> tuple[list[tf.Tensor], tf.Tensor]:
-        """Every device reads the same tiles: validation is short, and its numbers must be the same everywhere."""
-        parts, ratios = self._strategy.run(self._batch, args=(batch,))
-        first = self._strategy.experimental_local_results
-        return [first(p)[0] for p in parts], first(ratios)[0]
+    def _nothing_to_choose_by(self) -> InputError:
+        if not self._network.value.definition.is_ratio:
+            return InputError(
+                "None of the validation tiles has a number of cells that is a label: no checkpoint can be chosen.",
+                hint="Take another --fold.",
+            )
+        return InputError(
+            f"None of the validation crops (model.crop_px = {self._network.crop_px}) holds the "
+            f"training.min_crop_cells = {self._loss.min_cells} tumour cells that a ratio needs: no checkpoint "
+            "can be chosen.",
+            hint="Raise model.crop_px or lower training.min_crop_cells, or take another --fold.",
+        )
 
-    def _batch(self, batch: Batch) -> tuple[list[tf.Tensor], tf.Tensor]:
+    def _replicated(self, batch: Batch) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor]:
+        """Every device reads the same tiles: validation is short, and its numbers must be the same everywhere."""
+        parts, values, shown = self._strategy.run(self._batch, args=(batch,))
+        first = self._strategy.experimental_local_results
+        return [first(p)[0] for p in parts], first(values)[0], first(shown)[0]
+
+    def _batch(self, batch: Batch) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor]:
         crops = crop_grid(batch["tile"], self._network.crop_px)
         outputs = self._network.logits(crops, training=False)
         per_tile = batch["cells"].shape[1]
@@ -94,27 +106,33 @@ class Validator:
             "trusted": tf.repeat(batch["trusted"], per_tile, axis=0),
             "usable": tf.repeat(batch["usable"], per_tile, axis=0),
         }
-        weights = ratio_weights(flat, self._loss)
-        ratio, cells = tf.constant(0.0), tf.constant(0.0)
+        value = self._network.value
+        weights = value_weights(flat, self._loss, value)
+        lost, cells = tf.constant(0.0), tf.constant(0.0)
         readings = []
+        shown = tf.zeros([0, 1])
         for index, marker in enumerate(self._network.markers):
-            k, n = flat["positive"][:, index], flat["cells"][:, index]
             logit, log_cells = outputs[f"{marker}_logit"], outputs[f"{marker}_log_cells"]
-            ratio += ratio_loss_sum(logit, k, n, weights[:, index])
-            cells += cells_loss_sum(log_cells, n, flat["usable"][:, index])
-            total, count = sum_over_tile(tf.sigmoid(logit)[:, None], crops, per_tile)
-            readings.append(total[:, 0] / count[:, 0])
-        sums = [ratio, tf.reduce_sum(weights), cells, tf.reduce_sum(flat["usable"])]
-        return sums, tf.stack(readings, axis=1)
+            lost += value_loss_sum(outputs, str(marker), flat, index, weights, value)
+            cells += cells_loss_sum(log_cells, flat["cells"][:, index], flat["usable"][:, index])
+            total, shown = sum_over_tile(value.read(logit, log_cells)[:, None], crops, per_tile)
+            readings.append(total[:, 0] / shown[:, 0])
+        lost *= value_factor(self._loss, value)
+        sums = [lost, tf.reduce_sum(weights), cells, tf.reduce_sum(flat["usable"])]
+        return sums, tf.stack(readings, axis=1), shown[:, 0]
 
 
-def _labelled(batch: Batch, ratios: np.ndarray) -> list[tuple[bytes, int, float, float]]:
-    """(pair, marker index, true ratio, read ratio) of the tiles whose label is trusted."""
+def _labelled(
+    batch: Batch, values: np.ndarray, shown: np.ndarray, value: ValueOutput
+) -> list[tuple[bytes, int, float, float]]:
+    """(pair, marker index, true value, read value) of the tiles whose label is trusted. `shown`: crops of each tile."""
     trusted, pair = batch["trusted"].numpy(), batch["pair"].numpy()
     cells, positive = batch["cells"].numpy().sum(axis=1), batch["positive"].numpy().sum(axis=1)
+    counted = positive if value.definition.of_positive else cells - positive
+    whole = cells if value.definition.is_ratio else np.broadcast_to(shown[:, None] * value.crop_mm2, cells.shape)
     return [
-        (pair[i], m, float(positive[i, m] / cells[i, m]), float(ratios[i, m]))
-        for i, m in zip(*np.nonzero((trusted > 0) & (cells > 0) & np.isfinite(ratios)), strict=True)
+        (pair[i], m, float(counted[i, m] / whole[i, m]), float(values[i, m]))
+        for i, m in zip(*np.nonzero((trusted > 0) & (whole > 0) & np.isfinite(values)), strict=True)
     ]
 
 

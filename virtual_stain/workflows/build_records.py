@@ -16,7 +16,7 @@ from virtual_stain.config import Config
 from virtual_stain.errors import InputError, OutputError, PairError, RejectedError, VerificationError
 from virtual_stain.files import folder_lock, sha256_file
 from virtual_stain.labels.store import TileStore, TileTable
-from virtual_stain.markers import Marker, require_built
+from virtual_stain.markers import Marker
 from virtual_stain.pairs import StainPair, assign_folds, read_pairs
 from virtual_stain.patients import PatientKey, load_patient_key
 from virtual_stain.progress import QUIET, Progress
@@ -137,7 +137,6 @@ def build_records(
     error when all did.
     """
     options = options or BuildOptions()
-    require_built(config.counting.value_definition)
     pairs = read_pairs(pairs_csv, n_folds=config.labels.n_folds)
     verdicts = people_verdicts(out, options.verdicts)
     key = load_patient_key()

@@ -9,11 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from virtual_stain.config import Config
-from virtual_stain.counting.cells import CellClass
+from virtual_stain.counting.cells import UNKNOWN_GRADE, CellClass
 from virtual_stain.counting.quality import SATURATED, UNCERTAIN, UNEXPLAINED
 from virtual_stain.errors import VerificationError
-from virtual_stain.labels.label import TileLabel, judge
+from virtual_stain.labels.label import TileLabel, countable, judge
 from virtual_stain.labels.store import TileStore, TileTable
+from virtual_stain.records.schema import CLASSES_UNKNOWN
 from virtual_stain.review.correction import CorrectedCells, Correction, correct
 from virtual_stain.review.gate import Passed
 
@@ -23,7 +24,7 @@ CORRECTED = "corrected"
 
 def corrected_cells(tile: TileLabel, correction: Correction, tile_px: int) -> CorrectedCells:
     """Raises VerificationError when the correction cannot be of this label."""
-    problem = correction.problem(len(tile.cells), tile_px)
+    problem = correction.problem(tile.cells, tile_px)
     if problem is not None:
         raise VerificationError(f"label {tile.label_id} (tile {tile.col},{tile.row}): {problem}")
     return correct(tile.cells, correction)
@@ -43,8 +44,10 @@ def relabelled(tile: TileLabel, correction: Correction, config: Config) -> tuple
         max_p95_um=config.registration.tile_p95_um,
         counting_flags=(*of_picture, *((UNCERTAIN,) if uncertain else ())),
     )
+    graded = countable(corrected.cells).grade
+    unknown = (CLASSES_UNKNOWN,) if graded is not None and (graded == UNKNOWN_GRADE).any() else ()
     label = dataclasses.replace(
-        tile, cells=corrected.cells, flags=(*flags, CORRECTED), weight=weight, usable_count=usable
+        tile, cells=corrected.cells, flags=(*flags, CORRECTED, *unknown), weight=weight, usable_count=usable
     )
     return label, corrected.touched
 

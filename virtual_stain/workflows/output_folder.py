@@ -15,13 +15,12 @@ from virtual_stain.files import make_folder, output_errors, read_json, write_jso
 from virtual_stain.pairs import StainPair
 from virtual_stain.patients import PatientKey
 from virtual_stain.records.manifest import MANIFEST, Manifest
-from virtual_stain.workflows.pair_job import WORK
+from virtual_stain.workflows.pair_job import LAYOUT_ONLY, WORK
 
 OUTDATED_MANIFEST = "manifest.outdated.json"
 _STATE = "build.json"
 _SHARD = re.compile(r".+-\d{5}(-of-\d{5})?\.tfrecord(\.tmp)?")
 _SECTIONS = ("tiling", "tissue", "registration", "counting", "labels")
-_FREE = ("n_folds", "shard_mb")  # may change between runs: no tile depends on them
 
 
 def identities(pairs: Sequence[StainPair], key: PatientKey) -> dict[str, tuple[str, str]]:
@@ -79,10 +78,10 @@ def put_manifest_aside(out: Path) -> bool:
 
 def _relevant(config: Config) -> dict[str, Any]:
     settings = config.to_dict()
-    chosen = {name: dict(settings[name]) for name in _SECTIONS}
-    for name in _FREE:
-        del chosen["labels"][name]
-    return chosen
+    return {
+        section: {k: v for k, v in settings[section].items() if k not in LAYOUT_ONLY.get(section, ())}
+        for section in _SECTIONS
+    }
 
 
 def _compare(out: Path, state: Path, mine: dict[str, Any]) -> None:

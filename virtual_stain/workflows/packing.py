@@ -17,7 +17,7 @@ from virtual_stain.labels.label import TileLabel, countable
 from virtual_stain.labels.store import TileStore, TileTable
 from virtual_stain.provenance import code_sha256
 from virtual_stain.records.manifest import PairEntry, RegistrationEntry, ShardEntry
-from virtual_stain.records.schema import SCHEMA_VERSION, Record, filename
+from virtual_stain.records.schema import CLASSES_UNKNOWN, SCHEMA_VERSION, Record, filename
 from virtual_stain.review.gate import Gate, Passed
 from virtual_stain.review.verdicts import Candidate, Place
 from virtual_stain.workflows.corrections import CORRECTED, corrected_table, relabelled, touched_countable
@@ -195,6 +195,8 @@ def to_record(job: PackJob, tile: TileLabel, passed: Passed, config: Config) -> 
         "review/reviewer": passed.reviewer,
         "label/id": tile.label_id,
     }
+    if cells.grade is not None and CLASSES_UNKNOWN not in tile.flags:
+        record["cells/intensity"] = cells.grade.tolist()
     if touched is not None:
         record["cells/corrected"] = touched_countable(tile, touched)
     if tile.trust.error_median_um is not None:

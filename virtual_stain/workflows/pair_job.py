@@ -45,7 +45,8 @@ _PREPARED = "prepared.json"
 _TISSUE = "tissue.h5"
 CODE = ("slides", "registration", "counting", "labels", "tiles.py", "geometry.py", "markers.py")
 """Parts of the package that a tile is computed with: other code makes it again."""
-_LAYOUT_ONLY = ("n_folds", "shard_mb")  # label settings that change no tile
+LAYOUT_ONLY = {"labels": ("n_folds", "shard_mb"), "counting": ("value_definition",)}
+"""Settings that change no tile: they count when records are packed, and may differ from run to run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +155,8 @@ def _require_countable(ihc: Slide, max_mpp: float) -> None:
 
 def _input_key(job: PairJob, he_sha256: str, ihc_sha256: str) -> str:
     settings = job.config.to_dict()
-    labels = {k: v for k, v in settings["labels"].items() if k not in _LAYOUT_ONLY}
+    sections = ("tiling", "tissue", "registration", "counting", "labels")
+    chosen = {s: {k: v for k, v in settings[s].items() if k not in LAYOUT_ONLY.get(s, ())} for s in sections}
     return digest_of(
         {
             "work_version": WORK_VERSION,
@@ -164,8 +166,7 @@ def _input_key(job: PairJob, he_sha256: str, ihc_sha256: str) -> str:
             "ihc": [ihc_sha256, job.ihc.mpp_override],
             "marker": job.marker.value,
             "regions": [None if p is None else sha256_file(p) for p in (job.he_roi, job.ihc_roi)],
-            **{name: settings[name] for name in ("tiling", "tissue", "registration", "counting")},
-            "labels": labels,
+            **chosen,
         }
     )
 

@@ -1,8 +1,14 @@
-"""A picture that is made tile by tile, as a pyramidal OME-TIFF that QuPath opens."""
+"""A picture that is made tile by tile, as a pyramidal OME-TIFF that QuPath opens.
+
+OME asks for a UUID of the file. It is made of the pixels, the name and the pixel size, so that the same picture gives
+the same bytes.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import math
+import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +24,7 @@ from virtual_stain.progress import QUIET, Progress
 TILE_PX = 512
 _SMALLEST_PX = 1024  # no level below this
 _QUALITY = 88
+_NO_UUID = str(uuid.UUID(int=0))  # until all pixels are known; as long as any other
 
 
 def pyramid_levels(size: Size) -> list[Size]:
@@ -48,7 +55,8 @@ def write_pyramid(
     """
     counts = [tiles_across(s.width) * tiles_across(s.height) for s in levels]
     tracked = iter(progress.track(tiles, sum(counts), path.name, "tile"))
-    metadata: dict[str, Any] = {"axes": "YXS", "Name": name}
+    digest = hashlib.sha256(repr((name, levels, level_um_per_px)).encode())
+    metadata: dict[str, Any] = {"axes": "YXS", "Name": name, "UUID": _NO_UUID}
     if level_um_per_px is not None:
         x, y = level_um_per_px[0]
         metadata |= {"PhysicalSizeX": x, "PhysicalSizeXUnit": "µm", "PhysicalSizeY": y, "PhysicalSizeYUnit": "µm"}
@@ -60,17 +68,33 @@ def write_pyramid(
         "compressionargs": {"level": _QUALITY},
         "subsampling": (1, 1),
     }
-    with replacing(path) as temporary, tifffile.TiffWriter(temporary, bigtiff=True, ome=True) as writer:
-        for index, level in enumerate(levels):
-            writer.write(
-                (next(tracked) for _ in range(counts[index])),  # unlike a slice, an error where one is missing
-                shape=(level.height, level.width, 3),
-                metadata=metadata if index == 0 else None,
-                subifds=len(levels) - 1 if index == 0 else None,
-                subfiletype=0 if index == 0 else 1,
-                **_resolution(None if level_um_per_px is None else level_um_per_px[index]),
-                **options,
-            )
+
+    def following() -> npt.NDArray[np.uint8]:
+        tile = next(tracked)
+        digest.update(tile.tobytes())
+        return tile
+
+    with replacing(path) as temporary:
+        with tifffile.TiffWriter(temporary, bigtiff=True, ome=True) as writer:
+            for index, level in enumerate(levels):
+                writer.write(
+                    (following() for _ in range(counts[index])),  # unlike a slice, an error where one is missing
+                    shape=(level.height, level.width, 3),
+                    metadata=metadata if index == 0 else None,
+                    subifds=len(levels) - 1 if index == 0 else None,
+                    subfiletype=0 if index == 0 else 1,
+                    **_resolution(None if level_um_per_px is None else level_um_per_px[index]),
+                    **options,
+                )
+        _name_by_content(temporary, digest.digest())
+
+
+def _name_by_content(path: Path, digest: bytes) -> None:
+    """Puts the UUID that `digest` gives in the place of the one that stood for it."""
+    with tifffile.TiffFile(path, mode="r+") as file:
+        description = file.pages.first.tags["ImageDescription"]
+        text = description.value.encode()
+        description.overwrite(text.replace(_NO_UUID.encode(), str(uuid.UUID(bytes=digest[:16], version=5)).encode()))
 
 
 def _resolution(um_per_px: tuple[float, float] | None) -> dict[str, Any]:

@@ -69,7 +69,8 @@ def _facts(r: Registration) -> list[tuple[str, str]]:
                          f"p95 {_length(r, r.error_p95_um, r.error_p95_px0)}{finest}"),
         ("evidence", f"{r.consensus_fraction:.0%} of the held-out windows recognised; by chance 1 in "
                      f"10^{-r.chance_log10:.0f}"),
-        ("tissue in common", f"{r.overlap_fraction:.2f} (Dice)"),
+        ("tissue in common", f"{r.overlap_fraction:.2f} (Dice); "
+                             f"{r.bare_fraction:.0%} of the H&E tissue has no IHC tissue under it"),
         ("turn", f"{matrix.rotation_deg:.1f}°{', mirrored' if matrix.mirrored else ''}, "
                  f"scales {matrix.scales[0]:.4f} and {matrix.scales[1]:.4f} (IHC px per H&E px)"),
     ]  # fmt: skip

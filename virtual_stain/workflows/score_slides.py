@@ -29,7 +29,7 @@ from virtual_stain.files import (
     write_text,
 )
 from virtual_stain.geometry import Size
-from virtual_stain.markers import parse_marker
+from virtual_stain.markers import ValueDefinition, parse_marker
 from virtual_stain.patients import PatientKey
 from virtual_stain.progress import QUIET, Progress
 from virtual_stain.provenance import Outcome, RunRecord, code_sha256, refuse_foreign_run
@@ -47,6 +47,7 @@ from virtual_stain.score.score import score_slide
 from virtual_stain.score.staging import Stager, worth_a_copy
 from virtual_stain.slides.slide import Slide, SlideRef, open_slide
 from virtual_stain.slides.window import read_window
+from virtual_stain.value_text import ValueText
 from virtual_stain.version import __version__
 
 _log = logging.getLogger("vstain.score")
@@ -177,25 +178,22 @@ def _earlier(folder: Path, stems: set[str]) -> dict[str, dict[str, Any]]:
 
 
 def summary(scored: Scored) -> str:
-    """One line for people; readings in per cent."""
+    """One line for people."""
     name = scored.outcome.name
     if scored.report is None:
         return f"{name}: not scored"
     parts = []
     for marker, reading in scored.report["readings"].items():
-        label = parse_marker(marker).label
+        shown = ValueText(ValueDefinition(reading["value_definition"]))
+        label = shown.name(parse_marker(marker))
         if reading["global_mean"] is None:
             parts.append(f"{label}: no tile carries a reading")
             continue
-        ratio, mean, top = (_percent(reading[k]) for k in ("global_ratio", "global_mean", "top_mean"))
+        ratio, mean, top = (shown.text(reading[k]) for k in ("global_ratio", "global_mean", "top_mean"))
         n = reading["n_tiles"]
         parts.append(f"{label} global ratio {ratio}, global mean {mean}, top {reading['top_n']} {top} ({n} tiles)")
     note = f" [{scored.outcome.reason}]" if scored.outcome.reason else ""
     return f"{name}: {'; '.join(parts)}{note} → {scored.folder / (name + '.report.html')}"
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{value * 100:.1f} %"
 
 
 def _raise_failures(results: Sequence[Scored], errors: Sequence[Exception]) -> None:

@@ -92,6 +92,7 @@ def _add_tiles(router: APIRouter, desk: ReviewDesk) -> None:
             x=[round(v, 2) for v in cells.xy[:, 0].tolist()],
             y=[round(v, 2) for v in cells.xy[:, 1].tolist()],
             kind=class_names(cells),
+            has_classes=cells.grade is not None,
             corrections=[
                 m.ReaderCorrection(reviewer=reader, correction=_correction_out(c))
                 for reader, c in desk.corrections(label).items()

@@ -68,7 +68,7 @@ class ReviewDesk:
         if verdict.correction is not None:
             if verdict.decision is not Decision.ACCEPT:
                 raise ApiError(422, "corrected cells go with accept only.")
-            problem = verdict.correction.problem(len(self.folder.cells(label)), self.folder.tile_px)
+            problem = verdict.correction.problem(self.folder.cells(label), self.folder.tile_px)
             if problem is not None:
                 raise ApiError(422, problem)
         (number,) = self.store.add([verdict], request_id=request_id)

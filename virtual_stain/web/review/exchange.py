@@ -95,7 +95,7 @@ def _require_possible(desk: ReviewDesk, verdict: Verdict) -> None:
     label = desk.folder.label(verdict.place)
     if verdict.correction is None or label is None or label.label_id != verdict.label_id:
         return
-    problem = verdict.correction.problem(len(desk.folder.cells(label)), desk.folder.tile_px)
+    problem = verdict.correction.problem(desk.folder.cells(label), desk.folder.tile_px)
     if problem:
         place = verdict.place
         raise ValueError(f"line {verdict.line}: {place.pair} {place.col},{place.row}: {problem}")
@@ -111,7 +111,7 @@ def _verdict(desk: ReviewDesk, tile: TileIn, reviewer: str) -> Verdict:
     scale = desk.folder.tile_px / np.array([width, height])
     points = {k: (v + offset - (x, y)) * scale for k, v in tile.points.items()}
     correction = difference(desk.folder.cells(label), points)
-    problem = correction and correction.problem(len(desk.folder.cells(label)), desk.folder.tile_px)
+    problem = correction and correction.problem(desk.folder.cells(label), desk.folder.tile_px)
     if problem:
         raise ValueError(f"{tile.place.pair} {tile.place.col},{tile.place.row}: {problem}")
     return replace(verdict, correction=correction)

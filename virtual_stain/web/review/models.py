@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from virtual_stain.review.correction import CLASSES, MAX_CHANGES, Correction
+from virtual_stain.review.correction import MAX_CHANGES, NAMES, Correction
 from virtual_stain.review.store import StoredDecision
 from virtual_stain.review.verdicts import Decision
 from virtual_stain.web.review.queue import Entry, Filter, Order, Status
@@ -17,7 +18,7 @@ PairName = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^/\\\x
 GridIndex = Annotated[int, Field(ge=0, le=999_999_999)]
 LabelId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-CellClassName = Annotated[str, Field(pattern=f"^({'|'.join(CLASSES)})$")]
+CellClassName = Annotated[str, Field(pattern=f"^({'|'.join(map(re.escape, NAMES))})$")]
 
 
 class Strict(BaseModel):
@@ -212,12 +213,14 @@ class ReaderCorrection(BaseModel):
 
 
 class TileOut(BaseModel):
-    """A label with its cells: centres in tile px, and the class of each as a person sees it."""
+    """A label with its cells: centres in tile px, and the class of each as a person sees it; of HER2 a positive cell
+    is 1+, 2+ or 3+."""
 
     item: Item
     x: list[float]
     y: list[float]
     kind: list[str]
+    has_classes: bool = Field(description="Positive cells are told apart as 1+, 2+ and 3+ (HER2).")
     corrections: list[ReaderCorrection] = Field(description="Each reader's own; the cells above are as counted.")
 
 

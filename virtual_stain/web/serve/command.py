@@ -11,7 +11,6 @@ from typing import Any
 from virtual_stain.config import Config
 from virtual_stain.errors import ConfigError
 from virtual_stain.files import folder_lock
-from virtual_stain.markers import require_built
 from virtual_stain.web.serve.api import Office
 from virtual_stain.web.serve.app import serve_app
 from virtual_stain.web.serve.jobs import JobStore
@@ -39,7 +38,6 @@ class ServeOptions:
 def open_office(out: Path, config: Config) -> Office:
     """Raises ConfigError, OutputError, InputError."""
     settings = config.web
-    require_built(config.counting.value_definition)
     if not settings.root:
         raise ConfigError("web.root: expected a folder of slides.", hint="vstain serve --root SLIDES --model MODEL")
     root, models = SlideRoot(Path(settings.root)), Models.of(settings.models)

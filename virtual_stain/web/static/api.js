@@ -44,4 +44,7 @@ export function element(tag, properties = {}, ...children) {
   return made;
 }
 
+// A value in the unit of its report: a fraction as per cent, a count as cells per mm².
+export const inUnit = (value, unit) =>
+  unit === "cells/mm2" ? (value === null || value === undefined ? "–" : `${Math.round(value).toLocaleString("en")} /mm²`) : percent(value);
 export const percent = (value, digits = 1) => (value === null || value === undefined ? "–" : `${(value * 100).toFixed(digits)} %`);

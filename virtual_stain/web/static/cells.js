@@ -1,12 +1,17 @@
 // The counted cells of one tile and what a person has changed about them.
 
 export const CLASSES = ["positive", "negative", "ignored"];
+export const GRADES = ["1+", "2+", "3+"]; // HER2: positive cells by membrane class; "positive" is one of unknown class
 const NEXT = { positive: "negative", negative: "ignored", ignored: "positive" };
+const NEXT_GRADED = { negative: "1+", "1+": "2+", "2+": "3+", "3+": "ignored", ignored: "negative", positive: "1+" };
+
+export const classOf = (kind) => (GRADES.includes(kind) ? "positive" : kind);
 
 export class Cells {
   constructor(tile) {
     this.counted = tile.kind.map((kind, i) => ({ x: tile.x[i], y: tile.y[i], kind, counted: kind, index: i, removed: false }));
     this.added = [];
+    this.graded = tile.has_classes;
     this.paths = null;
     if (tile.correction) this.apply(tile.correction);
   }
@@ -25,20 +30,23 @@ export class Cells {
   counts() {
     let positive = 0;
     let negative = 0;
+    const grades = [0, 0, 0];
     for (const cell of this.all()) {
-      if (cell.kind === "positive") positive += 1;
-      else if (cell.kind === "negative") negative += 1;
+      const kind = classOf(cell.kind);
+      if (kind === "positive") positive += 1;
+      else if (kind === "negative") negative += 1;
+      if (GRADES.includes(cell.kind)) grades[GRADES.indexOf(cell.kind)] += 1;
     }
     const n = positive + negative;
     const ratio = n ? positive / n : null;
-    return { positive, negative, ratio, error: n ? Math.sqrt((ratio * (1 - ratio)) / n) : null };
+    return { positive, negative, grades, unknown: positive - grades[0] - grades[1] - grades[2], ratio, error: n ? Math.sqrt((ratio * (1 - ratio)) / n) : null };
   }
 
   nearest(x, y, reach, shown) {
     let best = null;
     let distance = reach * reach;
     for (const cell of this.all()) {
-      if (!shown[cell.kind]) continue;
+      if (!shown[classOf(cell.kind)]) continue;
       const d = (cell.x - x) ** 2 + (cell.y - y) ** 2;
       if (d <= distance) [best, distance] = [cell, d];
     }
@@ -46,7 +54,7 @@ export class Cells {
   }
 
   cycle(cell) {
-    cell.kind = NEXT[cell.kind];
+    cell.kind = (this.graded ? NEXT_GRADED : NEXT)[cell.kind];
     this.paths = null;
   }
 
@@ -74,10 +82,18 @@ export class Cells {
     const paths = Object.fromEntries([...CLASSES, "touched"].map((k) => [k, new Path2D()]));
     for (const cell of this.all()) {
       const { x, y } = cell;
-      const path = paths[cell.kind];
-      if (cell.kind === "positive") {
-        path.moveTo(x + 9, y);
-        path.arc(x, y, 9, 0, 2 * Math.PI);
+      const path = paths[classOf(cell.kind)];
+      if (classOf(cell.kind) === "positive") {
+        // as many rings as the class says; of unknown class one with a bar
+        const rings = this.graded ? GRADES.indexOf(cell.kind) + 1 : 1;
+        for (let ring = 0; ring < Math.max(rings, 1); ring += 1) {
+          path.moveTo(x + 9 - 3 * ring, y);
+          path.arc(x, y, 9 - 3 * ring, 0, 2 * Math.PI);
+        }
+        if (rings === 0) {
+          path.moveTo(x - 9, y);
+          path.lineTo(x + 9, y);
+        }
       } else if (cell.kind === "negative") {
         path.moveTo(x, y - 10);
         path.lineTo(x + 10, y);

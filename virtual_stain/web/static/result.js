@@ -1,6 +1,6 @@
 // One scored slide: overview with heat map, readings, histogram, top tiles.
 
-import { $, element, get, getBlob, percent } from "./api.js";
+import { $, element, get, getBlob, inUnit, percent } from "./api.js";
 
 const TOP = 30;
 // viridis, read at nine places: even steps of lightness, also for colour-blind readers
@@ -18,6 +18,8 @@ function banner(text) {
 }
 
 const column = (name) => state.data.tiles.columns[name] ?? [];
+const unit = () => state.data.report.readings[state.marker].unit;
+const shown = (value) => inUnit(value, unit());
 const bounds = () => state.data.report.slide.bounds_px0;
 
 function colour(value) {
@@ -88,7 +90,7 @@ function tileAt(event) {
 function say(i) {
   const cells = column(`${state.marker}_tumour_cells`)[i];
   const flags = column("flags")[i];
-  return `column ${column("col")[i]}, row ${column("row")[i]}: ${percent(column(state.marker)[i])}, ${cells === null ? "–" : Math.round(cells)} tumour cells expected${flags.length ? ` (${flags.join(", ")})` : ""}`;
+  return `column ${column("col")[i]}, row ${column("row")[i]}: ${shown(column(state.marker)[i])}, ${cells === null ? "–" : Math.round(cells)} tumour cells expected${flags.length ? ` (${flags.join(", ")})` : ""}`;
 }
 
 function show(i) {
@@ -122,21 +124,34 @@ function move(event) {
 
 // ---- the rest of the page
 
+// what is counted, where it is not the positive ratio that a pathologist expects
+function meaning(r) {
+  const kind = r.value_definition.startsWith("negative") ? "negative" : "positive";
+  return `${LABELS[state.marker] ?? state.marker}-${kind} tumour cells${r.unit === "fraction" ? " / tumour cells" : " per mm²"}`;
+}
+
 function reading() {
   const r = state.data.report.readings[state.marker];
   const { interval } = r; // of the global ratio; null with its reason in the warnings
   const rows = [
-    [`Mean of the top ${r.top_n ?? TOP}`, percent(r.top_mean)],
-    ["Global mean", percent(r.global_mean)],
-    ["Global ratio (weighted by expected cells)", percent(r.global_ratio)],
-    [interval ? `${percent(interval.level, 0)} interval of the global ratio` : "Interval", interval ? `${percent(interval.low)} to ${percent(interval.high)}` : "none: see the warnings"],
-    ...(typeof interval?.calibrated === "number" ? [["Calibrated global ratio", percent(interval.calibrated)]] : []),
+    ["Value", meaning(r)],
+    [`Mean of the top ${r.top_n ?? TOP}`, shown(r.top_mean)],
+    ["Global mean", shown(r.global_mean)],
+    [unit() === "fraction" ? "Global ratio (weighted by expected cells)" : "Cells per mm² of used tiles", shown(r.global_ratio)],
+    [interval ? `${percent(interval.level, 0)} interval of the global ratio` : "Interval", interval ? `${shown(interval.low)} to ${shown(interval.high)}` : "none: see the warnings"],
+    ...(typeof interval?.calibrated === "number" ? [["Calibrated global ratio", shown(interval.calibrated)]] : []),
     ["Tiles in the reading", r.n_tiles],
     ["Expected tumour cells", r.expected_tumour_cells === null || r.expected_tumour_cells === undefined ? "–" : Math.round(r.expected_tumour_cells)],
   ];
-  for (const [name, value] of Object.entries(r.quantiles ?? {})) rows.push([`Quantile ${name}`, percent(value)]);
+  for (const [name, value] of Object.entries(r.quantiles ?? {})) rows.push([`Quantile ${name}`, shown(value)]);
   if (r.flags?.length) rows.push(["Flags", r.flags.join(", ")]);
   $("readings").replaceChildren(...rows.map(([name, value]) => element("tr", {}, element("th", { scope: "row", textContent: name }), element("td", { textContent: value }))));
+}
+
+// 1, 2 or 5 times a power of ten, not below the value
+function niceTop(value) {
+  const power = 10 ** Math.floor(Math.log10(Math.max(value, 1)));
+  return [1, 2, 5, 10].map((s) => s * power).find((s) => s >= value);
 }
 
 function histogram() {
@@ -147,7 +162,8 @@ function histogram() {
   const context = canvas.getContext("2d");
   const bins = new Array(20).fill(0);
   const values = used().map((i) => column(state.marker)[i]);
-  for (const v of values) bins[Math.min(19, Math.floor(v * 20))] += 1;
+  const top = unit() === "fraction" ? 1 : niceTop(Math.max(0, ...values));
+  for (const v of values) bins[Math.min(19, Math.floor((v / top) * 20))] += 1;
   const most = Math.max(1, ...bins);
   const [bottom, step] = [canvas.height - 20 * ratio, canvas.width / 20];
   bins.forEach((n, i) => {
@@ -157,13 +173,14 @@ function histogram() {
   });
   context.fillStyle = "#1c1b22";
   context.font = `${12 * ratio}px system-ui, sans-serif`;
-  ["0 %", "25 %", "50 %", "75 %", "100 %"].forEach((text, i) => {
+  [0, 1, 2, 3, 4].forEach((i) => {
+    const text = unit() === "fraction" ? `${25 * i} %` : `${((top * i) / 4).toLocaleString("en")}${i === 4 ? " /mm²" : ""}`;
     context.textAlign = i === 0 ? "left" : i === 4 ? "right" : "center";
     context.fillText(text, (canvas.width * i) / 4, canvas.height - 5 * ratio);
   });
   context.textAlign = "left";
   context.fillText(`${most} tiles`, 0, 12 * ratio);
-  canvas.setAttribute("aria-label", `Histogram of ${values.length} tiles in steps of 5 per cent: ${bins.join(", ")}`);
+  canvas.setAttribute("aria-label", `Histogram of ${values.length} tiles in steps of ${unit() === "fraction" ? "5 per cent" : `${top / 20} per mm²`}: ${bins.join(", ")}`);
 }
 
 function gallery() {
@@ -174,7 +191,7 @@ function gallery() {
     ...best.map((i, rank) =>
       element("li", {}, element("button", { type: "button", onclick: () => show(i), ariaLabel: `Tile ${rank + 1}: ${say(i)}` },
         element("img", { loading: "lazy", alt: "", src: `/api/jobs/${number}/tiles/${column("col")[i]}/${column("row")[i]}.jpg?px=192` }),
-        element("span", { textContent: `${rank + 1}. ${percent(values[i])}` }))),
+        element("span", { textContent: `${rank + 1}. ${shown(values[i])}` }))),
     ),
   );
 }
@@ -200,7 +217,7 @@ function choose(marker) {
   state.marker = marker;
   const values = used().map((i) => column(marker)[i]);
   state.range = values.length ? [Math.min(...values), Math.max(...values)] : [0, 1];
-  const text = element("div", { className: "legend-text" }, element("span", { textContent: percent(state.range[0]) }), element("span", { textContent: percent(state.range[1]) }));
+  const text = element("div", { className: "legend-text" }, element("span", { textContent: shown(state.range[0]) }), element("span", { textContent: shown(state.range[1]) }));
   const ramp = element("canvas", { width: SCALE.length, height: 1 });
   SCALE.forEach((c, i) => {
     const context = ramp.getContext("2d");

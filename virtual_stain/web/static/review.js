@@ -2,7 +2,7 @@
 // is called decided before the server has it on disk.
 
 import { $, element, get, percent, post } from "./api.js";
-import { Cells } from "./cells.js";
+import { Cells, classOf } from "./cells.js";
 import { keyOf, Loader } from "./loader.js";
 import { SlideMap } from "./map.js";
 import { PairView } from "./view.js";
@@ -11,7 +11,7 @@ const AHEAD = 4;
 const POLL_MS = 10000;
 const WORDS = { accept: "accepted", reject: "rejected", skip: "skipped", open: "undecided", disputed: "disputed", stale: "stale verdict" };
 const FLAGS = {
-  few_cells: "few cells", poor_overlap: "poor overlap", border: "border of the scan", blur_he: "H&E blurred", blur_ihc: "IHC blurred",
+  few_cells: "few cells", classes_unknown: "classes unknown", poor_overlap: "poor overlap", border: "border of the scan", blur_he: "H&E blurred", blur_ihc: "IHC blurred",
 };
 
 const reviewer = () => localStorage.getItem("vstain-reviewer") ?? "";
@@ -75,6 +75,7 @@ function describe(shown, tile) {
   const um = (value) => (value === null ? "unknown" : `${value.toFixed(1)} µm`);
   const facts = [
     ["positive", counts.positive], ["negative", counts.negative],
+    ...(tile?.cells.graded ? [["0 / 1+ / 2+ / 3+", [counts.negative, ...counts.grades].join(" / ") + (counts.unknown ? `; class unknown: ${counts.unknown}` : "")]] : []),
     ["registration error", `${um(shown.error_median_um)} (p95 ${um(shown.error_p95_um)})`],
     ["tissue", percent(shown.tissue_fraction, 0)],
     ["ratio may train", counts.positive + counts.negative < state.folder.min_tumour_cells ? "no: few cells" : shown.weight > 0 || shown.flags.join() === "few_cells" ? "yes" : "no"],
@@ -316,7 +317,7 @@ function moveCursor(event) {
     view.cursor = [keep(view.cursor[0] + by[0]), keep(view.cursor[1] + by[1])];
   } else if (event.key === "Tab") {
     // the next visible cell in reading order
-    const cells = loader.load(item()).tile.cells.all().filter((c) => view.shown[c.kind]);
+    const cells = loader.load(item()).tile.cells.all().filter((c) => view.shown[classOf(c.kind)]);
     if (!cells.length) return false;
     const order = cells.sort((a, b) => a.y - b.y || a.x - b.x);
     const rank = (c) => c.y > view.cursor[1] + 0.01 || (Math.abs(c.y - view.cursor[1]) <= 0.01 && c.x > view.cursor[0] + 0.01);
