@@ -78,7 +78,7 @@ def shift_labels(records: Path, out: Path, um: float, *, fold: int = 0, folds: i
 
 def shifted_pair(tiles: list[dict], shift_um: np.ndarray, min_cells: int) -> list[dict]:
     """The records of one pair with every cell moved by (x, y) µm on the H&E slide."""
-    origins, points, positive, corrected = [], [], [], []
+    origins, points, positive, corrected, classes = [], [], [], [], []
     for tile in tiles:
         side_um = tile["tile/mpp"] * tile["image/width"]
         origin = tile["tile/x_px0"] / tile["tile/width_px0"], tile["tile/y_px0"] / tile["tile/height_px0"]
@@ -87,19 +87,25 @@ def shifted_pair(tiles: list[dict], shift_um: np.ndarray, min_cells: int) -> lis
         points.append(origins[-1] + tile["tile/mpp"] * xy)
         positive += list(tile["cells/positive"])
         corrected += list(tile.get("cells/corrected", [0] * len(xy)))
+        classes += list(tile.get("cells/intensity", [-1] * len(xy)))  # −1: not known
     moved, kinds, touched = np.concatenate(points) + shift_um, np.array(positive, int), np.array(corrected, int)
+    grade = np.array(classes, int)
     result = []
     for tile, origin in zip(tiles, origins, strict=True):
         inside = (moved - origin) / tile["tile/mpp"]
         chosen = ((inside >= 0) & (inside < tile["image/width"])).all(axis=1)
-        own = [f for f in tile["tile/flags"] if f not in ("few_cells", "corrected")]
+        own = [f for f in tile["tile/flags"] if f not in ("few_cells", "corrected", "classes_unknown")]
         few = int(chosen.sum()) < min_cells
         # a tile of few cells may get more of them; what made its label untrustworthy besides stays
         usable = tile["label/weight"] > 0 or ("few_cells" in tile["tile/flags"] and not _NO_LABEL & set(own))
         own += ["corrected"] * bool(touched[chosen].any())
+        more = {"cells/corrected": touched[chosen].tolist()} if "corrected" in own else {}
+        if tile["label/marker"] == "her2":
+            own += ["classes_unknown"] * bool((grade[chosen] < 0).any())
+            more |= {} if "classes_unknown" in own else {"cells/intensity": grade[chosen].tolist()}
         result.append(
-            {k: v for k, v in tile.items() if k != "cells/corrected"}
-            | ({"cells/corrected": touched[chosen].tolist()} if "corrected" in own else {})
+            {k: v for k, v in tile.items() if k not in ("cells/corrected", "cells/intensity")}
+            | more
             | {
                 "cells/x": inside[chosen, 0].tolist(),
                 "cells/y": inside[chosen, 1].tolist(),

@@ -40,11 +40,28 @@ class Marker(enum.StrEnum):
         return self is Marker.HER2
 
     @property
+    def cells_output(self) -> str:
+        """Name of a model's second output and of the column in tiles.csv: the expected number of tumour cells."""
+        return self.value + CELLS
+
+    @property
+    def class_outputs(self) -> tuple[str, ...]:
+        """Names of the shares of all tumour cells that are 1+, 2+ and 3+; empty where there are no classes."""
+        return tuple(f"{self.value}_class_{grade}" for grade in (1, 2, 3)) if self.has_classes else ()
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Everything that a model answers of this marker: the value under the marker's own id, then the others."""
+        return (self.value, self.cells_output, *self.class_outputs)
+
+    @property
     def label(self) -> str:
         """The name as a pathologist writes it."""
         return {"ki67": "Ki67", "er": "ER", "pr": "PR", "her2": "HER2", "pdl1": "PD-L1"}[self.value]
 
 
+CELLS = "_tumour_cells"
+"""What the names of expected numbers of tumour cells end with: tiles add up, everything else is averaged."""
 _NUCLEAR = frozenset({Marker.KI67, Marker.ER, Marker.PR})
 
 
@@ -55,16 +72,6 @@ def parse_marker(text: str) -> Marker:
     except ValueError:
         known = " ".join(m.value for m in Marker)
         raise ConfigError(f"Expected a marker, one of: {known}. Received: {text!r}") from None
-
-
-def require_trainable(marker: Marker) -> None:
-    """Refuse HER2 where labels are made and models trained: its value is a membrane class, 0 to 3+, which is not built
-    there yet and never approximated by the share of stained cells. `vstain count` reads it."""
-    if marker is Marker.HER2:
-        raise ConfigError(
-            "HER2 is read as membrane classes 0 to 3+, and training on classes is not built yet.",
-            hint="Markers that can be trained today: ki67 er pr pdl1. `vstain count` reads her2 slides.",
-        )
 
 
 class ValueDefinition(enum.StrEnum):
@@ -90,6 +97,16 @@ class ValueDefinition(enum.StrEnum):
     @property
     def unit(self) -> str:
         return "fraction" if self.is_ratio else "cells/mm2"
+
+
+def require_definition(marker: Marker, definition: ValueDefinition) -> None:
+    """Refuse HER2 as anything but its classes: their shares are shares of the tumour cells, and positive is stained."""
+    if marker.has_classes and definition is not ValueDefinition.POSITIVE_RATIO:
+        raise ConfigError(
+            f"{marker.label} is read as shares of the membrane classes 0 to 3+. "
+            f"Received: value_definition = {definition.value!r}",
+            hint='counting.value_definition = "positive_ratio"; of her2 these are the stained cells, 1+, 2+ and 3+.',
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from virtual_stain.errors import ConfigError, PairError
-from virtual_stain.markers import Marker, parse_marker, require_trainable
+from virtual_stain.markers import Marker, parse_marker
 from virtual_stain.patients import PatientKey, normalised
 from virtual_stain.slides.slide import SlideRef
 
@@ -162,7 +162,6 @@ def _parse_row(
     if row.get("marker"):
         try:
             marker = parse_marker(row["marker"])
-            require_trainable(marker)
         except ConfigError as error:
             problems.append(error.message)
     he_mpp = _parse_mpp("he_mpp", row.get("he_mpp", ""), problems)

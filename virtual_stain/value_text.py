@@ -44,12 +44,19 @@ class ValueText:
         return "global ratio, weighted by expected cells" if self.definition.is_ratio else "cells per mm² of used tiles"
 
     def name(self, marker: Marker) -> str:
-        """`Ki67`; where the value is not the one that a pathologist expects, what it counts: `Ki67-negative`."""
+        """`Ki67`; where the value is not the one that a pathologist expects, what it counts: `Ki67-negative`.
+
+        `HER2-stained`: a share of stained cells is no HER2 score.
+        """
+        if marker.has_classes:
+            return f"{marker.label}-stained"
         usual = self.definition is ValueDefinition.POSITIVE_RATIO
         return marker.label if usual else f"{marker.label}-{self.kind}"
 
     def of(self, marker: Marker) -> str:
-        """`Ki67-positive tumour cells`."""
+        """`Ki67-positive tumour cells`; of HER2 stained ones, since only 3+ is positive."""
+        if marker.has_classes:
+            return f"{marker.label}-stained tumour cells, 1+ to 3+"
         return f"{marker.label}-{self.kind} tumour cells"
 
     def number(self, value: float | None) -> str:

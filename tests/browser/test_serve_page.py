@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,8 @@ import pytest
 from tests.browser.conftest import accessibility_problems, serving, until
 from tests.fixtures.models import tiny_card, write_tiny_bundle
 from tests.fixtures.web import TOKEN, serve_config, serve_of
-from virtual_stain.markers import ValueDefinition
+from virtual_stain.export.card import ModelCard
+from virtual_stain.markers import Marker, ValueDefinition
 from virtual_stain.web.guard import Access
 from virtual_stain.web.serve.app import serve_app
 from virtual_stain.web.serve.command import open_office
@@ -81,12 +83,13 @@ def test_a_slide_is_submitted_by_keyboard_scored_and_its_report_opens_from_disk(
     assert page.evaluate("[...document.images].every((i) => i.complete && i.naturalWidth > 0)")
 
 
-def test_a_count_is_shown_per_area_and_says_of_what(page: Page, tmp_path: Path) -> None:
-    config = serve_config(tmp_path)
-    card = tiny_card(value_definition=ValueDefinition.NEGATIVE_COUNT)
-    write_tiny_bundle(tmp_path / "counts", card)
-    config = dataclasses.replace(config, web=dataclasses.replace(config.web, models=(f"n={tmp_path / 'counts'}",)))
-    out = tmp_path / "out"
+@contextmanager
+def _result_of(page: Page, folder: Path, card: ModelCard) -> Iterator[None]:
+    """The result page of the slide one.tiff, read by a tiny model of this card."""
+    config = serve_config(folder)
+    write_tiny_bundle(folder / "other", card)
+    config = dataclasses.replace(config, web=dataclasses.replace(config.web, models=(f"n={folder / 'other'}",)))
+    out = folder / "out"
     out.mkdir()
     office = open_office(out, config)
     write_settings(out, config, office.root.folder, office.models.places, 1)
@@ -98,6 +101,19 @@ def test_a_count_is_shown_per_area_and_says_of_what(page: Page, tmp_path: Path) 
             time.sleep(0.2)
         page.goto(f"{url}jobs/{job}")
         page.wait_for_selector("body[data-ready]")
+        yield
+
+
+def test_a_her2_score_stands_first_and_its_share_is_called_stained(page: Page, tmp_path: Path) -> None:
+    with _result_of(page, tmp_path, tiny_card(markers=(Marker.HER2,))):
+        readings = page.inner_text("#readings")
+        assert readings.index("HER2 score") < readings.index("HER2-stained tumour cells (1+ to 3+)")
+        assert "3+" in readings
+        assert "Tumour cells 0 / 1+ / 2+ / 3+" in readings
+
+
+def test_a_count_is_shown_per_area_and_says_of_what(page: Page, tmp_path: Path) -> None:
+    with _result_of(page, tmp_path, tiny_card(value_definition=ValueDefinition.NEGATIVE_COUNT)):
         readings = page.inner_text("#readings")
         assert "Ki67-negative tumour cells per mm²" in readings
         assert "1,500 /mm²" in readings, "mean redness 150 of 255 is 1500 of 2550"

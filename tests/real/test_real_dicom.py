@@ -36,7 +36,13 @@ def report(tmp_path):
     table.write_text("\n".join(rows) + "\n")
     with open_slide(SlideRef(SLIDE)) as slide:
         digest = slide.content_hash()
-    reading = {"global_ratio": 0.2267, "global_mean": 0.22, "top_mean": None, "n_tiles": 3}
+    reading = {
+        "value_definition": "positive_ratio",
+        "global_ratio": 0.2267,
+        "global_mean": 0.22,
+        "top_mean": None,
+        "n_tiles": 3,
+    }
     value = {
         "schema_version": 1,
         "slide": {
@@ -72,6 +78,25 @@ def test_the_structured_report_holds_the_readings(report, tmp_path):
     assert found == {"ki67-global_ratio": 22.67, "ki67-global_mean": 22.0, "ki67-n-tiles": 3}  # a null is left out
     assert (value.CompletionFlag, value.VerificationFlag) == ("COMPLETE", "UNVERIFIED")
     assert value.PatientID == "AA01"  # whose slide it is: DICOM demands it
+
+
+def test_a_her2_score_stands_in_the_structured_report_and_2_plus_is_equivocal(report, tmp_path):
+    from highdicom.sr import srread
+
+    value = json.loads(report.read_text())
+    reading = value["readings"].pop("ki67") | {"her2": {"score": "2+", "note": "equivocal, needs ISH"}}
+    table = report.with_name("a.tiles.csv")
+    table.write_text(table.read_text().replace("ki67", "her2"))
+    digest = {"sha256": sha256_file(table)}
+    report.write_text(json.dumps(value | {"readings": {"her2": reading}, "outputs": {"a.tiles.csv": digest}}))
+    assert _dicom(report, tmp_path / "out") == 0
+    (group,) = srread(tmp_path / "out" / "a.sr.dcm").content.get_image_measurement_groups()
+    (evaluation,) = group.get_qualitative_evaluations()
+    assert (evaluation.name.meaning, evaluation.value.meaning) == (
+        "HER2 score predicted from H&E",
+        "2+: equivocal, needs ISH",
+    )
+    assert all(m.name.meaning.startswith("HER2-stained") for m in group.get_measurements())
 
 
 def test_the_segmentation_lies_on_the_slide(report, tmp_path):

@@ -90,7 +90,7 @@ def test_a_card_comes_back_as_it_was_written():
     [
         ({"schema_version": 2}, "schema_version 1"),
         ({"value_definition": "nonsense"}, "nonsense"),
-        ({"markers": ["her2"]}, "HER2"),
+        ({"markers": ["her2"], "value_definition": "negative_ratio"}, "HER2"),
         ({"markers": []}, "distinct markers"),
         ({"markers": None}, "not usable"),
         ({"crop_px": 4000}, "crop_px"),

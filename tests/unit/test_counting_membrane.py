@@ -16,8 +16,9 @@ from virtual_stain.config.counting import CountingSettings
 from virtual_stain.config.phantom import PhantomBiology, PhantomSettings
 from virtual_stain.counting.cells import Cells
 from virtual_stain.counting.count import Counted, count_image
-from virtual_stain.counting.membrane_readings import NEEDS_ISH, read_her2, read_tps
+from virtual_stain.counting.membrane_readings import read_her2, read_tps
 from virtual_stain.counting.stain import estimate_stain
+from virtual_stain.her2 import NEEDS_ISH
 from virtual_stain.markers import Marker
 from virtual_stain.phantom.cells import Nuclei
 from virtual_stain.phantom.pair import make_pair
@@ -101,12 +102,12 @@ def test_the_score_follows_asco_cap(n: tuple[int, ...], score: str) -> None:
     value = read_her2(*of_classes(*n))
     assert value.score == score
     assert value.needs_ish == (score == "2+")
-    assert value.to_dict()["note"] == (NEEDS_ISH if score == "2+" else None)
+    assert value.to_dict("")["note"] == (NEEDS_ISH if score == "2+" else None)
 
 
 def test_without_cells_there_is_no_score_and_a_reason() -> None:
-    assert read_her2(*of_classes(0, 0, 0, 0)).to_dict()["score"] is None
-    assert read_her2(*of_classes(0, 0, 0, 0)).to_dict()["reason"]
+    assert read_her2(*of_classes(0, 0, 0, 0)).to_dict("none")["score"] is None
+    assert read_her2(*of_classes(0, 0, 0, 0)).to_dict("none")["reason"]
     assert read_tps(of_classes(0, 0, 0, 0)[0])["tps"] is None
 
 

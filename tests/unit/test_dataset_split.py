@@ -52,9 +52,9 @@ def test_the_same_slide_under_two_patients_is_a_leak(manifest):
         split_by_patient(dataclasses.replace(manifest, pairs=tuple(pairs)), 0)
 
 
-def test_markers_that_are_not_built_are_refused(manifest):
+def test_a_value_definition_that_a_marker_does_not_have_is_refused(manifest):
     with pytest.raises(ConfigError, match="membrane"):
-        trained_markers(dataclasses.replace(manifest, markers=("her2",)))
+        trained_markers(dataclasses.replace(manifest, markers=("her2",), value_definition="negative_ratio"))
 
 
 @pytest.mark.parametrize(("folds", "side"), [((0,), "train"), ((0, 2, 3, 4), "validation")])

@@ -1,7 +1,7 @@
 import pytest
 
 from virtual_stain.errors import ConfigError
-from virtual_stain.markers import CellCounts, Marker, ValueDefinition, parse_marker, require_trainable
+from virtual_stain.markers import CellCounts, Marker, ValueDefinition, parse_marker, require_definition
 
 
 def test_the_sources_example_is_a_quarter():
@@ -26,11 +26,21 @@ def test_markers_are_parsed_in_any_case_and_unknown_ones_listed():
         parse_marker("ki-67")
 
 
-def test_membrane_classes_are_refused_not_approximated():
-    with pytest.raises(ConfigError, match="membrane classes"):
-        require_trainable(Marker.HER2)
+@pytest.mark.parametrize("definition", list(ValueDefinition))
+def test_membrane_classes_have_one_definition(definition):
+    if definition is not ValueDefinition.POSITIVE_RATIO:
+        with pytest.raises(ConfigError, match="membrane classes"):
+            require_definition(Marker.HER2, definition)
     for marker in set(Marker) - {Marker.HER2}:
-        require_trainable(marker)
+        require_definition(marker, definition)
+    require_definition(Marker.HER2, ValueDefinition.POSITIVE_RATIO)
+
+
+def test_a_model_answers_value_cells_and_of_her2_the_classes():
+    assert Marker.KI67.outputs == ("ki67", "ki67_tumour_cells")
+    classes = ("her2_class_1", "her2_class_2", "her2_class_3")
+    assert Marker.HER2.outputs == ("her2", "her2_tumour_cells", *classes)
+    assert [m for m in Marker if m.class_outputs] == [Marker.HER2]
 
 
 def test_value_definitions_say_what_they_count_and_in_which_unit():

@@ -68,7 +68,6 @@ def test_all_bad_rows_are_reported_at_once_with_their_lines(folder: Path) -> Non
         "line 3: ihc: no such file",
         "line 4: Expected a marker, one of: ki67",
         "line 4: he_mpp: expected µm per px",
-        "line 5: HER2 is read as membrane classes",
         "line 5: fold: expected a whole number from 0 to 4",
         "line 6: patient is empty",
         "line 6: he and ihc are the same file",

@@ -242,7 +242,7 @@ def test_a_counted_her2_score_is_taken_as_it_was_read(tmp_path, grades, score):
         dab_od=np.zeros(n, np.float32),
         area_um2=np.full(n, 50, np.float32),
     )
-    value = read_her2(cells, np.array(grades, np.uint8)).to_dict()
+    value = read_her2(cells, np.array(grades, np.uint8)).to_dict("no cells")
     panel = collect([_summary(tmp_path / "her2" / "summary.json", "her2", value)], ["er=1"])
     her2 = panel.of(Marker.HER2)
     assert (her2 and her2.score) == score
@@ -308,8 +308,27 @@ def test_files_of_another_kind_are_refused_by_name(tmp_path, content):
 
 
 def test_a_fraction_is_not_taken_for_a_her2_score(tmp_path):
-    with pytest.raises(InputError, match="not approximated"):
+    with pytest.raises(InputError, match="a share is no score"):
         collect([_report(tmp_path / "a.report.json", {"her2": (0.4, None)})], [])
+
+
+@pytest.mark.parametrize(
+    ("stained", "score", "outcome"),
+    [(0.02, "0", "HER2 negative"), (0.3, "2+", None), (0.9, "3+", "HER2 positive"), (None, None, None)],
+)
+def test_a_predicted_her2_score_is_taken_as_the_report_says_it(tmp_path, stained, score, outcome):
+    report = scored({Marker.HER2: [0.0 if stained is None else stained] * 12}, used=[stained is not None] * 12)
+    path = tmp_path / "a.report.json"
+    path.write_text(json.dumps(report_json(report, {}, {})))
+    panel = collect([path], ["er=1"])
+    her2 = panel.of(Marker.HER2)
+    assert (her2 and her2.score) == score
+    finding = apply_rules(RULES["her2-asco-cap-2018"], panel)
+    assert (finding and finding.outcome) == outcome
+    if outcome:
+        assert finding.reasons == ("HER2 without an interval: how sure this class is cannot be said.",)
+    if score == "2+":
+        assert finding.reasons == ("HER2 2+ is equivocal: needs ISH.",)
 
 
 def test_wilson_intervals():

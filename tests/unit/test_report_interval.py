@@ -124,8 +124,10 @@ def test_a_fast_engine_that_was_not_trusted_is_told():
         scored(used=[False] * 12),
         scored({Marker.KI67: [0.1] * 12, Marker.ER: [0.5] * 12}),
         scored(failed={2: "x"}),
+        scored({Marker.KI67: [0.1] * 12, Marker.HER2: [0.5] * 12}),
+        scored({Marker.HER2: [0.5] * 12}, used=[False] * 12),
     ],
-    ids=["plain", "no reading", "two markers", "failed tile"],
+    ids=["plain", "no reading", "two markers", "failed tile", "membrane classes", "no classes"],
 )
 def test_every_kind_of_report_follows_the_published_schema(report):
     written = check(again(report))  # raises where the schema is not followed

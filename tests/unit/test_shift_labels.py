@@ -19,12 +19,14 @@ def records_of(folder):
     return [r for p in shard_paths(folder, read_manifest(folder).pairs) for r in iterate_shard(p)]
 
 
-def test_no_shift_changes_nothing_and_a_shift_moves_whole_pairs(tmp_path):
-    tiny_records(tmp_path / "r", tile_px=64, window_um=19.2, patients=3)
+@pytest.mark.parametrize("marker", ["ki67", "her2"])
+def test_no_shift_changes_nothing_and_a_shift_moves_whole_pairs(tmp_path, marker):
+    tiny_records(tmp_path / "r", tile_px=64, window_um=19.2, patients=3, marker=marker)
     assert shift_labels(tmp_path / "r", tmp_path / "zero", 0.0) == 2, "the test fold keeps its labels"
     for a, b in zip(records_of(tmp_path / "r"), records_of(tmp_path / "zero"), strict=True):
         assert a["label/positive"] == b["label/positive"]
         np.testing.assert_allclose(a["cells/x"], b["cells/x"], atol=1e-3)
+        assert a.get("cells/intensity") == b.get("cells/intensity")
     shift_labels(tmp_path / "r", tmp_path / "far", 5.0)
     changed = [
         (a["tile/pair"], a["cells/x"] != b["cells/x"])

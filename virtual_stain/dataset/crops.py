@@ -27,18 +27,49 @@ def cells_in_crop(
 
     `xy`: float32[N, 2] tile px, pixel centres at + 0.5; `positive`: int64[N], 0 or 1; `origin`: int32[2] (x, y).
     """
-    inside = _inside_tile(xy, tile_px) - tf.cast(origin, tf.float32)
-    chosen = tf.reduce_all((inside >= 0) & (inside < tf.cast(crop_px, tf.float32)), axis=1)
+    chosen = _in_crop(xy, origin, tile_px, crop_px)
     return _count(positive, chosen), tf.reduce_sum(tf.cast(chosen, tf.float32))
+
+
+def classes_in_crop(
+    xy: tf.Tensor, intensity: tf.Tensor, origin: tf.Tensor, tile_px: int, crop_px: int | tf.Tensor
+) -> tf.Tensor:
+    """float32[3]: cells of the membrane classes 1+, 2+, 3+ in the crop. `intensity`: int64[N] 0–3, or int64[0] where
+    the classes are not known: then 0."""
+    inside = _in_crop(xy, origin, tile_px, crop_px)
+    return tf.reduce_sum(_one_hot_classes(xy, intensity) * tf.cast(inside, tf.float32)[:, None], axis=0)
+
+
+def classes_in_grid(xy: tf.Tensor, intensity: tf.Tensor, tile_px: int, crop_px: int) -> tf.Tensor:
+    """float32[g², 3]: the same of each crop of the grid."""
+    g = tile_px // crop_px
+    return tf.math.unsorted_segment_sum(_one_hot_classes(xy, intensity), _grid_index(xy, tile_px, crop_px), g * g)
+
+
+def _one_hot_classes(xy: tf.Tensor, intensity: tf.Tensor) -> tf.Tensor:
+    """float32[N, 3]; a cell of class 0, or of unknown class, is a row of zeros."""
+    known = tf.pad(intensity, [[0, tf.shape(xy)[0] - tf.size(intensity)]])
+    return tf.one_hot(known - 1, 3)
 
 
 def cells_in_grid(xy: tf.Tensor, positive: tf.Tensor, tile_px: int, crop_px: int) -> tuple[tf.Tensor, tf.Tensor]:
     """(positive, all) float32[g²], g = tile_px / crop_px: each crop of the grid, row by row; they sum to the tile."""
     g = tile_px // crop_px
-    cell = tf.cast(_inside_tile(xy, tile_px) // float(crop_px), tf.int32)
-    index = cell[:, 1] * g + cell[:, 0]
+    index = _grid_index(xy, tile_px, crop_px)
     total = tf.math.unsorted_segment_sum(tf.ones_like(index, tf.float32), index, g * g)
     return tf.math.unsorted_segment_sum(tf.cast(positive, tf.float32), index, g * g), total
+
+
+def _in_crop(xy: tf.Tensor, origin: tf.Tensor, tile_px: int, crop_px: int | tf.Tensor) -> tf.Tensor:
+    """bool[N]: which centres lie in the half-open crop."""
+    inside = _inside_tile(xy, tile_px) - tf.cast(origin, tf.float32)
+    return tf.reduce_all((inside >= 0) & (inside < tf.cast(crop_px, tf.float32)), axis=1)
+
+
+def _grid_index(xy: tf.Tensor, tile_px: int, crop_px: int) -> tf.Tensor:
+    """int32[N]: the crop of the grid, row by row, that each centre lies in."""
+    cell = tf.cast(_inside_tile(xy, tile_px) // float(crop_px), tf.int32)
+    return cell[:, 1] * (tile_px // crop_px) + cell[:, 0]
 
 
 def _inside_tile(xy: tf.Tensor, tile_px: int) -> tf.Tensor:

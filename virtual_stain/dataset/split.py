@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from virtual_stain.errors import ConfigError, InputError, VerificationError
-from virtual_stain.markers import Marker, parse_marker, require_trainable
+from virtual_stain.markers import Marker, ValueDefinition, parse_marker, require_definition
 from virtual_stain.records.manifest import Manifest, PairEntry
 from virtual_stain.remote import Location
 
@@ -131,8 +131,8 @@ def _require_disjoint(split: Split) -> None:
 
 
 def trained_markers(manifest: Manifest) -> tuple[Marker, ...]:
-    """The markers of the folder, one output pair each. Raises ConfigError for what is not built."""
+    """The markers of the folder. Raises ConfigError for a value definition that a marker does not have."""
     markers = tuple(parse_marker(m) for m in manifest.markers)
     for marker in markers:
-        require_trainable(marker)
+        require_definition(marker, ValueDefinition(manifest.value_definition))
     return markers

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from virtual_stain.evaluation.agreement import agreement
 from virtual_stain.evaluation.bootstrap import RESAMPLES, bootstrap_over_patients
+from virtual_stain.evaluation.classes import class_figures
 from virtual_stain.evaluation.cut_offs import CutOff, cut_offs_of
 from virtual_stain.evaluation.label_trust import error_by_trust
 from virtual_stain.evaluation.predict import TileTable
@@ -26,9 +27,11 @@ Patients = npt.NDArray[np.str_]
 
 def marker_figures(tiles: TileTable, rule: ReadingRule, *, resamples: int = RESAMPLES) -> dict[str, Any]:
     """Tile, slide and patient figures of one marker, JSON-able. Intervals: 95 %, bootstrap over patients."""
-    cut_offs = cut_offs_of(parse_marker(str(tiles.marker[0])), rule.definition)
+    marker = parse_marker(str(tiles.marker[0]))
+    cut_offs = cut_offs_of(marker, rule.definition)
     known = tiles.select(tiles.labelled)
     slides, patients = slide_figures(tiles, rule), patient_figures(tiles, rule)
+    classes = {"classes": class_figures(tiles, rule)} if marker.has_classes else {}
     return {
         "tiles": _tile_figures(tiles, known, cut_offs, min(resamples, _TILE_RESAMPLES)),
         "slides": [dataclasses.asdict(s) | {"error": s.error} for s in slides],
@@ -38,6 +41,7 @@ def marker_figures(tiles: TileTable, rule: ReadingRule, *, resamples: int = RESA
         "top_and_global": _top_and_global(slides, resamples),
         "label_trust": error_by_trust(known, rule.definition, resamples=min(resamples, _TILE_RESAMPLES)),
         **_interval(slides, rule.definition),
+        **classes,
     }
 
 

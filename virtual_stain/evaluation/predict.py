@@ -11,8 +11,7 @@ import tensorflow as tf
 
 from virtual_stain.dataset.pipeline import CropSpec, tile_batches
 from virtual_stain.dataset.shards import reading_errors
-from virtual_stain.markers import parse_marker
-from virtual_stain.model.build import CELLS
+from virtual_stain.markers import CELLS, parse_marker
 from virtual_stain.model.tile_reading import crop_grid, crops_per_side, sum_over_tile, tile_reading
 from virtual_stain.model.value import ValueOutput
 from virtual_stain.progress import QUIET, Progress
@@ -51,6 +50,10 @@ class TileTable:
     """Read fraction, or cells per mm²; NaN for a tile of nothing but padding."""
     expected_cells: Column
     """Expected tumour cells."""
+    classes: Column
+    """float64[N, 3]: counted tumour cells of 1+, 2+, 3+; NaN where they are not known, or the marker has no classes."""
+    class_shares: Column
+    """float64[N, 3]: read shares of 1+, 2+, 3+ among the tumour cells; NaN where there are none."""
     registration_um: Column
     """Estimated median registration error at the tile, µm; NaN: not known."""
     fold: npt.NDArray[np.int64]
@@ -112,6 +115,7 @@ def _rows(
     by_marker = np.stack([found[m.value] for m in spec.markers], axis=1)
     expected = np.stack([found[m.value + CELLS] for m in spec.markers], axis=1)
     positive, cells = (batch[k].numpy().sum(axis=1)[each, index].astype(np.float64) for k in ("positive", "cells"))
+    counted_classes, shares = _classes(batch, found, marker, spec)
     area_mm2 = _shown_crops(batch["tile"], spec) * value.crop_mm2
     return {
         "pair": pair,
@@ -129,8 +133,24 @@ def _rows(
         "whole": cells if value.definition.is_ratio else area_mm2,
         "value": by_marker[each, index].astype(np.float64),
         "expected_cells": expected[each, index].astype(np.float64),
+        "classes": counted_classes,
+        "class_shares": shares,
         "registration_um": batch["registration_um"].numpy().astype(np.float64),
     }
+
+
+def _classes(
+    batch: dict[str, tf.Tensor], found: dict[str, npt.NDArray], marker: npt.NDArray[np.str_], spec: CropSpec
+) -> tuple[Column, Column]:
+    """(counted cells, read shares) float64[B, 3] of the membrane classes, NaN where there are none."""
+    counted, shares = (np.full((len(marker), 3), np.nan) for _ in range(2))
+    for m in spec.markers:
+        if m.has_classes:
+            own = marker == m.value
+            known = own & batch["classes_known"].numpy()
+            counted[known] = batch["classes"].numpy().sum(axis=1)[known]
+            shares[own] = np.stack([found[name] for name in m.class_outputs], axis=1)[own]
+    return counted, shares
 
 
 def _shown_crops(tiles: tf.Tensor, spec: CropSpec) -> Column:

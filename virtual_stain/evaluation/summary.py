@@ -29,6 +29,9 @@ def summary_lines(result: Evaluation) -> list[str]:
                 f"{shown.text(slide['true_ratio'])}; top mean {shown.text(slide['read_top_mean'])}, counted "
                 f"{shown.text(slide['true_top_mean'])}; {slide['n_used']} of {slide['n_tiles']} tiles"
             )
+        if "classes" in figures:
+            met = figures["classes"]["score_agreement"]
+            lines.append(f"  score 0 to 3+: read as counted on {met['equal']} of {met['n']} slides")
         interval = figures["interval"]
         if interval["available"]:
             lines.append(f"  interval of a slide reading: from {interval['n_patients']} patients, kept for the bundle")

@@ -9,7 +9,7 @@ from typing import Any
 
 from virtual_stain.config.tiling import TilingSettings
 from virtual_stain.errors import ConfigError, VerificationError
-from virtual_stain.markers import Marker, ValueDefinition, parse_marker, require_trainable
+from virtual_stain.markers import Marker, ValueDefinition, parse_marker, require_definition
 
 SCHEMA_VERSION = 1
 
@@ -22,7 +22,7 @@ class ModelCard:
     """ASCII letters, digits, _ . -: the model's name for TF Serving."""
     version: int
     markers: tuple[Marker, ...]
-    """One output pair each: `<marker>` (fraction) and `<marker>_tumour_cells` (expected count)."""
+    """Each with the outputs `Marker.outputs`: its value, its expected tumour cells, the shares of its classes."""
     value_definition: ValueDefinition
     tiling: TilingSettings
     """Window (µm), tile (px) and stride (µm): the same grid as when the records were built."""
@@ -69,6 +69,11 @@ class ModelCard:
             self.min_tumour_cells,
         )
 
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of everything that the model answers for a tile."""
+        return tuple(name for marker in self.markers for name in marker.outputs)
+
     def to_json(self) -> dict[str, Any]:
         """Plain values; `card_from_json` reads them back. Also what the `describe` signature answers."""
         return {
@@ -94,11 +99,6 @@ class ModelCard:
             "training_range": None if self.training_range is None else dict(self.training_range),
             "software": dict(self.software),
         }
-
-
-def cells_key(marker: Marker) -> str:
-    """Name of the model's second output and of the column in tiles.csv."""
-    return f"{marker.value}_tumour_cells"
 
 
 def card_from_json(value: Mapping[str, Any], where: str) -> ModelCard:
@@ -137,7 +137,7 @@ def card_from_json(value: Mapping[str, Any], where: str) -> ModelCard:
             software={str(k): str(v) for k, v in value["software"].items()},
         )
         for marker in card.markers:
-            require_trainable(marker)
+            require_definition(marker, card.value_definition)
     except KeyError as error:
         raise VerificationError(f"{where}: the model card lacks {error}.") from None
     except (TypeError, ValueError, AttributeError) as error:

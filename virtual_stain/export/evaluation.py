@@ -14,6 +14,7 @@ from virtual_stain.training.run_dir import BEST
 
 _TILES = ("n_labelled", "n_patients", "pearson_within_patient", "pearson_pooled", "mae")
 _AGREEMENT = ("n", "mae", "bias", "limits_of_agreement", "pearson", "icc_2_1", "calibration", "cut_offs", "intervals")
+_CLASSES = ("slide_mae", "score_agreement")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,4 +93,5 @@ def _short(found: Mapping[str, Any]) -> dict[str, Any]:
         "slides": {name: found["slide_agreement"][name] for name in _AGREEMENT},
         "patients": {name: found["patient_agreement"][name] for name in _AGREEMENT},
         "interval_check": found["interval_check"],
+        **({"classes": {k: found["classes"][k] for k in _CLASSES}} if "classes" in found else {}),
     }

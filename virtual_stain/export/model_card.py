@@ -119,6 +119,8 @@ def _figures(evaluation: Mapping[str, Any] | None, shown: ValueText) -> list[str
                 f"- {marker} {row['higher']} ({row['source']}): AUC {_number(row['auc'])}, sensitivity "
                 f"{_number(row['sensitivity'])}, specificity {_number(row['specificity'])} over patients"
             )
+        if met := found.get("classes", {}).get("score_agreement"):
+            lines.append(f"- {marker} score 0 to 3+: read as counted on {met['equal']} of {met['n']} slides")
     return lines
 
 

@@ -2,7 +2,7 @@
 
 Signatures, all answering dicts with stable names:
 
-    serving_default   image_bytes: string[B], JPEG or PNG of a whole tile → {marker: float32[B], marker_tumour_cells: …}
+    serving_default   image_bytes: string[B], JPEG or PNG of a whole tile → {name: float32[B]} for `ModelCard.outputs`
     uint8             tiles: uint8[B, T, T, 3] RGB, checked in the graph  → the same
     describe          query: string[B], any text                          → {"card": string[B]}, the model card as JSON
 """
@@ -25,7 +25,7 @@ import tensorflow as tf
 from virtual_stain.config.tiling import TilingSettings
 from virtual_stain.errors import ModelError, OutputError
 from virtual_stain.export.bundle import versions, write_bundle_json
-from virtual_stain.export.card import ModelCard, cells_key
+from virtual_stain.export.card import ModelCard
 from virtual_stain.export.evaluation import HeldOut, exported_run, held_out
 from virtual_stain.export.inference_graph import freeze_network
 from virtual_stain.export.model_card import MODEL_CARD, model_card_text
@@ -33,14 +33,14 @@ from virtual_stain.export.seen import existing_key, keyed_slides
 from virtual_stain.export.serving import prediction_log, write_serving_files
 from virtual_stain.export.weights_apart import Weights, put_back
 from virtual_stain.files import folder_lock, output_errors, write_text
-from virtual_stain.markers import ValueDefinition, parse_marker
+from virtual_stain.markers import CELLS, ValueDefinition, parse_marker
 from virtual_stain.model.tile_reading import tile_maps, tile_reading
 from virtual_stain.progress import QUIET, Progress
 from virtual_stain.provenance import RunRecord, refuse_foreign_run, software_versions
 from virtual_stain.training.run_dir import load_run
 
 TileReading = Callable[[tf.Tensor], Mapping[str, tf.Tensor]]
-"""tiles uint8[B, T, T, 3] → {marker: float32[B], marker_tumour_cells: float32[B]}, in graph operations."""
+"""tiles uint8[B, T, T, 3] → {name: float32[B]} for `ModelCard.outputs`, in graph operations."""
 
 WARMUP = "assets.extra/tf_serving_warmup_requests"
 
@@ -170,7 +170,7 @@ def _save(
     folder: Path,
     maps: TileReading | None = None,
 ) -> None:
-    names = [name for m in card.markers for name in (m.value, cells_key(m))]
+    names = card.outputs
     side = card.tiling.tile_px
     text = json.dumps(card.to_json(), ensure_ascii=False, sort_keys=True, allow_nan=False)
     module = tf.Module()
@@ -186,7 +186,7 @@ def _save(
         first, crop = (side - card.crop_px) // 2, card.crop_px
         outputs = _checked(reading(tiles[:, first : first + crop, first : first + crop]), names)
         share = (side / crop) ** 2  # thresholds and sums count the cells of a whole tile
-        return {n: v * share if n.endswith("_tumour_cells") else v for n, v in outputs.items()}
+        return {n: v * share if n.endswith(CELLS) else v for n, v in outputs.items()}
 
     module.functions = [describe := _describe(text)]
     signatures = {"describe": describe.get_concrete_function()}

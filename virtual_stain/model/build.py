@@ -13,16 +13,14 @@ import keras
 
 from virtual_stain.config.training import ModelSettings
 from virtual_stain.errors import ConfigError
-from virtual_stain.markers import Marker
+from virtual_stain.markers import CELLS, Marker
 from virtual_stain.model.auxiliary import auxiliary_head
-from virtual_stain.model.heads import LOG_CELLS, LOGIT, Head, HeadOptions, dense_head, pooled_head, svr_head
+from virtual_stain.model.heads import CLASSES, LOG_CELLS, LOGIT, Head, HeadOptions, dense_head, pooled_head, svr_head
 from virtual_stain.model.precision import layers_in
 from virtual_stain.model.small_cnn import small_cnn
 from virtual_stain.model.value import MAX_LOG_CELLS, ValueOutput
 from virtual_stain.model.weights import load_backbone_weights
 
-CELLS = "_tumour_cells"
-"""Suffix of the second output's name."""
 _AUXILIARY_AT = {"inception_v3": "mixed7", "small_cnn": "relu_2"}
 """mixed7: the last of the 17 × 17 grids, as in the published network."""
 
@@ -32,10 +30,11 @@ class Network:
     """One set of layers, seen three ways."""
 
     model: keras.Model
-    """uint8[B, crop, crop, 3] → {"ki67": float32[B], "ki67_tumour_cells": float32[B] ≥ 0, …} of a crop; "ki67" is the
-    value that `value` defines."""
+    """uint8[B, crop, crop, 3] → {"ki67": float32[B], "ki67_tumour_cells": float32[B] ≥ 0, …} of a crop,
+    `Marker.outputs` of each marker; "ki67" is the value that `value` defines."""
     logits: keras.Model
-    """The same before the last functions: {"ki67_logit": float32[B], "ki67_log_cells": float32[B], …}; for losses."""
+    """The same before the last functions: {"ki67_logit": float32[B], "ki67_log_cells": float32[B], …}, and of HER2
+    "her2_classes": float32[B, 3]; for losses."""
     features: keras.Model
     """uint8[B, crop, crop, 3] → float32[B, F], pooled features before the head."""
     dense: keras.Model | None
@@ -153,6 +152,9 @@ def _readings(
     for marker in markers:
         logit, log_cells = logits[marker.value + LOGIT], logits[marker.value + LOG_CELLS]
         readings[marker.value] = value.read(logit, log_cells)
+        if marker.has_classes:  # of all tumour cells: the share of stained ones, divided up
+            shares = keras.ops.sigmoid(logit)[:, None] * keras.ops.softmax(logits[marker.value + CLASSES])
+            readings |= {name: shares[:, i] for i, name in enumerate(marker.class_outputs)}
         readings[marker.value + CELLS] = keras.ops.exp(keras.ops.clip(log_cells, -MAX_LOG_CELLS, MAX_LOG_CELLS))
     return readings
 

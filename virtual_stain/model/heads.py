@@ -1,11 +1,12 @@
-"""From feature maps to two numbers a marker: the ratio and the expected number of tumour cells of a crop.
+"""From feature maps to two numbers a marker: the ratio and the expected number of tumour cells of a crop; of HER2 also
+which of the stained cells are 1+, 2+ and 3+.
 
 pooled   the mean over the map, then one layer: the original InceptionV3 (Szegedy et al. 2016)
 dense    one layer at every place of the map, a fully convolutional head (Long, Shelhamer and Darrell, CVPR 2015): each
          place has a ratio pᵢ and expected cells cᵢ; the crop's are Σ cᵢpᵢ / Σ cᵢ and Σ cᵢ, so it learns from the same
-         labels and gives a map
+         labels and gives a map. The cells of a class are added up over the places in the same way
 svr      a support-vector regression on the pooled features (Drucker et al., NIPS 1996), fitted outside the graph and
-         evaluated inside it: f(x) = Σ αₛ exp(−γ ‖x − s‖²) + b
+         evaluated inside it: f(x) = Σ αₛ exp(−γ ‖x − s‖²) + b; not for HER2
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from virtual_stain.markers import Marker
 from virtual_stain.model.value import MAX_LOG_CELLS, ValueOutput
 
 LOGIT, LOG_CELLS = "_logit", "_log_cells"
+CLASSES = "_classes"
+"""Suffix of the unnormalised logarithms of 1+, 2+ and 3+ among the stained cells (HER2)."""
 MAP = "_map"
 """Suffix of the dense head's maps."""
 Tensors = dict[str, keras.KerasTensor]
@@ -31,7 +34,7 @@ class Head:
 
     layers: tuple[keras.layers.Layer, ...]
     logits: Tensors
-    """"ki67_logit", "ki67_log_cells" → float32[B]."""
+    """"ki67_logit", "ki67_log_cells" → float32[B]; "her2_classes" → float32[B, 3]."""
     maps: Tensors = field(default_factory=dict)
     """Dense head: "ki67_map", "ki67_tumour_cells_map" → float32[B, h, w]."""
     places: int = 1
@@ -55,14 +58,14 @@ def pooled_head(pooled: keras.KerasTensor, options: HeadOptions) -> Head:
     """float32[B, F] → the outputs."""
     x = _dropped(pooled, options)
     layers = _dense_layers(options)
-    return Head(layers, {layer.name: keras.ops.squeeze(layer(x), -1) for layer in layers})
+    return Head(layers, {layer.name: _output(layer, x) for layer in layers})
 
 
 def dense_head(maps: keras.KerasTensor, options: HeadOptions) -> Head:
     """[B, h, w, F] → the outputs and their maps."""
     x = _dropped(keras.ops.cast(maps, "float32"), options)
     layers = _dense_layers(options)
-    at = {layer.name: keras.ops.squeeze(layer(x), -1) for layer in layers}
+    at = {layer.name: _output(layer, x) for layer in layers}
     logits: Tensors = {}
     shown: Tensors = {}
     places = int(maps.shape[1]) * int(maps.shape[2])
@@ -74,8 +77,14 @@ def dense_head(maps: keras.KerasTensor, options: HeadOptions) -> Head:
         negative = keras.ops.logsumexp(log_cells + keras.ops.log_sigmoid(-logit), axis=(1, 2))
         logits[marker.value + LOGIT] = positive - negative
         logits[marker.value + LOG_CELLS] = keras.ops.logsumexp(log_cells, axis=(1, 2))
+        if marker.has_classes:
+            # the cells of each class, added up over the places as those of all are
+            log_share = keras.ops.log_sigmoid(logit)[..., None] + keras.ops.log_softmax(at[marker.value + CLASSES])
+            logits[marker.value + CLASSES] = keras.ops.logsumexp(log_cells[..., None] + log_share, axis=(1, 2))
+            shares = keras.ops.exp(log_share)
+            shown |= {name + MAP: shares[..., i] for i, name in enumerate(marker.class_outputs)}
         shown[marker.value + MAP] = options.value.read(logit, log_cells, places)
-        shown[f"{marker.value}_tumour_cells{MAP}"] = keras.ops.exp(log_cells)
+        shown[marker.cells_output + MAP] = keras.ops.exp(log_cells)
     return Head(layers, logits, shown, places=places)
 
 
@@ -138,4 +147,13 @@ def _dense_layers(options: HeadOptions) -> tuple[keras.layers.Layer, ...]:
             initializer = keras.initializers.RandomNormal(stddev=0.001, seed=seed)
             layer = keras.layers.Dense(1, kernel_initializer=initializer, name=marker.value + suffix, dtype="float32")
             layers.append(layer)
+        if marker.has_classes:
+            initializer = keras.initializers.RandomNormal(stddev=0.001, seed=options.seed * 1009 + 600 + index)
+            name = marker.value + CLASSES
+            layers.append(keras.layers.Dense(3, kernel_initializer=initializer, name=name, dtype="float32"))
     return tuple(layers)
+
+
+def _output(layer: keras.layers.Layer, x: keras.KerasTensor) -> keras.KerasTensor:
+    """A number, or of classes a number each."""
+    return layer(x) if layer.units > 1 else keras.ops.squeeze(layer(x), -1)

@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from virtual_stain.errors import ConfigError
-from virtual_stain.model.build import CELLS
+from virtual_stain.markers import CELLS
 
 PADDING_MIN = 253
 """A crop whose every value is at least this holds nothing but padding or empty glass."""

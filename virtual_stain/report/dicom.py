@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from virtual_stain.errors import ConfigError, InputError, VerificationError
 from virtual_stain.files import read_json, sha256_file
+from virtual_stain.her2 import NEEDS_ISH
 from virtual_stain.markers import Marker, ValueDefinition, parse_marker
 from virtual_stain.report.colours import ColourScale
 from virtual_stain.slides.slide import SlideRef, open_slide
@@ -30,7 +31,7 @@ from virtual_stain.version import __version__
 
 _MAKER, _SCHEME = "virtual_stain", "99VSTAIN"
 _READINGS = {
-    "global_ratio": "mean weighted by tumour cells",
+    "global_ratio": "weighted mean",
     "global_mean": "mean of the tiles",
     "top_mean": "mean of the highest tiles",
 }
@@ -140,8 +141,9 @@ def structured_report(scored: ScoredSlide, source: Any) -> Any:
         reading = scored.report["readings"][marker.value]
         measurements = [
             sr.Measurement(
+                # a meaning has at most 64 characters
                 name=sr.CodedConcept(
-                    f"{marker.value}-{name}", _SCHEME, f"{scored.shown.of(marker)} predicted from H&E, {what}"
+                    f"{marker.value}-{name}", _SCHEME, f"{name_of(marker)} predicted from H&E, {what}"
                 ),
                 value=round(scored.shown.factor * reading[name], 4),
                 unit=codes.UCUM.Percent
@@ -162,7 +164,21 @@ def structured_report(scored: ScoredSlide, source: Any) -> Any:
             )
         )
         tracking = sr.TrackingIdentifier(uid=hd.UID(), identifier=f"{name_of(marker)} predicted from H&E")
-        groups.append(sr.MeasurementsAndQualitativeEvaluations(tracking_identifier=tracking, measurements=measurements))
+        score = (reading.get("her2") or {}).get("score")
+        evaluations = []
+        if score is not None:
+            meaning = f"{score}: {NEEDS_ISH}" if score == "2+" else score
+            evaluations.append(
+                sr.QualitativeEvaluation(
+                    name=sr.CodedConcept(f"{marker.value}-score", _SCHEME, f"{marker.label} score predicted from H&E"),
+                    value=sr.CodedConcept(f"{marker.value}-{score}", _SCHEME, meaning),
+                )
+            )
+        groups.append(
+            sr.MeasurementsAndQualitativeEvaluations(
+                tracking_identifier=tracking, measurements=measurements, qualitative_evaluations=evaluations or None
+            )
+        )
     observer = sr.ObserverContext(
         observer_type=codes.DCM.Device,
         observer_identifying_attributes=sr.DeviceObserverIdentifyingAttributes(

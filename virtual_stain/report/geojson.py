@@ -12,7 +12,6 @@ import uuid
 from typing import Any
 
 from virtual_stain.config.check import require_one_of
-from virtual_stain.export.card import cells_key
 from virtual_stain.report.colours import FAILED_RGB, UNUSED_RGB, ColourScale
 from virtual_stain.report.report import SlideReport
 
@@ -73,7 +72,9 @@ def _measurements(report: SlideReport, index: int) -> dict[str, float]:
     values: dict[str, Any] = {}
     for marker, scores in report.score.markers.items():
         values[marker.value] = float(scores.value[index])
-        values[cells_key(marker)] = float(scores.tumour_cells[index])
+        values[marker.cells_output] = float(scores.tumour_cells[index])
+        if scores.classes is not None:
+            values |= dict(zip(marker.class_outputs, scores.classes[index].tolist(), strict=True))
     values["tissue_fraction"] = report.score.tiles[index].tissue_fraction
     values["used"] = float(any(s.used[index] for s in report.score.markers.values()))
     if len(report.score.markers) > 1:

@@ -58,10 +58,12 @@ def _engine(report: SlideReport) -> str:
 def _marker(report: SlideReport, marker: Marker, read_tile: ReadTile) -> dict[str, Any]:
     histogram = histogram_png(report, marker)
     return {
-        "label": report.shown.name(marker),
+        "label": marker.label if marker in report.her2 else report.shown.name(marker),
         "reading": report.readings[marker],
         "interval": report.intervals[marker],
         "flags": report.flags(marker),
+        "her2": report.her2.get(marker),
+        "of": report.shown.of(marker),
         "definition": report.score.card.value_definition.value,
         "histogram": None if histogram is None else _data_url(histogram, "png"),
         "gallery": [_thumbnail(report, marker, i, read_tile) for i in _shown(report, marker)],

@@ -10,6 +10,7 @@ import numpy as np
 
 from virtual_stain.appearance import Deviation
 from virtual_stain.config import ScoringSettings
+from virtual_stain.her2 import NEEDS_ISH, Her2Reading
 from virtual_stain.intervals import SlideInterval
 from virtual_stain.markers import Marker
 from virtual_stain.readings import SlideReading
@@ -131,6 +132,20 @@ def reading_notes(
             "and no evidence stands behind it."
         )
         notes.append(Note("interval_extrapolated", text))
+    return tuple(notes)
+
+
+def her2_notes(marker: Marker, reading: Her2Reading) -> tuple[Note, ...]:
+    """What a score of predicted classes must not be taken for."""
+    if reading.score is None:
+        return ()
+    text = (
+        f"{marker.label}: the score follows the rule for counted cells, but the shares are expectations of a network, "
+        "which never are 0: rare classes seem less rare and frequent ones less frequent, so scores lean towards 2+."
+    )
+    notes = [Note("her2_expected_shares", text)]
+    if reading.needs_ish:
+        notes.insert(0, Note("her2_equivocal", f"{marker.label} 2+: {NEEDS_ISH}. It is never a final class."))
     return tuple(notes)
 
 

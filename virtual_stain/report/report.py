@@ -11,8 +11,8 @@ from typing import Any
 
 from virtual_stain.appearance import Deviation, outside_training, slide_appearance
 from virtual_stain.config import ScoringSettings
-from virtual_stain.export.card import cells_key
 from virtual_stain.geometry import Box, Size
+from virtual_stain.her2 import Her2Reading, her2_fractions
 from virtual_stain.intervals import LEVEL, SlideInterval, slide_interval
 from virtual_stain.markers import Marker
 from virtual_stain.provenance import software_versions
@@ -22,6 +22,7 @@ from virtual_stain.report.notes import (
     Note,
     appearance_notes,
     engine_notes,
+    her2_notes,
     reading_notes,
     slide_notes,
     unknown_training_note,
@@ -67,6 +68,8 @@ class SlideReport:
     settings: ScoringSettings
     intervals: dict[Marker, SlideInterval]
     """Of `global_ratio`."""
+    her2: dict[Marker, Her2Reading]
+    """Of the markers that have membrane classes: shares and score over the used tiles."""
 
     @property
     def shown(self) -> ValueText:
@@ -82,7 +85,7 @@ def make_report(
     slide: SlideFacts, score: SlideScore, model_sha256: str, settings: ScoringSettings, *, seen: bool | None
 ) -> SlideReport:
     """Aggregates the used tiles of every marker. `seen`: was the model trained on the slide, None: unknown."""
-    readings, intervals = {}, {}
+    readings, intervals, her2 = {}, {}, {}
     outside = _outside(score)
     about_slide = slide_notes(score, settings, seen, slide.warnings) + appearance_notes(outside)
     notes = list(about_slide)
@@ -100,9 +103,12 @@ def make_report(
         )
         intervals[marker] = _interval(score, marker, readings[marker], settings, outside)
         notes += reading_notes(marker, readings[marker], intervals[marker], score)
+        if scores.classes is not None:
+            her2[marker] = Her2Reading.of(her2_fractions(scores.classes[used], cells))
+            notes += her2_notes(marker, her2[marker])
     notes += engine_notes(score.engine, settings) + unknown_training_note(seen)
     flags = tuple(dict.fromkeys(note.code for note in about_slide))
-    return SlideReport(slide, score, readings, tuple(notes), flags, model_sha256, settings, intervals)
+    return SlideReport(slide, score, readings, tuple(notes), flags, model_sha256, settings, intervals, her2)
 
 
 def _outside(score: SlideScore) -> tuple[Deviation, ...]:
@@ -175,6 +181,8 @@ def report_json(report: SlideReport, made_from: dict[str, Any], outputs: dict[st
 
 def _reading_json(report: SlideReport, marker: Marker) -> dict[str, Any]:
     reading, definition = report.readings[marker], report.score.card.value_definition
+    classes = report.her2.get(marker)
+    of_classes = {} if classes is None else {"her2": classes.to_dict("no tile carries a reading")}
     return {
         "value_definition": definition.value,
         "unit": definition.unit,
@@ -187,7 +195,7 @@ def _reading_json(report: SlideReport, marker: Marker) -> dict[str, Any]:
         "expected_tumour_cells": reading.expected_tumour_cells,
         "interval": _interval_json(report.intervals[marker]),
         "flags": list(report.flags(marker)),
-    }
+    } | of_classes
 
 
 def _interval_json(interval: SlideInterval) -> dict[str, Any] | None:
@@ -208,7 +216,7 @@ def tiles_csv(score: SlideScore) -> str:
     `used`: it enters the readings of some marker; with several markers `used_<marker>` follows for each.
     """
     columns = ["col", "row", "x", "y", "width", "height"]
-    columns += [name for m in score.card.markers for name in (m.value, cells_key(m))]
+    columns += score.card.outputs
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     several = list(score.markers.items()) if len(score.markers) > 1 else []
@@ -218,6 +226,7 @@ def tiles_csv(score: SlideScore) -> str:
         row: list[object] = [tile.col, tile.row, *(f"{v:.3f}" for v in (box.x, box.y, box.width, box.height))]
         for scores in score.markers.values():
             row += [_number(scores.value[i], 6), _number(scores.tumour_cells[i], 3)]
+            row += [] if scores.classes is None else [_number(share, 6) for share in scores.classes[i]]
         used = any(scores.used[i] for scores in score.markers.values())
         each = [int(scores.used[i]) for _, scores in several]
         writer.writerow([*row, f"{tile.tissue_fraction:.4f}", int(used), ";".join(score.flags[i]), *each])

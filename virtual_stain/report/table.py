@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from virtual_stain.export.card import ModelCard
+from virtual_stain.markers import parse_marker
 from virtual_stain.provenance import Outcome
 from virtual_stain.score.inputs import ScoreInput
 
@@ -46,6 +47,7 @@ def scores_csv(
     columns = list(_FIRST)
     for marker in markers:
         columns += [f"{marker}_{name}" for name in (*_VALUES, "interval_low", "interval_high", "flags")]
+        columns += [f"{marker}_score"] if parse_marker(marker).has_classes else []
     text = io.StringIO()
     writer = csv.DictWriter(text, [*columns, *_LAST], lineterminator="\n")
     writer.writeheader()
@@ -72,6 +74,8 @@ def _values(stem: str, report: Mapping[str, Any], markers: Sequence[str]) -> dic
         interval = reading.get("interval") or {}
         row |= {f"{marker}_interval_{side}": _plain(interval.get(side)) for side in ("low", "high")}
         row[f"{marker}_flags"] = ";".join(reading.get("flags", ()))
+        if parse_marker(marker).has_classes:
+            row[f"{marker}_score"] = _plain(reading.get("her2", {}).get("score"))
     slide, model = report["slide"], report["model"]
     # rows of earlier models may have other values in the same columns
     definitions = dict.fromkeys(r["value_definition"] for r in report["readings"].values())

@@ -14,7 +14,7 @@ import numpy as np
 
 from virtual_stain.config import ScoringSettings
 from virtual_stain.errors import SlideError
-from virtual_stain.markers import ValueDefinition
+from virtual_stain.markers import CELLS, ValueDefinition
 from virtual_stain.score.predictor import Answers, Predictor, predictor_engine
 from virtual_stain.slides.slide import Slide
 from virtual_stain.slides.window import read_window
@@ -58,7 +58,7 @@ def difference(reference: Answers, other: Answers, definition: ValueDefinition) 
         if not known.any():
             continue
         gap = np.abs(a - b)[known]
-        if name.endswith("_tumour_cells"):
+        if name.endswith(CELLS):
             cells = max(cells, float((gap / np.maximum(a[known], 1.0)).max()))
         elif definition.is_ratio:
             tile = max(tile, float(gap.max()))

@@ -13,7 +13,7 @@ import tensorflow as tf
 from virtual_stain.config import ScoringSettings
 from virtual_stain.errors import ModelError
 from virtual_stain.export.bundle import verify_bundle
-from virtual_stain.export.card import ModelCard, card_from_json, cells_key
+from virtual_stain.export.card import ModelCard, card_from_json
 from virtual_stain.score.bfloat16 import find_network, to_bfloat16
 from virtual_stain.score.engine_check import acceptable, difference
 from virtual_stain.score.hardware import multiplies_bfloat16
@@ -133,8 +133,7 @@ class LocalPredictor:
             ) from error
         except (tf.errors.OpError, ValueError, TypeError) as error:
             raise ModelError(f"{self._folder}: the network failed on {tiles.shape}: {error}") from error
-        names = [name for m in self.card.markers for name in (m.value, cells_key(m))]
-        return {name: np.asarray(outputs[name].numpy(), np.float32) for name in names}
+        return {name: np.asarray(outputs[name].numpy(), np.float32) for name in self.card.outputs}
 
 
 def _eager(signature: Any) -> Signature:

@@ -19,7 +19,7 @@ from tensorflow.python.framework.function_def_to_graph import function_def_to_gr
 
 from virtual_stain.config import ScoringSettings
 from virtual_stain.errors import ConfigError, ModelError
-from virtual_stain.export.card import cells_key
+from virtual_stain.markers import CELLS
 from virtual_stain.parallel import available_cores
 from virtual_stain.score.engine_check import acceptable, difference
 from virtual_stain.score.hardware import multiplies_bfloat16
@@ -105,11 +105,11 @@ class OpenVinoPredictor(LocalPredictor):
             crops, per_tile = crop_grid(tiles, crop), (side // crop) ** 2
         found = np.array(list(self._pool.map(self._read_crop, crops)))
         shown = (crops.reshape(len(crops), -1).min(axis=1) < _PADDING_MIN).reshape(-1, per_tile)
-        names = sorted(name for m in self.card.markers for name in (m.value, cells_key(m)))
+        names = sorted(self.card.outputs)
         result: Answers = {}
         for name, position in zip(names, self._positions, strict=True):
             total = np.where(shown, found[:, position].reshape(-1, per_tile), 0.0).sum(axis=1)
-            if name.endswith("_tumour_cells"):
+            if name.endswith(CELLS):
                 total *= (side / crop) ** 2 if centre else 1.0
             else:
                 with np.errstate(invalid="ignore"):

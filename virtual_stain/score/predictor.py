@@ -10,7 +10,7 @@ import numpy.typing as npt
 from virtual_stain.export.card import ModelCard
 
 Tiles = npt.NDArray[np.uint8]  # uint8[B, T, T, 3] RGB
-Answers = dict[str, npt.NDArray[np.float32]]  # "<marker>" and "<marker>_tumour_cells" → float32[B]
+Answers = dict[str, npt.NDArray[np.float32]]  # name of `ModelCard.outputs` → float32[B]
 
 DEFAULT_BATCH = 4
 

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from virtual_stain.config import ScoringSettings
 from virtual_stain.errors import ConfigError, ModelError, VerificationError
-from virtual_stain.export.card import ModelCard, card_from_json, cells_key
+from virtual_stain.export.card import ModelCard, card_from_json
 from virtual_stain.score.address import ServerAddress
 from virtual_stain.score.predictor import Answers, Tiles
 from virtual_stain.score.transport import Described, ServerBusyError, Transport, VersionGoneError
@@ -57,8 +57,7 @@ class RemotePredictor:
     def predict(self, tiles: Tiles) -> Answers:
         """See `Predictor.predict`."""
         answers = self._patiently(lambda: self._ask(tiles))
-        names = [name for m in self.card.markers for name in (m.value, cells_key(m))]
-        return {name: answers[name] for name in names if name in answers}
+        return {name: answers[name] for name in self.card.outputs if name in answers}
 
     def cancel(self) -> None:
         """Ends calls that wait now for the server to come back; later ones are those of another slide."""

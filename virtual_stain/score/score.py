@@ -15,8 +15,8 @@ import numpy.typing as npt
 from virtual_stain.appearance import Appearance, tile_appearance
 from virtual_stain.config import ScoringSettings, TissueSettings
 from virtual_stain.errors import ModelError, SlideError
-from virtual_stain.export.card import ModelCard, cells_key
-from virtual_stain.markers import Marker
+from virtual_stain.export.card import ModelCard
+from virtual_stain.markers import CELLS, Marker
 from virtual_stain.progress import QUIET, Progress
 from virtual_stain.score.answer_log import AnswerLog
 from virtual_stain.score.engine_check import check_engine
@@ -45,6 +45,8 @@ class MarkerScores:
     """Expected number ≥ 0; NaN: no reading."""
     used: Bools
     """The tile enters the slide's readings: tissue and expected tumour cells reach the bundle's thresholds."""
+    classes: Floats | None = None
+    """float64[N, 3]: shares of the tumour cells that are 1+, 2+, 3+; NaN: no reading. None: no membrane classes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +101,7 @@ def score_slide(
     timing = {"tissue": time.monotonic() - start}
     check = check_engine(slide, predictor, plan, settings)
     timing["engine_check"] = time.monotonic() - start - timing["tissue"]
-    names = [name for m in card.markers for name in (m.value, cells_key(m))]
+    names = card.outputs
     log = journal or AnswerLog.of_nothing()
     log.bind(check)
     answers, looks = log.start(names, len(plan.tiles))
@@ -181,7 +183,7 @@ def _predict(predictor: Predictor, images: Sequence[Tiles], names: Sequence[str]
         values = np.asarray(answers[name], np.float64)
         if values.shape != (len(images),):
             raise ModelError(f"expected {len(images)} values of {name}. Received: shape {values.shape}")
-        is_fraction = predictor.card.value_definition.is_ratio and not name.endswith("_tumour_cells")
+        is_fraction = predictor.card.value_definition.is_ratio and not name.endswith(CELLS)
         high = 1.0 if is_fraction else np.inf
         if np.isinf(values).any() or (values < 0).any() or (values > high).any():
             raise ModelError(f"expected {name} from 0 to {high:g}. Received: {values.min():g} to {values.max():g}")
@@ -192,11 +194,15 @@ def _predict(predictor: Predictor, images: Sequence[Tiles], names: Sequence[str]
 def _marker_scores(
     marker: Marker, answers: dict[str, Floats], tiles: Sequence[TileRef], card: ModelCard
 ) -> MarkerScores:
-    value, cells = answers[marker.value], answers[cells_key(marker)]
+    value, cells = answers[marker.value], answers[marker.cells_output]
     tissue = np.array([t.tissue_fraction for t in tiles], np.float64)
     known = np.isfinite(value) & np.isfinite(cells)
     enough = np.nan_to_num(cells) >= card.min_tumour_cells
-    return MarkerScores(value, cells, known & enough & (tissue >= card.min_tissue_fraction))
+    classes = [answers[name] for name in marker.class_outputs]
+    shares = np.stack(classes, axis=1) if classes else None
+    if shares is not None:
+        known &= np.isfinite(shares).all(axis=1)
+    return MarkerScores(value, cells, known & enough & (tissue >= card.min_tissue_fraction), shares)
 
 
 def _flags(

@@ -8,6 +8,7 @@ from virtual_stain.config import Config
 from virtual_stain.dataset.folds import FoldPlan
 from virtual_stain.dataset.pipeline import CropSpec
 from virtual_stain.dataset.split import Split, require_no_shared_tissue, split_by_patient, trained_markers
+from virtual_stain.errors import ConfigError
 from virtual_stain.files import sha256_file
 from virtual_stain.markers import ValueDefinition
 from virtual_stain.model.tile_reading import crops_per_side
@@ -69,6 +70,11 @@ def read_inputs(records_dir: Location, config: Config, fold: int, plan: FoldPlan
     crop_px = config.model.crop_px
     crops_per_side(manifest.tiling.tile_px, crop_px)
     spec = crop_spec(manifest, crop_px)
+    if config.model.head == "svr" and any(m.has_classes for m in spec.markers):
+        raise ConfigError(
+            'model.head = "svr": a regression per number has no membrane classes, and these records are of HER2.',
+            hint='Use model.head = "pooled" or "dense".',
+        )
     split = split_by_patient(manifest, fold, config.training.validation_patients)
     require_no_shared_tissue(records_dir, split, known_duplicates(records_dir, sha256_file(records_dir / MANIFEST)))
     return RunInputs(records_dir, manifest, split, spec, config)

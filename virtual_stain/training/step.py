@@ -20,8 +20,10 @@ from virtual_stain.config.training import AugmentSettings, TrainingSettings
 from virtual_stain.dataset.augment import augment
 from virtual_stain.model.auxiliary import PREFIX as AUXILIARY
 from virtual_stain.model.build import Network
+from virtual_stain.model.heads import CLASSES
 from virtual_stain.model.losses import (
     cells_loss_sum,
+    class_loss_sum,
     count_loss_sum,
     crop_weights,
     ratio_loss_sum,
@@ -59,7 +61,10 @@ def value_loss_sum(
     n, k = batch["cells"][:, index], batch["positive"][:, index]
     logit = outputs[f"{name}_logit"]
     if value.definition.is_ratio:
-        return ratio_loss_sum(logit, k, n, weights[:, index])  # of the negative ratio it is the same
+        lost = ratio_loss_sum(logit, k, n, weights[:, index])  # of the negative ratio it is the same
+        if f"{name}{CLASSES}" in outputs:  # the auxiliary head has none
+            lost += class_loss_sum(outputs[f"{name}{CLASSES}"], batch["classes"], n, weights[:, index])
+        return lost
     counted = k if value.definition.of_positive else n - k
     return count_loss_sum(outputs[f"{name}_log_cells"] + value.log_share(logit), counted, weights[:, index])
 

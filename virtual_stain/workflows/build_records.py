@@ -16,7 +16,7 @@ from virtual_stain.config import Config
 from virtual_stain.errors import InputError, OutputError, PairError, RejectedError, VerificationError
 from virtual_stain.files import folder_lock, sha256_file
 from virtual_stain.labels.store import TileStore, TileTable
-from virtual_stain.markers import Marker
+from virtual_stain.markers import Marker, require_definition
 from virtual_stain.pairs import StainPair, assign_folds, read_pairs
 from virtual_stain.patients import PatientKey, load_patient_key
 from virtual_stain.progress import QUIET, Progress
@@ -138,6 +138,8 @@ def build_records(
     """
     options = options or BuildOptions()
     pairs = read_pairs(pairs_csv, n_folds=config.labels.n_folds)
+    for marker in {pair.marker for pair in pairs}:
+        require_definition(marker, config.counting.value_definition)
     verdicts = people_verdicts(out, options.verdicts)
     key = load_patient_key()
     record = RunRecord("build-records", config.to_dict())

@@ -17,7 +17,7 @@ from virtual_stain.counting.cells import CellClass, Cells
 from virtual_stain.counting.given import GivenCells
 from virtual_stain.counting.membrane_readings import read_her2, read_tps
 from virtual_stain.counting.quality import QUALITY_SENTENCES, Quality, join_quality
-from virtual_stain.counting.readings import ALLRED_BINS, ALLRED_INTENSITY, Readings, read_cells
+from virtual_stain.counting.readings import ALLRED_BINS, ALLRED_INTENSITY, NO_CELLS, Readings, read_cells
 from virtual_stain.counting.region import Region
 from virtual_stain.counting.slide_stain import SlideStain
 from virtual_stain.counting.stain import FLAG_SENTENCES
@@ -151,7 +151,7 @@ def _reading(readings: Readings, *, membrane: bool) -> dict[str, Any]:
 
 def _of_marker(marker: Marker, cells: Cells, grade: npt.NDArray[np.uint8]) -> dict[str, Any]:
     if marker is Marker.HER2:
-        return {"her2": read_her2(cells, grade).to_dict()}
+        return {"her2": read_her2(cells, grade).to_dict(NO_CELLS)}
     return {"pdl1": read_tps(cells)} if marker is Marker.PDL1 else {}
 
 

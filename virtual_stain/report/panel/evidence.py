@@ -2,7 +2,8 @@
 
 Three sources:
 
-    <stem>.report.json   of `vstain score`: every marker's reading, with the interval that the model's bundle gives
+    <stem>.report.json   of `vstain score`: every marker's reading, with the interval that the model's bundle gives;
+                         HER2's score
     summary.json         of `vstain count`: the counted ratio, with the binomial interval of the count
     MARKER=VALUE         what a laboratory has found: er=92%, her2=2+, her2-ish=negative
 """
@@ -17,10 +18,10 @@ from typing import Any
 
 from virtual_stain.errors import ConfigError, InputError
 from virtual_stain.files import read_json, sha256_file
+from virtual_stain.her2 import HER2_SCORES
 from virtual_stain.markers import Marker, parse_marker
 
 READINGS = ("global_ratio", "global_mean", "top_mean")
-HER2_SCORES = ("0", "1+", "2+", "3+")
 ISH = ("positive", "negative")
 PREDICTED, COUNTED, GIVEN = "predicted from H&E", "counted on IHC", "given by hand"
 _WILSON_Z = 1.959964  # 95 %
@@ -129,7 +130,21 @@ def _read_file(path: Path, reading: str) -> list[Evidence]:
 
 def _predicted(path: Path, report: Mapping[str, Any], name: str, reading: str) -> Evidence:
     marker, values = parse_marker(name), report["readings"][name]
-    if marker is Marker.HER2 or values["value_definition"] != "positive_ratio":
+    common: dict[str, Any] = {
+        "marker": marker,
+        "origin": PREDICTED,
+        "slide": str(report["slide"]["name"]),
+        "slide_sha256": str(report["slide"]["content_sha256"]),
+        "source": path.name,
+        "source_sha256": sha256_file(path),
+        "flags": tuple(str(flag) for flag in values["flags"]),
+    }
+    if marker.has_classes:
+        if "her2" not in values:
+            raise InputError(f"{path}: {marker.label} without its membrane classes: a share is no score.")
+        note = "no interval of a score: how sure it is cannot be said"
+        return Evidence(score=_score(values["her2"]["score"]), interval_note=note, **common)
+    if values["value_definition"] != "positive_ratio":
         raise InputError(
             f"{path}: {marker.label} as {values['value_definition']}: no rule set knows this value, and it is not "
             "approximated by another.",
@@ -137,18 +152,7 @@ def _predicted(path: Path, report: Mapping[str, Any], name: str, reading: str) -
     interval, note = None, "the interval belongs to global_ratio alone"
     if reading == "global_ratio":
         interval, note = _interval(values["interval"])
-    return Evidence(
-        marker=marker,
-        origin=PREDICTED,
-        value=_fraction(values[reading]),
-        interval=interval,
-        interval_note=note,
-        slide=str(report["slide"]["name"]),
-        slide_sha256=str(report["slide"]["content_sha256"]),
-        source=path.name,
-        source_sha256=sha256_file(path),
-        flags=tuple(str(flag) for flag in values["flags"]),
-    )
+    return Evidence(value=_fraction(values[reading]), interval=interval, interval_note=note, **common)
 
 
 def _interval(value: Mapping[str, Any] | None) -> tuple[tuple[float, float] | None, str]:
@@ -173,10 +177,7 @@ def _counted(path: Path, summary: Mapping[str, Any]) -> Evidence:
         "flags": tuple(str(text) for text in summary["warnings"]),
     }
     if marker is Marker.HER2:
-        score = summary["her2"]["score"]
-        if score not in (None, *HER2_SCORES):
-            raise ValueError(f"a HER2 score of {score!r}")
-        return Evidence(score=score, **common)
+        return Evidence(score=_score(summary["her2"]["score"]), **common)
     positive, negative = int(summary["tumour"]["positive"]), int(summary["tumour"]["negative"])
     n = positive + negative
     note = (
@@ -194,6 +195,12 @@ def wilson(k: int, n: int) -> tuple[float, float]:
     half = _WILSON_Z / (n + z2) * math.sqrt(k * (n - k) / n + z2 / 4)
     # at k = 0 and k = n the ends are 0 and 1 exactly, and rounding would miss them
     return (0.0 if k == 0 else max(0.0, centre - half), 1.0 if k == n else min(1.0, centre + half))
+
+
+def _score(value: Any) -> str | None:
+    if value not in (None, *HER2_SCORES):
+        raise ValueError(f"a HER2 score of {value!r}")
+    return None if value is None else str(value)
 
 
 def _fraction(value: Any) -> float | None:

@@ -19,7 +19,7 @@ from typing import Any
 
 from virtual_stain.errors import ConfigError
 from virtual_stain.markers import Marker
-from virtual_stain.report.panel.evidence import Evidence, Panel
+from virtual_stain.report.panel.evidence import PREDICTED, Evidence, Panel
 
 _BOUNDS = ("from", "above", "below", "up_to")
 _HER2_STATUS = ("negative", "positive")
@@ -130,9 +130,16 @@ def apply_rules(rules: RuleSet, panel: Panel) -> Finding | None:
     if len(possible) > 1:
         deciding = [marker for marker in options if _decides(rules, options, marker)]
         return Finding(rules, None, possible, tuple(_why(rules, m, known[m]) for m in deciding))
-    bare = [m.label for m, e in known.items() if e is not None and e.value is not None and e.interval is None]
+    bare = [m.label for m, e in known.items() if e is not None and _is_bare(e)]
     reasons = (f"{', '.join(bare)} without an interval: how sure this class is cannot be said.",) if bare else ()
     return Finding(rules, possible[0], possible, reasons)
+
+
+def _is_bare(evidence: Evidence) -> bool:
+    """A number or a predicted score that nothing says how sure it is of."""
+    if evidence.score is not None:
+        return evidence.origin == PREDICTED
+    return evidence.value is not None and evidence.interval is None
 
 
 def _condition(table: Mapping[str, Any]) -> Condition:

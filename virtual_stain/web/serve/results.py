@@ -15,6 +15,7 @@ from virtual_stain.errors import InputError
 from virtual_stain.files import read_json, write_bytes
 from virtual_stain.geometry import Box, Size
 from virtual_stain.labels.jpeg import encode_jpeg
+from virtual_stain.markers import CELLS
 from virtual_stain.slides.slide import Slide, SlideRef, open_slide
 from virtual_stain.slides.window import read_window
 from virtual_stain.web.problem import ApiError
@@ -72,7 +73,7 @@ class Results:
         with path.open(encoding="utf-8", newline="") as stream:
             rows = list(csv.DictReader(stream))
             names = list(rows[0]) if rows else []
-        markers = tuple(n.removesuffix("_tumour_cells") for n in names if n.endswith("_tumour_cells"))
+        markers = tuple(n.removesuffix(CELLS) for n in names if n.endswith(CELLS))
         columns: dict[str, list[Any]] = {}
         for name in names:
             texts = [row[name] for row in rows]

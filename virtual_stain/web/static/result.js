@@ -126,6 +126,7 @@ function move(event) {
 
 // what is counted, where it is not the positive ratio that a pathologist expects
 function meaning(r) {
+  if (r.her2) return "HER2-stained tumour cells (1+ to 3+) / tumour cells";
   const kind = r.value_definition.startsWith("negative") ? "negative" : "positive";
   return `${LABELS[state.marker] ?? state.marker}-${kind} tumour cells${r.unit === "fraction" ? " / tumour cells" : " per mm²"}`;
 }
@@ -134,6 +135,8 @@ function reading() {
   const r = state.data.report.readings[state.marker];
   const { interval } = r; // of the global ratio; null with its reason in the warnings
   const rows = [
+    ...(r.her2 ? [["HER2 score", r.her2.score === null ? `– (${r.her2.reason})` : [r.her2.score, r.her2.note].filter(Boolean).join(": ")]] : []),
+    ...(r.her2?.fractions ? [["Tumour cells 0 / 1+ / 2+ / 3+", Object.values(r.her2.fractions).map((f) => percent(f)).join(" / ")]] : []),
     ["Value", meaning(r)],
     [`Mean of the top ${r.top_n ?? TOP}`, shown(r.top_mean)],
     ["Global mean", shown(r.global_mean)],
