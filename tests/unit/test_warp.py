@@ -13,8 +13,11 @@ import numpy as np
 import pytest
 
 from tests.fixtures.registration import plain_registration, toy_transform
+from virtual_stain.cli.main import _run
 from virtual_stain.errors import InputError
 from virtual_stain.geometry import Box
+from virtual_stain.registration.bare import BareTissue
+from virtual_stain.registration.store import write_registration
 from virtual_stain.registration.warp import frame_of, warp_file
 from virtual_stain.registration.warp_geojson import WarpFrame
 
@@ -205,3 +208,24 @@ def test_bad_geojson_is_refused(tmp_path: Path, value: Any) -> None:
 def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="expected \\.csv"):
         warp(tmp_path, "x.txt", "x,y\n")
+
+
+@pytest.mark.parametrize("inverse", [False, True])
+def test_points_without_a_counterpart_are_counted(tmp_path: Path, inverse: bool) -> None:
+    """Whichever way: what counts is whether the H&E's place has IHC tissue under it."""
+    bare = BareTissue(np.array([[False, True]]), (0.0, 0.0), (200.0, 400.0))
+    he = np.array([[100.0, 100.0], [300.0, 100.0], [350.0, 220.0]])
+    points = mapped(he) if inverse else he
+    (tmp_path / "p.csv").write_text("x,y\n" + "".join(f"{x},{y}\n" for x, y in points), encoding="utf-8")
+    warped = warp_file(TRANSFORM, tmp_path / "p.csv", tmp_path / "q.csv", WarpFrame(inverse), bare)
+    assert (warped.points, warped.bare) == (3, 2)
+
+
+def test_the_command_says_that_points_have_no_counterpart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bare = BareTissue(np.array([[False, True]]), (0.0, 0.0), (200.0, 400.0))
+    write_registration(plain_registration(TRANSFORM, bare=bare), tmp_path / "pair")
+    (tmp_path / "p.csv").write_text("x,y\n100,100\n300,100\n", encoding="utf-8")
+    command = ["warp", str(tmp_path / "pair"), str(tmp_path / "p.csv"), "-o", str(tmp_path / "q.csv")]
+    assert _run(command) == 0
+    said = capsys.readouterr()
+    assert "1 points on H&E tissue that has no IHC tissue under it" in said.out + said.err

@@ -36,7 +36,12 @@ def command(registration: Path, source: Path, target: Path, inverse: bool, geojs
 
     pair = read_registration(registration)
     frame = frame_of(pair, inverse=inverse, from_bounds=geojson_origin == "bounds")
-    count = warp_file(pair.transform, source, target, frame)
+    warped = warp_file(pair.transform, source, target, frame, pair.evidence.bare)
     if not pair.usable:
         common.progress.say(f"Mind the registration: {pair.reason()}")
-    click.echo(f"{count} points → {target}")
+    if warped.bare:
+        common.progress.say(
+            f"Mind {warped.bare} points on H&E tissue that has no IHC tissue under it (missing, or moved elsewhere): "
+            "no error is stated there."
+        )
+    click.echo(f"{warped.points} points → {target}")

@@ -7,6 +7,7 @@ windows, each read at a finer pixel size through the transform found so far. So 
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import cv2
@@ -24,6 +25,7 @@ from virtual_stain.slides.window import read_window
 
 _CONTEXT_PX = 8  # around the search square, so that filters see what lies beyond it
 _BLUR_PX = 1.2
+_THREADS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,19 +50,22 @@ def match_details(he: Slide, ihc: Slide, pair: WorkingPair, transform: PairTrans
     Raises SlideError naming file and region.
     """
     px = plan.mpp / pair.unit_px
-    fixed = pair.fixed
+    fixed, he_from_work = pair.fixed, pair.fixed.px0_from_work
     centres = _centres(pair, transform, plan, px)
     surfaces = np.zeros((len(centres), 2 * plan.radius + 1, 2 * plan.radius + 1), np.float32)
-    he_from_work = fixed.px0_from_work
     side = plan.window + 2 * (plan.radius + _CONTEXT_PX)
-    for row, centre in enumerate(centres):
+
+    def surface(centre: Points) -> Image:
         he_from_out = he_from_work @ Affine2D.scale_and_shift(
             he_from_work.source, "out", (px, px), (centre[0] - px * side / 2, centre[1] - px * side / 2)
         )
         first, second = _both(he, ihc, transform, he_from_out, side)
-        surfaces[row] = _surface(
-            _layers(first, fixed.glass, plan.pattern), _layers(second, pair.moving.glass, plan.pattern), plan
-        )
+        layers = _layers(first, fixed.glass, plan.pattern), _layers(second, pair.moving.glass, plan.pattern)
+        return _surface(*layers, plan)
+
+    with ThreadPoolExecutor(_THREADS) as threads:  # reading, resampling and correlating leave Python's lock
+        for row, found in enumerate(threads.map(surface, centres)):
+            surfaces[row] = found
     u = transform.displacement
     to_work = he_from_work.inverse().matrix
     base = np.zeros_like(centres)

@@ -103,14 +103,14 @@ def _stated(pair: WorkingPair, evidence: ErrorEvidence) -> _Stated:
     some = np.linspace(0, len(rows) - 1, min(len(rows), _STATED_AT)).astype(np.intp)
     places = pair.fixed.px0_from_work.apply(np.stack([columns[some], rows[some]], axis=1) + 0.5)
     bare = evidence.bare.at(places)
-    bare_fraction = float(bare.mean())
+    # a place may be both: what was torn off and moved by less than its size
+    bare_fraction, lost_fraction = float(bare.mean()), float(evidence.lost_at(places).mean())
     median, p95 = (v[~bare] for v in evidence.errors_at(places))
     known = np.isfinite(median)
     # lost tissue counts in the median: where most of what has some under it is lost, so is the pair
     middle = float(np.median(median)) if len(median) else np.inf
     if not np.isfinite(middle):
-        return _Stated(None, None, 1.0 - bare_fraction, bare_fraction)
-    lost_fraction = float(np.count_nonzero(~known)) / len(places)
+        return _Stated(None, None, 1.0, bare_fraction)
     return _Stated(middle, _joint_p95(p95[known]), lost_fraction, bare_fraction)
 
 

@@ -94,11 +94,10 @@ class ErrorEvidence:
         From the windows around a place, the pair's own where there are few. Where fewer of them are recognised (a torn
         and turned fragment, another level of the block) the p95 is larger; away from any both grow.
         """
-        points = np.asarray(he_points, np.float64).reshape(-1, 2) * self.unit_per_px0
+        gaps = self._gaps(he_points)
         recognised = self.trust > 0.5
         if not recognised.any() or not np.isfinite(self.error_sigma):
-            return np.full(len(points), np.inf), np.full(len(points), np.inf)
-        gaps = np.linalg.norm(points[:, None] - (self.centres_px0 * self.unit_per_px0)[None], axis=2)
+            return np.full(len(gaps), np.inf), np.full(len(gaps), np.inf)
         near = np.exp(-0.5 * (gaps / (_NEIGHBOURS * self.spacing)) ** 2)
         trusted = near * self.trust[None]
         worse_than_usual = (self.distances / self.usual) ** 2 / 2
@@ -110,8 +109,21 @@ class ErrorEvidence:
         worse = local / np.sqrt(np.maximum(share, _LEAST_SHARE))
         median = RAYLEIGH_MEDIAN * np.hypot(local, away)
         p95 = RAYLEIGH_P95 * self.p95_margin_fraction * np.hypot(worse, away)
-        lost = self._lost(gaps) | self.bare.at(he_points)
-        return np.where(lost, np.inf, median), np.where(lost, np.inf, p95)
+        unknown = self._lost(gaps) | self.bare.at(he_points)
+        return np.where(unknown, np.inf, median), np.where(unknown, np.inf, p95)
+
+    def lost_at(self, he_points: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+        """bool[N]: whether windows say that the tissue at float64[N, 2] H&E level-0 px lies elsewhere."""
+        gaps = self._gaps(he_points)
+        return self._lost(gaps) if (self.trust > 0.5).any() else np.zeros(len(gaps), np.bool_)
+
+    def _gaps(self, he_points: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """float64[N, windows]: how far each window is from each place."""
+        points = np.asarray(he_points, np.float64).reshape(-1, 2) * self.unit_per_px0
+        result: npt.NDArray[np.float64] = np.linalg.norm(
+            points[:, None] - (self.centres_px0 * self.unit_per_px0)[None], axis=2
+        )
+        return result
 
     def _lost(self, gaps: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
         """bool[N]: places whose windows are so much less recognised than is usual that the tissue there most likely
@@ -211,7 +223,7 @@ class Registration:
         doubt = ", but the scale contradicts the pixel sizes" if "unusual_scale" in self.flags else ""
         doubt += ", without the parts that lie elsewhere" if "lost_regions" in self.flags else ""
         if "bare_regions" in self.flags:
-            doubt += f", without the {self.bare_fraction:.0%} of the H&E tissue that have no IHC tissue under them"
+            doubt += f", without the {self.bare_fraction:.0%} of the H&E tissue that has no IHC tissue under it"
         return f"estimated error {self.error_median_um:.1f} µm (median), {self.error_p95_um:.1f} µm (p95){doubt}."
 
     def bare_at(self, he_points: npt.ArrayLike) -> npt.NDArray[np.bool_]:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 from virtual_stain.errors import InputError
 from virtual_stain.files import read_json, write_text
 from virtual_stain.geometry import Points
+from virtual_stain.registration.bare import BareTissue, nothing_bare
 from virtual_stain.registration.result import Registration
 from virtual_stain.registration.transform import PairTransform
 from virtual_stain.registration.warp_geojson import Mapping, WarpFrame, warp_geojson
@@ -32,20 +34,31 @@ def frame_of(registration: Registration, *, inverse: bool, from_bounds: bool) ->
     return WarpFrame(inverse, "bounds", *corners, step, target.name)
 
 
-def warp_file(transform: PairTransform, source: Path, target: Path, frame: WarpFrame) -> int:
-    """Maps the CSV or GeoJSON `source` into `target`; returns the number of points. Raises InputError, OutputError."""
+@dataclass(frozen=True, slots=True)
+class Warped:
+    """How many points were mapped, and how many of them lie on H&E tissue without IHC tissue under it."""
+
+    points: int
+    bare: int
+
+
+def warp_file(
+    transform: PairTransform, source: Path, target: Path, frame: WarpFrame, bare: BareTissue | None = None
+) -> Warped:
+    """Maps the CSV or GeoJSON `source` into `target`. Raises InputError, OutputError."""
     suffix = source.suffix.lower()
     if suffix == ".csv":
         # tables count from the slide's own corner, always
-        mapping = _mapping(transform, WarpFrame(frame.inverse))
+        mapping = _Mapping(transform, WarpFrame(frame.inverse), bare or nothing_bare())
         text, count = warp_csv(_read_text(source), mapping, source)
     elif suffix in (".geojson", ".json"):
-        document, count = warp_geojson(read_json(source, "GeoJSON"), _mapping(transform, frame), frame, source)
+        mapping = _Mapping(transform, frame, bare or nothing_bare())
+        document, count = warp_geojson(read_json(source, "GeoJSON"), mapping, frame, source)
         text = json.dumps(document, ensure_ascii=False, allow_nan=False) + "\n"
     else:
         raise InputError(f"{source}: expected .csv with columns x,y, or .geojson. Received: {source.name}")
     write_text(target, text)
-    return count
+    return Warped(count, mapping.bare_points)
 
 
 def _read_text(path: Path) -> str:
@@ -57,13 +70,18 @@ def _read_text(path: Path) -> str:
         raise InputError(f"{path}: expected UTF-8 text. Received another encoding.") from None
 
 
-def _mapping(transform: PairTransform, frame: WarpFrame) -> Mapping:
-    def to_target(points: Points) -> Points:
-        shifted = points + frame.source_offset_px0
-        mapped = transform.to_he(shifted) if frame.inverse else transform.to_ihc(shifted)
-        return mapped - frame.target_offset_px0
+class _Mapping:
+    """Points of a file to those of the other slide; counts those without a counterpart."""
 
-    return to_target
+    def __init__(self, transform: PairTransform, frame: WarpFrame, bare: BareTissue) -> None:
+        self.transform, self.frame, self.bare = transform, frame, bare
+        self.bare_points = 0
+
+    def __call__(self, points: Points) -> Points:
+        shifted = points + self.frame.source_offset_px0
+        mapped = self.transform.to_he(shifted) if self.frame.inverse else self.transform.to_ihc(shifted)
+        self.bare_points += int(np.count_nonzero(self.bare.at(mapped if self.frame.inverse else shifted)))
+        return mapped - self.frame.target_offset_px0
 
 
 def warp_csv(text: str, mapping: Mapping, path: Path) -> tuple[str, int]:
