@@ -85,11 +85,11 @@ def changed_cases(cases: list[Case], folder: Path) -> Iterator[Case]:
     for case in cases:
         place = folder / case.name.replace(" ", "-")
         place.mkdir(parents=True, exist_ok=True)
-        (he_rgb, he_step), (ihc_rgb, ihc_step) = (_overview(ref) for ref in (case.he, case.ihc))
-        he_points, ihc_points = case.he_points / he_step[0], case.ihc_points / ihc_step[0]
-        he = SlideRef(write_image(place / "he.png", he_rgb), (he_step[1],) * 2)
-        ihc = SlideRef(write_image(place / "ihc.png", ihc_rgb), (ihc_step[1],) * 2)
-        base = replace(case, he=he, ihc=ihc, he_points=he_points, ihc_points=ihc_points, unit=ihc_step[1])
+        he_rgb, he_points, he_mpp = _overview(case.he, case.he_points)
+        ihc_rgb, ihc_points, ihc_mpp = _overview(case.ihc, case.ihc_points)
+        he = SlideRef(write_image(place / "he.png", he_rgb), he_mpp)
+        ihc = SlideRef(write_image(place / "ihc.png", ihc_rgb), ihc_mpp)
+        base = replace(case, he=he, ihc=ihc, he_points=he_points, ihc_points=ihc_points, unit=ihc_mpp[0])
         for label, side, rgb, points in (
             ("30 % missing, IHC", "ihc", ihc_rgb, ihc_points),
             ("30 % missing, H&E", "he", he_rgb, he_points),
@@ -105,18 +105,20 @@ def changed_cases(cases: list[Case], folder: Path) -> Iterator[Case]:
             torn, moved = _torn(ihc_rgb, ihc_points, away)
             path = SlideRef(write_image(place / f"torn-{away[1]}.png", torn), ihc.mpp_override)
             yield replace(base, group=f"{label}, phantom", ihc=path, ihc_points=moved)
-        wrong = SlideRef(ihc.path, (ihc_step[1] * 0.97,) * 2)
+        wrong = SlideRef(ihc.path, (ihc_mpp[0] * 0.97, ihc_mpp[1] * 0.97))
         yield replace(base, group="mpp 3 % wrong, phantom", ihc=wrong)
         yield replace(base, group="no mpp, phantom", he=SlideRef(he.path), ihc=SlideRef(ihc.path))
 
 
-def _overview(ref: SlideRef) -> tuple[np.ndarray, tuple[float, float]]:
-    """uint8[H, W, 3] at about 4 µm/px, and (level-0 px per px, µm per px)."""
+def _overview(ref: SlideRef, points_px0: Points) -> tuple[np.ndarray, Points, tuple[float, float]]:
+    """uint8[H, W, 3] at about 4 µm/px, the points in its pixels, and µm per px along x and y: the two differ by the
+    rounding of its size, which is half a pixel at its far end."""
     with open_slide(ref) as slide:
         overview = slide.overview(mpp=4.0)
-        step = float(overview.px0_from_ov.matrix[0, 0])
+        step = np.diag(overview.px0_from_ov.matrix)[:2]
         assert slide.mpp is not None
-        return overview.image, (step, step * slide.mpp.x)
+        mpp = (float(step[0] * slide.mpp.x), float(step[1] * slide.mpp.y))
+        return overview.image, overview.px0_from_ov.inverse().apply(points_px0), mpp
 
 
 def _torn(rgb: np.ndarray, points: Points, away: tuple[int, int]) -> tuple[np.ndarray, Points]:
