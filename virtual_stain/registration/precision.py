@@ -10,9 +10,9 @@ contains the error of the transform and what a person who sets landmarks would m
   that (of a best estimate from more data, the improvement is independent of the error that is left).
 
 Both are taken out. The first is a formula for weak independent noise, so both together may explain two thirds of what
-is seen at most. Two further steps were calibrated on truth and on people's landmarks (docs/registration.md): where few
-windows are recognised, the places between them are worse than the recognised ones (σ / √share), and away from any
-recognised window the displacement goes on changing (half its typical slope, and no less than 6 %).
+is seen at most. Two further steps were calibrated on truth and on people's landmarks (docs/registration.md): the tail
+is longer than a normal error's, and away from any recognised window the displacement goes on changing (half its typical
+slope, and no less than 6 %).
 """
 
 from __future__ import annotations

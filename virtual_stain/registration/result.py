@@ -84,15 +84,14 @@ class ErrorEvidence:
     @property
     def typical_p95(self) -> float:
         """What is stated for a place among the pair's windows; NaN without evidence."""
-        share = max(float(self.trust.mean()), _LEAST_SHARE) if len(self.trust) else _LEAST_SHARE
-        return RAYLEIGH_P95 * self.p95_margin_fraction * self.error_sigma / float(np.sqrt(share))
+        return RAYLEIGH_P95 * self.p95_margin_fraction * self.error_sigma
 
     def errors_at(self, he_points: npt.ArrayLike) -> tuple[Vector, Vector]:
         """Estimated (median, p95) of the error at float64[N, 2] H&E level-0 px; infinite where nothing is known,
         and where no IHC tissue lies.
 
-        From the windows around a place, the pair's own where there are few. Where fewer of them are recognised (a torn
-        and turned fragment, another level of the block) the p95 is larger; away from any both grow.
+        From the windows around a place, the pair's own where there are few. Where fewer of them are recognised than is
+        usual on this pair (a torn and turned fragment) the p95 is larger; away from any both grow.
         """
         gaps = self._gaps(he_points)
         recognised = self.trust > 0.5
@@ -106,7 +105,9 @@ class ErrorEvidence:
         overall = float(self.trust.mean())
         share = (trusted.sum(axis=1) + _PRIOR_WINDOWS * overall) / (near.sum(axis=1) + _PRIOR_WINDOWS)
         away = self.growth * np.maximum(gaps[:, recognised].min(axis=1) - _REACH * self.spacing, 0.0)
-        worse = local / np.sqrt(np.maximum(share, _LEAST_SHARE))
+        # how many are recognised on the whole says what there is to be seen, and not how well it was seen
+        fewer = np.clip(share / overall, _LEAST_SHARE, 1.0)
+        worse = local / np.sqrt(fewer)
         median = RAYLEIGH_MEDIAN * np.hypot(local, away)
         p95 = RAYLEIGH_P95 * self.p95_margin_fraction * np.hypot(worse, away)
         unknown = self._lost(gaps) | self.bare.at(he_points)
