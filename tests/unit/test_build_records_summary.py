@@ -14,7 +14,8 @@ from virtual_stain.records.manifest import (
     ShardEntry,
     TilingEntry,
 )
-from virtual_stain.workflows.summary import Used, write_summary
+from virtual_stain.records.schema import BY_KEY
+from virtual_stain.workflows.summary import _FLAG_ORDER, Used, write_summary
 
 
 def _table() -> TileTable:
@@ -77,3 +78,16 @@ def test_the_summary_counts_records_and_not_tiles_left_out(tmp_path: Path) -> No
 def test_a_waiver_is_said(tmp_path: Path) -> None:
     manifest = _manifest(accept_unreviewed=True, pairs=(), markers=())
     assert "--accept-unreviewed" in write_summary(tmp_path, manifest, {}, {}).read_text()
+
+
+def test_no_flag_of_a_record_is_left_out() -> None:
+    """A flag that the page does not know was not shown at all."""
+    assert set(BY_KEY["tile/flags"].meaning.split(", ")) <= set(_FLAG_ORDER)
+
+
+def test_a_share_of_stained_cells_is_not_called_her2(tmp_path: Path) -> None:
+    manifest = _manifest()
+    entry = dataclasses.replace(manifest.pairs[0], marker="her2")
+    manifest = dataclasses.replace(manifest, markers=("her2",), pairs=(entry,))
+    used = {"case-1": Used(_table(), (0, 2, 3), ())}
+    assert "<h2>HER2-stained</h2>" in write_summary(tmp_path, manifest, used, {"case-1": tmp_path}).read_text()

@@ -18,9 +18,10 @@ from matplotlib.figure import Figure
 
 from virtual_stain.files import write_text
 from virtual_stain.labels.store import TileTable
-from virtual_stain.markers import Marker, parse_marker
+from virtual_stain.markers import Marker, ValueDefinition, parse_marker
 from virtual_stain.pages import page_environment
 from virtual_stain.records.manifest import Manifest, PairEntry
+from virtual_stain.value_text import ValueText
 from virtual_stain.workflows.pair_job import OVERLAY
 
 SUMMARY = "summary.html"
@@ -32,11 +33,14 @@ _FLAG_ORDER = (
     "blur_he",
     "blur_ihc",
     "corrected",
+    "classes_unknown",
     "registration",
     "saturated",
     "stains_unclear",
     "uncertain_ratio",
 )
+_TEXT = ValueText(ValueDefinition.POSITIVE_RATIO)
+"""The page shows shares of positive cells, whatever number trains; of HER2 of stained ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +87,7 @@ def _marker(manifest: Manifest, used: Mapping[str, Used], marker: str) -> dict[s
     ratios = [used[e.pair].ratios for e in entries]
     positive, total = sum(e.positive for e in entries), sum(e.positive + e.negative for e in entries)
     return {
-        "label": parse_marker(marker).label,
+        "label": _TEXT.name(parse_marker(marker)),
         "n_ratio": sum(e.n_ratio for e in entries),
         "n_records": sum(e.n_records for e in entries),
         "cells": total,
@@ -135,7 +139,7 @@ def _histogram(marker: Marker, ratios: np.ndarray[Any, Any]) -> str | None:
     axes.hist(ratios * 100, bins=list(range(0, 101, 5)), color="#7a4b94", edgecolor="white", linewidth=0.6)
     axes.axvline(float(np.mean(ratios)) * 100, color="#222222", linewidth=1, linestyle="--")
     axes.set_xlim(0, 100)
-    axes.set_xlabel(f"{marker.label} positive tumour cells in a tile, % (dashed: mean)")
+    axes.set_xlabel(f"{_TEXT.of(marker)} in a tile, % (dashed: mean)")
     axes.set_ylabel("tiles")
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
