@@ -331,6 +331,19 @@ def test_a_predicted_her2_score_is_taken_as_the_report_says_it(tmp_path, stained
         assert finding.reasons == ("HER2 2+ is equivocal: needs ISH.",)
 
 
+@pytest.mark.parametrize(("stained", "joins"), [(0.3, True), (0.9, False)])
+def test_ish_belongs_to_the_2_plus_of_a_report_and_to_no_other_score(tmp_path, stained, joins):
+    path = tmp_path / "a.report.json"
+    path.write_text(json.dumps(report_json(scored({Marker.HER2: [stained] * 12}), {}, {})))
+    if not joins:
+        with pytest.raises(ConfigError, match="HER2: expected one source"):
+            collect([path], ["her2-ish=negative"])
+        return
+    (her2,) = collect([path], ["her2-ish=negative"]).evidence
+    assert (her2.score, her2.ish, her2.source) == ("2+", "negative", "a.report.json, her2-ish=negative")
+    assert apply_rules(RULES["her2-asco-cap-2018"], Panel((her2,))).outcome == "HER2 negative"
+
+
 def test_wilson_intervals():
     assert wilson(0, 100) == pytest.approx((0.0, 0.0370), abs=1e-4)
     assert wilson(10, 100) == pytest.approx((0.0552, 0.1744), abs=1e-4)

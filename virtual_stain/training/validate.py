@@ -24,8 +24,9 @@ class Validation:
     """What one validation found."""
 
     loss: float
-    """The value's loss over the crops (of a ratio the weighted binomial cross-entropy, nats; of a count half the
-    Poisson deviance over the mean number of cells): stopping and the choice of the checkpoint go by it."""
+    """The value's loss over the crops (of a ratio the weighted binomial cross-entropy, nats, of HER2 that of the four
+    classes; of a count half the Poisson deviance over the mean number of cells): stopping and the choice of the
+    checkpoint go by it."""
     cells_loss: float
     """Poisson loss of the expected tumour cells, up to a constant of the data."""
     tile_r: float | None

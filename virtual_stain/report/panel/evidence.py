@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,7 @@ def collect(files: Iterable[Path], given: Iterable[str], *, reading: str = "glob
     """
     if reading not in READINGS:
         raise ConfigError(f"Expected a reading, one of: {' '.join(READINGS)}. Received: {reading!r}")
-    found = [e for path in files for e in _read_file(path, reading)] + _parse_given(list(given))
+    found = _with_ish([e for path in files for e in _read_file(path, reading)] + _parse_given(list(given)))
     if not found:
         raise ConfigError("expected a report, a summary or a given value.", hint="vstain panel a.report.json --out DIR")
     for marker in Marker:
@@ -87,6 +87,17 @@ def collect(files: Iterable[Path], given: Iterable[str], *, reading: str = "glob
     order = list(Marker)
     evidence = tuple(sorted(found, key=lambda e: order.index(e.marker)))
     return Panel(evidence, _doubts(evidence))
+
+
+def _with_ish(found: list[Evidence]) -> list[Evidence]:
+    """A result of in-situ hybridisation that was given alone belongs to the one score of a report or summary, where
+    that is 2+; otherwise both stay, and are refused as two sources."""
+    alone = [e for e in found if e.ish is not None and e.score is None]
+    equivocal = [e for e in found if e.score == "2+" and e.ish is None]
+    if len(alone) != 1 or len(equivocal) != 1:
+        return found
+    joined = replace(equivocal[0], ish=alone[0].ish, source=f"{equivocal[0].source}, {alone[0].source}")
+    return [joined if e is equivocal[0] else e for e in found if e is not alone[0]]
 
 
 def _doubts(evidence: tuple[Evidence, ...]) -> tuple[str, ...]:
