@@ -187,3 +187,13 @@ def test_grey_or_brownish_nuclei_without_any_blue_are_not_called_positive(
     stain = estimate_stain([field.rgb], SETTINGS, field.mpp)
     assert vectors.GREY in stain.flags
     assert not stain.is_hematoxylin_dab
+
+
+@pytest.mark.parametrize("haze_od", [0.03, 0.3])
+def test_nuclei_are_looked_for_beyond_the_haze_of_the_tissue(haze_od: float) -> None:
+    field = stained_field(positive_fraction=0.2, style=FieldStyle(cytoplasm_od=haze_od, negative_od=0.35 + haze_od))
+    stain = estimate_stain([field.rgb], SETTINGS, field.mpp)
+    summed = haze_od * float(np.sum(vectors.unit(HEMATOXYLIN)))
+    assert 0.3 * summed < stain.haze_od < 0.6 * summed  # half of what the tissue between the nuclei has
+    cells = count_cells(field.rgb, field.mpp, Marker.KI67, stain, SETTINGS)
+    assert f1_score(cells.xy, field.xy, 3 / field.mpp) > 0.97

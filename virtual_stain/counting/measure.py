@@ -28,7 +28,7 @@ class Plane:
 
     signal: F32
     """float32[h, w]: what nuclei are looked for in: hematoxylin + DAB (of membrane markers hematoxylin alone), optical
-    density summed over the channels, ≥ 0."""
+    density summed over the channels, less the slide's haze, ≥ 0."""
     hematoxylin: F32
     """float32[h, w]: amount of hematoxylin, optical density along its unit vector; noise may be negative."""
     dab: F32
@@ -100,6 +100,7 @@ def stain_plane(
     signal = np.maximum(hematoxylin, 0) * np.float32(sum(stain.hematoxylin))
     if not membrane:
         signal += np.maximum(dab, 0) * np.float32(sum(stain.dab))
+    signal = np.maximum(signal - np.float32(stain.haze_od), 0)
     factor = shrink.factor
     return Plane(
         signal=signal,

@@ -28,6 +28,8 @@ class SlideStain:
     """Unit vector of DAB in optical density (R, G, B)."""
     typical_od: float = 0.3
     """Contrast of this slide's typical negative nucleus, optical density summed over the channels."""
+    haze_od: float = 0.0
+    """Signal of nearly all tissue between the nuclei, summed over the channels; nuclei are looked for beyond it."""
     typical_area_um2: float = 50.0
     """Area of this slide's typical nucleus, µm²: half of the nuclear area lies in larger ones."""
     positive_od: float = 0.15
@@ -44,6 +46,8 @@ class SlideStain:
             raise ValueError(f"Expected two different stains. Received: {self.hematoxylin} and {self.dab}")
         if not min(self.typical_od, self.typical_area_um2, self.positive_od) > 0:
             raise ValueError(f"Expected densities and area > 0. Received: {self}")
+        if not 0 <= self.haze_od < float("inf"):
+            raise ValueError(f"Expected haze_od ≥ 0. Received: {self.haze_od}")
 
     @property
     def is_hematoxylin_dab(self) -> bool:
@@ -62,6 +66,7 @@ class SlideStain:
             return SlideStain(
                 **vectors,
                 typical_od=float(values["typical_od"]),
+                haze_od=float(values["haze_od"]),
                 typical_area_um2=float(values["typical_area_um2"]),
                 positive_od=float(values["positive_od"]),
                 flags=tuple(str(f) for f in values["flags"]),

@@ -14,13 +14,13 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from virtual_stain.config.counting import CountingSettings
 from virtual_stain.counting.background import CAST, DARK, NO_GLASS, estimate_background
-from virtual_stain.counting.measure import Measured, Plane, measure, stain_plane
+from virtual_stain.counting.between import between_nuclei
+from virtual_stain.counting.measure import Measured, measure, stain_plane
 from virtual_stain.counting.optical_density import F32, Vector, optical_density
 from virtual_stain.counting.resample import AreaResampler
 from virtual_stain.counting.sampling import sample_glass, sample_windows
@@ -68,12 +68,7 @@ _DEFAULT_AREA_UM2 = 50.0
 _PIXELS_PER_IMAGE = 250_000
 _NOISE_SDS = 5.0
 _CLEARLY_NEGATIVE_OD = 0.10  # DAB density, above the tissue's own, below which a nucleus tells what a negative one is
-_BESIDE_UM = (1.5, 4.0)  # from the outlines: what is around nuclei, out of reach of their own blur
-_BESIDE_OD = 0.1  # summed density of what is tissue there, not glass
-_BESIDE_SHARE = 0.25  # its paler quarter: the darker ones are rims of positive nuclei, and what was not found
-_MIN_BESIDE = 300  # pixels
 _BROWN_FROM = 0.05  # beyond that it is told
-_CLEAN_OD = 0.05  # DAB density that unmixing leaves there on slides without brown tissue (real ones: 0.02 to 0.04)
 _LOOSE_CONTRAST = 0.015
 
 
@@ -129,12 +124,16 @@ def examine_stain(
     )
     loose = dataclasses.replace(settings, min_edge_score=0.1, level_contrast=0.0)
     planes = [stain_plane(image, (mpp, mpp), stain, settings, membrane=membrane) for image in images]
-    brown = 0.0
-    for _ in range(2):  # the clipping of the signal depends on the typical nucleus, weakly: two rounds settle it
-        found = [measure(plane, stain, loose) for plane in planes]
-        brown = 0.0 if membrane else _brown_tissue(planes, found)
-        typical = _typical_contrast(found, np.inf if membrane else brown + _CLEARLY_NEGATIVE_OD)
-        stain = dataclasses.replace(stain, typical_od=typical or _DEFAULT_TYPICAL)
+    negative_below = np.inf if membrane else _CLEARLY_NEGATIVE_OD
+    typical = _typical_contrast([measure(plane, stain, loose) for plane in planes], negative_below)
+    stain = dataclasses.replace(stain, typical_od=typical or _DEFAULT_TYPICAL)
+    between = between_nuclei(planes, [measure(plane, stain, settings) for plane in planes])
+    # once more, beyond what lies between the nuclei; the compression of the signal depends on the typical one, too
+    brown = 0.0 if membrane else between.brown_od
+    stain = dataclasses.replace(stain, haze_od=between.haze_od)
+    planes = [stain_plane(image, (mpp, mpp), stain, settings, membrane=membrane) for image in images]
+    typical = _typical_contrast([measure(plane, stain, loose) for plane in planes], negative_below + brown)
+    stain = dataclasses.replace(stain, typical_od=typical or _DEFAULT_TYPICAL)
     nuclei = [measure(plane, stain, settings) for plane in planes]
     dab = np.concatenate([n.dab_od[~n.other] for n in nuclei])
     if membrane:
@@ -177,18 +176,6 @@ def examine_slide_stain(
 def _sample(density: F32) -> F32:
     flat = density.reshape(-1, 3)
     return flat[:: max(1, len(flat) // _PIXELS_PER_IMAGE)]
-
-
-def _brown_tissue(planes: list[Plane], found: list[Measured]) -> float:
-    """DAB density of the tissue around nuclei, beyond what every slide has."""
-    beside = []
-    for plane, nuclei in zip(planes, found, strict=True):
-        outside = (nuclei.nuclei.labels == 0).astype(np.uint8)
-        distance = cv2.distanceTransform(outside, cv2.DIST_L2, 5) * plane.mean_mpp
-        near = (distance > _BESIDE_UM[0]) & (distance <= _BESIDE_UM[1])
-        beside.append(plane.dab[near & (plane.signal > _BESIDE_OD)])
-    every = np.concatenate(beside)
-    return max(0.0, float(np.quantile(every, _BESIDE_SHARE)) - _CLEAN_OD) if len(every) >= _MIN_BESIDE else 0.0
 
 
 def _typical_contrast(found: list[Measured], negative_below: float) -> float | None:
