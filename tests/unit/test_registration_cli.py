@@ -107,6 +107,19 @@ def test_rejected_pair_is_written_and_exits_3(
     assert (tmp_path / "out" / "registration.h5").exists()
 
 
+def test_unrelated_slides_without_pixel_sizes_got_an_aligned_slide_and_exit_0(
+    pair: ToyPair, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other, out = toy_pair(tmp_path, toy_transform(10), seed=30), tmp_path / "out"
+    assert _run(["register", str(pair.he), str(other.ihc), "--out", str(out), "--aligned", "-q"]) == 3
+    assert "verdict: reject" in capsys.readouterr().out
+    assert not (out / "aligned.ome.tif").exists()
+    (tmp_path / "p.csv").write_text("x,y\n1,2\n", encoding="utf-8")
+    assert _run(["warp", str(out), str(tmp_path / "p.csv"), "-o", str(tmp_path / "q.csv"), "-q"]) == 3
+    assert "rejected" in capsys.readouterr().err
+    assert not (tmp_path / "q.csv").exists()
+
+
 def test_missing_truncated_and_unwritable(pair: ToyPair, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _run(["register", str(tmp_path / "no.png"), str(pair.ihc), "--out", str(tmp_path / "a"), "-q"]) == 3
     assert "no.png" in capsys.readouterr().err

@@ -13,6 +13,7 @@ from virtual_stain.errors import InputError
 from virtual_stain.registration.landmarks import Landmarks, read_landmarks
 from virtual_stain.registration.register import register_pair
 from virtual_stain.registration.result import Registration, Verdict
+from virtual_stain.registration.store import read_registration, write_registration
 from virtual_stain.slides.slide import SlideRef, open_slide
 
 HEADER = "he_x,he_y,ihc_x,ihc_y\n"
@@ -49,14 +50,54 @@ def test_landmarks_on_unrelated_slides_prove_nothing(tmp_path: Path) -> None:
     assert "manual_only" in registration.flags
 
 
-def test_many_landmarks_tell_their_own_error_but_are_never_accepted(tmp_path: Path) -> None:
+def test_landmarks_that_nothing_confirms_state_no_error(tmp_path: Path) -> None:
+    """How well they fit one another is in words; it once stood as the pair's error in µm, for tiles as well."""
     pair = toy_pair(tmp_path, toy_transform(20))
     (tmp_path / "other").mkdir()
     other = toy_pair(tmp_path / "other", toy_transform(20), seed=50)
     registration = register(pair, marks_of(pair, 10, error_px=3.0), other.ihc)
     assert registration.verdict is Verdict.REVIEW
-    assert registration.error_median_um is not None
-    assert 6 < registration.error_median_um < 40  # 3 px of 4 µm along each axis
+    assert registration.error_median_um is None
+    assert registration.error_p95_um is None
+    assert np.isinf(registration.error_at_um(pair.points())[1]).all()
+    assert registration.landmark_residual_px0 is not None
+    assert 2 < registration.landmark_residual_px0 < 10  # 3 px along each axis
+    assert "fit residual" in registration.reason()
+    write_registration(registration, tmp_path / "out")
+    assert read_registration(tmp_path / "out").reason() == registration.reason()
+
+
+def test_landmarks_that_agree_with_one_another_but_are_all_wrong_were_passed_as_review(tmp_path: Path) -> None:
+    """Mirrored, x and y swapped, both slides taken for each other: the search proves where they belong."""
+    pair = toy_pair(tmp_path, toy_transform(20))
+    good = marks_of(pair, 8, error_px=0.5)
+    mirrored = Landmarks(good.he_px0, np.c_[580 - good.ihc_px0[:, 0], good.ihc_px0[:, 1]])
+    swapped, reversed_ = Landmarks(good.he_px0, good.ihc_px0[:, ::-1]), Landmarks(good.ihc_px0 * 0.8, good.he_px0)
+    for marks in (mirrored, swapped, reversed_):
+        registration = register(pair, marks)
+        assert registration.verdict is Verdict.REJECT
+        assert "landmarks_contradicted" in registration.flags
+        assert registration.error_median_um is None
+        assert np.isinf(registration.error_at_um(pair.points())[1]).all()
+
+
+def test_landmarks_outside_the_scan_are_refused_with_their_row(tmp_path: Path) -> None:
+    pair = toy_pair(tmp_path, toy_transform(20))
+    path = tmp_path / "marks.csv"
+    path.write_text(HEADER + "100,100,100,-50\n400,100,400,-50\n100,300,100,150\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"marks\.csv: row 2: 100, -50 is not on the IHC"):
+        register(pair, read_landmarks(path)[""])
+
+
+def test_landmarks_alone_without_pixel_sizes_are_rejected(tmp_path: Path) -> None:
+    pair = toy_pair(tmp_path, toy_transform(20))
+    (tmp_path / "other").mkdir()
+    other = toy_pair(tmp_path / "other", toy_transform(20), seed=50)
+    with open_slide(SlideRef(pair.he)) as a, open_slide(SlideRef(other.ihc)) as b:
+        settings = RegistrationSettings(starts=1)
+        registration = register_pair(a, b, settings, TissueSettings(), marks_of(pair, 10, error_px=3.0))
+    assert registration.verdict is Verdict.REJECT
+    assert "without pixel sizes" in registration.reason()
 
 
 @pytest.mark.parametrize(

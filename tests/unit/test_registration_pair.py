@@ -89,6 +89,14 @@ def test_slide_of_another_block_is_rejected(tmp_path: Path) -> None:
     assert registration.error_median_um is None
 
 
+def test_slide_of_another_block_was_let_through_without_pixel_sizes(tmp_path: Path) -> None:
+    registration = register(toy_pair(tmp_path, toy_transform(30), ihc_seed=40), mpp=False)
+    assert registration.verdict is Verdict.REJECT
+    assert registration.rejected
+    assert {"no_consensus", "no_mpp"} <= set(registration.flags)
+    assert registration.error_median_px0 is None
+
+
 def test_wrong_pixel_size_is_never_accepted(tmp_path: Path) -> None:
     """Twice the true pixel size on one side: either rejected, or flagged with the scale that does not fit."""
     pair = toy_pair(tmp_path, toy_transform(30))

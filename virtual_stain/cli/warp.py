@@ -35,9 +35,10 @@ def command(registration: Path, source: Path, target: Path, inverse: bool, geojs
     from virtual_stain.registration.warp import frame_of, warp_file
 
     pair = read_registration(registration)
+    pair.raise_if_rejected()
     frame = frame_of(pair, inverse=inverse, from_bounds=geojson_origin == "bounds")
     warped = warp_file(pair.transform, source, target, frame, pair.evidence.bare)
-    if not pair.usable:
+    if pair.error_median_um is None:
         common.progress.say(f"Mind the registration: {pair.reason()}")
     if warped.bare:
         common.progress.say(

@@ -34,8 +34,8 @@ class Start(enum.Enum):
     FOUND = "found"
     GIVEN = "given"
     """By a person's landmarks; refined."""
-    MEASURED = "measured"
-    """A person's landmarks alone, as many as tell the error, too."""
+    CONTRADICTED = "contradicted"
+    """By landmarks, and windows prove another place."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,16 +53,16 @@ class Alignment:
     """Working px per px of the finest images that had a part in it."""
 
     start: Start = Start.FOUND
+    residual_px: float | None = None
+    """Landmarks that windows do not confirm: how well one affine map fits them (root mean square); None: too few."""
 
     def shown_by_windows(self, settings: RegistrationSettings) -> bool:
         """Whether the held-out windows agree with it far more than those of unrelated slides would."""
+        if self.start is Start.CONTRADICTED:
+            return False
         # a search tries hundreds of places and keeps the best by chance, too; a person names one
         most = settings.max_chance_log10 if self.start is Start.FOUND else settings.max_manual_chance_log10
         return len(self.evidence) >= settings.min_windows and self.evidence.chance_log10 <= most
-
-    def proven(self, settings: RegistrationSettings) -> bool:
-        """Whether an error may be stated: shown by windows, or measured on a person's landmarks."""
-        return self.start is Start.MEASURED or self.shown_by_windows(settings)
 
 
 def align_from(pair: WorkingPair, ihc_from_he: Affine2D, settings: RegistrationSettings) -> Alignment:
@@ -86,7 +86,7 @@ def align(pair: WorkingPair, settings: RegistrationSettings) -> Alignment | None
     first: Alignment | None = None
     for candidate in refine_starts(pair.fixed, pair.moving, starts, keep=_TRIES):
         alignment = _judge(pair, candidate, settings)
-        if alignment.proven(settings):
+        if alignment.shown_by_windows(settings):
             return alignment
         # among unproven ones the evidence is noise: the one that looks best stands for them, for a person to see
         first = first or alignment
@@ -105,7 +105,7 @@ def _judge(
     alignment = Alignment(
         candidate.matrix, field, evidence, no_precision(), candidate.overlap, finest_px=pair.coarsest_px, start=start
     )
-    if not alignment.proven(settings):
+    if not alignment.shown_by_windows(settings):
         return alignment
     return dataclasses.replace(alignment, precision=measure(pair, candidate.matrix, field, local))
 

@@ -31,20 +31,21 @@ def judged(
     transform = to_pair_transform(pair, alignment)
     evidence = _error_evidence(pair, alignment.precision, he, known, settings)
     stated = _Stated()
-    if alignment.proven(settings):
+    if alignment.shown_by_windows(settings):
         evidence = dataclasses.replace(evidence, bare=_bare(pair, alignment, evidence, known, settings))
         stated = _stated(pair, evidence)
     median, p95 = stated.median, stated.p95
     median_um, p95_um = (median, p95) if known else (None, None)
     px0 = 1.0 if he.mpp is None or not known else 1.0 / float(np.sqrt(he.mpp.um2_per_px))
     median_px0, p95_px0 = (None if v is None else v * px0 for v in (median, p95))
-    verdict = verdict_of(median_um, settings) if known else None
+    residual = None if alignment.residual_px is None else alignment.residual_px * pair.unit_px
+    verdict = _verdict(median, residual, known, settings)
     flags = _flags(alignment, transform, he, ihc, settings)
     if stated.lost_fraction > _LOST_SHARE:
         flags += ("lost_regions",)
     if stated.bare_fraction > _BARE_SHARE:
         flags += ("bare_regions",)
-    if verdict is Verdict.REJECT and median_um is not None:
+    if verdict is Verdict.REJECT and known and (median is not None or residual is not None):
         flags += ("large_error",)
     return Registration(
         transform=transform,
@@ -54,6 +55,7 @@ def judged(
         error_p95_um=p95_um,
         error_median_px0=median_px0,
         error_p95_px0=p95_px0,
+        landmark_residual_px0=None if residual is None else residual * px0,
         overlap_fraction=alignment.overlap_fraction,
         bare_fraction=stated.bare_fraction,
         consensus_fraction=alignment.evidence.consensus,
@@ -65,9 +67,21 @@ def judged(
     )
 
 
+def _verdict(
+    median: float | None, residual: float | None, known: bool, settings: RegistrationSettings
+) -> Verdict | None:
+    """By the stated error, or by what is left between landmarks that nothing else confirms; both in µm where `known`.
+
+    What nothing proves is rejected whatever is known of pixel sizes; only a proven pair without them has no verdict.
+    """
+    if known:
+        return verdict_of(median if median is not None else residual, settings)
+    return None if median is not None else Verdict.REJECT
+
+
 def _capped(verdict: Verdict | None, flags: tuple[str, ...]) -> Verdict | None:
     """What the flags leave of a verdict by error: a contradicted pixel size makes all µm doubtful."""
-    if "same_slide" in flags and verdict is not None:
+    if not {"same_slide", "landmarks_contradicted"}.isdisjoint(flags):
         return Verdict.REJECT
     doubtful = not {"unusual_scale", "manual_only", "lost_regions"}.isdisjoint(flags)
     return Verdict.REVIEW if verdict is Verdict.ACCEPT and doubtful else verdict
@@ -147,7 +161,9 @@ def _flags(
     flags = []
     if alignment.start is not Start.FOUND:
         flags.append("manual" if alignment.shown_by_windows(settings) else "manual_only")
-    if not alignment.proven(settings):
+    if alignment.start is Start.CONTRADICTED:
+        flags.append("landmarks_contradicted")
+    elif not alignment.shown_by_windows(settings) and alignment.residual_px is None:
         flags.append("few_windows" if len(alignment.evidence) < settings.min_windows else "no_consensus")
     if alignment.overlap_fraction < _WEAK_OVERLAP:
         flags.append("weak_overlap")

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from virtual_stain.errors import InputError
-from virtual_stain.geometry import Affine2D, Points
+from virtual_stain.geometry import Affine2D, Box, Points
 
 COLUMNS = ("he_x", "he_y", "ihc_x", "ihc_y")
 _LEAST = 3
@@ -26,6 +26,8 @@ class Landmarks:
     he_px0: Points
     """float64[N, 2] level-0 px."""
     ihc_px0: Points
+    rows: tuple[str, ...] = ()
+    """Where each stands, for messages: file and row."""
 
     def __len__(self) -> int:
         return len(self.he_px0)
@@ -37,6 +39,21 @@ class Landmarks:
         matrix[:2] = solution.T
         return Affine2D("ihc_px0", "he_px0", matrix)
 
+    def require_on_scans(self, he: Box, ihc: Box) -> None:
+        """Raises InputError that names the rows of landmarks which lie outside the scanned parts (level-0 px)."""
+        problems = []
+        for i in range(len(self)):
+            row = self.rows[i] if self.rows else f"landmark {i + 1}"
+            for name, (x, y), scan in (("H&E", self.he_px0[i], he), ("IHC", self.ihc_px0[i], ihc)):
+                if not (scan.x <= x <= scan.x1 and scan.y <= y <= scan.y1):
+                    there = f"x {scan.x:.0f}–{scan.x1:.0f}, y {scan.y:.0f}–{scan.y1:.0f}"
+                    problems.append(f"{row}: {x:.0f}, {y:.0f} is not on the {name} ({there})")
+        if problems:
+            raise InputError(
+                "Expected landmarks on the scanned slides. Received:\n" + "\n".join(f"  - {p}" for p in problems),
+                hint="Level-0 px are meant, not µm and not pixels of an overview. Are the columns swapped?",
+            )
+
 
 def read_landmarks(path: Path) -> dict[str, Landmarks]:
     """Pair → landmarks, from CSV with the columns `he_x,he_y,ihc_x,ihc_y` (level-0 px) and optionally `pair`.
@@ -45,6 +62,7 @@ def read_landmarks(path: Path) -> dict[str, Landmarks]:
     """
     rows = _rows(path)
     points: dict[str, list[list[float]]] = {}
+    places: dict[str, list[str]] = {}
     for line, row in rows:
         try:
             values = [float(row[c]) for c in COLUMNS]
@@ -54,10 +72,14 @@ def read_landmarks(path: Path) -> dict[str, Landmarks]:
             raise InputError(
                 f"{path}: row {line}: expected numbers in {','.join(COLUMNS)}. Received: {[row[c] for c in COLUMNS]}"
             )
-        points.setdefault((row.get("pair") or "").strip(), []).append(values)
+        name = (row.get("pair") or "").strip()
+        points.setdefault(name, []).append(values)
+        places.setdefault(name, []).append(f"{path}: row {line}")
     if not points:
         raise InputError(f"{path}: expected at least {_LEAST} landmarks. Received: none.")
-    return {pair: _checked(path, pair, np.array(values, np.float64)) for pair, values in points.items()}
+    return {
+        pair: _checked(path, pair, np.array(values, np.float64), tuple(places[pair])) for pair, values in points.items()
+    }
 
 
 def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
@@ -78,11 +100,11 @@ def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
     return [(n, row) for n, row in enumerate(reader, 2) if any(v and str(v).strip() for v in row.values())]
 
 
-def _checked(path: Path, pair: str, values: Points) -> Landmarks:
+def _checked(path: Path, pair: str, values: Points, rows: tuple[str, ...]) -> Landmarks:
     of = f" of pair {pair!r}" if pair else ""
     if len(values) < _LEAST:
         raise InputError(f"{path}: expected at least {_LEAST} landmarks{of}. Received: {len(values)}")
-    landmarks = Landmarks(values[:, :2], values[:, 2:])
+    landmarks = Landmarks(values[:, :2], values[:, 2:], rows)
     for name, points in (("H&E", landmarks.he_px0), ("IHC", landmarks.ihc_px0)):
         large, little = np.linalg.svd(points - points.mean(axis=0), compute_uv=False)[:2]
         if little <= _LEAST_SPREAD * large:

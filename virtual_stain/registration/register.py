@@ -35,9 +35,11 @@ def register_pair(
     """Finds where each place of the H&E slide lies on the IHC slide, and how surely; `landmarks`: where to start.
 
     Does not raise on a bad match: the verdict is then REJECT and the flags say why. Raises NoTissueError,
-    SlideError, and ResolutionError for an absurd pixel size. With a pixel size missing on either side: errors in
-    px, verdict None.
+    SlideError, ResolutionError for an absurd pixel size, and InputError for landmarks outside the scans. With a pixel
+    size missing on either side: errors in px, and no verdict (None) but REJECT.
     """
+    if landmarks is not None:
+        landmarks.require_on_scans(he.bounds, ihc.bounds)
     for slide in (he, ihc):
         if slide.mpp is not None:
             require_mpp(slide, REGISTRATION_RANGE)

@@ -22,7 +22,9 @@ FLAGS = {
     "same_slide": "both files have the same content: rejected",
     "unusual_scale": "the tissue's scale contradicts the pixel sizes by more than a quarter: at most review",
     "manual": "started from a person's landmarks, confirmed by windows",
-    "manual_only": "from a person's landmarks alone: at most review, and only with six of them or more",
+    "manual_only": "from a person's landmarks alone: no error is stated, tiles are dropped; at most review, and only "
+    "with six of them or more",
+    "landmarks_contradicted": "windows prove another place than the landmarks: rejected",
     "lost_regions": "part of the tissue lies elsewhere (torn and turned?): its tiles are dropped, at most review",
     "bare_regions": "part of the H&E tissue has no IHC tissue under it (missing, or moved elsewhere?): "
     "no error is stated there, its tiles are dropped",
@@ -185,6 +187,9 @@ class Registration:
     he: Side
     ihc: Side
     evidence: ErrorEvidence
+    landmark_residual_px0: float | None = None
+    """Of landmarks alone: root mean square of what one affine map leaves of them, H&E level-0 px. No error of the
+    registration: landmarks that are all wrong can fit well."""
 
     @property
     def he_mpp(self) -> Mpp | None:
@@ -195,24 +200,34 @@ class Registration:
         return self.ihc.mpp
 
     @property
+    def rejected(self) -> bool:
+        """Whether nothing may be done with it; older files have no verdict where pixel sizes were missing."""
+        unproven = self.error_median_px0 is None and self.landmark_residual_px0 is None
+        return self.verdict is Verdict.REJECT or (self.verdict is None and unproven)
+
+    @property
     def usable(self) -> bool:
         """Whether tiles may be built from it at all."""
         return self.verdict in (Verdict.ACCEPT, Verdict.REVIEW)
 
     def raise_if_rejected(self) -> None:
         """Raises RejectedError, with the reason, when the verdict is REJECT."""
-        if self.verdict is Verdict.REJECT:
+        if self.rejected:
+            hint = "Look at overlay.jpg: are the slides of one block, and are the pixel sizes right?"
+            if "landmarks_contradicted" in self.flags:
+                hint = "Register without --landmarks. Are they of these slides, in level-0 px, and no columns swapped?"
             raise RejectedError(
-                f"{self.he.name} / {self.ihc.name}: the registration is rejected: {self.reason()}",
-                hint="Look at overlay.jpg: are the slides of one block, and are the pixel sizes right?",
+                f"{self.he.name} / {self.ihc.name}: the registration is rejected: {self.reason()}", hint=hint
             )
 
     def reason(self) -> str:
         """The verdict in words."""
         if "same_slide" in self.flags:
             return "both files are the same slide."
-        if "manual_only" in self.flags and self.error_median_um is not None:
-            return f"by landmarks alone: their own error is {self.error_median_um:.1f} µm (median)."
+        if "landmarks_contradicted" in self.flags:
+            return "windows prove another place than the landmarks say."
+        if self.landmark_residual_px0 is not None:
+            return self._of_landmarks_alone(self.landmark_residual_px0)
         if "few_windows" in self.flags:
             return "too little tissue in common to tell whether it is right."
         if "no_consensus" in self.flags:
@@ -226,6 +241,13 @@ class Registration:
         if "bare_regions" in self.flags:
             doubt += f", without the {self.bare_fraction:.0%} of the H&E tissue that has no IHC tissue under it"
         return f"estimated error {self.error_median_um:.1f} µm (median), {self.error_p95_um:.1f} µm (p95){doubt}."
+
+    def _of_landmarks_alone(self, residual_px0: float) -> str:
+        told = "by landmarks alone, which nothing else confirms: no error is known, tiles are dropped"
+        if self.he.mpp is None or self.ihc.mpp is None:
+            return f"{told}; without pixel sizes nothing tells whether they fit well enough."
+        left = residual_px0 * float(np.sqrt(self.he.mpp.um2_per_px))
+        return f"{told} (fit residual of one affine map {left:.1f} µm)."
 
     def bare_at(self, he_points: npt.ArrayLike) -> npt.NDArray[np.bool_]:
         """bool[N]: whether the H&E tissue at float64[N, 2] H&E level-0 px has no IHC tissue under it."""

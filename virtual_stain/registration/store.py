@@ -104,6 +104,7 @@ def _document(r: Registration) -> dict[str, Any]:
         "error_p95_um": r.error_p95_um,
         "error_median_he_px0": r.error_median_px0,
         "error_p95_he_px0": r.error_p95_px0,
+        "landmark_residual_he_px0": r.landmark_residual_px0,
         "overlap_fraction": r.overlap_fraction,
         "bare_fraction": r.bare_fraction,
         "consensus_fraction": r.consensus_fraction,
@@ -226,6 +227,7 @@ def _registration(
             he=_read_side(d["he"]),
             ihc=_read_side(d["ihc"]),
             evidence=_read_evidence(d["evidence"], arrays),
+            landmark_residual_px0=d.get("landmark_residual_he_px0"),  # older files have none
         )
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(

@@ -96,7 +96,7 @@ def _register(job: RegistrationJob, he: Slide, ihc: Slide, key: str) -> Registra
 
 def _align(job: RegistrationJob, he: Slide, ihc: Slide, registration: Registration, progress: Progress) -> None:
     path = job.out / ALIGNED_NAME
-    if registration.verdict is not None and not registration.usable:
+    if registration.rejected:
         path.unlink(missing_ok=True)
         progress.say(f"{path}: not written: {registration.reason()}")
         return
