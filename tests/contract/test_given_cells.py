@@ -76,7 +76,50 @@ def any_csv(folder: Path) -> Path:
     return path
 
 
-WRITERS: list[Callable[[Path], Path]] = [qupath_geojson, qupath_tsv, stardist, any_csv]
+def old_qupath(folder: Path) -> Path:
+    """QuPath 0.2 and 0.3: a bare list, the kind in the id or as `object_type`, measurements as a list of pairs."""
+    square = {"type": "Polygon", "coordinates": [[[0, 0], [90, 0], [90, 90], [0, 90], [0, 0]]]}
+    tumour = {"classification": {"name": "Tumor", "colorRGB": -3670016}, "measurements": []}
+    features: list[object] = [
+        {"type": "Feature", "id": "PathAnnotationObject", "geometry": square, "properties": tumour},
+        {"type": "Feature", "geometry": square, "properties": {**tumour, "object_type": "annotation"}},
+        {"type": "Feature", "id": "PathRootObject", "geometry": square, "properties": {}},
+    ]
+    for (x, y), positive in zip(FIELD.xy, FIELD.positive, strict=True):
+        ring = disc(x, y).tolist()
+        name = "Tumor: Positive" if positive else "Tumor: Negative"
+        features.append(
+            {
+                "type": "Feature",
+                "id": "PathDetectionObject",
+                "geometry": {"type": "Polygon", "coordinates": [[*ring, ring[0]]]},
+                "properties": {
+                    "classification": {"name": name, "colorRGB": -3670016},
+                    "isLocked": False,
+                    "measurements": [{"name": "Nucleus: Area", "value": 50.1}, {"name": "Tumour", "value": 1.0}],
+                },
+            }
+        )
+    path = folder / "old qupath.json"
+    path.write_text(json.dumps(features), encoding="utf-8")
+    return path
+
+
+def typed_tsv(folder: Path) -> Path:
+    """QuPath 0.4 and later: a column Object type, and objects that are no cells; of the image itself no position."""
+    path = folder / "measurements.tsv"
+    rows = ["Image\tObject ID\tObject type\tName\tClassification\tCentroid X µm\tCentroid Y µm"]
+    rows.append("a.svs\t\tRoot object\tRoot object (Image)\t\t\t")
+    for i, ((x, y), positive) in enumerate(zip(FIELD.xy, FIELD.positive, strict=True)):
+        place = f"{x * MPP:.4f}\t{y * MPP:.4f}"
+        rows.append(f"a.svs\tu\tDetection\t\t{'Positive' if positive else 'Negative'}\t{place}")
+        if i % 10 == 0:
+            rows += [f"a.svs\tu\t{kind}\tregion\tTumor\t{place}" for kind in ("Annotation", "Tile", "TMA core")]
+    path.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return path
+
+
+WRITERS: list[Callable[[Path], Path]] = [qupath_geojson, old_qupath, qupath_tsv, typed_tsv, stardist, any_csv]
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +159,7 @@ def test_every_detector_keeps_the_promise(slide: Path, tmp_path: Path, write: Ca
         assert summary["tumour_source"] == "imported_cells"
         assert summary["detector"] != "vstain"
         assert all(r["tumour"] == "1" for r in rows)
-        outlined = write in (qupath_geojson, stardist)
+        outlined = write in (qupath_geojson, old_qupath, stardist)
         assert all((r["area_um2"] != "") == outlined for r in rows)
 
 
@@ -163,13 +206,23 @@ def test_a_region_goes_before_what_the_cells_say(slide: Path, tmp_path: Path) ->
         ("a.geojson", '[{"geometry": {"type": "Polygon", "coordinates": [[[0, 0]]]}}]', "feature 0"),
         ("a.xlsx", "x", "xlsx"),
         ("a.npz", "x", "StarDist"),
+        ("a.npz", "", "StarDist"),
+        ("a.csv", "x,y,tumour\n1,2,maybe\n", "line 2: expected tumour"),
+        ("a.csv", "x,y,tumour\n1,2,0.7\n", "line 2: expected tumour"),
+        ("a.tsv", "Object type\tx\ty\nAnnotation\t1\t2\n", "1 rows of other objects"),
+        ("a.csv", "sep=;\nx;y\n1;2\nq;3\n", "line 4: expected numbers"),
+        ("a.geojson", '[{"geometry": {"type": "Point", "coordinates": [1, 2]}, "properties": [1]}]', "feature 0"),
+        ("a.geojson", '[{"id": "PathAnnotationObject", "geometry": null}]', "Received: 1 of type annotation"),
+        ("a.geojson", '{"offset_px0": "x", "features": []}', "offset_px0 x"),
+        ("a.geojson", '{"offset_px0": [100, 100], "features": []}', "offset_px0"),
+        ("a.geojson", '{"slide": "other", "features": []}', "'field'. Received: one of the slide 'other'"),
     ],
 )
 def test_a_file_that_is_no_list_of_cells_is_refused_in_words(tmp_path: Path, name: str, text: str, said: str) -> None:
     path = tmp_path / name
     path.write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=said) as caught:
-        read_given_cells(path, BOUNDS, (MPP, MPP))
+        read_given_cells(path, BOUNDS, (MPP, MPP), slide="field")
     assert name in str(caught.value)
 
 
@@ -183,6 +236,87 @@ def test_geojson_counts_from_the_corner_of_the_scan_and_says_so(tmp_path: Path) 
     path.write_text(json.dumps({"type": "FeatureCollection", "features": [point], "origin": "slide"}))
     with pytest.raises(InputError, match="inside the scan"):
         read_given_cells(path, bounds, (MPP, MPP))
+
+
+def test_an_offset_that_is_null_was_a_bug_and_one_of_another_slide_moved_the_cells(tmp_path: Path) -> None:
+    """A file for a scan at [100, 100] moved all cells of one at [0, 0], and the ratio with them."""
+    path = tmp_path / "a.geojson"
+    point = {"type": "Feature", "geometry": {"type": "Point", "coordinates": [5, 6]}, "properties": {}}
+    for origin in ("bounds", "slide"):
+        head = {"type": "FeatureCollection", "features": [point], "origin": origin}
+        path.write_text(json.dumps({**head, "offset_px0": None}))
+        assert read_given_cells(path, BOUNDS, (MPP, MPP)).xy.tolist() == [[5, 6]]
+        path.write_text(json.dumps({**head, "offset_px0": [100, 100]}))
+        with pytest.raises(InputError, match="another slide") as caught:
+            read_given_cells(path, BOUNDS, (MPP, MPP))
+        assert "offset_px0 [100, 100]" in caught.value.message
+
+
+def test_archives_that_are_none_of_stardists_ended_as_bugs(tmp_path: Path) -> None:
+    whole = stardist(tmp_path).read_bytes()
+    cut, array = tmp_path / "cut.npz", tmp_path / "array.npz"
+    cut.write_bytes(whole[: len(whole) // 2])
+    with array.open("wb") as stream:
+        np.save(stream, FIELD.xy)
+    damaged = tmp_path / "damaged.npz"
+    damaged.write_bytes(whole[:200] + bytes(200) + whole[400:])
+    for path in (cut, array, damaged):
+        with pytest.raises(InputError, match=rf"{path.name}: expected StarDist"):
+            read_given_cells(path, BOUNDS, (MPP, MPP))
+
+
+@pytest.mark.parametrize("factor", [1e12, 100.0])
+def test_an_outline_that_is_no_cells_read_as_negative(tmp_path: Path, factor: float) -> None:
+    path = tmp_path / "details.npz"
+    coord = np.stack([(FIELD.xy[0] + (disc(0, 0) * factor) - 0.5)[:, ::-1].T])
+    np.savez(path, points=FIELD.xy[:1, ::-1] - 0.5, coord=coord)
+    with pytest.raises(InputError, match="at most 200 µm wide"):
+        read_given_cells(path, BOUNDS, (MPP, MPP))
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["True", "False", "true"], [True, False, True]),
+        (["yes", "no", ""], [True, False, False]),
+        (["1.0", "0", "nan"], [True, False, False]),
+        (["", "", ""], [True, True, True]),
+        (["nan", "nan", "0"], [True, True, False]),
+    ],
+)
+def test_tumour_in_words_was_refused_and_nan_was_a_yes(tmp_path: Path, words: list[str], expected: list[bool]) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("x,y,tumour\n" + "".join(f"{5 + i},6,{word}\n" for i, word in enumerate(words)))
+    assert read_given_cells(path, BOUNDS, (MPP, MPP)).tumour.tolist() == expected
+
+
+@pytest.mark.parametrize("text", ["sep=;\r\nx;y\r\n5;6\r\n", "\ufeffsep=;\nx;y\n5;6\n", "sep=,\nx,y\n5,6\n"])
+def test_the_first_line_of_excel_is_no_header(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(text, encoding="utf-8")
+    assert read_given_cells(path, BOUNDS, (MPP, MPP)).xy.tolist() == [[5, 6]]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig", "latin-1"])
+def test_tables_in_other_encodings_are_read(tmp_path: Path, encoding: str) -> None:
+    path = qupath_tsv(tmp_path)
+    path.write_text(path.read_text(encoding="utf-8"), encoding=encoding)
+    assert len(read_given_cells(path, BOUNDS, (MPP, MPP))) == len(FIELD.xy)
+
+
+def test_geojson_with_a_byte_order_mark_was_refused(tmp_path: Path) -> None:
+    path = qupath_geojson(tmp_path)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert len(read_given_cells(path, BOUNDS, (MPP, MPP))) == len(FIELD.xy)
+
+
+def test_decimal_commas_are_refused_with_a_hint(tmp_path: Path) -> None:
+    """As a point or as what parts thousands they are two places."""
+    path = tmp_path / "a.csv"
+    path.write_text("x;y\n3,289;2,854\n")
+    with pytest.raises(InputError, match="line 2") as caught:
+        read_given_cells(path, BOUNDS, (MPP, MPP))
+    assert "decimal commas" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,19 @@ class OneAnswer(Left):
     def contains(self, points):
         return np.array(True)
 
+class Raises(Left):
+    def region(self, slide):
+        return {}["weights"]
+
+class RaisesLater(Left):
+    def contains(self, points):
+        if len(points) > 4:
+            raise RuntimeError("out of memory")
+        return super().contains(points)
+
+def broken():
+    raise OSError("no weights")
+
 class NoRegion(Left):
     def region(self, slide):
         return None
@@ -85,12 +98,17 @@ def test_a_class_an_object_and_a_function_decide_what_is_tumour(slide: Path, nam
         ("own_regions:Numbers", "returns bool[N]"),
         ("own_regions:OneAnswer", "returns bool[N]"),
         ("own_regions:NoRegion", "returns bool[N]"),
+        ("own_regions:Raises", "KeyError: 'weights'"),
+        ("own_regions:RaisesLater", "RuntimeError: out of memory"),
+        ("own_regions:broken", "OSError: no weights"),
+        ("own_broken:Left", "raised ZeroDivisionError"),
     ],
 )
 def test_what_is_no_region_model_is_refused_before_counting(
     slide: Path, where: str, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert count(slide, "--region-model", where) != 0
+    (slide.parent / "own_broken.py").write_text("1 / 0\n")
+    assert count(slide, "--region-model", where) == 3
     assert said in capsys.readouterr().err
     assert not (slide.parent / "out" / "cells.csv").exists()
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,14 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from virtual_stain.errors import InputError
+from virtual_stain.geojson import NOT_DRAWN, class_name, features_of, object_type, offset_of, read_geojson
 from virtual_stain.geometry import Box, Points
 
 _CHUNK = 4_000_000  # point–edge pairs at a time
 _ASPECT_FRACTION = 0.02  # a mask may be a rounded-down overview, but not of another slide
-_CELL_TYPES = ("detection", "cell", "tile")  # QuPath objects that are no drawn regions
 _LEFT_OUT = ("ignore", "exclude", "necrosis", "artifact", "artefact", "stroma")
 _TUMOUR = re.compile(r"tumou?r(\s*:.*)?$")  # QuPath writes derived classes as "Tumor: Positive"
-_MAX_OFFSET_ERROR_PX = 0.5
 
 
 class Region(Protocol):
@@ -91,26 +88,33 @@ class MaskRegion:
 R = TypeVar("R", bound=Region)
 
 
-def read_region(path: Path, bounds: Box, origin: str = "bounds") -> Region:
+def read_region(path: Path, bounds: Box, origin: str = "bounds", slide: str | None = None) -> Region:
     """`path`: GeoJSON (.geojson, .json) or a mask picture (PNG, TIFF); `bounds`: the scan in level-0 px.
 
     GeoJSON counts from the corner of `bounds` (QuPath's frame) or, with `origin` "slide", from the corner of level 0;
     an `origin` that the file itself declares goes before, and its `offset_px0` has to be that of the scan.
     Areas of the class Tumor (or one that begins with this word) are the region, or all areas where there are none;
     those classed Ignore*, Exclude*, Necrosis*, Artifact* or Stroma* are taken out of it. Other classes that speak of
-    a tumour (Non-tumor, Peritumoral) are refused. A mask covers `bounds` and is non-zero inside.
-    Raises InputError that says what was wrong with the file.
+    a tumour (Non-tumor, Peritumoral) are refused. Detections, cells and tiles are no regions. A mask covers `bounds`
+    and is non-zero inside. `slide`: name of the slide; a file that names another one is refused.
+    Raises InputError that says what was wrong with the file, or that the region lies outside the scan.
     """
     if not path.is_file():
         raise InputError(f"{path}: expected a region of interest (QuPath GeoJSON or mask PNG). Received: no such file")
     if path.suffix.lower() in (".geojson", ".json"):
-        return _polygons(path, bounds, origin)
+        return _polygons(path, bounds, origin, slide)
     return _mask(path, bounds)
 
 
 def _mask(path: Path, bounds: Box) -> MaskRegion:
     data = np.fromfile(path, np.uint8)
-    picture = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if len(data) else None
+    try:
+        picture = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if len(data) else None
+    except (cv2.error, MemoryError):
+        raise InputError(
+            f"{path}: expected a mask picture of less than 2^30 pixels. Received: one that is too large to be read",
+            hint="Export it smaller in proportion (QuPath: downsample 4 or more), or the annotation as GeoJSON.",
+        ) from None
     if picture is None:
         raise InputError(f"{path}: expected QuPath GeoJSON or a mask picture. Received: a file of another kind")
     mask = picture if picture.ndim == 2 else picture[..., :3].max(axis=-1)
@@ -124,42 +128,30 @@ def _mask(path: Path, bounds: Box) -> MaskRegion:
     return _not_empty(MaskRegion(mask > 0, bounds), bool((mask > 0).any()), path)
 
 
-def _polygons(path: Path, bounds: Box, origin: str) -> PolygonRegion:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path}: expected GeoJSON. Received something else: {error}") from None
-    offset = _offset(value, path, bounds, origin)
+def _polygons(path: Path, bounds: Box, origin: str, slide: str | None) -> PolygonRegion:
+    value = read_geojson(path)
+    offset = offset_of(value, path, (bounds.x, bounds.y), origin, slide)
     areas: dict[str, list[tuple[Points, ...]]] = {"tumour": [], "excluded": [], "other": []}
-    for feature in _features(value, path):
+    for feature in features_of(value, path):
         for name, polygon in _areas(feature, path):
             areas[_kind(name, path)].append(tuple(ring + offset for ring in polygon))
     region = PolygonRegion(tuple(areas["tumour"] or areas["other"]), tuple(areas["excluded"]))
-    return _not_empty(region, bool(region.polygons), path)
+    return _on_scan(_not_empty(region, bool(region.polygons), path), bounds, path)
 
 
-def _offset(value: Any, path: Path, bounds: Box, origin: str) -> tuple[float, float]:
-    """What the coordinates count from, level-0 px: as the file declares, or else as `origin` says."""
-    head = value if isinstance(value, dict) else {}
-    if head.get("origin") in ("bounds", "slide"):
-        origin = head["origin"]
-    offset = (bounds.x, bounds.y) if origin == "bounds" else (0.0, 0.0)
-    declared = head.get("offset_px0")
-    if declared is not None and not _is_near(declared, offset):
+def _on_scan(region: PolygonRegion, bounds: Box, path: Path) -> PolygonRegion:
+    """Raises InputError where no area touches the scan: no cell would be tumour, and nothing would say why."""
+    low = np.array([rings[0].min(axis=0) for rings in region.polygons])
+    high = np.array([rings[0].max(axis=0) for rings in region.polygons])
+    touches = (low < (bounds.x1, bounds.y1)) & (high > (bounds.x, bounds.y))
+    if not touches.all(axis=1).any():
+        (x, y), (x1, y1) = low.min(axis=0), high.max(axis=0)
         raise InputError(
-            f"{path}: expected coordinates with origin {origin!r}, offset_px0 {list(offset)}. Received: offset_px0 "
-            f"{str(declared)[:80]}",
-            hint="The file seems to belong to another slide; for this one, it may lack its origin: see "
-            "--geojson-origin.",
+            f"{path}: expected a region on the scan, level-0 px {bounds.x:g} to {bounds.x1:g} across and {bounds.y:g} "
+            f"to {bounds.y1:g} down. Received: one outside it, {x:g} to {x1:g} across and {y:g} to {y1:g} down",
+            hint="Does it belong to this slide? Is it in µm, or does it count from another corner (--geojson-origin)?",
         )
-    return offset
-
-
-def _is_near(declared: Any, offset: tuple[float, float]) -> bool:
-    try:
-        return math.dist([float(v) for v in declared], offset) <= _MAX_OFFSET_ERROR_PX
-    except (TypeError, ValueError):
-        return False
+    return region
 
 
 def _kind(name: str, path: Path) -> str:
@@ -186,33 +178,20 @@ def _not_empty(region: R, has_area: bool, path: Path) -> R:
     return region
 
 
-def _features(value: Any, path: Path) -> list[Any]:
-    kind = value.get("type") if isinstance(value, dict) else None
-    if kind == "FeatureCollection" and isinstance(value.get("features"), list):
-        return list(value["features"])
-    if kind == "Feature":
-        return [value]
-    if isinstance(value, list):  # older QuPath exports a bare list of features
-        return value
-    raise InputError(f"{path}: expected a GeoJSON FeatureCollection. Received: {kind or type(value).__name__}")
-
-
-def _areas(feature: Any, path: Path) -> Iterator[tuple[str, tuple[Points, ...]]]:
-    if not isinstance(feature, dict) or not isinstance(feature.get("geometry"), dict):
+def _areas(feature: dict[str, Any], path: Path) -> Iterator[tuple[str, tuple[Points, ...]]]:
+    if not isinstance(feature.get("geometry"), dict):
         raise InputError(f"{path}: expected features with a geometry. Received: {str(feature)[:80]}")
-    properties = feature.get("properties") or {}
-    if str(properties.get("objectType", "")).lower() in _CELL_TYPES:
+    if object_type(feature) in NOT_DRAWN:
         return
-    classification = properties.get("classification")
-    name = classification.get("name") if isinstance(classification, dict) else classification
+    name = class_name(feature)
     for rings in _rings_of(feature["geometry"]):
         try:
             arrays = tuple(np.asarray(ring, np.float64)[:, :2] for ring in rings)
         except (ValueError, IndexError, TypeError):
             arrays = ()
-        if not arrays or any(len(a) < 3 or not np.isfinite(a).all() for a in arrays):
+        if not arrays or any(a.shape[1:] != (2,) or len(a) < 3 or not np.isfinite(a).all() for a in arrays):
             raise InputError(f"{path}: expected rings of at least three points (x, y). Received: {str(rings)[:80]}")
-        yield str(name or ""), arrays
+        yield name, arrays
 
 
 def _rings_of(geometry: dict[str, Any]) -> list[Any]:

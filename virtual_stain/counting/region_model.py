@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import importlib
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
 from types import ModuleType
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from virtual_stain.counting.region import Region
-from virtual_stain.errors import InputError
+from virtual_stain.errors import InputError, VirtualStainError
+from virtual_stain.geometry import Points
 from virtual_stain.slides.slide import Slide
 
 _NAMES_SHOWN = 12
@@ -41,12 +46,15 @@ def load_region_model(where: str) -> RegionModel:
         raise InputError(
             f"{expected} Received: {where!r} ({error})", hint="Set PYTHONPATH to the folder that holds the module."
         ) from error
+    except Exception as error:
+        raise InputError(f"{expected} Received: {where!r}, which raised {type(error).__name__}: {error}") from error
     if not hasattr(module, name):
         raise InputError(f"{expected} Received: {where!r} (no {name} in {_place(module)})", hint=_instead(module))
     found = getattr(module, name)
-    model = found() if callable(found) and not callable(getattr(found, "region", None)) else found
+    is_factory = callable(found) and not callable(getattr(found, "region", None))
+    model = _asked(where, found) if is_factory else found
     if isinstance(model, type):
-        model = model()
+        model = _asked(where, model)
     return check_region_model(model, where)
 
 
@@ -74,15 +82,44 @@ def check_region_model(model: object, where: str) -> RegionModel:
 
 
 def region_of(model: RegionModel, slide: Slide) -> Region:
-    """The region of a slide, asked once about its corners: a model that answers in another shape is refused before
-    anything is counted. Raises InputError."""
-    region = model.region(slide)
-    corners = np.asarray(slide.bounds.corners(), np.float64)
-    answer = region.contains(corners) if callable(getattr(region, "contains", None)) else None
-    if not isinstance(answer, np.ndarray) or answer.dtype != np.bool_ or answer.shape != (len(corners),):
-        received = type(region).__name__ if answer is None else f"{getattr(answer, 'dtype', type(answer).__name__)}"
-        raise InputError(
-            f"Region model {model.name}: expected a region whose contains(float64[N, 2]) returns bool[N]. "
-            f"Received: {received}"
-        )
+    """The region of a slide, asked once about its corners: a model that fails or answers in another shape is refused
+    before anything is counted, and whenever it does so later. Raises InputError."""
+    region = _Checked(model.name, _asked(model.name, lambda: model.region(slide)))
+    region.contains(np.asarray(slide.bounds.corners(), np.float64))
     return region
+
+
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    """A model's region, whose every answer is looked at."""
+
+    model: str
+    region: object
+
+    def contains(self, points_px0: Points) -> npt.NDArray[np.bool_]:
+        contains = getattr(self.region, "contains", None)
+        answer = _asked(self.model, lambda: contains(points_px0)) if callable(contains) else None
+        if not isinstance(answer, np.ndarray) or answer.dtype != np.bool_ or answer.shape != (len(points_px0),):
+            received = type(self.region).__name__ if answer is None else f"{getattr(answer, 'dtype', type(answer))}"
+            raise InputError(
+                f"Region model {self.model}: expected a region whose contains(float64[N, 2]) returns bool[N]. "
+                f"Received: {received}"
+            )
+        return answer
+
+
+T = TypeVar("T")
+
+
+def _asked(model: str, question: Callable[[], T]) -> T:
+    """The answer of code that is not ours. Raises InputError in its name for whatever it raises."""
+    try:
+        return question()
+    except VirtualStainError:
+        raise
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        raise InputError(
+            f"Region model {model}: expected an answer. Received: {type(error).__name__}: {error}",
+            hint=f"It was raised in {where.filename}, line {where.lineno}.",
+        ) from error

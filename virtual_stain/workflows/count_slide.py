@@ -135,9 +135,9 @@ def _how(slide: Slide, request: CountRequest, region_model: RegionModel | None) 
     assert mpp is not None  # plan_windows refused the slide otherwise
     given = None
     if request.cells is not None:
-        given = read_given_cells(request.cells, slide.bounds, (mpp.x, mpp.y), request.geojson_origin)
+        given = read_given_cells(request.cells, slide.bounds, (mpp.x, mpp.y), request.geojson_origin, slide.name)
     if request.roi is not None:
-        return _How(given, read_region(request.roi, slide.bounds, request.geojson_origin), REGION)
+        return _How(given, read_region(request.roi, slide.bounds, request.geojson_origin, slide.name), REGION)
     if region_model is not None:
         return _How(given, region_of(region_model, slide), MODEL + region_model.name)
     return _How(given, None, NUCLEAR_FEATURES if given is None else IMPORTED)
