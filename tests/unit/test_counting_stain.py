@@ -11,7 +11,7 @@ from virtual_stain.counting import background, vectors
 from virtual_stain.counting.count import count_cells
 from virtual_stain.counting.optical_density import PUBLISHED_HEMATOXYLIN, optical_density, separate
 from virtual_stain.counting.slide_stain import SlideStain
-from virtual_stain.counting.stain import BROWN, FEW_NUCLEI, FEW_POSITIVES, PALE, estimate_stain
+from virtual_stain.counting.stain import BROWN, FEW_NUCLEI, FEW_POSITIVES, PALE, TOO_LARGE, estimate_stain
 from virtual_stain.errors import InputError
 from virtual_stain.markers import Marker
 
@@ -197,3 +197,10 @@ def test_nuclei_are_looked_for_beyond_the_haze_of_the_tissue(haze_od: float) -> 
     assert 0.3 * summed < stain.haze_od < 0.6 * summed  # half of what the tissue between the nuclei has
     cells = count_cells(field.rgb, field.mpp, Marker.KI67, stain, SETTINGS)
     assert f1_score(cells.xy, field.xy, 3 / field.mpp) > 0.97
+
+
+def test_a_pixel_size_twice_too_large_is_told_by_nuclei_that_fill_the_largest_outline() -> None:
+    field = stained_field()
+    right, wrong = (estimate_stain([field.rgb], SETTINGS, field.mpp * factor).flags for factor in (1, 2))
+    assert TOO_LARGE not in right
+    assert TOO_LARGE in wrong
