@@ -105,7 +105,7 @@ def test_the_same_run_again_gives_the_same_files(done: tuple[Field, Path]) -> No
     before = {
         n: (out / n).read_bytes() for n in ("cells.csv", "cells.geojson", "summary.json", "overlay.jpg", "stain.png")
     }
-    assert count(out.parent / "schnitt é 1.png", out) == 0
+    assert count(out.parent / "schnitt é 1.png", out, "--force") == 0
     assert before == {n: (out / n).read_bytes() for n in before}
 
 
@@ -132,10 +132,61 @@ def test_a_killed_run_is_done_again(tmp_path: Path) -> None:
     run = json.loads((out / "run.json").read_text(encoding="utf-8"))
     (out / "run.json").write_text(json.dumps({**run, "complete": False}), encoding="utf-8")
     (out / "summary.json").unlink()
-    (out / "cells.csv.tmp").write_text("half a li", encoding="utf-8")
+    (out / ".counting").mkdir()
+    (out / ".counting" / "cells.csv.tmp").write_text("half a li", encoding="utf-8")
     assert count(slide, out) == 0
     assert (out / "cells.csv").read_bytes() == whole
-    assert not (out / "cells.csv.tmp").exists()
+    assert not (out / ".counting").exists()
+
+
+def _content(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file() and p.name != ".lock"}
+
+
+def test_counting_once_more_deleted_what_was_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second `count` began by clearing the folder: Ctrl-C in it left run.json alone."""
+    slide, out = write(tmp_path / "a.png", FIELD.rgb[:150, :150]), tmp_path / "out"
+    assert count(slide, out) == 0
+    before = _content(out)
+
+    def interrupted(task: WindowTask) -> list[FoundCells]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("virtual_stain.workflows.count_slide.count_windows", interrupted)
+    assert count(slide, out) == 0  # finished: nothing is counted
+    assert _content(out) == before
+    for more in (("--force",), ("--force", "--set", "counting.min_area_um2=30"), ("--full-overlay",)):
+        assert count(slide, out, *more) == 130
+        assert _content(out) == before
+        assert not (out / ".counting").exists()
+
+
+def test_a_count_is_done_again_where_a_file_or_the_code_is_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slide, out = write(tmp_path / "a.png", FIELD.rgb[:150, :150]), tmp_path / "out"
+    assert count(slide, out, "--full-overlay") == 0
+    before = _content(out)
+    (out / "cells.csv").write_text("x,y\n", encoding="utf-8")
+    assert count(slide, out) == 0
+    again = _content(out)
+    assert again["cells.csv"] == before["cells.csv"]
+    assert "overlay.ome.tif" not in again  # not asked for this time: it would be of another run
+    monkeypatch.setattr("virtual_stain.workflows.count_folder._code", lambda: "other code")
+    assert count(slide, out) == 0
+    assert json.loads((out / "run.json").read_text(encoding="utf-8"))["code_sha256"] == "other code"
+
+
+def test_force_took_over_the_folder_of_a_registration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    slide, out = write(tmp_path / "a.png", FIELD.rgb[:150, :150]), tmp_path / "block7"
+    out.mkdir()
+    (out / "run.json").write_text('{"command": "register", "complete": true}', encoding="utf-8")
+    (out / "overlay.jpg").write_bytes(b"the registration's")
+    before = _content(out)
+    for more in ((), ("--force",)):
+        assert count(slide, out, *more) == 3
+        assert "one of `vstain register`" in capsys.readouterr().err
+        assert _content(out) == before
 
 
 def test_a_region_of_interest_is_recorded_and_decides(tmp_path: Path) -> None:
@@ -295,11 +346,26 @@ def test_a_slide_that_is_not_stained_with_dab_gets_no_reading(
     assert (out / "stain.png").is_file()
     assert not (out / "summary.json").exists()
     assert count(slide, out, "--set", "counting.any_stain=true", "--force") == 0
-    summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
+    before = _content(out)
+    summary = json.loads(before["summary.json"])
     assert any("not brown" in text for text in summary["warnings"])
+    assert count(slide, out, "--force") == 3  # what was counted stays as it was
+    assert "stain_refused.png" in capsys.readouterr().err
+    assert {k: v for k, v in _content(out).items() if k != "stain_refused.png"} == before
 
 
 @pytest.mark.parametrize("dab", [(0.50, 0.63, 0.59), (0.46, 0.63, 0.63)])
 def test_pinkish_dab_of_real_cameras_is_read(tmp_path: Path, dab: tuple[float, float, float]) -> None:
     field = stained_field(200.0, 0.5, style=FieldStyle(spacing_um=12.0, dab=dab))
     assert count(write(tmp_path / "ihc.png", field.rgb), tmp_path / "out") == 0
+
+
+def test_cells_in_um_where_px_are_expected_read_without_a_word(tmp_path: Path) -> None:
+    """µm in x and y lie inside the scan, beside the nuclei: 1.0 % was read instead of 36.5 %."""
+    slide = write(tmp_path / "ihc.png", FIELD.rgb)
+    for name, xy, pale in (("px", FIELD.xy, False), ("um", FIELD.xy * 0.5 + 3, True)):
+        table = tmp_path / f"{name}.csv"
+        table.write_text("x,y\n" + "".join(f"{x},{y}\n" for x, y in xy), encoding="utf-8")
+        assert count(slide, tmp_path / name, "--cells", str(table)) == 0
+        warnings = json.loads((tmp_path / name / "summary.json").read_text(encoding="utf-8"))["warnings"]
+        assert any("less than half the stain of a nucleus" in text for text in warnings) == pale

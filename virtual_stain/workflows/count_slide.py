@@ -38,8 +38,8 @@ from virtual_stain.counting.windows import (
     window_tasks,
     windows_with,
 )
-from virtual_stain.errors import InputError, OutputError
-from virtual_stain.files import folder_lock, output_errors, read_json, replacing, sha256_file, write_bytes, write_json
+from virtual_stain.errors import InputError
+from virtual_stain.files import folder_lock, replacing, sha256_file, write_bytes, write_json
 from virtual_stain.geometry import Box, Points, Size
 from virtual_stain.markers import Compartment, Marker
 from virtual_stain.parallel import local_executor, map_in_order
@@ -48,14 +48,14 @@ from virtual_stain.provenance import RunRecord
 from virtual_stain.slides.slide import Slide, SlideRef, open_slide
 from virtual_stain.slides.tissue import TissueMap, find_tissue, require_tissue
 from virtual_stain.slides.window import read_window
+from virtual_stain.workflows.count_folder import claim, finished, publish, show_refused_stain, staging
 from virtual_stain.workflows.count_overlay import OVERLAY_NAME, RingStore, square, write_overlay
-from virtual_stain.workflows.count_summary import CountFacts, read_area_mm2, summarize, title_of
+from virtual_stain.workflows.count_summary import CountFacts, count_pale, read_area_mm2, summarize, title_of
 
 ORIGINS = ("bounds", "slide")
 _FIELD_UM2 = 4e6  # up to 2 × 2 mm the whole image is counted: a tissue mask needs a slide around the tissue
 _STAIN_MPP = 0.25  # … and its stain is estimated from all of it, at about this pixel size
 _AHEAD = 4  # tasks per process that may wait to be written: bounds the memory
-_OUTPUTS = ("cells.csv", "cells.geojson", "summary.json", "overlay.jpg", "overlay_full.jpg", OVERLAY_NAME, "stain.png")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +85,8 @@ class _Tally:
     close_up: Box
     rings: list[tuple[int, Points]]
     """Outlines in the close-up and in the part that is shown at full resolution."""
+    pale: int
+    """How many show hardly any stain."""
 
 
 def count_slide(
@@ -100,8 +102,10 @@ def count_slide(
 
     `region_model`: says where the tumour is, if no region of interest was drawn. Raises ConfigError, ResolutionError,
     SlideError, NoTissueError, InputError (region of interest, cells, a stain that is not DAB), OutputError (unwritable,
-    or the folder holds the count of another slide or of other settings and `force` is not given). A run that was
-    killed is done again from the start; nothing half-written is left as whole.
+    or the folder holds another command's run, or the count of another slide or of other settings and `force` is not
+    given). A finished count of the same inputs, settings and code is kept, unless `force`; so it is until all files of
+    the new one are there. A run that was killed is done again from the start. What a `region_model` answers is
+    not known before it is asked: with one, everything is counted again.
     """
     require_one_of("geojson_origin", request.geojson_origin, ORIGINS)
     record = RunRecord("count", config=config.to_dict())
@@ -114,10 +118,15 @@ def count_slide(
                 record.inputs[str(extra)] = sha256_file(extra)
         identity = _identity(request, config, slide, how.tumour_source)
         with folder_lock(request.out):
-            _claim(request.out, identity, force=force)
-            summary = _count(slide, request, config, how, record, jobs, progress)
-            record.extra = {"identity": identity, "complete": True}
-            record.write(request.out)
+            claim(request.out, identity, force=force)
+            if not force and region_model is None:
+                kept = finished(request.out, identity, full_overlay=request.full_overlay)
+                if kept is not None:
+                    progress.say(f"{request.out}: already counted, kept; --force counts again")
+                    return kept
+            with staging(request.out) as made:
+                summary = _count(slide, dataclasses.replace(request, out=made), config, how, record, jobs, progress)
+                publish(made, request.out, identity, record)
     return summary
 
 
@@ -165,24 +174,6 @@ def _plain(section: dict[str, Any]) -> Any:
     return json.loads(json.dumps(section))
 
 
-def _claim(out: Path, identity: dict[str, Any], *, force: bool) -> None:
-    """Refuses a folder with another run's output; otherwise clears it and marks it as being written."""
-    run = out / "run.json"
-    present = [name for name in (*_OUTPUTS, "run.json") if (out / name).exists()]
-    if present and not force:
-        known = read_json(run, "the record of a count") if run.is_file() else {}
-        if not isinstance(known, dict) or known.get("identity") != identity:
-            raise OutputError(
-                f"{out}: the folder already holds another run's output ({', '.join(present)}): another slide, "
-                "region, marker, pixel size or other settings.",
-                hint="Choose another --out, or replace it with --force.",
-            )
-    write_json(run, {"command": "count", "identity": identity, "complete": False})
-    with output_errors(out):
-        for name in _OUTPUTS:
-            (out / name).unlink(missing_ok=True)
-
-
 def _count(
     slide: Slide,
     request: CountRequest,
@@ -217,6 +208,7 @@ def _count(
         whole_image=tissue is None,
         area_mm2=area_mm2,
         area_of=area_of,
+        pale=tally.pale,
     )
     summary = summarize(slide, facts, tally.cells, tally.grade, tally.quality, settings)
     title = title_of(summary)
@@ -232,13 +224,14 @@ def _count(
     return summary
 
 
-def _require_dab(slide: Slide, stain: SlideStain, settings: CountingSettings, out: Path) -> None:
+def _require_dab(slide: Slide, stain: SlideStain, settings: CountingSettings, made: Path) -> None:
     """An H&E slide has pink nuclei by the thousand, and a percentage of them is a number that looks like any other."""
     if stain.is_hematoxylin_dab or settings.any_stain:
         return
     reasons = "; ".join(FLAG_SENTENCES[flag] for flag in stain.flags if flag in NO_CLASS_IS_RIGHT)
+    picture = show_refused_stain(made, made.parent)
     raise InputError(
-        f"{slide.path}: expected an IHC slide, blue and brown. Received: {reasons}. Look at {out / 'stain.png'}",
+        f"{slide.path}: expected an IHC slide, blue and brown. Received: {reasons}. Look at {picture}",
         hint="Is it the H&E slide of the pair? To read it all the same: --set counting.any_stain=true --force",
     )
 
@@ -280,6 +273,7 @@ def _count_to_files(
     parts: list[Cells] = []
     grades: list[npt.NDArray[np.uint8]] = [np.zeros(0, np.uint8)]
     quality: list[Quality] = []
+    pale = 0
     mpp = slide.mpp
     assert mpp is not None
     with (
@@ -296,6 +290,7 @@ def _count_to_files(
             parts.append(dataclasses.replace(found.cells, tumour=tumour))
             grades.append(found.grade)
             quality.append(found.quality)
+            pale += count_pale(found, where[1])
             for kind, ring, (x, y) in zip(found.cells.cell_class, found.rings, found.cells.xy, strict=True):
                 store.append(int(kind), square((x, y), (mpp.x, mpp.y)) if ring is None else ring)
         if request.full_overlay:
@@ -303,7 +298,7 @@ def _count_to_files(
         cells = Cells.concatenated(parts)
         box = close_up_box(slide, cells, (mpp.x, mpp.y))
         rings = store.outlines(_in_box(full_box(slide, box), cells.xy))
-    return _Tally(cells, np.concatenate(grades), tuple(quality), box, rings)
+    return _Tally(cells, np.concatenate(grades), tuple(quality), box, rings, pale)
 
 
 def _in_box(box: Box, xy: Points) -> npt.NDArray[np.intp]:
