@@ -21,6 +21,7 @@ _UNWRITABLE = {
     errno.EROFS: "the file system is read-only",
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
+    errno.ENOENT: "there is no such folder, and none can be made",
     errno.ENOTDIR: "a part of the path is a file, not a folder",
     errno.EEXIST: "a file of that name is in the way",
     errno.EISDIR: "a folder of that name is in the way",

@@ -5,26 +5,36 @@ Messages name lines, never patients: they land in terminals and logs.
 
 from __future__ import annotations
 
-import csv
 import difflib
 import hashlib
-import io
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from virtual_stain.errors import ConfigError, PairError
+from virtual_stain.errors import ConfigError, InputError, PairError
 from virtual_stain.markers import Marker, parse_marker
 from virtual_stain.patients import PatientKey, normalised
+from virtual_stain.slides.resolution import READING_RANGE, REGISTRATION_RANGE
 from virtual_stain.slides.slide import SlideRef
+from virtual_stain.tables import read_table
 
 REQUIRED = ("pair", "patient", "marker", "he", "ihc")
 OPTIONAL = ("he_mpp", "ihc_mpp", "fold", "he_roi", "ihc_roi")
-_EXAMPLE = "pair,patient,marker,he,ihc"
+_TO_REGISTER = ("pair", "he", "ihc")  # of REQUIRED; patient, marker, folds and regions say nothing of where tissue lies
 _MAX_NAME_BYTES = 100
-_MPP = (0.05, 2.0)  # µm/px at which cells can be read
+
+
+@dataclass(frozen=True, slots=True)
+class SlidePair:
+    """What registration needs of a row."""
+
+    pair: str
+    he: SlideRef
+    ihc: SlideRef
+    line: int = 0
+    """Line in the file, from 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +62,37 @@ def read_pairs(path: Path, *, n_folds: int | None = None) -> tuple[StainPair, ..
     Separators comma, semicolon or tab; UTF-8 with or without BOM; empty lines are skipped. `n_folds`: also check the
     fold column against it. Raises PairError that lists every bad row.
     """
-    rows = list(_rows(path))
     problems: list[str] = []
     pairs: list[StainPair] = []
-    for line, row in rows:
+    for line, row in _rows(path, REQUIRED):
         found: list[str] = []
         pair = _parse_row(path.parent, line, row, n_folds, found)
         problems += [f"line {line}: {p}" for p in found]
         if pair is not None:
             pairs.append(pair)
+    problems += _names_twice((p.pair, p.line) for p in pairs)
     problems += _contradictions(pairs)
+    _raise_if_any(path, problems, pairs)
+    return tuple(pairs)
+
+
+def read_slide_pairs(path: Path) -> tuple[SlidePair, ...]:
+    """Reads `pair,he,ihc[,he_mpp,ihc_mpp]` of such a table, for registration alone: whatever the other columns
+    hold, and at any pixel size at which two slides can be registered. Raises PairError that lists every bad row."""
+    problems: list[str] = []
+    pairs: list[SlidePair] = []
+    for line, row in _rows(path, _TO_REGISTER):
+        found: list[str] = []
+        pair = _parse_slides(path.parent, line, row, _TO_REGISTER, REGISTRATION_RANGE, found)
+        problems += [f"line {line}: {p}" for p in found]
+        if pair is not None:
+            pairs.append(pair)
+    problems += _names_twice((p.pair, p.line) for p in pairs)
+    _raise_if_any(path, problems, pairs)
+    return tuple(pairs)
+
+
+def _raise_if_any(path: Path, problems: list[str], pairs: Sequence[StainPair | SlidePair]) -> None:
     if problems:
         problems.sort(key=lambda text: int(text.split(":")[0].split()[1]))
         raise PairError(
@@ -71,7 +102,6 @@ def read_pairs(path: Path, *, n_folds: int | None = None) -> tuple[StainPair, ..
         )
     if not pairs:
         raise PairError(f"{path}: expected at least one slide pair. Received a table without rows.")
-    return tuple(pairs)
 
 
 def assign_folds(pairs: Sequence[StainPair], key: PatientKey, n_folds: int) -> dict[str, int]:
@@ -94,39 +124,24 @@ def fold_of(patient_id: str, n_folds: int) -> int:
     return int(hashlib.sha256(f"fold:{patient_id}".encode("ascii")).hexdigest()[:16], 16) % n_folds
 
 
-def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, str]]]:
+def _rows(path: Path, required: Sequence[str]) -> Iterator[tuple[int, Mapping[str, str]]]:
     """(line, row) with lower-case column names and stripped values."""
     try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise PairError(f"{path}: the table of pairs cannot be read: {error.strerror}.") from None
-    except UnicodeDecodeError as error:
-        raise PairError(
-            f"{path}: expected UTF-8 text. Received: {error}", hint='Save the table as "CSV UTF-8".'
-        ) from None
-    lines = text.splitlines(keepends=True)
-    start = next((i for i, line in enumerate(lines) if line.strip() and not line.lower().startswith("sep=")), None)
-    if start is None:
-        raise PairError(f"{path}: the file is empty.", hint=f"Its first line is: {_EXAMPLE}")
-    head = lines[start]
-    delimiter = max(",;\t", key=head.count)
-    reader = csv.reader(io.StringIO("".join(lines[start:]), newline=""), delimiter=delimiter, strict=True)
-    try:
-        names = _column_names(path, next(reader))
-        before = reader.line_num
-        for values in reader:
-            line, before = start + before + 1, reader.line_num
-            if any(v.strip() for v in values):
-                if len(values) > len(names) and any(v.strip() for v in values[len(names) :]):
-                    values = [*values[: len(names)], "…"]
-                yield line, {**dict(zip([*names, "…"], (v.strip() for v in values), strict=False))}
-    except csv.Error as error:
-        raise PairError(f"{path}: line {start + reader.line_num}: not valid CSV: {error}") from None
+        table = read_table(path)
+    except InputError as error:
+        raise PairError(error.message, hint=error.hint) from None
+    if not table.header:
+        raise PairError(f"{path}: the file is empty.", hint=f"Its first line is: {','.join(required)}")
+    names = _column_names(path, table.names, required)
+    for line, values in table.rows:
+        known = values
+        if len(values) > len(names) and any(v.strip() for v in values[len(names) :]):
+            known = [*values[: len(names)], "…"]
+        yield line, {**dict(zip([*names, "…"], (v.strip() for v in known), strict=False))}
 
 
-def _column_names(path: Path, header: list[str]) -> list[str]:
-    names = [h.strip().lower() for h in header]
-    problems = [f"column {name!r} is missing" for name in REQUIRED if name not in names]
+def _column_names(path: Path, names: list[str], required: Sequence[str]) -> list[str]:
+    problems = [f"column {name!r} is missing" for name in required if name not in names]
     problems += [
         f"column {name!r} stands there twice" for name in sorted({n for n in names if n and names.count(n) > 1})
     ]
@@ -140,7 +155,7 @@ def _column_names(path: Path, header: list[str]) -> list[str]:
     if problems:
         raise PairError(
             f"{path}: the first line does not name the columns:\n" + "\n".join(f"  - {p}" for p in problems),
-            hint=f"Its first line is: {_EXAMPLE}  (optional: {','.join(OPTIONAL)})",
+            hint=f"Its first line is: {','.join(required)}  (optional: {','.join(OPTIONAL)})",
         )
     return names
 
@@ -150,40 +165,55 @@ def _parse_row(
 ) -> StainPair | None:
     """The pair of a row; None, and sentences in `problems`, when it is bad."""
     before = len(problems)
-    if "…" in row:
-        problems.append("more values than columns (a comma inside a value needs quotes)")
-    for name in REQUIRED:
-        if not row.get(name):
-            problems.append(f"{name} is empty")
-    name = unicodedata.normalize("NFC", row.get("pair", ""))
-    if name:
-        problems += _name_problems(name)
+    slides = _parse_slides(folder, line, row, REQUIRED, READING_RANGE, problems)
     marker: Marker | None = None
     if row.get("marker"):
         try:
             marker = parse_marker(row["marker"])
         except ConfigError as error:
             problems.append(error.message)
-    he_mpp = _parse_mpp("he_mpp", row.get("he_mpp", ""), problems)
-    ihc_mpp = _parse_mpp("ihc_mpp", row.get("ihc_mpp", ""), problems)
     fold = _parse_fold(row.get("fold", ""), n_folds, problems)
-    files = {c: _parse_path(folder, c, row.get(c, ""), problems) for c in ("he", "ihc", "he_roi", "ihc_roi")}
-    he, ihc = files["he"], files["ihc"]
-    if he is not None and ihc is not None and _identity(he) == _identity(ihc):
-        problems.append("he and ihc are the same file")
-    if len(problems) > before or marker is None or he is None or ihc is None:
+    he_roi, ihc_roi = (_parse_path(folder, c, row.get(c, ""), problems) for c in ("he_roi", "ihc_roi"))
+    if len(problems) > before or marker is None or slides is None:
         return None
     return StainPair(
-        pair=name,
+        pair=slides.pair,
         patient=row["patient"],
         marker=marker,
-        he=SlideRef(he, he_mpp),
-        ihc=SlideRef(ihc, ihc_mpp),
+        he=slides.he,
+        ihc=slides.ihc,
         fold=fold,
-        he_roi=files["he_roi"],
-        ihc_roi=files["ihc_roi"],
+        he_roi=he_roi,
+        ihc_roi=ihc_roi,
         line=line,
     )
+
+
+def _parse_slides(
+    folder: Path,
+    line: int,
+    row: Mapping[str, str],
+    required: Sequence[str],
+    mpp_range: tuple[float, float],
+    problems: list[str],
+) -> SlidePair | None:
+    """Name and slides of a row; None, and sentences in `problems`, when they are bad."""
+    before = len(problems)
+    if "…" in row:
+        problems.append("more values than columns (a comma inside a value needs quotes)")
+    for name in required:
+        if not row.get(name):
+            problems.append(f"{name} is empty")
+    name = unicodedata.normalize("NFC", row.get("pair", ""))
+    if name:
+        problems += _name_problems(name)
+    he_mpp, ihc_mpp = (_parse_mpp(c, row.get(c, ""), mpp_range, problems) for c in ("he_mpp", "ihc_mpp"))
+    he, ihc = (_parse_path(folder, c, row.get(c, ""), problems) for c in ("he", "ihc"))
+    if he is not None and ihc is not None and _identity(he) == _identity(ihc):
+        problems.append("he and ihc are the same file")
+    if len(problems) > before or he is None or ihc is None:
+        return None
+    return SlidePair(name, SlideRef(he, he_mpp), SlideRef(ihc, ihc_mpp), line)
 
 
 def _name_problems(name: str) -> list[str]:
@@ -195,7 +225,9 @@ def _name_problems(name: str) -> list[str]:
     return []
 
 
-def _parse_mpp(column: str, text: str, problems: list[str]) -> tuple[float, float] | None:
+def _parse_mpp(
+    column: str, text: str, mpp_range: tuple[float, float], problems: list[str]
+) -> tuple[float, float] | None:
     """`0.25` or `0.25,0.26` (x, y), µm/px."""
     if not text:
         return None
@@ -203,9 +235,9 @@ def _parse_mpp(column: str, text: str, problems: list[str]) -> tuple[float, floa
         values = [float(part) for part in text.split(",")]
     except ValueError:
         values = []
-    if len(values) not in (1, 2) or not all(_MPP[0] <= v <= _MPP[1] for v in values):
+    if len(values) not in (1, 2) or not all(mpp_range[0] <= v <= mpp_range[1] for v in values):
         problems.append(
-            f"{column}: expected µm per px from {_MPP[0]} to {_MPP[1]}, with a decimal point (0.25, or x,y). "
+            f"{column}: expected µm per px from {mpp_range[0]} to {mpp_range[1]}, with a decimal point (0.25, or x,y). "
             f"Received: {text!r}"
         )
         return None
@@ -242,16 +274,23 @@ def _identity(path: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _contradictions(pairs: Iterable[StainPair]) -> list[str]:
-    """What is wrong between rows."""
+def _names_twice(pairs: Iterable[tuple[str, int]]) -> list[str]:
+    """Of (name, line)."""
     problems: list[str] = []
     names: dict[str, int] = {}
+    for name, line in pairs:
+        first = names.setdefault(name.casefold(), line)  # some file systems do not tell a from A
+        if first != line:
+            problems.append(f"line {line}: pair {name!r} is also in line {first}")
+    return problems
+
+
+def _contradictions(pairs: Iterable[StainPair]) -> list[str]:
+    """What is wrong between rows, of patients."""
+    problems: list[str] = []
     folds: dict[str, tuple[int, int]] = {}
     slides: dict[tuple[int, int], tuple[str, int]] = {}
     for pair in pairs:
-        first = names.setdefault(pair.pair.casefold(), pair.line)  # some file systems do not tell a from A
-        if first != pair.line:
-            problems.append(f"line {pair.line}: pair {pair.pair!r} is also in line {first}")
         patient = normalised(pair.patient)
         if pair.fold is not None:
             fold, other = folds.setdefault(patient, (pair.fold, pair.line))

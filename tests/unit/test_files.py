@@ -8,7 +8,16 @@ from pathlib import Path
 import pytest
 
 from virtual_stain.errors import InputError, OutputError
-from virtual_stain.files import folder_lock, output_errors, read_json, replacing, sha256_file, write_json, write_text
+from virtual_stain.files import (
+    folder_lock,
+    make_folder,
+    output_errors,
+    read_json,
+    replacing,
+    sha256_file,
+    write_json,
+    write_text,
+)
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path):
@@ -26,7 +35,13 @@ def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("number", "word"), [(errno.ENOSPC, "full"), (errno.EROFS, "read-only"), (errno.EACCES, "permission")]
+    ("number", "word"),
+    [
+        (errno.ENOSPC, "full"),
+        (errno.EROFS, "read-only"),
+        (errno.EACCES, "permission"),
+        (errno.ENOENT, "no such folder"),
+    ],
 )
 def test_the_systems_refusals_become_sentences(tmp_path, number, word):
     with pytest.raises(OutputError, match=word), output_errors(tmp_path):
@@ -86,3 +101,8 @@ def test_a_second_run_in_one_folder_is_refused_and_a_killed_one_does_not_block(t
     process.close()
     with folder_lock(tmp_path):
         assert (tmp_path / ".lock").exists()
+
+
+def test_a_folder_that_cannot_be_made_was_a_traceback():
+    with pytest.raises(OutputError, match="/proc/x: cannot be written"):
+        make_folder(Path("/proc/x"))

@@ -6,7 +6,7 @@ import pytest
 
 from virtual_stain.errors import PairError
 from virtual_stain.markers import Marker
-from virtual_stain.pairs import assign_folds, fold_of, read_pairs
+from virtual_stain.pairs import assign_folds, fold_of, read_pairs, read_slide_pairs
 from virtual_stain.patients import PatientKey
 
 HEADER = "pair,patient,marker,he,ihc"
@@ -144,3 +144,30 @@ def test_hashed_folds_are_about_even() -> None:
     key = PatientKey(b"k" * 32)
     folds = [fold_of(key.patient_id(f"patient {i}"), 5) for i in range(1000)]
     assert all(150 < folds.count(k) < 250 for k in range(5))
+
+
+def test_registration_was_refused_what_training_cannot_use(folder: Path) -> None:
+    """No patient, no marker, one that nothing reads, a pixel size of an overview: two slides can be registered so."""
+    text = "pair,he,ihc,marker,he_mpp\none,a.svs,b.svs,p53,3.5\ntwo,a.svs,c.svs,,\n"
+    pairs = read_slide_pairs(_write(folder, text))
+    assert [(p.pair, p.he.path.name, p.ihc.path.name, p.he.mpp_override) for p in pairs] == [
+        ("one", "a.svs", "b.svs", (3.5, 3.5)),
+        ("two", "a.svs", "c.svs", None),
+    ]
+    with pytest.raises(PairError, match="column 'patient' is missing"):
+        read_pairs(_write(folder, text))
+
+
+def test_a_bad_table_for_registration_is_refused_as_a_whole(folder: Path) -> None:
+    with pytest.raises(PairError, match="did you mean 'ihc_mpp'"):
+        read_slide_pairs(_write(folder, "pair,he,ihc,ihc_mp\na,a.svs,b.svs,\n"))
+    rows = ["a,a.svs,b.svs,300", "b,c.svs,c.svs,", "c,no.svs,d.svs,", "d,a.svs,b.svs,", "D,e.svs,f.svs,"]
+    with pytest.raises(PairError) as caught:
+        read_slide_pairs(_write(folder, "\n".join(["pair,he,ihc,ihc_mpp", *rows])))
+    for told in (
+        "line 2: ihc_mpp: expected µm per px from 0.05 to 100",
+        "line 3: he and ihc",
+        "line 4: he: no such",
+        "line 6: pair 'D'",
+    ):
+        assert told in str(caught.value)

@@ -82,6 +82,54 @@ def test_folder_of_slides_is_paired_by_name(tmp_path: Path) -> None:
         ("block 7", "block 7_HE.svs", "block 7_Ki67.svs"),
     ]
     (tmp_path / "b9_he.svs").write_bytes(b"x")
-    (tmp_path / "b8-er.ndpi").write_bytes(b"x")
-    with pytest.raises(PairError, match=r"b8: 1 H&E and 2 IHC(.|\n)*b9: 1 H&E and 0 IHC"):
+    (tmp_path / "b8_he.ndpi").write_bytes(b"x")
+    with pytest.raises(PairError, match=r"b8: 2 H&E and 1 IHC(.|\n)*b9: 1 H&E and 0 IHC"):
         cohort_pairs(tmp_path)
+
+
+def _folder(tmp_path: Path, *names: str) -> list[str]:
+    for name in names:
+        (tmp_path / name).write_bytes(b"x")
+    return [f"{p.pair}: {p.he.path.name} {p.ihc.path.name}" for p in cohort_pairs(tmp_path)]
+
+
+def test_several_ihc_slides_of_one_he_refused_the_whole_folder(tmp_path: Path) -> None:
+    assert _folder(tmp_path, "b7_he.tiff", "b7_er.tiff", "b7_Ki67.tiff", "b8_he.tiff", "b8_ki67.tiff") == [
+        "b7-ki67: b7_he.tiff b7_Ki67.tiff",
+        "b7-er: b7_he.tiff b7_er.tiff",
+        "b8: b8_he.tiff b8_ki67.tiff",
+    ]
+    (tmp_path / "b7-er_he.tiff").write_bytes(b"x")
+    (tmp_path / "b7-er_pr.tiff").write_bytes(b"x")
+    with pytest.raises(PairError, match="b7-er: 2 pairs of this name"):
+        cohort_pairs(tmp_path)
+
+
+def test_names_that_a_person_reads_as_equal_did_not_pair(tmp_path: Path) -> None:
+    """Capitals, and é in one character or two."""
+    found = _folder(tmp_path, "Block7_he.svs", "block7_ki67.svs", "caf\u00e9_HES.svs", "cafe\u0301_p53.svs")
+    assert [line.split(":")[0] for line in found] == ["Block7", "caf\u00e9"]
+
+
+def test_slides_that_are_in_no_pair_vanished_without_a_word(tmp_path: Path) -> None:
+    for name in ("a_he.svs", "a_er.svs", "a_PAS.svs", "label.png", "notes.txt"):
+        (tmp_path / name).write_bytes(b"x")
+    said: list[str] = []
+    assert len(cohort_pairs(tmp_path, said.append)) == 1
+    assert "a_PAS.svs, label.png" in said[0]
+    assert "notes" not in said[0]
+
+
+def test_pairs_without_pixel_sizes_had_no_error_in_the_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pair = toy_pair(tmp_path, toy_transform(25))
+    (tmp_path / "PAIRS.csv").write_text(f"pair,he,ihc\na,{pair.he.name},{pair.ihc.name}\n", encoding="utf-8")
+    assert _run(["register", str(tmp_path), "--out", str(tmp_path / "out"), "--jobs", "1", "-q"]) == 0
+    assert "px of the H&E" in capsys.readouterr().out
+    with (tmp_path / "out" / "summary.csv").open(encoding="utf-8") as stream:
+        (row,) = csv.DictReader(stream)
+    assert (row["verdict"], row["error_median_um"]) == ("none", "")
+    assert 0 < float(row["error_median_he_px0"]) < float(row["error_p95_he_px0"]) < 20
+    page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert f"{float(row['error_median_he_px0']):.2f} px" in page

@@ -120,6 +120,47 @@ def test_unrelated_slides_without_pixel_sizes_got_an_aligned_slide_and_exit_0(
     assert not (tmp_path / "q.csv").exists()
 
 
+def test_an_aligned_slide_of_an_earlier_registration_was_left_beside_the_new_one(
+    pair: ToyPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, calls = tmp_path / "out", []
+    aligned, real = out / "aligned.ome.tif", register_files.write_aligned
+    monkeypatch.setattr(register_files, "write_aligned", lambda *a, **k: calls.append(1) or real(*a, **k))
+    assert _run(arguments(pair, out, "--aligned")) == 0
+    first = aligned.read_bytes()
+    assert _run(arguments(pair, out, "--aligned")) == 0
+    assert _run(arguments(pair, out)) == 0  # the same registration, and so the same picture
+    assert (calls, aligned.read_bytes()) == ([1], first)
+    assert _run(arguments(pair, out, "--aligned-mpp", "8")) == 0
+    assert len(calls) == 2
+    aligned.write_bytes(b"changed")
+    assert _run(arguments(pair, out, "--aligned-mpp", "8")) == 0
+    assert len(calls) == 3
+    assert aligned.stat().st_size > 1000
+    assert _run(arguments(pair, out, "--set", "registration.smoothness=8")) == 0
+    assert not aligned.exists()
+
+
+@pytest.mark.parametrize("mpp", ["0", "nan", "-1", "1e9"])
+def test_an_absurd_pixel_size_of_the_aligned_slide_is_refused(
+    pair: ToyPair, tmp_path: Path, mpp: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _run(arguments(pair, tmp_path / "out", "--aligned-mpp", mpp)) == 2
+    assert "--aligned-mpp: expected" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_page_of_a_rejected_pair_showed_no_places(pair: ToyPair, tmp_path: Path) -> None:
+    other = toy_pair(tmp_path, toy_transform(10), seed=30)
+    assert _run(["register", str(pair.he), str(other.ihc), "--out", str(tmp_path / "out"), "-q"]) == 3
+    page = (tmp_path / "out" / "registration.html").read_text(encoding="utf-8")
+    assert page.count("data:image/") == 2 + 3
+    assert "nothing is measured there" in page
+    assert '<p class="verdict reject">' in page
+    assert "10^-0" not in page
+    assert "stated median unknown" in page
+
+
 def test_missing_truncated_and_unwritable(pair: ToyPair, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _run(["register", str(tmp_path / "no.png"), str(pair.ihc), "--out", str(tmp_path / "a"), "-q"]) == 3
     assert "no.png" in capsys.readouterr().err

@@ -125,3 +125,10 @@ def test_landmarks_of_several_pairs(tmp_path: Path) -> None:
     found = read_landmarks(path)
     assert set(found) == {"a", "b"}
     assert np.allclose(found["b"].ihc_from_he().matrix, [[1, 0, 1], [0, 1, 0], [0, 0, 1]])
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_landmarks_with_semicolons_or_tabs_were_refused(tmp_path: Path, separator: str) -> None:
+    path = tmp_path / "marks.csv"
+    path.write_text((HEADER + "0,0,1,0\n50,0,51,0\n0,50,1,50\n").replace(",", separator), encoding="utf-8")
+    assert np.allclose(read_landmarks(path)[""].ihc_from_he().matrix, [[1, 0, 1], [0, 1, 0], [0, 0, 1]])

@@ -60,6 +60,18 @@ def test_empty_table_and_byte_order_mark(tmp_path: Path) -> None:
     assert warp(tmp_path, "e.csv", "\ufeffx,y\n") == "x,y\n"
 
 
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_tables_that_a_table_of_pairs_may_be_were_refused(tmp_path: Path, separator: str) -> None:
+    """Semicolons, tabs, X and Y in capitals, a file named .tsv."""
+    text = "Name,X,Y\na,100,200\n\nb,300.5,222.25\n".replace(",", separator)
+    out = warp(tmp_path, "cells.tsv", text)
+    rows = list(csv.reader(io.StringIO(out), delimiter=separator))
+    assert rows[0] == ["Name", "X", "Y"]
+    assert [r[0] for r in rows[1:]] == ["a", "b"]
+    got = np.array([[float(v) for v in r[1:]] for r in rows[1:]])
+    assert np.abs(got - mapped([[100, 200], [300.5, 222.25]])).max() < 1e-3
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -68,6 +80,7 @@ def test_empty_table_and_byte_order_mark(tmp_path: Path) -> None:
         ("x,y\n1,2\n3,oops\n", "row 3"),
         ("x,y\n1,nan\n", "row 2"),
         ("x,y\n1\n", "row 2"),
+        ("X,y,x\n1,2,3\n", "one column x"),
     ],
 )
 def test_bad_tables_name_the_row(tmp_path: Path, text: str, message: str) -> None:
@@ -132,7 +145,7 @@ def test_frame_stands_in_the_file_and_a_contradiction_is_refused(tmp_path: Path)
     assert (out["origin"], out["offset_px0"], out["slide"]) == ("bounds", [11, 7], "ihc")
     with pytest.raises(InputError, match="origin"):
         geojson(tmp_path, {**cells, "origin": "slide"}, frame)
-    with pytest.raises(InputError, match="registered slide"):  # annotations of the IHC, or of another slide
+    with pytest.raises(InputError, match="registered slide"):  # annotations of another scan
         geojson(tmp_path, {**cells, "offset_px0": [11.0, 7.0]}, frame)
 
 
@@ -197,6 +210,9 @@ def test_frame_of_a_slide_with_bounds(tmp_path: Path) -> None:
         {"type": "Point"},
         {"type": "Polygon", "coordinates": [[[1, 2], [3, 4]]]},
         {"type": "Point", "coordinates": [1]},
+        {"type": "FeatureCollection", "features": None},
+        {"type": "FeatureCollection", "features": 7},
+        {"type": "GeometryCollection", "geometries": None},
         7,
     ],
 )
@@ -229,3 +245,84 @@ def test_the_command_says_that_points_have_no_counterpart(tmp_path: Path, capsys
     assert _run(command) == 0
     said = capsys.readouterr()
     assert "1 points on H&E tissue that has no IHC tissue under it" in said.out + said.err
+
+
+def test_annotations_of_the_other_slide_were_mapped_the_wrong_way(tmp_path: Path) -> None:
+    registration = plain_registration(TRANSFORM)
+    there = frame_of(registration, inverse=False, from_bounds=True)
+    back = frame_of(registration, inverse=True, from_bounds=True)
+    cells = {"type": "FeatureCollection", "slide": "ihc", "features": []}
+    with pytest.raises(InputError, match="of the slide 'he'. Received: those of 'ihc'") as caught:
+        geojson(tmp_path, cells, there)
+    assert "Pass --inverse" in str(caught.value.hint)
+    assert geojson(tmp_path, cells, back)["slide"] == "he"
+    with pytest.raises(InputError) as caught:
+        geojson(tmp_path, {**cells, "slide": "he"}, back)
+    assert "Leave out --inverse" in str(caught.value.hint)
+    with pytest.raises(InputError) as caught:
+        geojson(tmp_path, {**cells, "slide": "block 9"}, there)
+    assert "renamed" in str(caught.value.hint)
+
+
+def test_points_far_outside_the_scan_were_mapped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    registration = plain_registration(TRANSFORM)  # 500 × 420 px
+    frame = frame_of(registration, inverse=False, from_bounds=True)
+    with pytest.raises(
+        InputError, match=r"far\.csv: expected points on the scan of he .*Received: 50000, 50000, and 1 more"
+    ):
+        warp(tmp_path, "far.csv", "x,y\n1,2\n50000,50000\n-900,3\n", frame)
+    with pytest.raises(InputError, match="Received: 50000, 3"):
+        geojson(tmp_path, {"type": "Point", "coordinates": [50000, 3]}, frame)
+    write_registration(registration, tmp_path / "pair")
+    (tmp_path / "p.csv").write_text("x,y\n100,100\n510,100\n", encoding="utf-8")  # a little beyond the rim
+    assert _run(["warp", str(tmp_path / "pair"), str(tmp_path / "p.csv"), "-o", str(tmp_path / "q.csv")]) == 0
+    said = capsys.readouterr()
+    assert "1 points outside the scan" in said.out + said.err
+
+
+@pytest.mark.parametrize("where", ["geometry", "properties"])
+def test_a_mapped_ellipse_was_drawn_into_its_bounding_box(tmp_path: Path, where: str) -> None:
+    """QuPath makes an ellipse of the box around the corners where isEllipse stands there; a turned one is none."""
+    feature: dict[str, Any] = {
+        "type": "Feature",
+        "geometry": {"type": "Polygon", "coordinates": [SQUARE]},
+        "properties": {"objectType": "annotation"},
+    }
+    feature[where]["isEllipse"] = True
+    out = geojson(tmp_path, feature)
+    assert "isEllipse" not in out[where]
+    assert out["properties"]["objectType"] == "annotation"
+
+
+def test_objects_in_an_object_kept_their_old_places(tmp_path: Path) -> None:
+    point = {"type": "Feature", "geometry": {"type": "Point", "coordinates": [120, 130]}, "properties": {}}
+    deep = {**point, "properties": {"childObjects": [point]}}
+    out = geojson(tmp_path, {**point, "properties": {"childObjects": [deep]}, "childObjects": [point]})
+    expected = mapped([[120, 130]])[0]
+    children = [out["childObjects"][0], out["properties"]["childObjects"][0]]
+    children.append(children[1]["properties"]["childObjects"][0])
+    for child in children:
+        assert np.abs(np.array(child["geometry"]["coordinates"]) - expected).max() < 1e-3
+
+
+def test_a_measurement_that_is_no_number_was_a_traceback(tmp_path: Path) -> None:
+    """QuPath writes bare NaN, and reads it."""
+    feature = {
+        "type": "Feature",
+        "geometry": {"type": "Point", "coordinates": [120, 130]},
+        "properties": {"measurements": {"a": float("nan"), "b": 1.5}},
+    }
+    out = geojson(tmp_path, feature)["properties"]["measurements"]
+    assert np.isnan(out["a"])
+    assert out["b"] == 1.5
+
+
+def test_a_byte_order_mark_before_geojson_was_refused(tmp_path: Path) -> None:
+    text = "\ufeff" + json.dumps({"type": "Point", "coordinates": [120, 130]})
+    assert json.loads(warp(tmp_path, "b.geojson", text))["type"] == "Point"
+
+
+def test_a_folder_that_is_not_there_is_made(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text("x,y\n100,100\n", encoding="utf-8")
+    warp_file(TRANSFORM, tmp_path / "p.csv", tmp_path / "new" / "folder" / "q.csv", WarpFrame())
+    assert (tmp_path / "new" / "folder" / "q.csv").exists()

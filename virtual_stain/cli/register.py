@@ -39,16 +39,18 @@ def command(
     vstain register he.jpg ihc.jpg --mpp-he 3.5 --mpp-ihc 3.5 --out pair --landmarks three-places.csv
     vstain register PAIRS.csv --out registered --jobs 4
     """
-    from virtual_stain.workflows.register_command import RegisterOptions, run_cohort, run_pair
+    from virtual_stain.workflows.register_command import RegisterOptions, require_aligned_mpp, run_cohort, run_pair
 
     mpp_he, mpp_ihc, coarser = texts["mpp_he"], texts["mpp_ihc"], texts["aligned_mpp"]
+    if coarser is not None:
+        require_aligned_mpp(float(coarser))
     options = RegisterOptions(
         out=out,
         config=common.config,
         landmarks=landmarks,
         mpp_he=parse_mpp(None if mpp_he is None else str(mpp_he)),
         mpp_ihc=parse_mpp(None if mpp_ihc is None else str(mpp_ihc)),
-        aligned_mpp=float(coarser) if coarser else 0.0 if aligned else None,
+        aligned_mpp=float(coarser) if coarser is not None else 0.0 if aligned else None,
         force=common.force,
         jobs=common.jobs,
     )

@@ -23,7 +23,7 @@ from virtual_stain.cli.common import Common, common_options
 )
 @common_options
 def command(registration: Path, source: Path, target: Path, inverse: bool, geojson_origin: str, common: Common) -> None:
-    """Map points (CSV with the columns x,y in level-0 px) or QuPath annotations (GeoJSON) from H&E to IHC.
+    """Map points (CSV or TSV with the columns x,y in level-0 px) or QuPath annotations (GeoJSON) from H&E to IHC.
 
     REGISTRATION is the folder that `vstain register` wrote, or one of its two files.
 
@@ -40,6 +40,8 @@ def command(registration: Path, source: Path, target: Path, inverse: bool, geojs
     warped = warp_file(pair.transform, source, target, frame, pair.evidence.bare)
     if pair.error_median_um is None:
         common.progress.say(f"Mind the registration: {pair.reason()}")
+    if warped.outside:
+        common.progress.say(f"Mind {warped.outside} points outside the scan: no tissue of this slide lies there.")
     if warped.bare:
         common.progress.say(
             f"Mind {warped.bare} points on H&E tissue that has no IHC tissue under it (missing, or moved elsewhere): "

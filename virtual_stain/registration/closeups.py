@@ -39,10 +39,18 @@ class Closeup:
     """µm/px of the picture."""
 
 
-def worst_windows(he: Slide, ihc: Slide, registration: Registration, count: int = _WINDOWS) -> list[Closeup]:
-    """Up to `count` places, worst first, none beside another, all of them on both scans. Raises SlideError."""
+def worst_windows(
+    he: Slide, ihc: Slide, registration: Registration, otherwise: Points | None = None, count: int = _WINDOWS
+) -> list[Closeup]:
+    """Up to `count` places, worst first, none beside another, all of them on both scans. Raises SlideError.
+
+    `otherwise`: float64[N, 2] H&E level-0 px, the places to show, first ones first, where no window measured
+    anything: a person looks at an unproven pair most of all.
+    """
     evidence = registration.evidence
     centres = evidence.centres_px0[~evidence.bare.at(evidence.centres_px0)]  # nothing lies there to be compared
+    if not len(evidence.centres_px0) and otherwise is not None:
+        centres = otherwise
     if not len(centres):
         return []
     median, p95 = evidence.errors_at(centres)

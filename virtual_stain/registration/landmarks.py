@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +10,7 @@ import numpy as np
 
 from virtual_stain.errors import InputError
 from virtual_stain.geometry import Affine2D, Box, Points
+from virtual_stain.tables import read_table
 
 COLUMNS = ("he_x", "he_y", "ihc_x", "ihc_y")
 _LEAST = 3
@@ -66,12 +65,11 @@ def read_landmarks(path: Path) -> dict[str, Landmarks]:
     for line, row in rows:
         try:
             values = [float(row[c]) for c in COLUMNS]
-        except (TypeError, ValueError):
+        except (KeyError, ValueError):  # too few values, or no number
             values = [math.nan]
         if not all(math.isfinite(v) for v in values):
-            raise InputError(
-                f"{path}: row {line}: expected numbers in {','.join(COLUMNS)}. Received: {[row[c] for c in COLUMNS]}"
-            )
+            received = [row.get(c, "") for c in COLUMNS]
+            raise InputError(f"{path}: row {line}: expected numbers in {','.join(COLUMNS)}. Received: {received}")
         name = (row.get("pair") or "").strip()
         points.setdefault(name, []).append(values)
         places.setdefault(name, []).append(f"{path}: row {line}")
@@ -83,21 +81,14 @@ def read_landmarks(path: Path) -> dict[str, Landmarks]:
 
 
 def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise InputError(f"{path}: landmarks cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: expected UTF-8 text. Received another encoding.") from None
-    reader = csv.DictReader(io.StringIO(text))
-    names = [n.strip().lower() for n in reader.fieldnames or []]
-    if missing := [c for c in COLUMNS if c not in names]:
+    table = read_table(path)
+    if missing := [c for c in COLUMNS if c not in table.names]:
         raise InputError(
-            f"{path}: expected the columns {','.join(COLUMNS)} (level-0 px). Received: {','.join(names) or 'none'}",
+            f"{path}: expected the columns {','.join(COLUMNS)} (level-0 px). "
+            f"Received: {','.join(table.names) or 'none'}",
             hint=f"Missing: {', '.join(missing)}. With several pairs add the column pair.",
         )
-    reader.fieldnames = names
-    return [(n, row) for n, row in enumerate(reader, 2) if any(v and str(v).strip() for v in row.values())]
+    return [(line, dict(zip(table.names, values, strict=False))) for line, values in table.rows]
 
 
 def _checked(path: Path, pair: str, values: Points, rows: tuple[str, ...]) -> Landmarks:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import math
@@ -12,12 +13,16 @@ from pathlib import Path
 import numpy as np
 
 from virtual_stain.errors import InputError
-from virtual_stain.files import read_json, write_text
-from virtual_stain.geometry import Points
+from virtual_stain.files import make_folder, write_text
+from virtual_stain.geojson import read_geojson
+from virtual_stain.geometry import Box, Points
 from virtual_stain.registration.bare import BareTissue, nothing_bare
 from virtual_stain.registration.result import Registration
 from virtual_stain.registration.transform import PairTransform
 from virtual_stain.registration.warp_geojson import Mapping, WarpFrame, warp_geojson
+from virtual_stain.tables import read_table
+
+_FAR_SHARE = 0.1  # of the scan's longer side: an outline may reach a little beyond the scan, another slide's does more
 
 
 def frame_of(registration: Registration, *, inverse: bool, from_bounds: bool) -> WarpFrame:
@@ -28,18 +33,21 @@ def frame_of(registration: Registration, *, inverse: bool, from_bounds: bool) ->
     step = math.inf if u is None else min(u.spacing_px0) / 2
     if inverse and u is not None:
         step *= registration.transform.ihc_from_he.scales[1]
-    if not from_bounds:
-        return WarpFrame(inverse, "slide", step_px0=step, target_name=target.name)
-    corners = ((source.bounds.x, source.bounds.y), (target.bounds.x, target.bounds.y))
-    return WarpFrame(inverse, "bounds", *corners, step, target.name)
+    corners = ((0.0, 0.0), (0.0, 0.0))
+    if from_bounds:
+        corners = ((source.bounds.x, source.bounds.y), (target.bounds.x, target.bounds.y))
+    origin = "bounds" if from_bounds else "slide"
+    return WarpFrame(inverse, origin, *corners, step, source.name, target.name, source.bounds)
 
 
 @dataclass(frozen=True, slots=True)
 class Warped:
-    """How many points were mapped, and how many of them lie on H&E tissue without IHC tissue under it."""
+    """How many points were mapped, and how many of them lie on H&E tissue without IHC tissue under it, and beyond the
+    scan."""
 
     points: int
     bare: int
+    outside: int
 
 
 def warp_file(
@@ -47,56 +55,68 @@ def warp_file(
 ) -> Warped:
     """Maps the CSV or GeoJSON `source` into `target`. Raises InputError, OutputError."""
     suffix = source.suffix.lower()
-    if suffix == ".csv":
+    if suffix in (".csv", ".tsv"):
         # tables count from the slide's own corner, always
-        mapping = _Mapping(transform, WarpFrame(frame.inverse), bare or nothing_bare())
-        text, count = warp_csv(_read_text(source), mapping, source)
+        own = dataclasses.replace(frame, source_offset_px0=(0.0, 0.0), target_offset_px0=(0.0, 0.0))
+        mapping = _Mapping(transform, own, bare or nothing_bare(), source)
+        text, count = warp_csv(source, mapping)
     elif suffix in (".geojson", ".json"):
-        mapping = _Mapping(transform, frame, bare or nothing_bare())
-        document, count = warp_geojson(read_json(source, "GeoJSON"), mapping, frame, source)
-        text = json.dumps(document, ensure_ascii=False, allow_nan=False) + "\n"
+        mapping = _Mapping(transform, frame, bare or nothing_bare(), source)
+        document, count = warp_geojson(read_geojson(source), mapping, frame, source)
+        # QuPath writes measurements that are not a number as NaN, and reads them so; coordinates are checked
+        text = json.dumps(document, ensure_ascii=False) + "\n"
     else:
-        raise InputError(f"{source}: expected .csv with columns x,y, or .geojson. Received: {source.name}")
+        raise InputError(f"{source}: expected .csv or .tsv with columns x,y, or .geojson. Received: {source.name}")
+    make_folder(target.parent)
     write_text(target, text)
-    return Warped(count, mapping.bare_points)
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: expected UTF-8 text. Received another encoding.") from None
+    return Warped(count, mapping.bare_points, mapping.outside_points)
 
 
 class _Mapping:
-    """Points of a file to those of the other slide; counts those without a counterpart."""
+    """Points of a file to those of the other slide; counts those without a counterpart, and those beyond the scan."""
 
-    def __init__(self, transform: PairTransform, frame: WarpFrame, bare: BareTissue) -> None:
-        self.transform, self.frame, self.bare = transform, frame, bare
-        self.bare_points = 0
+    def __init__(self, transform: PairTransform, frame: WarpFrame, bare: BareTissue, path: Path) -> None:
+        self.transform, self.frame, self.bare, self.path = transform, frame, bare, path
+        self.bare_points = self.outside_points = 0
 
     def __call__(self, points: Points) -> Points:
         shifted = points + self.frame.source_offset_px0
+        if self.frame.source_scan_px0 is not None:
+            self._check(points, shifted, self.frame.source_scan_px0)
         mapped = self.transform.to_he(shifted) if self.frame.inverse else self.transform.to_ihc(shifted)
         self.bare_points += int(np.count_nonzero(self.bare.at(mapped if self.frame.inverse else shifted)))
         return mapped - self.frame.target_offset_px0
 
+    def _check(self, points: Points, points_px0: Points, scan: Box) -> None:
+        beyond = np.maximum([scan.x, scan.y] - points_px0, points_px0 - [scan.x1, scan.y1]).max(axis=1)
+        self.outside_points = int(np.count_nonzero(beyond > 0))
+        far = np.flatnonzero(beyond > _FAR_SHARE * max(scan.width, scan.height))
+        if len(far):
+            x, y = points[far[0]]
+            rest = f", and {len(far) - 1} more" if len(far) > 1 else ""
+            raise InputError(
+                f"{self.path}: expected points on the scan of {self.frame.source_name} "
+                f"({scan.width:.0f} × {scan.height:.0f} level-0 px). Received: {x:.0f}, {y:.0f}{rest}",
+                hint="Is it the right slide, and the right direction (--inverse: from IHC to H&E)? Are they µm?",
+            )
 
-def warp_csv(text: str, mapping: Mapping, path: Path) -> tuple[str, int]:
-    """Rows in the same order with x and y mapped and every other column as it was."""
-    rows = list(csv.reader(io.StringIO(text)))
-    if not rows or "x" not in rows[0] or "y" not in rows[0]:
-        header = ",".join(rows[0]) if rows else "an empty file"
+
+def warp_csv(path: Path, mapping: Mapping) -> tuple[str, int]:
+    """Rows in the same order with x and y mapped and every other column, and the separator, as they were."""
+    table = read_table(path)
+    names = table.names
+    if "x" not in names or "y" not in names:
+        header = table.delimiter.join(table.header) if table.header else "an empty file"
         raise InputError(f"{path}: expected a header with the columns x and y. Received: {header}")
-    x_column, y_column = rows[0].index("x"), rows[0].index("y")
-    body = [row for row in rows[1:] if row]
-    points = np.array([_point(row, x_column, y_column, path, n) for n, row in enumerate(body, 2)], np.float64)
+    if names.count("x") > 1 or names.count("y") > 1:
+        raise InputError(f"{path}: expected one column x and one y. Received: {table.delimiter.join(table.header)}")
+    x_column, y_column = names.index("x"), names.index("y")
+    body = [row for _, row in table.rows]
+    points = np.array([_point(row, x_column, y_column, path, n) for n, row in table.rows], np.float64)
     mapped = mapping(points.reshape(-1, 2))
     stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(rows[0])
+    writer = csv.writer(stream, delimiter=table.delimiter, lineterminator="\n")
+    writer.writerow(table.header)
     for row, (x, y) in zip(body, mapped, strict=True):
         row[x_column], row[y_column] = f"{x:.4f}", f"{y:.4f}"
         writer.writerow(row)

@@ -16,12 +16,15 @@ from typing import Any
 import numpy as np
 
 from virtual_stain.errors import InputError
-from virtual_stain.geometry import Points
+from virtual_stain.geometry import Box, Points
 
 Mapping = Callable[[Points], Points]
 Position = list[Any]
 
 _DEPTH = {"Point": 0, "MultiPoint": 1, "LineString": 1, "MultiLineString": 2, "Polygon": 2, "MultiPolygon": 3}
+# a bounding box of the old coordinates would be wrong, and QuPath draws an ellipse into the box of its new corners
+_OF_THE_OLD_SHAPE = ("bbox", "isEllipse")
+_CHILDREN = ("childObjects", "children")
 _MAX_SEGMENTS = 64
 _SAME_CORNER_PX0 = 1.0
 
@@ -40,8 +43,12 @@ class WarpFrame:
     """Taken off what is written."""
     step_px0: float = math.inf
     """Edges longer than this are divided, so that a bent edge is bent; level-0 px of the source."""
+    source_name: str = ""
+    """The slide that the file belongs to; "": not checked."""
     target_name: str = ""
     """The slide that the result belongs to."""
+    source_scan_px0: Box | None = None
+    """What was scanned of the source slide; points far outside are another slide's."""
 
 
 def warp_geojson(document: Any, mapping: Mapping, frame: WarpFrame, path: Path) -> tuple[Any, int]:
@@ -80,11 +87,31 @@ class _Warper:
         if kind == "FeatureCollection":
             return self.collection(value)
         if kind == "Feature":
-            result = {**_without_box(value), "geometry": self.geometry(value.get("geometry"))}
-            if "nucleusGeometry" in value:  # QuPath's cells carry a second outline
-                result["nucleusGeometry"] = self.geometry(value["nucleusGeometry"])
-            return result
+            return self.feature(value)
         return self.geometry(value)
+
+    def feature(self, value: dict[str, Any]) -> dict[str, Any]:
+        result = {**self.with_children(_without_box(value)), "geometry": self.geometry(value.get("geometry"))}
+        if "nucleusGeometry" in value:  # QuPath's cells carry a second outline
+            result["nucleusGeometry"] = self.geometry(value["nucleusGeometry"])
+        if isinstance(value.get("properties"), dict):
+            result["properties"] = self.with_children(value["properties"])
+        return result
+
+    def with_children(self, value: dict[str, Any]) -> dict[str, Any]:
+        """The same, with what lies in an object mapped as well."""
+        result = {k: v for k, v in value.items() if k not in _OF_THE_OLD_SHAPE}
+        for key in _CHILDREN:
+            if value.get(key) is not None:
+                result[key] = [self.document(child) for child in self.listed(value, key)]
+        return result
+
+    def listed(self, value: dict[str, Any], key: str) -> list[Any]:
+        items = value.get(key)
+        if not isinstance(items, list):
+            received = "nothing" if items is None else type(items).__name__
+            raise InputError(f"{self.path}: expected a list of {key}. Received: {received}")
+        return items
 
     def collection(self, value: dict[str, Any]) -> dict[str, Any]:
         origin = value.get("origin", self.frame.origin)
@@ -93,12 +120,23 @@ class _Warper:
                 f"{self.path}: expected coordinates with origin {self.frame.origin!r}. Received: {origin!r}",
                 hint=f"Pass --geojson-origin {origin}.",
             )
+        self._check_slide(value.get("slide"))
         self._check_offset(value.get("offset_px0"))
         head = {"type": "FeatureCollection", "origin": self.frame.origin, "offset_px0": [*self.frame.target_offset_px0]}
         if "slide" in value:
             head["slide"] = self.frame.target_name
         rest = {k: v for k, v in _without_box(value).items() if k not in head}
-        return {**head, **rest, "features": [self.document(f) for f in value.get("features", [])]}
+        return {**head, **rest, "features": [self.document(f) for f in self.listed(value, "features")]}
+
+    def _check_slide(self, slide: Any) -> None:
+        if not isinstance(slide, str) or not slide or self.frame.source_name in ("", slide):
+            return
+        way = "Leave out --inverse" if self.frame.inverse else "Pass --inverse"
+        other = 'For a slide that was renamed, set "slide" at the top of the file to its new name.'
+        raise InputError(
+            f"{self.path}: expected annotations of the slide {self.frame.source_name!r}. Received: those of {slide!r}",
+            hint=f"{way}: these annotations are mapped the other way." if slide == self.frame.target_name else other,
+        )
 
     def _check_offset(self, offset: Any) -> None:
         if offset is None:
@@ -119,7 +157,7 @@ class _Warper:
             return None
         kind = value.get("type") if isinstance(value, dict) else None
         if kind == "GeometryCollection":
-            return {**_without_box(value), "geometries": [self.geometry(g) for g in value.get("geometries", [])]}
+            return {**_without_box(value), "geometries": [self.geometry(g) for g in self.listed(value, "geometries")]}
         if kind not in _DEPTH:
             raise InputError(f"{self.path}: expected GeoJSON geometry. Received: {kind or type(value).__name__}")
         area = kind in ("Polygon", "MultiPolygon")
@@ -163,7 +201,7 @@ def _area(ring: list[Position]) -> float:
 
 
 def _without_box(value: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in value.items() if k != "bbox"}  # a bounding box of the old coordinates would be wrong
+    return {k: v for k, v in value.items() if k not in _OF_THE_OLD_SHAPE}
 
 
 def _divided(points: list[Position], step: float) -> list[Position]:

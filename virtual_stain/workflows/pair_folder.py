@@ -3,63 +3,93 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from virtual_stain.errors import PairError
-from virtual_stain.pairs import read_pairs
+from virtual_stain.pairs import SlidePair, read_slide_pairs
 from virtual_stain.slides.slide import SlideRef
 
 _SUFFIXES = {
     *(".ndpi", ".svs", ".mrxs", ".tif", ".tiff", ".scn", ".bif", ".vms", ".dcm", ".png", ".jpg", ".jpeg", ".svslide")
 }
-_HE = ("he", "h&e", "h-e", "hande")
-_IHC = ("ihc", "ki67", "ki-67", "er", "pr", "her2", "pdl1", "pd-l1")
-_WORD = re.compile(rf"^(?P<name>.+?)[ _.-]+(?P<stain>{'|'.join(re.escape(w) for w in (*_HE, *_IHC))})$", re.IGNORECASE)
+_HE = r"h&e|h-e|he|hes|hande"
+# antibodies go by such names; a word that is none of them (label, mask, PAS) is said and not taken for an IHC slide
+_MARKERS = r"ihc|dab|er|pr|ar|her-?2|pd-?l1|pd-?1|ki-?67"
+_OTHERS = r"p16|p40|p53|p57|p63|p504s|cd-?\d{1,3}[a-z]?|ck-?\d{1,2}|panck|gata-?3|ttf-?1"
+_WORD = re.compile(rf"^(?P<name>.+?)[ _.-]+(?:(?P<he>{_HE})|(?P<ihc>{_MARKERS}|{_OTHERS}))$", re.IGNORECASE)
 _EXAMPLE = "block7_he.ndpi and block7_ki67.ndpi"
+_TABLE = "List the pairs in a table instead: pair,he,ihc"
+
+Say = Callable[[str], None]
 
 
-@dataclass(frozen=True, slots=True)
-class NamedPair:
-    """A pair to register."""
-
-    pair: str
-    he: SlideRef
-    ihc: SlideRef
-
-
-def cohort_pairs(source: Path) -> list[NamedPair]:
-    """The pairs of a table (PAIRS.csv), of a folder that holds one, or of a folder of slides. Raises PairError."""
+def cohort_pairs(source: Path, say: Say = lambda _: None) -> list[SlidePair]:
+    """The pairs of a table (PAIRS.csv), of a folder that holds one, or of a folder of slides; `say` is told which
+    slides of a folder belong to none. Raises PairError."""
     if source.is_dir():
         for name in ("PAIRS.csv", "pairs.csv"):
             if (source / name).is_file():
                 return cohort_pairs(source / name)
-        return _by_name(source)
+        return _by_name(source, say)
     if source.suffix.lower() != ".csv":
         raise PairError(
             f"{source}: expected two slides, a table of pairs (PAIRS.csv), or a folder. Received: one file.",
             hint="vstain register HE IHC --out DIR, or vstain register PAIRS.csv --out DIR",
         )
-    return [NamedPair(p.pair, p.he, p.ihc) for p in read_pairs(source)]
+    return list(read_slide_pairs(source))
 
 
-def _by_name(folder: Path) -> list[NamedPair]:
-    he: dict[str, list[Path]] = {}
-    ihc: dict[str, list[Path]] = {}
+@dataclass(slots=True)
+class _Block:
+    """The slides of one name; spelt as its first one."""
+
+    name: str
+    he: list[Path] = field(default_factory=list)
+    ihc: list[tuple[str, Path]] = field(default_factory=list)
+    """(word of the stain, file)."""
+
+    def pairs(self) -> Iterator[SlidePair]:
+        """One for each IHC slide; the stain is part of the name where there are several."""
+        for word, path in self.ihc:
+            name = self.name if len(self.ihc) == 1 else f"{self.name}-{word}"
+            yield SlidePair(name, SlideRef(self.he[0]), SlideRef(path))
+
+
+def _by_name(folder: Path, say: Say) -> list[SlidePair]:
+    blocks: dict[str, _Block] = {}
+    ignored: list[str] = []
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() not in _SUFFIXES or path.name.startswith("."):
             continue
-        found = _WORD.match(SlideRef(path).stem)
-        if found is not None:
-            side = he if found["stain"].lower() in _HE else ihc
-            side.setdefault(found["name"], []).append(path)
-    problems = [f"{name}: {len(he.get(name, []))} H&E and {len(ihc.get(name, []))} IHC slides"
-                for name in sorted({*he, *ihc})
-                if len(he.get(name, [])) != 1 or len(ihc.get(name, [])) != 1]  # fmt: skip
-    if problems or not he:
+        # one spelling of é, and no difference between Block7 and block7: both are one name to a person
+        found = _WORD.match(unicodedata.normalize("NFC", SlideRef(path).stem))
+        if found is None:
+            ignored.append(path.name)
+            continue
+        block = blocks.setdefault(found["name"].casefold(), _Block(found["name"]))
+        if found["he"]:
+            block.he.append(path)
+        else:
+            block.ihc.append((found["ihc"].lower(), path))
+    if ignored:
+        say(f"{folder}: no stain is told by the names of, so they are in no pair: {', '.join(ignored)}. {_TABLE}")
+    ordered = [blocks[key] for key in sorted(blocks)]
+    _check(folder, ordered)
+    return [pair for block in ordered for pair in block.pairs()]
+
+
+def _check(folder: Path, blocks: list[_Block]) -> None:
+    problems = [f"{b.name}: {len(b.he)} H&E and {len(b.ihc)} IHC slides" for b in blocks if len(b.he) != 1 or not b.ihc]
+    if not problems:
+        names = Counter(pair.pair.casefold() for block in blocks for pair in block.pairs())
+        problems = [f"{name}: {n} pairs of this name" for name, n in names.items() if n > 1]
+    if problems or not blocks:
         raise PairError(
-            f"{folder}: expected one H&E and one IHC slide of each name, as {_EXAMPLE}. Received:"
+            f"{folder}: expected one H&E and one IHC slide or more of each name, as {_EXAMPLE}. Received:"
             + ("\n  - " + "\n  - ".join(problems) if problems else " no slides named like that."),
-            hint="List the pairs in a table instead: pair,patient,marker,he,ihc",
+            hint=_TABLE,
         )
-    return [NamedPair(name, SlideRef(he[name][0]), SlideRef(ihc[name][0])) for name in sorted(he)]

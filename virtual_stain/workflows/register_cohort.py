@@ -27,7 +27,10 @@ from virtual_stain.workflows.register_files import OVERLAY_NAME, RegistrationJob
 from virtual_stain.workflows.register_page import PAGE_NAME, environment, verdict_word
 
 INDEX_NAME, TABLE_NAME = "index.html", "summary.csv"
-_COLUMNS = ("pair", "verdict", "error_median_um", "error_p95_um", "consensus", "overlap", "flags", "reason")
+_COLUMNS = (
+    *("pair", "verdict", "error_median_um", "error_p95_um", "consensus", "overlap", "flags", "reason"),
+    *("error_median_he_px0", "error_p95_he_px0"),
+)
 _ORDER = ("failed", "reject", "none", "review", "accept")  # worst first
 _LISTED = 20
 
@@ -45,6 +48,9 @@ class CohortRow:
     consensus_fraction: float | None = None
     overlap_fraction: float | None = None
     flags: tuple[str, ...] = ()
+    error_median_px0: float | None = None
+    """In H&E level-0 px: all that is known without pixel sizes."""
+    error_p95_px0: float | None = None
     error: VirtualStainError | None = None
 
     @property
@@ -106,8 +112,9 @@ def table_text(rows: Sequence[CohortRow]) -> str:
     writer.writerow(_COLUMNS)
     for r in rows:
         numbers = (r.error_median_um, r.error_p95_um, r.consensus_fraction, r.overlap_fraction)
-        told = ["" if v is None else f"{v:.2f}" for v in numbers]
-        writer.writerow([r.pair, r.verdict, *told, " ".join(r.flags), r.reason])
+        pixels = (r.error_median_px0, r.error_p95_px0)
+        told, told_px0 = (["" if v is None else f"{v:.2f}" for v in some] for some in (numbers, pixels))
+        writer.writerow([r.pair, r.verdict, *told, " ".join(r.flags), r.reason, *told_px0])
     return stream.getvalue()
 
 
@@ -134,6 +141,8 @@ def _row(pair: str, r: Registration) -> CohortRow:
         reason=r.reason(),
         error_median_um=r.error_median_um,
         error_p95_um=r.error_p95_um,
+        error_median_px0=r.error_median_px0,
+        error_p95_px0=r.error_p95_px0,
         consensus_fraction=r.consensus_fraction,
         overlap_fraction=r.overlap_fraction,
         flags=r.flags,
@@ -141,8 +150,9 @@ def _row(pair: str, r: Registration) -> CohortRow:
 
 
 def _worst_first(row: CohortRow) -> tuple[int, float, str]:
-    median = math.inf if row.error_median_um is None else row.error_median_um
-    return _ORDER.index(row.verdict), -median, row.pair
+    # rows without a verdict have no µm, all others do where anything is known: units never meet
+    known = row.error_median_um if row.error_median_um is not None else row.error_median_px0
+    return _ORDER.index(row.verdict), -(math.inf if known is None else known), row.pair
 
 
 def _page(out: Path, rows: Sequence[CohortRow]) -> str:
@@ -167,13 +177,16 @@ def _shown(out: Path, row: CohortRow) -> dict[str, Any]:
     def number(value: float | None) -> str:
         return "–" if value is None else f"{value:.2f}"
 
+    def error(um: float | None, px0: float | None) -> str:
+        return f"{px0:.2f} px" if um is None and px0 is not None else number(um)
+
     return {
         "pair": row.pair,
         "verdict": row.verdict,
         "reason": row.reason,
         "flags": row.flags,
-        "median": number(row.error_median_um),
-        "p95": number(row.error_p95_um),
+        "median": error(row.error_median_um, row.error_median_px0),
+        "p95": error(row.error_p95_um, row.error_p95_px0),
         "consensus": number(row.consensus_fraction),
         "overlap": number(row.overlap_fraction),
         "page": link(PAGE_NAME),

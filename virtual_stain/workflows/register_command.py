@@ -12,6 +12,7 @@ from virtual_stain.parallel import local_executor
 from virtual_stain.progress import QUIET, Progress
 from virtual_stain.registration.landmarks import Landmarks, read_landmarks
 from virtual_stain.registration.result import summary
+from virtual_stain.slides.resolution import REGISTRATION_RANGE
 from virtual_stain.slides.slide import SlideRef
 from virtual_stain.workflows.pair_folder import cohort_pairs
 from virtual_stain.workflows.register_cohort import INDEX_NAME, CohortRow, error_of, register_cohort, register_share
@@ -34,6 +35,16 @@ class RegisterOptions:
     """See RegistrationJob."""
     force: bool = False
     jobs: int = 1
+
+
+def require_aligned_mpp(mpp: float) -> None:
+    """Raises ConfigError for a pixel size that no picture of tissue has; the H&E's own needs none."""
+    low, high = REGISTRATION_RANGE
+    if not low <= mpp <= high:
+        raise ConfigError(
+            f"--aligned-mpp: expected µm per px from {low:g} to {high:g}. Received: {mpp:g}",
+            hint="--aligned alone writes it with the pixel size of the H&E.",
+        )
 
 
 def run_pair(he: Path, ihc: Path, options: RegisterOptions, progress: Progress = QUIET, say: Say = print) -> None:
@@ -68,7 +79,7 @@ def run_cohort(
         raise ConfigError(
             "--mpp-he, --mpp-ihc: expected with one pair only.", hint="Columns he_mpp, ihc_mpp of the table state them."
         )
-    pairs = cohort_pairs(source)
+    pairs = cohort_pairs(source, say)
     marks = {} if options.landmarks is None else read_landmarks(options.landmarks)
     if unknown := sorted(set(marks) - {p.pair for p in pairs}):
         names = ", ".join(map(repr, unknown))
@@ -102,5 +113,7 @@ def _of_one_pair(path: Path | None) -> Landmarks | None:
 def _tell(rows: list[CohortRow], written: Path, say: Say) -> None:
     for r in rows:
         error = "" if r.error_median_um is None else f"median {r.error_median_um:.1f} µm, p95 {r.error_p95_um:.1f} µm"
+        if r.error_median_um is None and r.error_median_px0 is not None:
+            error = f"median {r.error_median_px0:.1f} px, p95 {r.error_p95_px0:.1f} px of the H&E"
         say(f"{r.verdict:7} {r.pair}  {error or r.reason}")
     say(f"page: {written}")

@@ -15,7 +15,7 @@ from typing import Any
 
 from virtual_stain.config import Config
 from virtual_stain.errors import InputError, OutputError
-from virtual_stain.files import folder_lock, read_json, sha256_file, write_bytes, write_text
+from virtual_stain.files import folder_lock, read_json, sha256_file, write_bytes, write_json, write_text
 from virtual_stain.progress import QUIET, Progress
 from virtual_stain.provenance import Outcome, RunRecord, code_sha256, refuse_foreign_run
 from virtual_stain.registration.landmarks import Landmarks
@@ -28,6 +28,8 @@ from virtual_stain.workflows.aligned_slide import ALIGNED_NAME, write_aligned
 from virtual_stain.workflows.register_page import PAGE_NAME, draw_page
 
 OVERLAY_NAME = "overlay.jpg"
+_RUN = "run.json"
+_ALIGNED_CODE = ("slides", "registration/transform.py", "workflows/aligned_slide.py", "workflows/pyramid.py")
 _WRITTEN = (JSON_NAME, H5_NAME, OVERLAY_NAME, PAGE_NAME)
 _FORCE = "Choose another --out, or overwrite it with --force."
 
@@ -48,7 +50,8 @@ class RegistrationJob:
 
 def register_files(job: RegistrationJob, progress: Progress = QUIET) -> Registration:
     """Registers, and writes registration.json and .h5, overlay.jpg, registration.html and run.json, whatever the
-    verdict; with `aligned_mpp` also aligned.ome.tif, unless the pair is rejected.
+    verdict; with `aligned_mpp` also aligned.ome.tif, unless the pair is rejected. An aligned slide of an earlier
+    registration is removed.
 
     Raises SlideError, NoTissueError, ResolutionError, and OutputError where the folder cannot be written or holds the
     registration of other slides (unless `force`).
@@ -73,6 +76,8 @@ def register_files(job: RegistrationJob, progress: Progress = QUIET) -> Registra
 
 def _register(job: RegistrationJob, he: Slide, ihc: Slide, key: str) -> Registration:
     started = time.monotonic()
+    # the aligned slide of an earlier registration would lie wrong under this one, whatever comes of it
+    (job.out / ALIGNED_NAME).unlink(missing_ok=True)
     registration = register_pair(he, ihc, job.config.registration, job.config.tissue, job.landmarks)
     registered = time.monotonic()
     write_registration(registration, job.out)
@@ -100,7 +105,13 @@ def _align(job: RegistrationJob, he: Slide, ihc: Slide, registration: Registrati
         path.unlink(missing_ok=True)
         progress.say(f"{path}: not written: {registration.reason()}")
         return
+    run = read_json(job.out / _RUN, "the record of a run")
+    wanted = {"mpp": job.aligned_mpp, "code": code_sha256(*_ALIGNED_CODE)}
+    if path.exists() and run.get("aligned") == {**wanted, "sha256": sha256_file(path)}:
+        progress.say(f"{path}: written already; --force does it again.")
+        return
     write_aligned(he, ihc, registration.transform, path, mpp=job.aligned_mpp or None, progress=progress)
+    write_json(job.out / _RUN, {**run, "aligned": {**wanted, "sha256": sha256_file(path)}})
 
 
 def _settings(config: Config) -> dict[str, Any]:
@@ -123,7 +134,7 @@ def _key(job: RegistrationJob, he: Slide, ihc: Slide) -> str:
 def _finished(out: Path, key: str) -> Registration | None:
     """What an earlier run with equal inputs left, where its files are as it left them."""
     try:
-        run = read_json(out / "run.json", "the record of a run")
+        run = read_json(out / _RUN, "the record of a run")
         if run["input_key"] != key or run["files"] != _hashes(out):
             return None
         return read_registration(out)

@@ -6,9 +6,12 @@ import base64
 import math
 from typing import Any
 
+import cv2
 import jinja2
+import numpy as np
 
 from virtual_stain.config import Config
+from virtual_stain.geometry import Points
 from virtual_stain.pages import page_environment
 from virtual_stain.registration.closeups import Closeup, worst_windows
 from virtual_stain.registration.maps import draw_maps
@@ -16,10 +19,12 @@ from virtual_stain.registration.overlay import draw_overlay, jpeg
 from virtual_stain.registration.raster import Rgb
 from virtual_stain.registration.register import side_images
 from virtual_stain.registration.result import FLAGS, Registration
+from virtual_stain.registration.working import SideImage
 from virtual_stain.slides.slide import Slide
 from virtual_stain.version import __version__
 
 PAGE_NAME = "registration.html"
+_PLACES = 400
 
 
 def draw_page(he: Slide, ihc: Slide, registration: Registration, name: str, config: Config) -> tuple[Rgb, str]:
@@ -37,11 +42,22 @@ def draw_page(he: Slide, ihc: Slide, registration: Registration, name: str, conf
             flags=[(flag, FLAGS[flag]) for flag in registration.flags],
             overlay=data_url(jpeg(overlay), "jpeg"),
             maps=data_url(draw_maps(he_image, registration), "png"),
-            closeups=[_closeup(c, registration) for c in worst_windows(he, ihc, registration)],
+            closeups=[_closeup(c, registration) for c in worst_windows(he, ihc, registration, _tissue(he_image))],
+            measured=len(registration.evidence.centres_px0) > 0,
             version=__version__,
         )
     )
     return overlay, text
+
+
+def _tissue(side: SideImage) -> Points:
+    """float64[N, 2] H&E level-0 px: places all over the tissue, the middle ones first."""
+    inside = cv2.distanceTransform(np.pad(side.mask, 1).astype(np.uint8), cv2.DIST_L2, 3)[1:-1, 1:-1]
+    rows, columns = np.nonzero(side.mask)
+    some = np.linspace(0, len(rows) - 1, min(len(rows), _PLACES)).astype(np.intp)
+    rows, columns = rows[some], columns[some]
+    order = np.argsort(-inside[rows, columns], kind="stable")
+    return side.px0_from_ov.apply(np.stack([columns[order], rows[order]], axis=1) + 0.5)
 
 
 def environment() -> jinja2.Environment:
@@ -67,13 +83,16 @@ def _facts(r: Registration) -> list[tuple[str, str]]:
         ("IHC", f"{r.ihc.name}, {r.ihc.size.width} × {r.ihc.size.height} px, {r.ihc.mpp or 'no pixel size'}"),
         ("stated error", f"median {_length(r, r.error_median_um, r.error_median_px0)}, "
                          f"p95 {_length(r, r.error_p95_um, r.error_p95_px0)}{finest}"),
-        ("evidence", f"{r.consensus_fraction:.0%} of the held-out windows recognised; by chance 1 in "
-                     f"10^{-r.chance_log10:.0f}"),
+        ("evidence", f"{r.consensus_fraction:.0%} of the held-out windows recognised; {_chance(r.chance_log10)}"),
         ("tissue in common", f"{r.overlap_fraction:.2f} (Dice); "
                              f"{r.bare_fraction:.0%} of the H&E tissue has no IHC tissue under it"),
         ("turn", f"{matrix.rotation_deg:.1f}°{', mirrored' if matrix.mirrored else ''}, "
                  f"scales {matrix.scales[0]:.4f} and {matrix.scales[1]:.4f} (IHC px per H&E px)"),
     ]  # fmt: skip
+
+
+def _chance(log10: float) -> str:
+    return "no more than by chance" if log10 > -1 else f"by chance 1 in 10^{-log10:.0f}"
 
 
 def _length(r: Registration, um: float | None, px0: float | None) -> str:
