@@ -37,6 +37,7 @@ def shift_labels(records: Path, out: Path, um: float, *, fold: int = 0, folds: i
     """See the top of the file; returns how many pairs were shifted. Raises OutputError, InputError."""
     from virtual_stain.dataset.folds import plan_folds
     from virtual_stain.errors import InputError, OutputError
+    from virtual_stain.markers import ValueDefinition
     from virtual_stain.records.manifest import read_manifest, write_manifest
     from virtual_stain.records.read import iterate_shard
     from virtual_stain.records.write import write_shards
@@ -49,6 +50,11 @@ def shift_labels(records: Path, out: Path, um: float, *, fold: int = 0, folds: i
             f"{records}: expected windows beside each other. Received: a window of {manifest.tiling.window_um:g} µm "
             f"every {manifest.tiling.stride_um:g} µm, so that a cell would be counted more than once.",
             hint="Build the records without tiling.stride_um.",
+        )
+    if not ValueDefinition(manifest.value_definition).is_ratio:
+        raise InputError(
+            f"{records}: expected records of a ratio. Received: {manifest.value_definition}.",
+            hint="Cells that are shifted out of the recorded tiles are lost: a count would fall, a ratio does not.",
         )
     plan = plan_folds(manifest, folds)
     if not 0 <= fold < plan.n_folds:

@@ -3,7 +3,7 @@
 Top-N mean: CN 114387243 A [0162-0169] (sort from large to small, mean of the first 30). It is a hot-spot
 statistic: it grows with the number of tiles and noise biases it upward. The global readings are what IKWG, ASCO
 and ESMO favour for Ki67; `global_ratio` is the one to compare with Σ positive / Σ cells of a whole slide, or, where the
-value is a count, with Σ cells / Σ area of its tiles.
+value is a count, with Σ cells / Σ tissue of its tiles.
 """
 
 from __future__ import annotations
@@ -29,13 +29,25 @@ class SlideReading:
     """Tiles in `top_mean`: the configured number, or all where there are fewer."""
     global_mean: float | None
     global_ratio: float | None
-    """Of a ratio: weighted by expected tumour cells. Of a count: by area, and tiles are equally large: the mean."""
+    """Weighted by what the value is a share of: expected tumour cells; of a count, tissue."""
     quantiles: dict[str, float] | None
     """"p05" … "p95" over the tiles, linear between order statistics."""
     n_tiles: int
     """Tiles that carry a reading."""
     expected_tumour_cells: float | None
     flags: tuple[str, ...]
+
+
+def per_tissue(
+    values: npt.NDArray[np.float64], tissue_fraction: npt.ArrayLike, definition: ValueDefinition
+) -> npt.NDArray[np.float64]:
+    """The network's answers for tiles as readings: a count per mm² of tile becomes one per mm² of tissue, as `vstain
+    count` gives it, so that a narrow biopsy does not read less than the same tissue in a block. NaN without tissue."""
+    if definition.is_ratio:
+        return values
+    tissue = np.asarray(tissue_fraction, np.float64)
+    result: npt.NDArray[np.float64] = values / np.where(tissue > 0, tissue, np.nan)
+    return result
 
 
 def aggregate(
@@ -45,12 +57,14 @@ def aggregate(
     top_n: int,
     few_cells: int = 0,
     definition: ValueDefinition = ValueDefinition.POSITIVE_RATIO,
+    tissue_fraction: npt.ArrayLike | None = None,
 ) -> SlideReading:
     """Readings over the used tiles of one slide.
 
-    `values`: float[N] in 0–1, or ≥ 0 where `definition` is a count; `tumour_cells`: float[N] ≥ 0, both finite; N may
-    be 0. `top_n` ≥ 1. Fewer expected cells than `few_cells` are flagged. Sums are exact (math.fsum), so the
-    order of the tiles does not matter. Raises ValueError for values outside their ranges.
+    `values`: float[N] in 0–1, or ≥ 0 where `definition` is a count, which needs the `tissue_fraction` of the (equally
+    large) tiles, float[N] > 0; `tumour_cells`: float[N] ≥ 0; all finite; N may be 0. `top_n` ≥ 1. Fewer expected cells
+    than `few_cells` are flagged. Sums are exact (math.fsum), so the order of the tiles does not matter. Raises
+    ValueError for values outside their ranges.
     """
     values = np.asarray(values, np.float64)
     cells = np.asarray(tumour_cells, np.float64)
@@ -67,7 +81,10 @@ def aggregate(
     top = np.sort(values)[::-1][:top_n]
     total = math.fsum(cells)
     mean = math.fsum(values) / n
-    weighted = math.fsum(values * cells) / total if total > 0 else None
+    weights = cells if definition.is_ratio else np.asarray(tissue_fraction, np.float64)
+    if weights.shape != values.shape:
+        raise ValueError(f"Expected the tissue fraction of {n} tiles. Received: {weights.shape}")
+    whole = math.fsum(weights)
     points = np.quantile(values, QUANTILES)
     flags = [f"fewer_than_{top_n}_tiles"] if n < top_n else []
     if n > top_n:
@@ -78,7 +95,7 @@ def aggregate(
         top_mean=math.fsum(top) / len(top),
         top_n=len(top),
         global_mean=mean,
-        global_ratio=weighted if definition.is_ratio else mean,
+        global_ratio=math.fsum(values * weights) / whole if whole > 0 else None,
         quantiles={f"p{round(q * 100):02d}": float(v) for q, v in zip(QUANTILES, points, strict=True)},
         n_tiles=n,
         expected_tumour_cells=total,

@@ -41,7 +41,7 @@ class ValueText:
     @property
     def global_name(self) -> str:
         """What the reading `global_ratio` is, for people."""
-        return "global ratio, weighted by expected cells" if self.definition.is_ratio else "cells per mm² of used tiles"
+        return "global ratio, weighted by expected cells" if self.definition.is_ratio else "cells per mm² of tissue"
 
     def name(self, marker: Marker) -> str:
         """`Ki67`; where the value is not the one that a pathologist expects, what it counts: `Ki67-negative`.
@@ -52,6 +52,11 @@ class ValueText:
             return f"{marker.label}-stained"
         usual = self.definition is ValueDefinition.POSITIVE_RATIO
         return marker.label if usual else f"{marker.label}-{self.kind}"
+
+    def column(self, marker: Marker) -> str:
+        """`ki67` of tables and measurements; of another value than the usual one `ki67_negative_ratio`."""
+        usual = self.definition is ValueDefinition.POSITIVE_RATIO
+        return marker.value if usual else f"{marker.value}_{self.definition.value}"
 
     def of(self, marker: Marker) -> str:
         """`Ki67-positive tumour cells`; of HER2 stained ones, since only 3+ is positive."""

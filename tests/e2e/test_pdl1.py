@@ -180,8 +180,9 @@ def test_a_model_of_counts_goes_the_same_way_and_no_rule_takes_it(way: Way) -> N
     reading = report["readings"]["pdl1"]
     assert (reading["value_definition"], reading["unit"]) == ("positive_count", "cells/mm2")
     rows = list(csv.DictReader((out / f"{he.stem}.tiles.csv").read_text().splitlines()))
-    used = [float(r["pdl1"]) for r in rows if r["used"] == "1"]
-    assert sum(used) / len(used) == pytest.approx(reading["global_ratio"], rel=1e-4)
+    used = [(float(r["pdl1_positive_count"]), float(r["tissue_fraction"])) for r in rows if r["used"] == "1"]
+    expected = sum(v * t for v, t in used) / sum(t for _, t in used)
+    assert expected == pytest.approx(reading["global_ratio"], rel=1e-3)
     assert reading["global_ratio"] > 10, "cells per mm², not a fraction"
     assert "PD-L1-positive predicted from H&amp;E" in (out / f"{he.stem}.report.html").read_text()
     assert _run(["panel", str(out / f"{he.stem}.report.json"), "--out", str(way.folder / "no-panel"), "-q"]) == 3

@@ -23,6 +23,7 @@ def _table() -> TileTable:
         "weight": np.array([1.0, 0.0, 1.0, 1.0]),
         "positive": np.array([30, 1, 10, 50]),
         "negative": np.array([70, 3, 90, 50]),
+        "tissue_fraction": np.array([1.0, 1.0, 0.5, 1.0]),
     }
     return TileTable(columns, (("border",), ("few_cells", "border"), (), ()), ("a", "b", "c", "d"))
 
@@ -58,12 +59,12 @@ def _manifest(**changes: object) -> Manifest:
 
 def test_the_summary_counts_records_and_not_tiles_left_out(tmp_path: Path) -> None:
     used = Used(_table(), (0, 1, 2), ("dab_default",))
-    np.testing.assert_allclose(used.ratios, [0.3, 0.1])  # tile 3 is no record, tile 1 has no weight
+    np.testing.assert_allclose(used.counts(_manifest()), [[30, 10], [100, 100]])  # 3 is no record, 1 has no weight
     text = write_summary(tmp_path, _manifest(), {"case-1": used}, {"case-1": tmp_path}).read_text()
     for expected in (
-        "20.0 % (40 of 200 tumour cells)",
+        "20.0 % (40 of 200 tumour cells positive)",
         "median 4.2 µm, p95 – µm, accept (mirrored)",
-        "4 built, 3 records, 2 with a ratio",
+        "4 built, 3 records, 2 with a value",
         "few_cells 1, border 2",
         "dab_default",
         "&lt;b&gt;H&amp;E slide&lt;/b&gt;: cut off",
@@ -73,6 +74,21 @@ def test_the_summary_counts_records_and_not_tiles_left_out(tmp_path: Path) -> No
         assert expected in text, expected
     assert "accept-unreviewed" not in text
     assert "f" * 64 not in text
+
+
+def test_the_summary_of_counts_divides_by_tissue_and_not_by_cells(tmp_path: Path) -> None:
+    """A tile without any cell is a count like any other; as a ratio it was not a number, and no page was written."""
+    table = _table()
+    table = dataclasses.replace(table, columns={k: v.copy() for k, v in table.columns.items()})
+    table["positive"][0] = table["negative"][0] = 0
+    used = Used(table, (0, 1, 2), ())
+    manifest = _manifest(value_definition="negative_count")
+    counted, tissue = used.counts(manifest)
+    np.testing.assert_allclose(counted, [0, 90])
+    np.testing.assert_allclose(tissue, [0.3072**2, 0.3072**2 / 2])
+    text = write_summary(tmp_path, manifest, {"case-1": used}, {"case-1": tmp_path}).read_text()
+    assert f"{90 / (1.5 * 0.3072**2):,.0f} /mm²" in text
+    assert "negative tumour cells per mm² of tissue" in text
 
 
 def test_a_waiver_is_said(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from virtual_stain.export.serving import prediction_log
 from virtual_stain.export.signing import create_key, load_signing_key, sign_bundle, signer_of
 from virtual_stain.files import sha256_file
 from virtual_stain.intervals import fit_interval
-from virtual_stain.markers import Marker
+from virtual_stain.markers import Marker, ValueDefinition
 from virtual_stain.model.build import BuildOptions, build_network
 from virtual_stain.model.tile_reading import tile_reading
 from virtual_stain.patients import PatientKey
@@ -249,7 +249,7 @@ def run(monkeypatch, tmp_path):
 def test_a_run_is_exported_with_its_weights_and_what_it_was_trained_on(run, tmp_path, tiles):
     folder = saved_model.export_run(tmp_path / "run", tmp_path / "Ki67 modèle №1")
     predictor = LocalPredictor(folder)
-    expected = tile_reading(run.model, tf.constant(tiles))
+    expected = tile_reading(run.model, tf.constant(tiles), ValueDefinition.POSITIVE_RATIO)
     for name, values in predictor.predict(tiles).items():
         np.testing.assert_allclose(values, expected[name].numpy(), rtol=1e-5, atol=1e-6)
     assert predictor.card.name == "Ki67_mod_le_1"

@@ -66,7 +66,7 @@ def test_the_colour_scale_holds_the_values_and_is_one_of_few():
     assert all(ColourScale.for_values(values, ratio).top == top for top, values in tops.items())
     assert ColourScale.for_values([], ratio).top == 0.2
     assert ColourScale.for_values([1300.0], count).top == 2000
-    assert ColourScale.for_values([1e6], count).top == 20_000, "brighter than the last colour there is none"
+    assert [ColourScale.for_values([v], count).top for v in (0.0, 34_000.0, 1e6)] == [200, 50_000, 1e6]
     assert ColourScale(2000, count).class_of(1300.0)[0] == "1200–1400 /mm²"
     scale = ColourScale(0.5, ratio)
     assert scale.class_of(0.0)[0] == "0–5 %"

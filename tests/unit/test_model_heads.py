@@ -14,7 +14,7 @@ from virtual_stain.config import ModelSettings
 from virtual_stain.errors import ConfigError
 from virtual_stain.evaluation.evaluate import evaluate
 from virtual_stain.export.bundle import find_bundle
-from virtual_stain.markers import Marker
+from virtual_stain.markers import Marker, ValueDefinition
 from virtual_stain.model.build import BuildOptions, build_network, set_starting_outputs
 from virtual_stain.model.tile_reading import tile_maps, tile_reading
 from virtual_stain.records.manifest import read_manifest, shard_paths
@@ -60,7 +60,7 @@ def test_the_map_of_a_tile_lies_as_its_crops_do():
     found = tile_maps(network.dense, padded)["ki67_map"].numpy()[0]
     assert np.isfinite(found[:4]).all()
     assert np.isnan(found[4:]).all()
-    total = tile_reading(network.model, tile)["ki67_tumour_cells"].numpy()[0]
+    total = tile_reading(network.model, tile, ValueDefinition.POSITIVE_RATIO)["ki67_tumour_cells"].numpy()[0]
     assert whole.sum() == pytest.approx(total, rel=1e-4)
 
 
@@ -94,7 +94,7 @@ def test_it_is_trained_evaluated_exported_and_scored_like_the_first(tmp_path, he
     assert _run(["export", str(run), "--out", str(model), "-q"]) == 0
     signatures = tf.saved_model.load(str(find_bundle(model))).signatures
     tiles = crops(2)
-    expected = tile_reading(loaded.model, tiles)
+    expected = tile_reading(loaded.model, tiles, ValueDefinition.POSITIVE_RATIO)
     for name, values in signatures["uint8"](tiles=tiles).items():
         np.testing.assert_allclose(values, expected[name], rtol=2e-4, atol=1e-4)
     assert ("dense_uint8" in signatures) == (head == "dense")

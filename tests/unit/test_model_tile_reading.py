@@ -6,7 +6,10 @@ import pytest
 import tensorflow as tf
 
 from virtual_stain.errors import ConfigError
+from virtual_stain.markers import ValueDefinition
 from virtual_stain.model.tile_reading import crop_grid, crops_per_side, tile_reading
+
+RATIO = ValueDefinition.POSITIVE_RATIO
 
 RNG = np.random.default_rng(0)
 
@@ -33,7 +36,7 @@ def test_the_grid_is_row_by_row_and_complete():
 
 def test_mean_of_the_ratio_and_sum_of_the_cells():
     tiles = RNG.integers(0, 250, (3, 64, 64, 3), np.uint8)
-    reading = tile_reading(mean_model(32), tf.constant(tiles))
+    reading = tile_reading(mean_model(32), tf.constant(tiles), RATIO)
     crops = tiles.reshape(3, 2, 32, 2, 32, 3).mean(axis=(2, 4))
     np.testing.assert_allclose(reading["ki67"], crops[..., 0].mean(axis=(1, 2)) / 255, rtol=1e-5)
     np.testing.assert_allclose(reading["ki67_tumour_cells"], crops[..., 1].sum(axis=(1, 2)), rtol=1e-5)
@@ -43,7 +46,7 @@ def test_crops_of_padding_are_left_out():
     tile = np.full((1, 64, 64, 3), 255, np.uint8)
     tile[0, :32, :32] = (51, 10, 0)
     tile[0, 32:, 32:] = 253  # as JPEG leaves padding
-    reading = tile_reading(mean_model(32), tf.constant(tile))
+    reading = tile_reading(mean_model(32), tf.constant(tile), RATIO)
     assert float(reading["ki67"][0]) == pytest.approx(0.2)
     assert float(reading["ki67_tumour_cells"][0]) == pytest.approx(10)
 
@@ -51,11 +54,11 @@ def test_crops_of_padding_are_left_out():
 def test_one_dark_pixel_is_tissue():
     tile = np.full((1, 64, 64, 3), 255, np.uint8)
     tile[0, 40, 40, 2] = 252
-    assert np.isfinite(float(tile_reading(mean_model(32), tf.constant(tile))["ki67"][0]))
+    assert np.isfinite(float(tile_reading(mean_model(32), tf.constant(tile), RATIO)["ki67"][0]))
 
 
 def test_a_tile_of_padding_has_no_ratio_and_no_cells():
-    reading = tile_reading(mean_model(32), tf.constant(np.full((1, 64, 64, 3), 255, np.uint8)))
+    reading = tile_reading(mean_model(32), tf.constant(np.full((1, 64, 64, 3), 255, np.uint8)), RATIO)
     assert np.isnan(float(reading["ki67"][0]))
     assert float(reading["ki67_tumour_cells"][0]) == 0
 
@@ -63,7 +66,7 @@ def test_a_tile_of_padding_has_no_ratio_and_no_cells():
 def test_it_works_inside_a_graph_for_any_number_of_tiles():
     model = mean_model(32)
     compiled = tf.function(
-        lambda t: tile_reading(model, t), input_signature=[tf.TensorSpec((None, 64, 64, 3), tf.uint8)]
+        lambda t: tile_reading(model, t, RATIO), input_signature=[tf.TensorSpec((None, 64, 64, 3), tf.uint8)]
     )
     tiles = tf.constant(RNG.integers(0, 250, (5, 64, 64, 3), np.uint8))
     whole = compiled(tiles)["ki67"].numpy()

@@ -42,6 +42,7 @@ def _report(path, readings, name="A 1", sha256="a" * 64):
             "global_ratio": value,
             "global_mean": value,
             "top_mean": None if value is None else min(1.0, value + 0.1),
+            "expected_tumour_cells": 900.0,
             "interval": interval,
             "flags": ["low_tissue"],
         }
@@ -369,3 +370,16 @@ def test_the_command_writes_a_page_that_holds_everything(tmp_path, capsys):
     assert _run(arguments) == 3  # a panel lies there
     assert _run([*arguments, "--force"]) == 0
     assert _run(["panel", "--out", str(out)]) == 2
+
+
+def test_ten_cells_made_a_tps_of_a_hundred_percent(tmp_path):
+    """The rule's own note asks for 100 viable tumour cells, and a count of 10 got the class "TPS 50 % or more"."""
+    rules = {r.id: r for r in load_rule_sets()}["pdl1-tps-22c3"]
+    few = collect([_summary(tmp_path / "few" / "summary.json", "pdl1", positive=10, negative=0)], [])
+    finding = apply_rules(rules, few)
+    assert finding.outcome is None
+    assert "10 tumour cells: at least 100" in finding.reasons[0]
+    enough = collect([_summary(tmp_path / "enough" / "summary.json", "pdl1", positive=90, negative=10)], [])
+    assert apply_rules(rules, enough).outcome == "TPS 50 % or more"
+    given = collect([], ["pdl1=90%"])
+    assert apply_rules(rules, given).outcome == "TPS 50 % or more", "how many cells a person counted is not known"

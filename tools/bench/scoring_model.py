@@ -83,6 +83,6 @@ def write_bench_bundle(out: Path, network: Network) -> Path:
     frozen = freeze_network(lambda crops: network.model(crops, training=False), CROP_PX)
 
     def reading(tiles: tf.Tensor) -> Mapping[str, tf.Tensor]:
-        return tile_reading(frozen, tiles)
+        return tile_reading(frozen, tiles, ValueDefinition.POSITIVE_RATIO)
 
     return write_bundle(reading, [], card, out)

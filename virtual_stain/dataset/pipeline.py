@@ -21,17 +21,18 @@ from virtual_stain.dataset.crops import (
 )
 from virtual_stain.dataset.sampling import draws_of_epoch, tile_weights
 from virtual_stain.errors import InputError
-from virtual_stain.markers import Marker, ValueDefinition
+from virtual_stain.markers import Marker
 from virtual_stain.records.manifest import PairEntry, shard_paths
 from virtual_stain.records.read import parse_example, shard_dataset
 from virtual_stain.remote import Location
 
 _KEYS = (
-    "image/encoded", "label/marker", "label/weight", "label/usable_count", "tile/flags", "cells/x", "cells/y",
+    "image/encoded", "label/marker", "label/weight", "label/usable_count", "cells/x", "cells/y",
     "cells/positive",
 )  # fmt: skip
 _PLACE = (
-    "tile/pair", "tile/patient_id", "tile/col", "tile/row", "tile/tissue_fraction", "registration/error_median_um",
+    "tile/pair", "tile/patient_id", "tile/col", "tile/row", "tile/tissue_fraction", "tile/flags",
+    "registration/error_median_um",
 )  # fmt: skip
 _OPEN_SHARDS = 16
 _ENDLESS = 1 << 40
@@ -44,8 +45,6 @@ class CropSpec:
     markers: tuple[Marker, ...]
     tile_px: int
     crop_px: int
-    definition: ValueDefinition = ValueDefinition.POSITIVE_RATIO
-    """Which tiles are trusted depends on it."""
 
     @property
     def has_classes(self) -> bool:
@@ -149,7 +148,7 @@ def _training_crop(data: tf.Tensor, seed: tf.Tensor, spec: CropSpec, settings: A
         "crop": tf.ensure_shape(crop, (spec.crop_px, spec.crop_px, 3)),
         "positive": positive * one,
         "cells": cells * one,
-        "trusted": _trust(record, spec.definition) * one,
+        "trusted": record["label/weight"] * one,
         "usable": tf.cast(record["label/usable_count"], tf.float32) * one,
         "draws": numbers[3:],
         "tile": record["image/filename"],
@@ -173,7 +172,7 @@ def tile_batches(
     col, row: int64[B]; tissue_fraction, registration_um (NaN: not known): float32[B]; clear: bool[B], the classes of
     its cells can be told}; with a marker that has membrane classes also classes: float32[B, g², 3], classes_known:
     bool[B].
-    `labelled_only`: without the tiles whose ratio is no label. `max_tiles`: every n-th tile, so that no more than
+    `labelled_only`: without the tiles whose value is no label. `max_tiles`: every n-th tile, so that no more than
     this many remain. Raises InputError.
     """
     tiles = shard_dataset(_paths(folder, pairs))
@@ -200,7 +199,7 @@ def _whole_tile(data: tf.Tensor, spec: CropSpec) -> dict[str, tf.Tensor]:
         "tile": tf.ensure_shape(tile, (spec.tile_px, spec.tile_px, 3)),
         "positive": positive[:, None] * one,
         "cells": cells[:, None] * one,
-        "trusted": _trust(record, spec.definition) * one,
+        "trusted": record["label/weight"] * one,
         "usable": tf.cast(record["label/usable_count"], tf.float32) * one,
         "pair": record["tile/pair"],
         "patient": record["tile/patient_id"],
@@ -208,20 +207,8 @@ def _whole_tile(data: tf.Tensor, spec: CropSpec) -> dict[str, tf.Tensor]:
         "row": record["tile/row"],
         "tissue_fraction": record["tile/tissue_fraction"],
         "registration_um": record["registration/error_median_um"],
-        "clear": _is_clear(record),
+        "clear": tf.reduce_all(record["tile/flags"] != UNEXPLAINED),
     }
-
-
-def _trust(record: dict[str, tf.Tensor], definition: ValueDefinition) -> tf.Tensor:
-    """float32 scalar: how far the tile's value is a label. Few cells make no ratio, but they are a count."""
-    if definition.is_ratio:
-        return record["label/weight"]
-    return tf.cast(record["label/usable_count"], tf.float32) * tf.cast(_is_clear(record), tf.float32)
-
-
-def _is_clear(record: dict[str, tf.Tensor]) -> tf.Tensor:
-    """bool scalar: positive and negative can be told apart in the tile."""
-    return tf.reduce_all(record["tile/flags"] != UNEXPLAINED)
 
 
 def _xy(record: dict[str, tf.Tensor]) -> tf.Tensor:

@@ -25,7 +25,8 @@ def tile_weights(folder: Location, pairs: Sequence[PairEntry], balance: str) -> 
     """float64[N], mean 1: how often the tiles, in the manifest's order, are drawn; None: all equally often.
 
     `balance`: "none", "patient" (every patient equally often) or "ratio" (every bin of the label; tiles without a
-    label keep their share). "ratio" reads every label once.
+    label keep their share; also where the value is a count, the bins are of positive cells among tumour cells). "ratio"
+    reads every label once.
     """
     if balance == "none":
         return None

@@ -61,7 +61,9 @@ def _bins(
 
 
 def _standard_error(part: TileTable, definition: ValueDefinition) -> npt.NDArray[np.float64]:
-    p = part.truth
-    variance = p * (1 - p) if definition.is_ratio else p
-    error: npt.NDArray[np.float64] = np.sqrt(variance / part.whole)
+    if definition.is_ratio:
+        error: npt.NDArray[np.float64] = np.sqrt(part.truth * (1 - part.truth) / part.whole)
+        return error
+    # a quarter of a cell: a count of 0 is not certain either (Anscombe 1948)
+    error = np.sqrt(part.counted + 0.25) / part.whole
     return error

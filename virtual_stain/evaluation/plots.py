@@ -140,7 +140,9 @@ def _roc(axis: Axes, part: TileTable, figures: dict[str, Any], marker: Marker, s
         axis.plot(x, y, lw=1.6, label=f"{cut.label}: AUC {row['auc']:.2f}{between}")
         drawn += 1
     if not drawn:
-        axis.text(0.5, 0.5, "no cut-off divides\nthe held-out patients", ha="center", va="center", color=_GREY)
+        usual = shown.definition is ValueDefinition.POSITIVE_RATIO
+        text = "no cut-off divides\nthe held-out patients" if usual else "no clinical cut-offs\nfor this value"
+        axis.text(0.5, 0.5, text, ha="center", va="center", color=_GREY)
     axis.plot([0, 1], [0, 1], color="0.8", lw=0.8, zorder=0)
     axis.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
     axis.set_xlabel("1 − specificity (patients)")

@@ -15,6 +15,7 @@ from virtual_stain.markers import CELLS, parse_marker
 from virtual_stain.model.tile_reading import crop_grid, crops_per_side, sum_over_tile, tile_reading
 from virtual_stain.model.value import ValueOutput
 from virtual_stain.progress import QUIET, Progress
+from virtual_stain.readings import per_tissue
 from virtual_stain.records.manifest import PairEntry
 from virtual_stain.remote import Location
 from virtual_stain.training.run_dir import TrainedRun
@@ -45,9 +46,9 @@ class TileTable:
     counted: Column
     """Those that the value definition counts: positive or negative ones."""
     whole: Column
-    """What they are a share of: tumour cells of a ratio; mm² of a count, crops of nothing but padding left out."""
+    """What they are a share of: tumour cells of a ratio, mm² of tissue of a count."""
     value: Column
-    """Read fraction, or cells per mm²; NaN for a tile of nothing but padding."""
+    """Read fraction, or cells per mm² of tissue; NaN for a tile of nothing but padding."""
     expected_cells: Column
     """Expected tumour cells."""
     classes: Column
@@ -87,7 +88,7 @@ def predict_tiles(
 ) -> TileTable:
     """Reads every recorded tile of `pairs` with the run's best weights. Raises VerificationError."""
     spec, batch_tiles = _spec(run)
-    reading = tf.function(lambda tiles: tile_reading(run.model, tiles), autograph=False)
+    reading = tf.function(lambda tiles: tile_reading(run.model, tiles, run.network.value.definition), autograph=False)
     columns: dict[str, list[npt.NDArray]] = {f.name: [] for f in fields(TileTable)}
     total = -(-sum(p.n_records for p in pairs) // batch_tiles)
     marker_of = {p.pair: p.marker for p in pairs}
@@ -116,22 +117,23 @@ def _rows(
     expected = np.stack([found[m.value + CELLS] for m in spec.markers], axis=1)
     positive, cells = (batch[k].numpy().sum(axis=1)[each, index].astype(np.float64) for k in ("positive", "cells"))
     counted_classes, shares = _classes(batch, found, marker, spec)
-    area_mm2 = _shown_crops(batch["tile"], spec) * value.crop_mm2
+    tissue = batch["tissue_fraction"].numpy().astype(np.float64)
+    tissue_mm2 = tissue * value.crop_mm2 * crops_per_side(spec.tile_px, spec.crop_px) ** 2
     return {
         "pair": pair,
         "patient": np.array([p.decode() for p in batch["patient"].numpy()]),
         "marker": marker,
         "col": batch["col"].numpy(),
         "row": batch["row"].numpy(),
-        "tissue_fraction": batch["tissue_fraction"].numpy().astype(np.float64),
+        "tissue_fraction": tissue,
         "weight": batch["trusted"].numpy()[each, index].astype(np.float64),
         "usable": batch["usable"].numpy()[each, index].astype(np.float64),
         "clear": batch["clear"].numpy().astype(np.float64),
         "positive": positive,
         "cells": cells,
         "counted": positive if value.definition.of_positive else cells - positive,
-        "whole": cells if value.definition.is_ratio else area_mm2,
-        "value": by_marker[each, index].astype(np.float64),
+        "whole": cells if value.definition.is_ratio else tissue_mm2,
+        "value": per_tissue(by_marker[each, index].astype(np.float64), tissue, value.definition),
         "expected_cells": expected[each, index].astype(np.float64),
         "classes": counted_classes,
         "class_shares": shares,
@@ -151,15 +153,6 @@ def _classes(
             counted[known] = batch["classes"].numpy().sum(axis=1)[known]
             shares[own] = np.stack([found[name] for name in m.class_outputs], axis=1)[own]
     return counted, shares
-
-
-def _shown_crops(tiles: tf.Tensor, spec: CropSpec) -> Column:
-    """float64[B]: crops of each tile that are not all padding."""
-    crops = crop_grid(tiles, spec.crop_px)
-    nothing = tf.zeros([tf.shape(crops)[0], 1])
-    count = sum_over_tile(nothing, crops, crops_per_side(spec.tile_px, spec.crop_px) ** 2)[1]
-    result: Column = count.numpy()[:, 0].astype(np.float64)
-    return result
 
 
 def tile_features(
@@ -191,7 +184,5 @@ def tile_features(
 
 def _spec(run: TrainedRun) -> tuple[CropSpec, int]:
     tile_px, crop_px = int(run.card["tiling"]["tile_px"]), int(run.card["crop_px"])
-    spec = CropSpec(
-        markers=run.network.markers, tile_px=tile_px, crop_px=crop_px, definition=run.network.value.definition
-    )
+    spec = CropSpec(markers=run.network.markers, tile_px=tile_px, crop_px=crop_px)
     return spec, max(1, _CROPS_A_BATCH // crops_per_side(tile_px, crop_px) ** 2)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from virtual_stain.evaluation.predict import TileTable
+from virtual_stain.evaluation.predict import Column, TileTable
 from virtual_stain.markers import ValueDefinition
-from virtual_stain.readings import aggregate
+from virtual_stain.readings import SlideReading, aggregate
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +31,10 @@ class SlideFigures:
     read_top_mean: float | None
     true_ratio: float | None
     """What global_ratio estimates: Σ counted / Σ tumour cells over the recorded tiles whose number of cells is a label
-    and whose stains are clear. Of a count Σ counted / Σ area, over those that hold as much tissue and as many counted
-    tumour cells as a tile needs for a reading."""
+    and whose stains are clear. Of a count Σ counted / Σ tissue, over those of the used tiles whose count is a label:
+    per area it matters which tissue is meant, and `n_counted_tumour` tells how well the choice itself was."""
+    n_counted_tumour: int
+    """Tiles with as much tissue and as many counted tumour cells as a reading asks for in expected ones."""
     true_mean: float | None
     """Mean over the labelled tiles."""
     true_top_mean: float | None
@@ -59,11 +61,14 @@ class ReadingRule:
 def used_tiles(tiles: TileTable, rule: ReadingRule) -> npt.NDArray[np.bool_]:
     """bool[N]: enough tissue, enough expected tumour cells, and a reading."""
     used: npt.NDArray[np.bool_] = (
-        (tiles.tissue_fraction >= rule.min_tissue_fraction)
-        & (tiles.expected_cells >= rule.min_tumour_cells)
-        & np.isfinite(tiles.value)
+        _has_tissue(tiles, rule) & (tiles.expected_cells >= rule.min_tumour_cells) & np.isfinite(tiles.value)
     )
     return used
+
+
+def _has_tissue(tiles: TileTable, rule: ReadingRule) -> npt.NDArray[np.bool_]:
+    enough: npt.NDArray[np.bool_] = tiles.tissue_fraction >= rule.min_tissue_fraction
+    return enough
 
 
 def slide_figures(tiles: TileTable, rule: ReadingRule) -> list[SlideFigures]:
@@ -80,15 +85,16 @@ def patient_figures(tiles: TileTable, rule: ReadingRule) -> list[SlideFigures]:
 
 def _one(tiles: TileTable, rule: ReadingRule, pair: str) -> SlideFigures:
     used = tiles.select(used_tiles(tiles, rule))
-    read = aggregate(used.value, used.expected_cells, top_n=rule.top_n, definition=rule.definition)
     labelled, counted = _counted_tiles(tiles, rule)
-    true = aggregate(labelled.truth, labelled.cells, top_n=rule.top_n, definition=rule.definition)
+    read = _aggregate(used, used.value, used.expected_cells, rule)
+    true = _aggregate(labelled, labelled.truth, labelled.cells, rule)
     return SlideFigures(
         pair=pair,
         patient=str(tiles.patient[0]),
         fold=int(tiles.fold[0]),
         n_tiles=len(tiles),
         n_used=len(used),
+        n_counted_tumour=int(np.count_nonzero(_has_tissue(tiles, rule) & (tiles.cells >= rule.min_tumour_cells))),
         read_global_ratio=read.global_ratio,
         read_global_mean=read.global_mean,
         read_top_mean=read.top_mean,
@@ -98,14 +104,18 @@ def _one(tiles: TileTable, rule: ReadingRule, pair: str) -> SlideFigures:
     )
 
 
+def _aggregate(tiles: TileTable, values: Column, cells: Column, rule: ReadingRule) -> SlideReading:
+    return aggregate(values, cells, top_n=rule.top_n, definition=rule.definition, tissue_fraction=tiles.tissue_fraction)
+
+
 def _counted_tiles(tiles: TileTable, rule: ReadingRule) -> tuple[TileTable, TileTable]:
     """(tiles whose own value is a label, tiles whose cells enter the slide's)."""
     labelled = (tiles.weight > 0) & (tiles.whole > 0)
     counted = (tiles.usable > 0) & (tiles.clear > 0)
     if not rule.definition.is_ratio:
-        # a ratio ignores stroma by itself; per area it would dilute the truth and not the reading, which leaves it out
-        tumour = (tiles.tissue_fraction >= rule.min_tissue_fraction) & (tiles.cells >= rule.min_tumour_cells)
-        labelled, counted = labelled & tumour, counted & tumour
+        # a ratio ignores stroma by itself; per area it dilutes: the truth must be that of the tissue that was read
+        labelled &= used_tiles(tiles, rule)
+        counted = labelled
     return tiles.select(labelled), tiles.select(counted)
 
 

@@ -136,6 +136,7 @@ def card_from_json(value: Mapping[str, Any], where: str) -> ModelCard:
             training_range=None if not value.get("training_range") else dict(value["training_range"]),
             software={str(k): str(v) for k, v in value["software"].items()},
         )
+        _require(value["unit"] == card.value_definition.unit, "unit", card.value_definition.unit, value["unit"])
         for marker in card.markers:
             require_definition(marker, card.value_definition)
     except KeyError as error:

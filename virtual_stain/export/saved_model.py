@@ -76,7 +76,7 @@ def export_run(
     network = freeze_network(lambda crops: run.model(crops, training=False), card.crop_px, weights_apart=True)
 
     def reading(tiles: tf.Tensor) -> Mapping[str, tf.Tensor]:
-        return tile_reading(network, tiles)
+        return tile_reading(network, tiles, card.value_definition)
 
     dense = run.network.dense
     maps = None if dense is None else (lambda tiles: tile_maps(dense, tiles))

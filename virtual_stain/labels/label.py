@@ -12,7 +12,7 @@ from virtual_stain.config.labels import LabelSettings
 from virtual_stain.counting.cells import CellClass, Cells
 from virtual_stain.counting.quality import BLURRED, UNEXPLAINED
 from virtual_stain.geometry import Box
-from virtual_stain.markers import CellCounts
+from virtual_stain.markers import CellCounts, ValueDefinition
 
 FEW_CELLS = "few_cells"
 POOR_OVERLAP = "poor_overlap"
@@ -105,6 +105,30 @@ def judge(
     number_counts = not (uncovered or blurred_ihc or misplaced)
     flags = tuple(name for name, is_set in raised.items() if is_set)
     return flags + tuple(f for f in counting_flags if f != BLURRED), float(ratio_counts), number_counts
+
+
+MIN_COUNT_COVERAGE = 0.9
+"""Share of tile and tissue that the IHC side must cover where the value is a count: what is missing there are missing
+cells, which a ratio does not feel and a count does: a label is a few per cent low, at most a tenth."""
+
+
+def value_weight(
+    definition: ValueDefinition,
+    weight: float,
+    usable_count: bool,
+    flags: tuple[str, ...],
+    overlap_fraction: float,
+    tissue_overlap_fraction: float | None,
+) -> float:
+    """1: the tile's value may train; 0: it may not. `weight` and `usable_count`: of `judge`.
+
+    Few cells make no ratio, but they are a count.
+    """
+    if definition.is_ratio:
+        return weight
+    covered = overlap_fraction >= MIN_COUNT_COVERAGE and (tissue_overlap_fraction or 0.0) >= MIN_COUNT_COVERAGE
+    told_apart = UNEXPLAINED not in flags and BLUR_HE not in flags
+    return float(usable_count and covered and told_apart)
 
 
 def label_id(he: npt.NDArray[np.uint8], ihc: npt.NDArray[np.uint8], transform_sha256: str, cells: Cells) -> str:

@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from virtual_stain.errors import ConfigError
-from virtual_stain.markers import CELLS
+from virtual_stain.markers import CELLS, ValueDefinition
 
 PADDING_MIN = 253
 """A crop whose every value is at least this holds nothing but padding or empty glass."""
@@ -32,11 +32,12 @@ def crop_grid(tiles: tf.Tensor, crop_px: int) -> tf.Tensor:
     return tf.reshape(tf.transpose(blocks, (0, 1, 3, 2, 4, 5)), (-1, crop_px, crop_px, 3))
 
 
-def tile_reading(model: keras.Model, tiles: tf.Tensor) -> dict[str, tf.Tensor]:
+def tile_reading(model: keras.Model, tiles: tf.Tensor, definition: ValueDefinition) -> dict[str, tf.Tensor]:
     """Graph-side: uint8[B, T, T, 3] → {"ki67": float32[B], "ki67_tumour_cells": float32[B], …}.
 
-    The ratio is the mean over the non-overlapping crop grid, the expected cells are its sum; crops that are all
-    padding are left out of both. A tile that is nothing but padding has ratio NaN (there is none) and 0 cells.
+    A ratio is the mean over the non-overlapping crop grid, the expected cells are its sum; crops that are all
+    padding are left out of both. A count per mm² is that of the whole tile: padding is area without cells, or a scanner
+    whose glass is whiter would read more. A tile that is nothing but padding has value NaN (there is none) and 0 cells.
     """
     crop_px = int(model.input_shape[1])
     crops = crop_grid(tiles, crop_px)
@@ -44,9 +45,14 @@ def tile_reading(model: keras.Model, tiles: tf.Tensor) -> dict[str, tf.Tensor]:
     readings = {}
     for name, values in model(crops, training=False).items():
         total, count = sum_over_tile(values[:, None], crops, per_tile)
-        # 0 / 0 is NaN on purpose: a missing ratio is never a number
-        readings[name] = total[:, 0] if name.endswith(CELLS) else total[:, 0] / count[:, 0]
+        readings[name] = total[:, 0] if name.endswith(CELLS) else value_of_tile(total, count, per_tile, definition)
     return readings
+
+
+def value_of_tile(total: tf.Tensor, shown: tf.Tensor, per_tile: int, definition: ValueDefinition) -> tf.Tensor:
+    """float32[B] from `sum_over_tile` of the crops' values; NaN where nothing is shown: there is none."""
+    area = shown if definition.is_ratio else tf.where(shown > 0, float(per_tile), 0.0)
+    return total[:, 0] / area[:, 0]  # 0 / 0 is NaN on purpose
 
 
 def tile_maps(dense: keras.Model, tiles: tf.Tensor) -> dict[str, tf.Tensor]:

@@ -67,7 +67,7 @@ class PairEntry:
     ihc_content_sha256: str
     n_records: int
     n_ratio: int
-    """Records whose ratio may train (weight > 0)."""
+    """Records whose value may train (weight > 0)."""
     positive: int
     """Positive tumour cells over those records."""
     negative: int

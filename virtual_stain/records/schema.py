@@ -77,7 +77,7 @@ FEATURES: tuple[Feature, ...] = (
     ),
     Feature("label/positive", "int", "positive tumour cells in the tile; of her2 stained ones, 1+ to 3+", "cells"),
     Feature("label/negative", "int", "negative tumour cells in the tile", "cells"),
-    Feature("label/weight", "float", "1: the ratio may train; 0: it may not (see flags)"),
+    Feature("label/weight", "float", "1: the value may train; 0: it may not (see flags)"),
     Feature("label/usable_count", "int", "1: the number of tumour cells may train; 0: it may not"),
     Feature("cells/x", "float", "centres of the tumour cells, pixel centres at + 0.5", "tile px", many=True),
     Feature("cells/y", "float", "centres of the tumour cells, pixel centres at + 0.5", "tile px", many=True),
@@ -164,7 +164,7 @@ def _contradictions(record: Mapping[str, Any]) -> list[str]:
         )
     if not 0 <= record["label/weight"] <= 1:
         problems.append(f"label/weight: expected 0 to 1. Received: {record['label/weight']}")
-    if record["label/weight"] > 0 and not positive:
+    if record["label/weight"] > 0 and not positive and not record["label/value_definition"].endswith("_count"):
         problems.append("label/weight: expected 0 for a tile without tumour cells")
     if record["label/usable_count"] not in (0, 1):
         problems.append(f"label/usable_count: expected 0 or 1. Received: {record['label/usable_count']}")

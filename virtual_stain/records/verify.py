@@ -8,6 +8,7 @@ from pathlib import Path
 
 from virtual_stain.errors import OutputError, VerificationError
 from virtual_stain.files import sha256_file
+from virtual_stain.markers import ValueDefinition
 from virtual_stain.progress import QUIET, Progress
 from virtual_stain.records.duplicates import Duplicate, TissueIndex, write_duplicates
 from virtual_stain.records.manifest import MANIFEST, Manifest, PairEntry, ShardEntry, read_manifest
@@ -127,7 +128,8 @@ def _misfits(manifest: Manifest, pair: PairEntry, record: Record) -> list[str]:
     ]
     if record["review/verdict"] == "unreviewed" and not manifest.accept_unreviewed:
         problems.append("nobody has reviewed it, and the manifest does not waive that")
-    if record["label/weight"] > 0 and len(record["cells/x"]) < manifest.min_tumour_cells:
+    is_ratio = ValueDefinition(manifest.value_definition).is_ratio
+    if is_ratio and record["label/weight"] > 0 and len(record["cells/x"]) < manifest.min_tumour_cells:
         problems.append(f"its ratio may train with {len(record['cells/x'])} of {manifest.min_tumour_cells} cells")
     return problems + _picture_problems(record)
 

@@ -15,7 +15,7 @@ UNUSED_RGB = (150, 150, 150)
 FAILED_RGB = (220, 30, 30)
 # few different scales, so that pictures of several slides can be compared
 _TOPS = (0.2, 0.5, 1.0)
-_TOPS_PER_MM2 = (200.0, 500.0, 1000.0, 2000.0, 5000.0, 10_000.0, 20_000.0)
+_LEAST_TOP_PER_MM2 = 200.0
 _CLASSES = 10
 
 
@@ -28,10 +28,14 @@ class ColourScale:
 
     @staticmethod
     def for_values(values: Iterable[float], shown: ValueText) -> ColourScale:
-        """The smallest of the fixed scales that holds all finite values; the last one where none does."""
+        """The smallest of the fixed scales that holds all finite values: of counts 1, 2, 5 · 10ⁿ."""
         highest = max((v for v in values if math.isfinite(v)), default=0.0)
-        tops = _TOPS if shown.definition.is_ratio else _TOPS_PER_MM2
-        return ColourScale(next((t for t in tops if highest <= t), tops[-1]), shown)
+        if shown.definition.is_ratio:
+            return ColourScale(next((t for t in _TOPS if highest <= t), _TOPS[-1]), shown)
+        power = 10.0 ** math.floor(math.log10(max(highest, _LEAST_TOP_PER_MM2)))
+        return ColourScale(
+            next(s * power for s in (1, 2, 5, 10) if max(highest, _LEAST_TOP_PER_MM2) <= s * power), shown
+        )
 
     def rgb(self, values: npt.ArrayLike) -> npt.NDArray[np.uint8]:
         """float[...] values → uint8[..., 3]."""

@@ -31,7 +31,7 @@ from virtual_stain.version import __version__
 
 _MAKER, _SCHEME = "virtual_stain", "99VSTAIN"
 _READINGS = {
-    "global_ratio": "weighted mean",
+    "global_ratio": "mean weighted by {whole}",
     "global_mean": "mean of the tiles",
     "top_mean": "mean of the highest tiles",
 }
@@ -65,8 +65,8 @@ class ScoredSlide:
         """The tiles that carry a reading of the marker."""
         found = []
         for row in self.rows:
-            if row.get(f"used_{marker.value}", row["used"]) == "1" and row[marker.value]:
-                found.append(_Tile(int(row["col"]), int(row["row"]), float(row[marker.value])))
+            if row.get(f"used_{marker.value}", row["used"]) == "1" and row[self.shown.column(marker)]:
+                found.append(_Tile(int(row["col"]), int(row["row"]), float(row[self.shown.column(marker)])))
         return found
 
 
@@ -137,13 +137,16 @@ def structured_report(scored: ScoredSlide, source: Any) -> Any:
     model = scored.report["model"]
     algorithm = sr.AlgorithmIdentification(name=str(model["name"]), version=str(model["version"]))
     groups, name_of = [], scored.shown.name
+    whole = "tumour cells" if scored.shown.definition.is_ratio else "tissue"
     for marker in scored.markers:
         reading = scored.report["readings"][marker.value]
         measurements = [
             sr.Measurement(
                 # a meaning has at most 64 characters
                 name=sr.CodedConcept(
-                    f"{marker.value}-{name}", _SCHEME, f"{name_of(marker)} predicted from H&E, {what}"
+                    f"{scored.shown.column(marker)}-{name}",
+                    _SCHEME,
+                    f"{scored.shown.of(marker)} predicted from H&E, {what.format(whole=whole)}",
                 ),
                 value=round(scored.shown.factor * reading[name], 4),
                 unit=codes.UCUM.Percent
@@ -157,7 +160,7 @@ def structured_report(scored: ScoredSlide, source: Any) -> Any:
         label = f"{name_of(marker)}: tiles that carry a reading"
         measurements.append(
             sr.Measurement(
-                name=sr.CodedConcept(f"{marker.value}-n-tiles", _SCHEME, label),
+                name=sr.CodedConcept(f"{scored.shown.column(marker)}-n-tiles", _SCHEME, label),
                 value=reading["n_tiles"],
                 unit=codes.UCUM.NoUnits,
                 algorithm_id=algorithm,

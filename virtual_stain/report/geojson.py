@@ -62,6 +62,8 @@ def tiles_geojson(report: SlideReport, origin: str = "bounds") -> str:
         "origin": origin,
         "offset_px0": list(offset),
         "slide": report.slide.name,
+        "value_definition": report.shown.definition.value,
+        "unit": report.shown.definition.unit,
         "features": features,
     }
     return json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"
@@ -71,7 +73,7 @@ def _measurements(report: SlideReport, index: int) -> dict[str, float]:
     """Numbers only: QuPath refuses null, so what does not exist is left out."""
     values: dict[str, Any] = {}
     for marker, scores in report.score.markers.items():
-        values[marker.value] = float(scores.value[index])
+        values[report.shown.column(marker)] = float(scores.value[index])
         values[marker.cells_output] = float(scores.tumour_cells[index])
         if scores.classes is not None:
             values |= dict(zip(marker.class_outputs, scores.classes[index].tolist(), strict=True))

@@ -15,7 +15,7 @@ from virtual_stain.geometry import Box
 from virtual_stain.markers import Marker
 from virtual_stain.pages import page_environment
 from virtual_stain.report.heatmap import histogram_png, top_tiles
-from virtual_stain.report.notes import RESEARCH_USE
+from virtual_stain.report.notes import RESEARCH_USE, difference_text
 from virtual_stain.report.report import SlideReport
 from virtual_stain.version import __version__
 
@@ -51,7 +51,8 @@ def _engine(report: SlideReport) -> str:
     words = [str(engine[k]) for k in ("name", "precision", "device", "address", "transport") if engine.get(k)]
     if engine.get("largest_difference") is not None:
         where = f"the centres of {engine['checked_tiles']} tiles"
-        words.append(f"largest difference to float32 on {where} {engine['largest_difference']:.4f}")
+        found = difference_text(engine["largest_difference"], report.shown.definition)
+        words.append(f"largest difference to float32 on {where} {found}")
     return ", ".join([*words, f"crops: {report.settings.crops}"])
 
 

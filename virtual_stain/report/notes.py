@@ -12,7 +12,7 @@ from virtual_stain.appearance import Deviation
 from virtual_stain.config import ScoringSettings
 from virtual_stain.her2 import NEEDS_ISH, Her2Reading
 from virtual_stain.intervals import SlideInterval
-from virtual_stain.markers import Marker
+from virtual_stain.markers import Marker, ValueDefinition
 from virtual_stain.readings import SlideReading
 from virtual_stain.score.score import SlideScore
 from virtual_stain.value_text import ValueText
@@ -79,7 +79,9 @@ def appearance_notes(outside: tuple[Deviation, ...]) -> tuple[Note, ...]:
     )
 
 
-def engine_notes(engine: Mapping[str, Any], settings: ScoringSettings) -> tuple[Note, ...]:
+def engine_notes(
+    engine: Mapping[str, Any], settings: ScoringSettings, definition: ValueDefinition = ValueDefinition.POSITIVE_RATIO
+) -> tuple[Note, ...]:
     """Where the network was not run as the reference runs it."""
     notes = []
     if settings.crops == "center":
@@ -89,13 +91,22 @@ def engine_notes(engine: Mapping[str, Any], settings: ScoringSettings) -> tuple[
     # an engine that passed its check keeps its name; the reference reads only where the fast one was refused
     if difference is not None and (engine.get("name"), engine.get("precision")) == ("tensorflow", "float32"):
         text = (
-            f"The faster engine differed by {difference:.4f} on the centres of {engine['checked_tiles']} tiles of this "
+            f"The faster engine differed by {difference_text(difference, definition)} on the centres of "
+            f"{engine['checked_tiles']} tiles of this "
             "slide: float32 read it."
         )
         notes.append(Note("bfloat16_not_used", text))
     if engine.get("transport") == "jpeg":
-        notes.append(Note("jpeg_transport", "Tiles went to the server as JPEG: readings may differ by up to 0.01."))
+        how_far = (
+            "readings may differ by up to 0.01." if definition.is_ratio else "what that does to counts is not measured."
+        )
+        notes.append(Note("jpeg_transport", f"Tiles went to the server as JPEG: {how_far}"))
     return tuple(notes)
+
+
+def difference_text(difference: float, definition: ValueDefinition) -> str:
+    """The largest difference of two engines: of fractions itself, of counts a share of the value."""
+    return f"{difference:.4f}" if definition.is_ratio else f"{100 * difference:.1f} % of the value"
 
 
 def reading_notes(

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from virtual_stain.appearance import Deviation, outside_training, slide_appearance
 from virtual_stain.config import ScoringSettings
 from virtual_stain.geometry import Box, Size
@@ -100,13 +102,14 @@ def make_report(
             top_n=settings.top_n,
             few_cells=settings.few_cells,
             definition=score.card.value_definition,
+            tissue_fraction=np.array([t.tissue_fraction for t in score.tiles])[used],
         )
         intervals[marker] = _interval(score, marker, readings[marker], settings, outside)
         notes += reading_notes(marker, readings[marker], intervals[marker], score)
         if scores.classes is not None:
             her2[marker] = Her2Reading.of(her2_fractions(scores.classes[used], cells))
             notes += her2_notes(marker, her2[marker])
-    notes += engine_notes(score.engine, settings) + unknown_training_note(seen)
+    notes += engine_notes(score.engine, settings, score.card.value_definition) + unknown_training_note(seen)
     flags = tuple(dict.fromkeys(note.code for note in about_slide))
     return SlideReport(slide, score, readings, tuple(notes), flags, model_sha256, settings, intervals, her2)
 
@@ -216,7 +219,8 @@ def tiles_csv(score: SlideScore) -> str:
     `used`: it enters the readings of some marker; with several markers `used_<marker>` follows for each.
     """
     columns = ["col", "row", "x", "y", "width", "height"]
-    columns += score.card.outputs
+    shown = ValueText(score.card.value_definition)
+    columns += [name for m in score.card.markers for name in (shown.column(m), *m.outputs[1:])]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     several = list(score.markers.items()) if len(score.markers) > 1 else []

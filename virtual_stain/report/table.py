@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from virtual_stain.export.card import ModelCard
-from virtual_stain.markers import parse_marker
+from virtual_stain.markers import Marker, ValueDefinition, parse_marker
 from virtual_stain.provenance import Outcome
 from virtual_stain.score.inputs import ScoreInput
+from virtual_stain.value_text import ValueText
 
 SCORES_CSV = "scores.csv"
 _VALUES = ("global_ratio", "global_mean", "top_mean", "top_n", "n_tiles", "expected_tumour_cells")
@@ -43,11 +44,12 @@ def scores_csv(
     stand in one line each. `earlier`: stem → report.json of other slides in the folder; they follow as status earlier,
     with the model that read them.
     """
-    markers = [m.value for m in card.markers]
+    shown = ValueText(card.value_definition)
+    markers = {m.value: shown.column(m) for m in card.markers}
     columns = list(_FIRST)
-    for marker in markers:
-        columns += [f"{marker}_{name}" for name in (*_VALUES, "interval_low", "interval_high", "flags")]
-        columns += [f"{marker}_score"] if parse_marker(marker).has_classes else []
+    for marker, prefix in markers.items():
+        columns += [f"{prefix}_{name}" for name in (*_VALUES, "interval_low", "interval_high", "flags")]
+        columns += [f"{prefix}_score"] if parse_marker(marker).has_classes else []
     text = io.StringIO()
     writer = csv.DictWriter(text, [*columns, *_LAST], lineterminator="\n")
     writer.writeheader()
@@ -58,7 +60,7 @@ def scores_csv(
     return text.getvalue()
 
 
-def _row(item: ScoreInput, result: SlideResult | None, markers: Sequence[str]) -> dict[str, object]:
+def _row(item: ScoreInput, result: SlideResult | None, markers: Mapping[str, str]) -> dict[str, object]:
     row: dict[str, object] = {"slide": item.stem, "status": "pending"}
     if result is None:
         return row
@@ -66,18 +68,19 @@ def _row(item: ScoreInput, result: SlideResult | None, markers: Sequence[str]) -
     return row if result.report is None else row | _values(item.stem, result.report, markers)
 
 
-def _values(stem: str, report: Mapping[str, Any], markers: Sequence[str]) -> dict[str, object]:
+def _values(stem: str, report: Mapping[str, Any], markers: Mapping[str, str]) -> dict[str, object]:
     row: dict[str, object] = {}
-    for marker in markers:
+    for marker, prefix in markers.items():
         reading = report["readings"].get(marker, {})
-        row |= {f"{marker}_{name}": _plain(reading.get(name)) for name in _VALUES}
+        if reading and ValueText(ValueDefinition(reading["value_definition"])).column(Marker(marker)) != prefix:
+            continue  # an earlier model's: another value must not stand in this one's column
+        row |= {f"{prefix}_{name}": _plain(reading.get(name)) for name in _VALUES}
         interval = reading.get("interval") or {}
-        row |= {f"{marker}_interval_{side}": _plain(interval.get(side)) for side in ("low", "high")}
-        row[f"{marker}_flags"] = ";".join(reading.get("flags", ()))
+        row |= {f"{prefix}_interval_{side}": _plain(interval.get(side)) for side in ("low", "high")}
+        row[f"{prefix}_flags"] = ";".join(reading.get("flags", ()))
         if parse_marker(marker).has_classes:
-            row[f"{marker}_score"] = _plain(reading.get("her2", {}).get("score"))
+            row[f"{prefix}_score"] = _plain(reading.get("her2", {}).get("score"))
     slide, model = report["slide"], report["model"]
-    # rows of earlier models may have other values in the same columns
     definitions = dict.fromkeys(r["value_definition"] for r in report["readings"].values())
     row["value_definition"] = ";".join(definitions)
     row |= {name: _plain(slide[name]) for name in ("tissue_mm2", "mpp_x", "mpp_y")}

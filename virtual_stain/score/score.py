@@ -18,6 +18,7 @@ from virtual_stain.errors import ModelError, SlideError
 from virtual_stain.export.card import ModelCard
 from virtual_stain.markers import CELLS, Marker
 from virtual_stain.progress import QUIET, Progress
+from virtual_stain.readings import per_tissue
 from virtual_stain.score.answer_log import AnswerLog
 from virtual_stain.score.engine_check import check_engine
 from virtual_stain.score.in_flight import Batch, InFlight, SeenTile
@@ -40,7 +41,7 @@ class MarkerScores:
     """What the network says about one marker; arrays run over the tissue tiles of the plan, float64[N]."""
 
     value: Floats
-    """What the bundle's value definition says: a fraction 0–1, or cells per mm² ≥ 0; NaN: no reading."""
+    """What the bundle's value definition says: a fraction 0–1, or cells per mm² of tissue; NaN: no reading."""
     tumour_cells: Floats
     """Expected number ≥ 0; NaN: no reading."""
     used: Bools
@@ -194,8 +195,8 @@ def _predict(predictor: Predictor, images: Sequence[Tiles], names: Sequence[str]
 def _marker_scores(
     marker: Marker, answers: dict[str, Floats], tiles: Sequence[TileRef], card: ModelCard
 ) -> MarkerScores:
-    value, cells = answers[marker.value], answers[marker.cells_output]
     tissue = np.array([t.tissue_fraction for t in tiles], np.float64)
+    value, cells = per_tissue(answers[marker.value], tissue, card.value_definition), answers[marker.cells_output]
     known = np.isfinite(value) & np.isfinite(cells)
     enough = np.nan_to_num(cells) >= card.min_tumour_cells
     classes = [answers[name] for name in marker.class_outputs]

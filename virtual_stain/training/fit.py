@@ -13,10 +13,8 @@ from virtual_stain.dataset.pipeline import TrainingOrder, tile_batches, training
 from virtual_stain.dataset.shards import reading_errors, verify_shards
 from virtual_stain.errors import ConfigError, InputError, ModelError
 from virtual_stain.files import folder_lock, output_errors
-from virtual_stain.markers import Marker
-from virtual_stain.model.build import BuildOptions, Network, build_network, set_starting_outputs
+from virtual_stain.model.build import BuildOptions, build_network, set_starting_outputs
 from virtual_stain.model.precision import resolve_precision
-from virtual_stain.model.tile_reading import crops_per_side
 from virtual_stain.progress import QUIET, Progress
 from virtual_stain.provenance import RunRecord
 from virtual_stain.records.duplicates import known_duplicates
@@ -28,7 +26,6 @@ from virtual_stain.training.inputs import RunInputs, read_inputs
 from virtual_stain.training.loop import Job, Trainer
 from virtual_stain.training.recipes import make_recipe
 from virtual_stain.training.run_dir import RunDir, read_run_json
-from virtual_stain.training.step import LossWeights
 from virtual_stain.training.training_range import measure_training_range
 from virtual_stain.training.watchdog import NAN_BATCH
 
@@ -140,17 +137,12 @@ def _job(inputs: RunInputs, paths: RunDir, *, load_weights: bool, distribution: 
     _require_equal_parts(settings, together)
     with together.strategy.scope():
         network = build_network(config.model, spec.markers, options)
-        mean_cells = _start_at_the_mean(network, inputs)
+        set_starting_outputs(network, inputs.mean_ratio, inputs.mean_cells)
     return Job(
         network=network,
         recipe=recipe,
         settings=settings,
-        loss=LossWeights(
-            settings.min_crop_cells,
-            settings.max_crop_cells,
-            settings.cells_loss_weight / mean_cells,
-            count_factor=1 / mean_cells,
-        ),
+        loss=inputs.loss,
         paths=paths,
         steps_per_epoch=steps_per_epoch,
         batches_from=lambda step: training_batches(inputs.records, split.train, spec, _order(config, step, together)),
@@ -178,23 +170,6 @@ def _order(config: Config, step: int, together: Distribution) -> TrainingOrder:
         worker=together.worker,
         workers=together.workers,
     )
-
-
-def _start_at_the_mean(network: Network, inputs: RunInputs) -> float:
-    """Sets the first outputs from the training pairs' counts; returns the mean tumour cells of a crop, ≥ 1.
-
-    The manifest counts the cells of the records that enter the ratio, so they alone are divided by.
-    """
-    per_tile = crops_per_side(inputs.spec.tile_px, inputs.spec.crop_px) ** 2
-    ratio: dict[Marker, float] = {}
-    cells: dict[Marker, float] = {}
-    for marker in network.markers:
-        pairs = [p for p in inputs.split.train if p.marker == marker.value]
-        total = sum(p.positive + p.negative for p in pairs)
-        ratio[marker] = sum(p.positive for p in pairs) / total if total else 0.5
-        cells[marker] = total / max(sum(p.n_ratio for p in pairs) * per_tile, 1)
-    set_starting_outputs(network, ratio, cells)
-    return max(1.0, sum(cells.values()) / len(cells))
 
 
 def _train(trainer: Trainer, paths: RunDir, config: Config, data: dict[str, Any], records: Location) -> FitResult:

@@ -29,7 +29,6 @@ from virtual_stain.training.checkpoint import named_values, write_checkpoint
 from virtual_stain.training.history import History
 from virtual_stain.training.inputs import RunInputs
 from virtual_stain.training.run_dir import RunDir
-from virtual_stain.training.step import LossWeights
 from virtual_stain.training.validate import Validation, Validator
 
 _COSTS = (0.3, 3.0, 30.0)
@@ -183,6 +182,5 @@ def _validate(network: Network, inputs: RunInputs) -> Validation:
         inputs.validation_batch_tiles,
         max_tiles=settings.validation_tiles,
     )
-    loss = LossWeights(settings.min_crop_cells, settings.max_crop_cells, settings.cells_loss_weight)
     with reading_errors(inputs.records):
-        return Validator(network, loss, tiles).run()
+        return Validator(network, inputs.loss, tiles).run()

@@ -12,7 +12,7 @@ import tensorflow as tf
 from virtual_stain.errors import InputError
 from virtual_stain.model.build import Network
 from virtual_stain.model.losses import cells_loss_sum
-from virtual_stain.model.tile_reading import crop_grid, sum_over_tile
+from virtual_stain.model.tile_reading import crop_grid, sum_over_tile, value_of_tile
 from virtual_stain.model.value import ValueOutput
 from virtual_stain.training.distribution import Distribution
 from virtual_stain.training.metrics import mean_absolute_error, mean_within, pearson
@@ -32,7 +32,7 @@ class Validation:
     tile_r: float | None
     """Pearson r over the tiles within a pair, mean over pairs; None with fewer than 3 labelled tiles in each."""
     tile_mae: float | None
-    """Mean absolute error of tile values, fraction or cells per mm²; None without labelled tiles."""
+    """Mean absolute error of tile values, fraction or cells per mm² of tile; None without labelled tiles."""
     n_tiles: int
     """Tiles with a trusted label."""
 
@@ -119,7 +119,7 @@ class Validator:
             lost += value_loss_sum(outputs, str(marker), flat, index, weights, value)
             cells += cells_loss_sum(log_cells, flat["cells"][:, index], flat["usable"][:, index])
             total, shown = sum_over_tile(value.read(logit, log_cells)[:, None], crops, per_tile)
-            readings.append(total[:, 0] / shown[:, 0])
+            readings.append(value_of_tile(total, shown, per_tile, value.definition))
         lost *= value_factor(self._loss, value)
         sums = [lost, tf.reduce_sum(weights), cells, tf.reduce_sum(flat["usable"])]
         return sums, tf.stack(readings, axis=1), shown[:, 0]
@@ -132,7 +132,8 @@ def _labelled(
     trusted, pair = batch["trusted"].numpy(), batch["pair"].numpy()
     cells, positive = batch["cells"].numpy().sum(axis=1), batch["positive"].numpy().sum(axis=1)
     counted = positive if value.definition.of_positive else cells - positive
-    whole = cells if value.definition.is_ratio else np.broadcast_to(shown[:, None] * value.crop_mm2, cells.shape)
+    area_mm2 = (shown > 0) * batch["cells"].shape[1] * value.crop_mm2
+    whole = cells if value.definition.is_ratio else np.broadcast_to(area_mm2[:, None], cells.shape)
     return [
         (pair[i], m, float(counted[i, m] / whole[i, m]), float(values[i, m]))
         for i, m in zip(*np.nonzero((trusted > 0) & (whole > 0) & np.isfinite(values)), strict=True)

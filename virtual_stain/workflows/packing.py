@@ -13,8 +13,9 @@ from virtual_stain.config import Config
 from virtual_stain.counting.cells import CellClass
 from virtual_stain.errors import InputError
 from virtual_stain.files import read_json, sha256_file, write_json
-from virtual_stain.labels.label import TileLabel, countable
+from virtual_stain.labels.label import TileLabel, countable, value_weight
 from virtual_stain.labels.store import TileStore, TileTable
+from virtual_stain.markers import ValueDefinition
 from virtual_stain.provenance import code_sha256
 from virtual_stain.records.manifest import PairEntry, RegistrationEntry, ShardEntry
 from virtual_stain.records.schema import CLASSES_UNKNOWN, SCHEMA_VERSION, Record, filename
@@ -25,8 +26,8 @@ from virtual_stain.workflows.pair_job import PreparedPair, digest_of
 from virtual_stain.workflows.part_job import TILES
 
 _PACKED = "packed.json"
-_CODE = ("workflows/packing.py", "workflows/corrections.py", "review/correction.py", "records/schema.py",
-         "records/write.py")  # fmt: skip
+_CODE = ("workflows/packing.py", "workflows/corrections.py", "review/correction.py", "labels/label.py",
+         "records/schema.py", "records/write.py")  # fmt: skip
 """What a record is made with beside its tile."""
 
 
@@ -92,7 +93,7 @@ def pack(job: PackJob, out: Path, config: Config) -> Packed | None:
             shards = write_shards(out, job.pair, records, shard_bytes=round(config.labels.shard_mb * 1e6))
             value = {"key": key, "tiles": store.input_key, "shards": [dataclasses.asdict(s) for s in shards]}
             write_json(job.prepared.job.folder / _PACKED, value)
-        table = corrected_table(store, table, chosen, config)
+        table = _valued(corrected_table(store, table, chosen, config), config.counting.value_definition)
     return Packed(_entry(job, table, list(chosen), shards), tuple(chosen), table)
 
 
@@ -185,7 +186,14 @@ def to_record(job: PackJob, tile: TileLabel, passed: Passed, config: Config) -> 
         "label/value_definition": config.counting.value_definition.value,
         "label/positive": tile.counts.positive,
         "label/negative": tile.counts.negative,
-        "label/weight": tile.weight,
+        "label/weight": value_weight(
+            config.counting.value_definition,
+            tile.weight,
+            tile.usable_count,
+            tile.flags,
+            tile.trust.overlap_fraction,
+            tile.trust.tissue_overlap_fraction,
+        ),
         "label/usable_count": int(tile.usable_count),
         "cells/x": cells.xy[:, 0].tolist(),
         "cells/y": cells.xy[:, 1].tolist(),
@@ -204,6 +212,16 @@ def to_record(job: PackJob, tile: TileLabel, passed: Passed, config: Config) -> 
     if tile.trust.error_p95_um is not None:
         record["registration/error_p95_um"] = tile.trust.error_p95_um
     return record
+
+
+def _valued(table: TileTable, definition: ValueDefinition) -> TileTable:
+    """The table with the weights of the value that the records are labelled with."""
+    found = [table[n] for n in ("weight", "usable_count", "overlap_fraction", "tissue_overlap_fraction")]
+    weights = [
+        value_weight(definition, float(w), bool(usable), flags, float(overlap), float(tissue))
+        for w, usable, overlap, tissue, flags in zip(*found, table.flags, strict=True)
+    ]
+    return dataclasses.replace(table, columns={**table.columns, "weight": np.array(weights, np.float64)})
 
 
 def _entry(job: PackJob, table: TileTable, chosen: list[int], shards: tuple[ShardEntry, ...]) -> PairEntry:

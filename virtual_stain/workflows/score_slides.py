@@ -190,11 +190,11 @@ def summary(scored: Scored) -> str:
             parts.append(f"{label}: no tile carries a reading")
             continue
         ratio, mean, top = (shown.text(reading[k]) for k in ("global_ratio", "global_mean", "top_mean"))
-        n = reading["n_tiles"]
+        n, whole = reading["n_tiles"], "global ratio" if shown.definition.is_ratio else "over all tissue"
         if score := reading.get("her2", {}).get("score"):
             note = reading["her2"]["note"]
             parts.append(f"{parse_marker(marker).label} score {score}" + (f" ({note})" if note else ""))
-        parts.append(f"{label} global ratio {ratio}, global mean {mean}, top {reading['top_n']} {top} ({n} tiles)")
+        parts.append(f"{label} {whole} {ratio}, global mean {mean}, top {reading['top_n']} {top} ({n} tiles)")
     note = f" [{scored.outcome.reason}]" if scored.outcome.reason else ""
     return f"{name}: {'; '.join(parts)}{note} → {scored.folder / (name + '.report.html')}"
 

@@ -26,6 +26,7 @@ from virtual_stain.workflows.pair_job import OVERLAY
 
 SUMMARY = "summary.html"
 _THUMBNAIL_PX = 360
+_Column = npt.NDArray[np.float64]
 _FLAG_ORDER = (
     "few_cells",
     "poor_overlap",
@@ -39,8 +40,6 @@ _FLAG_ORDER = (
     "stains_unclear",
     "uncertain_ratio",
 )
-_TEXT = ValueText(ValueDefinition.POSITIVE_RATIO)
-"""The page shows shares of positive cells, whatever number trains; of HER2 of stained ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,26 +50,30 @@ class Used:
     chosen: Sequence[int]
     stain_flags: tuple[str, ...]
 
-    @property
-    def ratios(self) -> npt.NDArray[np.float64]:
-        """float64[N]: ratio of every record whose ratio may train."""
+    def counts(self, manifest: Manifest) -> tuple[_Column, _Column]:
+        """(counted cells, tumour cells or mm² of tissue) float64[N] of every record whose value may train."""
         index = np.array(self.chosen, np.intp)
         index = index[self.table["weight"][index] > 0]
-        positive, negative = self.table["positive"][index], self.table["negative"][index]
-        return np.asarray(positive / (positive + negative), np.float64)
+        positive, negative = (self.table[n][index].astype(np.float64) for n in ("positive", "negative"))
+        definition = ValueDefinition(manifest.value_definition)
+        window_mm2 = (manifest.tiling.window_um / 1000) ** 2
+        whole = positive + negative if definition.is_ratio else self.table["tissue_fraction"][index] * window_mm2
+        return positive if definition.of_positive else negative, whole
 
 
 def write_summary(out: Path, manifest: Manifest, used: Mapping[str, Used], folders: Mapping[str, Path]) -> Path:
     """Writes `out`/summary.html. `used`: the tiles of every pair with records; `folders`: where overlays lie."""
     environment = page_environment("virtual_stain.workflows")
-    environment.filters["percent"] = lambda v: "–" if v is None else f"{v * 100:.1f} %"
+    shown = ValueText(ValueDefinition(manifest.value_definition))
+    environment.filters["value"] = shown.text
     environment.filters["um"] = lambda v: "–" if v is None else f"{v:.1f}"
     entries = {e.pair: e for e in manifest.pairs}
     excluded = {e.pair: e.reason for e in manifest.excluded}
     text = environment.get_template("summary.html").render(
         manifest=manifest,
+        shown=shown,
         markers=[_marker(manifest, used, m) for m in manifest.markers],
-        pairs=[_pair(entries[name], used[name], folders[name]) for name in entries],
+        pairs=[_pair(entries[name], used[name].counts(manifest), used[name], folders[name]) for name in entries],
         excluded=[
             {"pair": name, "reason": reason, "overlay": _thumbnail(folders[name]) if name in folders else None}
             for name, reason in excluded.items()
@@ -84,30 +87,35 @@ def write_summary(out: Path, manifest: Manifest, used: Mapping[str, Used], folde
 
 def _marker(manifest: Manifest, used: Mapping[str, Used], marker: str) -> dict[str, Any]:
     entries = [e for e in manifest.pairs if e.marker == marker]
-    ratios = [used[e.pair].ratios for e in entries]
-    positive, total = sum(e.positive for e in entries), sum(e.positive + e.negative for e in entries)
+    columns = [used[e.pair].counts(manifest) for e in entries]
+    counted, whole = (np.concatenate([c[i] for c in columns]) if columns else np.zeros(0) for i in (0, 1))
+    shown = ValueText(ValueDefinition(manifest.value_definition))
     return {
-        "label": _TEXT.name(parse_marker(marker)),
+        "label": shown.name(parse_marker(marker)),
         "n_ratio": sum(e.n_ratio for e in entries),
         "n_records": sum(e.n_records for e in entries),
-        "cells": total,
-        "ratio": positive / total if total else None,
-        "histogram": _histogram(parse_marker(marker), np.concatenate([*ratios, np.zeros(0)])),
+        "cells": sum(e.positive + e.negative for e in entries),
+        "value": _quotient(counted, whole),
+        "histogram": _histogram(parse_marker(marker), counted / whole, shown),
     }
 
 
-def _pair(entry: PairEntry, used: Used, folder: Path) -> dict[str, Any]:
+def _quotient(counted: _Column, whole: _Column) -> float | None:
+    return float(counted.sum() / whole.sum()) if whole.sum() > 0 else None
+
+
+def _pair(entry: PairEntry, counts: tuple[_Column, _Column], used: Used, folder: Path) -> dict[str, Any]:
     flags = Counter(flag for tile in used.table.flags for flag in tile)
-    total = entry.positive + entry.negative
-    ratios = used.ratios
+    counted, whole = counts
+    values = counted / whole
     return {
         "entry": entry,
         "label": parse_marker(entry.marker).label,
         "tiles": len(used.table),
         "stain_flags": used.stain_flags,
-        "ratio": entry.positive / total if total else None,
-        "low": float(np.quantile(ratios, 0.1)) if len(ratios) else None,
-        "high": float(np.quantile(ratios, 0.9)) if len(ratios) else None,
+        "value": _quotient(counted, whole),
+        "low": float(np.quantile(values, 0.1)) if len(values) else None,
+        "high": float(np.quantile(values, 0.9)) if len(values) else None,
         "flags": [(name, flags[name]) for name in _FLAG_ORDER if flags[name]],
         "overlay": _thumbnail(folder),
     }
@@ -129,17 +137,19 @@ def _folds(manifest: Manifest) -> list[dict[str, int]]:
     return result
 
 
-def _histogram(marker: Marker, ratios: np.ndarray[Any, Any]) -> str | None:
+def _histogram(marker: Marker, values: _Column, shown: ValueText) -> str | None:
     """A PNG as data URL; None without tiles."""
-    if not len(ratios):
+    if not len(values):
         return None
+    top = 100.0 if shown.definition.is_ratio else max(1.0, float(values.max()))
     figure = Figure(figsize=(5.6, 2.3), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    axes.hist(ratios * 100, bins=list(range(0, 101, 5)), color="#7a4b94", edgecolor="white", linewidth=0.6)
-    axes.axvline(float(np.mean(ratios)) * 100, color="#222222", linewidth=1, linestyle="--")
-    axes.set_xlim(0, 100)
-    axes.set_xlabel(f"{_TEXT.of(marker)} in a tile, % (dashed: mean)")
+    bins = np.linspace(0, top, 21).tolist()
+    axes.hist(values * shown.factor, bins=bins, color="#7a4b94", edgecolor="white", linewidth=0.6)
+    axes.axvline(float(np.mean(values)) * shown.factor, color="#222222", linewidth=1, linestyle="--")
+    axes.set_xlim(0, top)
+    axes.set_xlabel(f"{shown.of(marker)} in a tile, {shown.unit} (dashed: mean)")
     axes.set_ylabel("tiles")
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)

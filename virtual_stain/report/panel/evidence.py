@@ -39,6 +39,8 @@ class Evidence:
     interval: tuple[float, float] | None = None
     interval_note: str = ""
     """What the interval is, or why there is none."""
+    cells: float | None = None
+    """Tumour cells that it rests on, counted or expected; None: not known."""
     score: str | None = None
     """HER2: 0, 1+, 2+ or 3+."""
     ish: str | None = None
@@ -163,7 +165,13 @@ def _predicted(path: Path, report: Mapping[str, Any], name: str, reading: str) -
     interval, note = None, "the interval belongs to global_ratio alone"
     if reading == "global_ratio":
         interval, note = _interval(values["interval"])
-    return Evidence(value=_fraction(values[reading]), interval=interval, interval_note=note, **common)
+    return Evidence(
+        value=_fraction(values[reading]),
+        interval=interval,
+        interval_note=note,
+        cells=values["expected_tumour_cells"],
+        **common,
+    )
 
 
 def _interval(value: Mapping[str, Any] | None) -> tuple[tuple[float, float] | None, str]:
@@ -195,7 +203,11 @@ def _counted(path: Path, summary: Mapping[str, Any]) -> Evidence:
         f"95 % interval of the count alone ({n} cells; Wilson 1927): neither the counting's errors nor the sampling's"
     )
     return Evidence(
-        value=positive / n if n else None, interval=wilson(positive, n) if n else None, interval_note=note, **common
+        value=positive / n if n else None,
+        interval=wilson(positive, n) if n else None,
+        interval_note=note,
+        cells=n,
+        **common,
     )
 
 

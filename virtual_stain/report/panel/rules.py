@@ -50,6 +50,8 @@ class RuleSet:
     undefined: str
     """The class where no outcome fits."""
     outcomes: tuple[Outcome, ...]
+    least_cells: int = 0
+    """Tumour cells that a reading must rest on to be classed."""
 
     @property
     def markers(self) -> tuple[Marker, ...]:
@@ -113,6 +115,7 @@ def parse_rule_set(text: str, name: str) -> RuleSet:
             note=str(value.get("note", "")),
             undefined=str(value["undefined"]),
             outcomes=outcomes,
+            least_cells=int(value.get("least_cells", 0)),
         )
     except (tomllib.TOMLDecodeError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"{name}: expected a rule set. Received something else: {error!r}") from None
@@ -123,6 +126,10 @@ def apply_rules(rules: RuleSet, panel: Panel) -> Finding | None:
     known = {marker: panel.of(marker) for marker in rules.markers}
     if not any(known.values()):
         return None
+    few = [e for e in known.values() if e is not None and e.cells is not None and e.cells < rules.least_cells]
+    if few:
+        every = tuple(dict.fromkeys(o.name for o in rules.outcomes))
+        return Finding(rules, None, every, tuple(_too_few(rules, e) for e in few))
     options = {marker: tuple(_options(rules, marker, evidence)) for marker, evidence in known.items()}
     found = {rules.classify(values) for values in _combinations(options)}
     order = [*dict.fromkeys(o.name for o in rules.outcomes), rules.undefined]
@@ -140,6 +147,11 @@ def _is_bare(evidence: Evidence) -> bool:
     if evidence.score is not None:
         return evidence.origin == PREDICTED
     return evidence.value is not None and evidence.interval is None
+
+
+def _too_few(rules: RuleSet, evidence: Evidence) -> str:
+    cells = f"{evidence.cells:.0f} tumour cells"
+    return f"{evidence.marker.label} rests on {cells}: at least {rules.least_cells} are needed."
 
 
 def _condition(table: Mapping[str, Any]) -> Condition:

@@ -18,6 +18,11 @@ function banner(text) {
 }
 
 const column = (name) => state.data.tiles.columns[name] ?? [];
+// of another value than the positive ratio the column says which
+const valueColumn = (marker) => {
+  const definition = state.data.report.readings[marker].value_definition;
+  return column(definition === "positive_ratio" ? marker : `${marker}_${definition}`);
+};
 const unit = () => state.data.report.readings[state.marker].unit;
 const shown = (value) => inUnit(value, unit());
 const bounds = () => state.data.report.slide.bounds_px0;
@@ -32,7 +37,7 @@ function colour(value) {
 const usedColumn = (marker) => state.data.tiles.columns[`used_${marker}`] ?? column("used");
 
 function used() {
-  const values = column(state.marker);
+  const values = valueColumn(state.marker);
   const flags = usedColumn(state.marker);
   return values.flatMap((v, i) => (flags[i] && v !== null ? [i] : []));
 }
@@ -54,7 +59,7 @@ function draw() {
   context.fillRect(0, 0, canvas.width, canvas.height);
   if (state.picture) context.drawImage(state.picture, 0, 0, canvas.width, canvas.height);
   context.globalAlpha = $("opacity").value / 100;
-  const values = column(state.marker);
+  const values = valueColumn(state.marker);
   const inside = usedColumn(state.marker);
   for (let i = 0; i < values.length; i += 1) {
     if (values[i] === null) continue;
@@ -90,7 +95,7 @@ function tileAt(event) {
 function say(i) {
   const cells = column(`${state.marker}_tumour_cells`)[i];
   const flags = column("flags")[i];
-  return `column ${column("col")[i]}, row ${column("row")[i]}: ${shown(column(state.marker)[i])}, ${cells === null ? "–" : Math.round(cells)} tumour cells expected${flags.length ? ` (${flags.join(", ")})` : ""}`;
+  return `column ${column("col")[i]}, row ${column("row")[i]}: ${shown(valueColumn(state.marker)[i])}, ${cells === null ? "–" : Math.round(cells)} tumour cells expected${flags.length ? ` (${flags.join(", ")})` : ""}`;
 }
 
 function show(i) {
@@ -140,7 +145,7 @@ function reading() {
     ["Value", meaning(r)],
     [`Mean of the top ${r.top_n ?? TOP}`, shown(r.top_mean)],
     ["Global mean", shown(r.global_mean)],
-    [unit() === "fraction" ? "Global ratio (weighted by expected cells)" : "Cells per mm² of used tiles", shown(r.global_ratio)],
+    [unit() === "fraction" ? "Global ratio (weighted by expected cells)" : "Cells per mm² of tissue", shown(r.global_ratio)],
     [interval ? `${percent(interval.level, 0)} interval of the global ratio` : "Interval", interval ? `${shown(interval.low)} to ${shown(interval.high)}` : "none: see the warnings"],
     ...(typeof interval?.calibrated === "number" ? [["Calibrated global ratio", shown(interval.calibrated)]] : []),
     ["Tiles in the reading", r.n_tiles],
@@ -164,7 +169,7 @@ function histogram() {
   canvas.height = canvas.clientHeight * ratio;
   const context = canvas.getContext("2d");
   const bins = new Array(20).fill(0);
-  const values = used().map((i) => column(state.marker)[i]);
+  const values = used().map((i) => valueColumn(state.marker)[i]);
   const top = unit() === "fraction" ? 1 : niceTop(Math.max(0, ...values));
   for (const v of values) bins[Math.min(19, Math.floor((v / top) * 20))] += 1;
   const most = Math.max(1, ...bins);
@@ -187,7 +192,7 @@ function histogram() {
 }
 
 function gallery() {
-  const values = column(state.marker);
+  const values = valueColumn(state.marker);
   const best = used().sort((a, b) => values[b] - values[a]).slice(0, TOP);
   $("gallery-title").textContent = best.length ? `Top ${best.length} tiles` : "Top tiles: no tile carries a reading";
   $("gallery").replaceChildren(
@@ -218,7 +223,7 @@ function facts() {
 
 function choose(marker) {
   state.marker = marker;
-  const values = used().map((i) => column(marker)[i]);
+  const values = used().map((i) => valueColumn(marker)[i]);
   state.range = values.length ? [Math.min(...values), Math.max(...values)] : [0, 1];
   const text = element("div", { className: "legend-text" }, element("span", { textContent: shown(state.range[0]) }), element("span", { textContent: shown(state.range[1]) }));
   const ramp = element("canvas", { width: SCALE.length, height: 1 });
