@@ -23,6 +23,12 @@ _TISSUE_OD, _TISSUE_UM = 0.12, 3.0  # summed density, and how far it is averaged
 
 
 def disturbances() -> list[tuple[str, Disturb]]:
+    """The usual ones and the harsh ones."""
+    return usual() + harsh()
+
+
+def usual() -> list[tuple[str, Disturb]]:
+    """What any two scanners or weeks differ by."""
     return [
         ("yellow cast", _pixels(lambda rgb: rgb * (1.0, 0.97, 0.85))),
         ("blue cast", _pixels(lambda rgb: rgb * (0.87, 0.95, 1.0))),
@@ -31,6 +37,12 @@ def disturbances() -> list[tuple[str, Disturb]]:
         ("stain × 1.2", _pixels(_stronger(1.2))),
         ("blur, sigma 0.4 µm", lambda scene: _pixels(lambda rgb: _blurred(rgb, 0.4 / scene.mpp))(scene)),
         ("JPEG quality 70", _pixels(_jpeg(70))),
+    ]
+
+
+def harsh() -> list[tuple[str, Disturb]]:
+    """What is rare, or a fault of the stain."""
+    return [
         ("JPEG quality 50", _pixels(_jpeg(50))),
         ("gamma 0.7", _pixels(lambda rgb: 255 * (rgb / 255) ** 0.7)),
         ("gamma 1.5", _pixels(lambda rgb: 255 * (rgb / 255) ** 1.5)),
