@@ -124,8 +124,11 @@ def test_scale_is_found_without_pixel_sizes(tmp_path: Path, name: str, scale: fl
     assert np.median(pair.errors_px(registration) / scale) <= 1.1 * BEST_AFFINE_PX[name]
 
 
-def test_other_organ_is_rejected() -> None:
-    registration = register(landmarked("kidney").he, landmarked("lung").ihc)
+@pytest.mark.parametrize(("he", "ihc"), [("kidney", "lung"), ("lung", "kidney")])
+@pytest.mark.parametrize("mpp", [MPP, None])
+def test_other_organ_is_rejected(he: str, ihc: str, mpp: float | None) -> None:
+    """Also without pixel sizes, where such pairs once got no verdict, and exit code 0."""
+    registration = register(landmarked(he).he, landmarked(ihc).ihc, mpp, mpp)
     assert registration.verdict is Verdict.REJECT
     assert "no_consensus" in registration.flags
 

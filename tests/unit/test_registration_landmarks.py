@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,10 @@ import pytest
 from tests.fixtures.registration import ToyPair, toy_pair, toy_transform
 from virtual_stain.config import RegistrationSettings, TissueSettings
 from virtual_stain.errors import InputError
+from virtual_stain.registration import manual
 from virtual_stain.registration.landmarks import Landmarks, read_landmarks
+from virtual_stain.registration.precision import no_precision
+from virtual_stain.registration.quality import Evidence
 from virtual_stain.registration.register import register_pair
 from virtual_stain.registration.result import Registration, Verdict
 from virtual_stain.registration.store import read_registration, write_registration
@@ -79,6 +83,20 @@ def test_landmarks_that_agree_with_one_another_but_are_all_wrong_were_passed_as_
         assert "landmarks_contradicted" in registration.flags
         assert registration.error_median_um is None
         assert np.isinf(registration.error_at_um(pair.points())[1]).all()
+
+
+def test_landmarks_at_the_place_that_the_search_proves_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where refining them leads nowhere, and the search finds what they say, that is confirmed and not contradicted."""
+    pair = toy_pair(tmp_path, toy_transform(20))
+    real = manual.align_from
+    nothing = {"evidence": Evidence(40, 0.0, 0.0), "precision": no_precision()}
+    monkeypatch.setattr(manual, "align_from", lambda *a: dataclasses.replace(real(*a), **nothing))
+    registration = register(pair, marks_of(pair, 6, error_px=4.0))
+    assert registration.verdict is Verdict.ACCEPT
+    assert registration.flags[0] == "manual"
+    points = pair.points()
+    error = np.linalg.norm(registration.transform.to_ihc(points) - pair.transform.to_ihc(points), axis=1)
+    assert np.median(error) < 1.0
 
 
 def test_landmarks_outside_the_scan_are_refused_with_their_row(tmp_path: Path) -> None:

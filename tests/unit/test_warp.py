@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import itertools
 import json
@@ -326,3 +327,16 @@ def test_a_folder_that_is_not_there_is_made(tmp_path: Path) -> None:
     (tmp_path / "p.csv").write_text("x,y\n100,100\n", encoding="utf-8")
     warp_file(TRANSFORM, tmp_path / "p.csv", tmp_path / "new" / "folder" / "q.csv", WarpFrame())
     assert (tmp_path / "new" / "folder" / "q.csv").exists()
+
+
+def test_an_unproven_pair_of_an_older_file_is_rejected_as_well(tmp_path: Path) -> None:
+    """Without pixel sizes it had no verdict at all."""
+    proven = plain_registration(TRANSFORM, verdict=None)
+    unproven = dataclasses.replace(
+        proven, error_median_um=None, error_median_px0=None, flags=("no_consensus", "no_mpp")
+    )
+    assert not proven.rejected
+    write_registration(unproven, tmp_path / "pair")
+    (tmp_path / "p.csv").write_text("x,y\n100,100\n", encoding="utf-8")
+    assert _run(["warp", str(tmp_path / "pair"), str(tmp_path / "p.csv"), "-o", str(tmp_path / "q.csv"), "-q"]) == 3
+    assert not (tmp_path / "q.csv").exists()
