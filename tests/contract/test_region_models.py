@@ -30,6 +30,9 @@ ready = Left()
 def make():
     return Left()
 
+class Comma(Left):
+    name = 'left, "half"'
+
 class Nameless(Left):
     name = ""
 
@@ -126,3 +129,15 @@ def test_a_region_and_a_model_are_one_too_many(slide: Path) -> None:
     roi = slide.parent / "roi.png"
     cv2.imwrite(str(roi), np.full(cv2.imread(str(slide)).shape[:2], 255, np.uint8))
     assert count(slide, "--roi", str(roi), "--region-model", "own_regions:Left") != 0
+
+
+def test_what_decided_about_tumour_cells_stood_only_in_the_summary(slide: Path) -> None:
+    """Of cells.csv and cells.geojson alone nobody could say it; the name of a model may hold anything."""
+    assert count(slide, "--region-model", "own_regions:Comma") == 0
+    out, source = slide.parent / "out", 'region_model:left, "half"'
+    with (out / "cells.csv").open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.reader(stream))
+    assert rows[0][-1] == "tumour_source"
+    assert {row[-1] for row in rows[1:]} == {source}
+    assert {len(row) for row in rows} == {len(rows[0])}
+    assert json.loads((out / "cells.geojson").read_text(encoding="utf-8"))["tumour_source"] == source

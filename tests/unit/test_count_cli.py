@@ -14,6 +14,7 @@ import tifffile
 
 from tests.fixtures.counting import Field, FieldStyle, stained_field
 from virtual_stain.cli.main import _run
+from virtual_stain.counting.outlines import Outline
 from virtual_stain.counting.windows import CountWindow, FoundCells, WindowTask, count_windows
 from virtual_stain.slides.slide import SlideRef, open_slide
 from virtual_stain.workflows.count_overlay import RingStore, write_overlay
@@ -292,8 +293,9 @@ def test_the_full_overlay_shows_every_counted_cell_at_full_resolution(tmp_path: 
 def test_overlay_tiles_draw_what_crosses_their_borders(tmp_path: Path) -> None:
     slide = write(tmp_path / "white.png", np.full((1100, 1300, 3), 255, np.uint8))
     with RingStore(tmp_path) as rings, open_slide(SlideRef(slide, (0.5, 0.5))) as opened:
-        rings.append(0, np.array([(490.0, 490.0), (540.0, 490.0), (540.0, 540.0), (490.0, 540.0)]))
-        assert write_overlay(opened, rings, tmp_path / "o.ome.tif").width == 1300
+        corners = np.array([(490.0, 490.0), (540.0, 490.0), (540.0, 540.0), (490.0, 540.0)])
+        rings.append(Outline(0, True, corners))
+        assert write_overlay(opened, rings, tmp_path / "o.ome.tif", [], "").width == 1300
     with tifffile.TiffFile(tmp_path / "o.ome.tif") as tiff:
         picture = tiff.series[0].levels[0].asarray()
     dark = picture.min(axis=2) < 200

@@ -28,9 +28,11 @@ CSV_COLUMNS = (
     "circularity",
     "edge_score",
     "membrane_completeness",
+    "tumour_source",
 )
 """x, y in level-0 px; class positive/negative/other; `dab_od` of the compartment that the marker stains; intensity 0–3.
-Blank: not measured (a membrane on a nuclear marker, an area of a cell that came as a point)."""
+`tumour_source`: what decided about `tumour`, in every row the same. Blank: not measured (a membrane on a nuclear
+marker, an area of a cell that came as a point)."""
 CLASS_NAMES = {CellClass.NEGATIVE: "negative", CellClass.POSITIVE: "positive", CellClass.OTHER: "other"}
 COLOURS = {CellClass.NEGATIVE: (76, 110, 219), CellClass.POSITIVE: (216, 48, 42), CellClass.OTHER: (150, 150, 150)}
 """QuPath's display colour (R, G, B) of each class; the overlay picture uses the same."""
@@ -40,12 +42,26 @@ class CellFiles:
     """Appends cells to an open CSV and an open GeoJSON; a context manager that closes the collection properly."""
 
     def __init__(
-        self, csv: IO[str], geojson: IO[str], *, slide: str, origin: str, offset_px0: tuple[float, float]
+        self,
+        csv: IO[str],
+        geojson: IO[str],
+        *,
+        slide: str,
+        origin: str,
+        offset_px0: tuple[float, float],
+        tumour_source: str,
     ) -> None:
         self._csv, self._geojson, self._offset = csv, geojson, offset_px0
         self._first = True
         self._encode = json.JSONEncoder(allow_nan=False).encode  # one for all cells: making it costs as much as a cell
-        self._head = {"type": "FeatureCollection", "origin": origin, "offset_px0": list(offset_px0), "slide": slide}
+        self._head = {
+            "type": "FeatureCollection",
+            "origin": origin,
+            "offset_px0": list(offset_px0),
+            "slide": slide,
+            "tumour_source": tumour_source,
+        }
+        self._source = _quoted(tumour_source)
 
     def __enter__(self) -> CellFiles:
         self._csv.write(",".join(CSV_COLUMNS) + "\n")
@@ -65,10 +81,10 @@ class CellFiles:
             x, y = c.xy[i]
             row = [f"{x:.3f}", f"{y:.3f}", CLASS_NAMES[kind], f"{float(c.dab_od[i]):.4f}"]
             row += [_number(float(c.area_um2[i]), 2), str(int(tumour[i])), str(int(found.grade[i]))]
-            for name in CSV_COLUMNS[len(row) :]:
+            for name in CSV_COLUMNS[len(row) : -1]:
                 values = found.columns.get(name)
                 row.append("" if values is None else _number(float(values[i]), 4))
-            self._csv.write(",".join(row) + "\n")
+            self._csv.write(",".join([*row, self._source]) + "\n")
             feature = {
                 "type": "Feature",
                 "geometry": self._geometry(found.rings[i], (float(x), float(y))),
@@ -97,6 +113,11 @@ _MEASUREMENTS = {
     "edge_score": "Nucleus: Edge score",
     "membrane_completeness": "Membrane: Completeness",
 }
+
+
+def _quoted(text: str) -> str:
+    """A field of a CSV: the name of a region model may hold anything."""
+    return '"' + text.replace('"', '""') + '"' if any(c in text for c in ',"\r\n') else text
 
 
 def _number(value: float, digits: int) -> str:

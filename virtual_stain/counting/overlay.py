@@ -3,12 +3,16 @@ place, pixel by pixel as the scanner saw it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from virtual_stain.counting.cell_files import COLOURS
 from virtual_stain.counting.cells import CellClass, Cells
+from virtual_stain.counting.outlines import Outline, draw_cell, draw_region, with_legend
 from virtual_stain.geometry import Box, Points, Size
 from virtual_stain.slides.slide import Slide
 from virtual_stain.slides.window import read_window
@@ -20,15 +24,31 @@ CLOSE_UP_UM = 250.0
 FULL_PX = 2400
 """Side of overlay_full.jpg, level-0 px: smaller slides are on it as a whole."""
 _TEXT_PX = 34
+_REGION_PX = 2  # thickness of its border
+_FADED = 0.7  # of the dot of a cell that is not in the percentage
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Drawn:
+    """What is drawn on a slide."""
+
+    cells: Cells
+    outlines: Sequence[Outline]
+    """Of the cells in the close-up and around it."""
+    region: Sequence[Points]
+    """Rings float64[M, 2] px0 of the region that decided about tumour cells; empty without one."""
+    tumour_source: str
 
 
 def close_up_box(slide: Slide, cells: Cells, mpp: tuple[float, float]) -> Box:
-    """The square of `CLOSE_UP_UM` with the most positive cells (the most cells where none is positive), px0."""
+    """The square of `CLOSE_UP_UM` with the most positive tumour cells, px0; where there are none, with the most
+    positive cells, or the most cells."""
     b = slide.bounds
     side = CLOSE_UP_UM / mpp[0], CLOSE_UP_UM / mpp[1]
     width, height = min(side[0], b.width), min(side[1], b.height)
     positive = cells.cell_class == CellClass.POSITIVE
-    points = cells.xy[positive] if positive.any() else cells.xy
+    chosen = positive & cells.tumour if (positive & cells.tumour).any() else positive
+    points = cells.xy[chosen] if chosen.any() else cells.xy
     x, y = b.centre
     if len(points):
         bins = max(1, round(b.width / width * 2)), max(1, round(b.height / height * 2))
@@ -50,54 +70,57 @@ def full_box(slide: Slide, close_up: Box) -> Box:
     return Box(left, top, width, height)
 
 
-def draw_full(slide: Slide, rings: list[tuple[int, Points]], box: Box) -> U8:
-    """uint8[H, W, 3] RGB: `box` at full resolution with the cells' outlines (class, px0)."""
-    return _outlined(slide, rings, box, Size(int(box.width), int(box.height)), 1)
+def draw_full(slide: Slide, drawn: Drawn, box: Box) -> U8:
+    """uint8[H, W, 3] RGB: `box` at full resolution with the cells' outlines; what they mean stands below."""
+    image = _outlined(slide, drawn, box, Size(int(box.width), int(box.height)), 2)
+    return with_legend(image, drawn.tumour_source, has_region=bool(drawn.region))
 
 
-def draw_overlay(slide: Slide, cells: Cells, rings: list[tuple[int, Points]], close_up: Box, title: str) -> U8:
+def draw_overlay(slide: Slide, drawn: Drawn, close_up: Box, title: str) -> U8:
     """uint8[H, W, 3] RGB: the whole scan with a dot for every cell, beside `close_up` with the cells' outlines.
 
-    `rings`: class and outline (px0) of the cells in the close-up. Tumour cells are drawn full, others faint.
+    Tumour cells are full dots and solid outlines, others faint dots and dashed outlines.
     """
-    left = _whole(slide, cells, close_up)
-    right = _close_up(slide, rings, close_up)
+    left = _whole(slide, drawn, close_up)
+    right = _close_up(slide, drawn, close_up)
     height = max(left.shape[0], right.shape[0])
     canvas = np.full((height + _TEXT_PX, left.shape[1] + right.shape[1] + 8, 3), 255, np.uint8)
     canvas[_TEXT_PX : _TEXT_PX + left.shape[0], : left.shape[1]] = left
     canvas[_TEXT_PX : _TEXT_PX + right.shape[0], left.shape[1] + 8 :] = right
     cv2.putText(canvas, title, (8, 24), cv2.FONT_HERSHEY_SIMPLEX, 0.65, (30, 30, 30), 1, cv2.LINE_AA)
-    return canvas
+    return with_legend(canvas, drawn.tumour_source, has_region=bool(drawn.region))
 
 
-def _whole(slide: Slide, cells: Cells, close_up: Box) -> U8:
-    b = slide.bounds
+def _whole(slide: Slide, drawn: Drawn, close_up: Box) -> U8:
+    b, cells = slide.bounds, drawn.cells
     scale = PANEL_PX / max(b.width, b.height)
     size = Size(max(1, round(b.width * scale)), max(1, round(b.height * scale)))
     image = np.array(read_window(slide, b, size))
     image = (255 - (255 - image.astype(np.float32)) * 0.6).astype(np.uint8)  # faded, so that the dots stand out
-    at = ((cells.xy - (b.x, b.y)) * (size.width / b.width, size.height / b.height)).astype(np.intp)
+    per_px0 = np.array([size.width / b.width, size.height / b.height])
+    at = ((cells.xy - (b.x, b.y)) * per_px0).astype(np.intp)
     radius = 1 if len(cells) > 3000 else 2
-    order = np.argsort(cells.cell_class == CellClass.POSITIVE, kind="stable")  # positives on top
-    for i in order.tolist():
-        colour = COLOURS[CellClass(int(cells.cell_class[i]))]
-        thickness = -1 if cells.tumour[i] else 1
-        cv2.circle(image, (int(at[i, 0]), int(at[i, 1])), radius, colour, thickness, cv2.LINE_AA)
+    # tumour cells on the others, positives on top
+    for i in np.lexsort((cells.cell_class == CellClass.POSITIVE, cells.tumour)).tolist():
+        colour = np.array(COLOURS[CellClass(int(cells.cell_class[i]))], np.float64)
+        shown = colour if cells.tumour[i] else 255 - (255 - colour) * (1 - _FADED)
+        cv2.circle(image, (int(at[i, 0]), int(at[i, 1])), radius, shown.tolist(), -1, cv2.LINE_AA)
+    draw_region(image, [(ring - (b.x, b.y)) * per_px0 for ring in drawn.region], _REGION_PX)
     corners = ((close_up.corners() - (b.x, b.y)) * scale).round().astype(int)
     cv2.rectangle(image, corners[0].tolist(), corners[2].tolist(), (0, 0, 0), 2)
     return image
 
 
-def _close_up(slide: Slide, rings: list[tuple[int, Points]], box: Box) -> U8:
+def _close_up(slide: Slide, drawn: Drawn, box: Box) -> U8:
     scale = PANEL_PX / max(box.width, box.height)
     size = Size(max(1, round(box.width * scale)), max(1, round(box.height * scale)))
-    return _outlined(slide, rings, box, size, 2)
+    return _outlined(slide, drawn, box, size, 2)
 
 
-def _outlined(slide: Slide, rings: list[tuple[int, Points]], box: Box, size: Size, thickness: int) -> U8:
+def _outlined(slide: Slide, drawn: Drawn, box: Box, size: Size, thickness: int) -> U8:
     image = np.array(read_window(slide, box, size))
-    scale = size.width / box.width, size.height / box.height
-    for cell_class, ring in rings:
-        points = np.round(((ring - (box.x, box.y)) * scale - 0.5) * 8).astype(np.int32)
-        cv2.polylines(image, [points], True, COLOURS[CellClass(cell_class)], thickness, cv2.LINE_AA, shift=3)
+    scale = np.array([size.width / box.width, size.height / box.height])
+    for cell in drawn.outlines:
+        draw_cell(image, cell, (cell.ring - (box.x, box.y)) * scale, thickness)
+    draw_region(image, [(ring - (box.x, box.y)) * scale for ring in drawn.region], _REGION_PX)
     return image

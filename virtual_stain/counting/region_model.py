@@ -84,13 +84,13 @@ def check_region_model(model: object, where: str) -> RegionModel:
 def region_of(model: RegionModel, slide: Slide) -> Region:
     """The region of a slide, asked once about its corners: a model that fails or answers in another shape is refused
     before anything is counted, and whenever it does so later. Raises InputError."""
-    region = _Checked(model.name, _asked(model.name, lambda: model.region(slide)))
+    region = CheckedRegion(model.name, _asked(model.name, lambda: model.region(slide)))
     region.contains(np.asarray(slide.bounds.corners(), np.float64))
     return region
 
 
 @dataclass(frozen=True, slots=True)
-class _Checked:
+class CheckedRegion:
     """A model's region, whose every answer is looked at."""
 
     model: str

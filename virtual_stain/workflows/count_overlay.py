@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import tempfile
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
-from virtual_stain.counting.cell_files import COLOURS
-from virtual_stain.counting.cells import CellClass
+from virtual_stain.counting.outlines import Outline, draw_cell, draw_region
 from virtual_stain.geometry import Box, Points, Size
 from virtual_stain.progress import QUIET, Progress
 from virtual_stain.slides.slide import Slide
@@ -27,7 +25,7 @@ U8 = npt.NDArray[np.uint8]
 
 OVERLAY_NAME = "overlay.ome.tif"
 _POINT_UM = 3.0  # half side of what stands for a cell without an outline
-_SHIFT = 3  # cv2 draws to 1/8 px
+_THICK_PX = 2
 
 
 class RingStore:
@@ -35,7 +33,7 @@ class RingStore:
 
     def __init__(self, folder: Path) -> None:
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  # lives as long as the store
-        self._first, self._kind = array("q", [0]), array("B")
+        self._first, self._kind, self._tumour = array("q", [0]), array("B"), array("B")
 
     def __enter__(self) -> RingStore:
         return self
@@ -46,12 +44,12 @@ class RingStore:
     def __len__(self) -> int:
         return len(self._kind)
 
-    def append(self, kind: int, ring: Points) -> None:
-        """`ring`: float64[M, 2] px0."""
+    def append(self, cell: Outline) -> None:
         # float32 is 1/64 px at 2¹⁷ px: finer than what is drawn
-        self._file.write(np.asarray(ring, np.float32).tobytes())
-        self._first.append(self._first[-1] + len(ring))
-        self._kind.append(kind)
+        self._file.write(np.asarray(cell.ring, np.float32).tobytes())
+        self._first.append(self._first[-1] + len(cell.ring))
+        self._kind.append(cell.kind)
+        self._tumour.append(cell.tumour)
 
     def points(self) -> npt.NDArray[np.float32]:
         """float32[Σ M, 2], read from the file as it is asked for."""
@@ -64,14 +62,15 @@ class RingStore:
         """int64[N + 1]: where each outline begins."""
         return np.asarray(self._first, np.int64)
 
-    def outlines(self, index: npt.NDArray[np.intp]) -> list[tuple[int, Points]]:
-        """Class and outline (float64[M, 2] px0) of a few of them, in the order of `index`."""
-        points, spans, kinds = self.points(), self.spans(), self.kinds()
-        return [(int(kinds[i]), np.asarray(points[spans[i] : spans[i + 1]], np.float64)) for i in index.tolist()]
+    def outlines(self, index: npt.NDArray[np.intp]) -> list[Outline]:
+        """A few of them, in the order of `index`."""
+        points = self.points()
+        return [self.outline(i, points) for i in index.tolist()]
 
-    def kinds(self) -> npt.NDArray[np.uint8]:
-        """uint8[N]: CellClass."""
-        return np.asarray(self._kind, np.uint8)
+    def outline(self, i: int, points: npt.NDArray[np.float32]) -> Outline:
+        """The `i`-th; `points`: of `points()`, which is asked for once."""
+        ring = points[self._first[i] : self._first[i + 1]]
+        return Outline(self._kind[i], bool(self._tumour[i]), np.asarray(ring, np.float64))
 
 
 def square(xy: tuple[float, float], mpp: tuple[float, float]) -> Points:
@@ -80,20 +79,26 @@ def square(xy: tuple[float, float], mpp: tuple[float, float]) -> Points:
     return np.asarray(np.array(xy) + np.array([(-x, -y), (x, -y), (x, y), (-x, y)]), np.float64)
 
 
-def write_overlay(slide: Slide, rings: RingStore, path: Path, progress: Progress = QUIET) -> Size:
-    """Writes the scanned part of `slide` with every outline; returns its size. Raises SlideError, OutputError."""
+def write_overlay(
+    slide: Slide, rings: RingStore, path: Path, region: Sequence[Points], tumour_source: str, progress: Progress = QUIET
+) -> Size:
+    """Writes the scanned part of `slide` with every outline and the border of `region` (rings, px0); returns its size.
+
+    The picture's name says `tumour_source`. Raises SlideError, OutputError.
+    """
     bounds = slide.bounds
     size = Size(max(1, int(bounds.width)), max(1, int(bounds.height)))
     levels = pyramid_levels(size)
     mpp = slide.mpp
     assert mpp is not None  # nothing is counted without a pixel size
     level_um = [(mpp.x * 2**k, mpp.y * 2**k) for k in range(len(levels))]
-    write_pyramid(path, f"{slide.name} counted", levels, _all_tiles(slide, rings, levels), level_um, progress)
+    name = f"{slide.name} counted, solid: tumour cells by {tumour_source}"
+    write_pyramid(path, name, levels, _all_tiles(slide, rings, region, levels), level_um, progress)
     return size
 
 
-def _all_tiles(slide: Slide, rings: RingStore, levels: list[Size]) -> Iterator[U8]:
-    points, spans, kinds = rings.points(), rings.spans(), rings.kinds()
+def _all_tiles(slide: Slide, rings: RingStore, region: Sequence[Points], levels: list[Size]) -> Iterator[U8]:
+    points, spans = rings.points(), rings.spans()
     low, high = np.zeros((len(rings), 2), np.float32), np.zeros((len(rings), 2), np.float32)
     for i in range(len(rings)):
         ring = points[spans[i] : spans[i + 1]]
@@ -104,8 +109,8 @@ def _all_tiles(slide: Slide, rings: RingStore, levels: list[Size]) -> Iterator[U
         side = float(TILE_PX * 2**k)
         for row in range(tiles_across(level.height)):
             top = slide.bounds.y + row * side
-            # one line of drawing is two pixels wide: a little beyond the tile counts
-            reach = 2.0 * 2**k
+            # a line has a width: a little beyond the tile counts
+            reach = (_THICK_PX + 1.0) * 2**k
             first, last = np.searchsorted(low[by_top, 1], (top - tallest - reach, top + side + reach))
             near = by_top[first:last]
             for column in range(tiles_across(level.width)):
@@ -115,9 +120,7 @@ def _all_tiles(slide: Slide, rings: RingStore, levels: list[Size]) -> Iterator[U
                 box = Box(left, top, side, side)
                 image = np.array(read_window(slide, box, Size(TILE_PX, TILE_PX)))
                 for i in np.sort(near[inside]).tolist():
-                    ring = (points[spans[i] : spans[i + 1]] - np.array((left, top), np.float32)) / np.float32(2**k)
-                    corners = np.round((ring - 0.5) * 2**_SHIFT).astype(np.int32)
-                    cv2.polylines(
-                        image, [corners], True, COLOURS[CellClass(int(kinds[i]))], 1, cv2.LINE_AA, shift=_SHIFT
-                    )
+                    cell = rings.outline(i, points)
+                    draw_cell(image, cell, (cell.ring - (left, top)) / 2**k, 1 if k else _THICK_PX)
+                draw_region(image, [(ring - (left, top)) / 2**k for ring in region], _THICK_PX)
                 yield image

@@ -22,9 +22,11 @@ from virtual_stain.counting.cell_files import CellFiles
 from virtual_stain.counting.cells import CellClass, Cells
 from virtual_stain.counting.given import GivenCells
 from virtual_stain.counting.given_files import read_given_cells
-from virtual_stain.counting.overlay import close_up_box, draw_full, draw_overlay, full_box
+from virtual_stain.counting.outlines import Outline
+from virtual_stain.counting.overlay import Drawn, close_up_box, draw_full, draw_overlay, full_box
 from virtual_stain.counting.quality import Quality
 from virtual_stain.counting.region import Region, read_region
+from virtual_stain.counting.region_border import border_of
 from virtual_stain.counting.region_model import RegionModel, region_of
 from virtual_stain.counting.slide_stain import NO_CLASS_IS_RIGHT, SlideStain
 from virtual_stain.counting.stain import FLAG_SENTENCES, StainEvidence, examine_slide_stain, examine_stain
@@ -83,10 +85,12 @@ class _Tally:
     grade: npt.NDArray[np.uint8]
     quality: tuple[Quality, ...]
     close_up: Box
-    rings: list[tuple[int, Points]]
+    outlines: list[Outline]
     """Outlines in the close-up and in the part that is shown at full resolution."""
     pale: int
     """How many show hardly any stain."""
+    border: list[Points]
+    """Of the region of interest, px0."""
 
 
 def count_slide(
@@ -211,9 +215,9 @@ def _count(
         pale=tally.pale,
     )
     summary = summarize(slide, facts, tally.cells, tally.grade, tally.quality, settings)
-    title = title_of(summary)
-    _write_jpeg(out / "overlay.jpg", draw_overlay(slide, tally.cells, tally.rings, tally.close_up, title))
-    _write_jpeg(out / "overlay_full.jpg", draw_full(slide, tally.rings, full_box(slide, tally.close_up)))
+    drawn = Drawn(tally.cells, tally.outlines, tally.border, how.tumour_source)
+    _write_jpeg(out / "overlay.jpg", draw_overlay(slide, drawn, tally.close_up, title_of(summary)))
+    _write_jpeg(out / "overlay_full.jpg", draw_full(slide, drawn, full_box(slide, tally.close_up)))
     write_json(out / "summary.json", summary)
     record.counts = {
         "cells": len(tally.cells),
@@ -282,7 +286,14 @@ def _count_to_files(
         replacing(out / "cells.geojson") as geojson_path,
         csv_path.open("w", encoding="utf-8") as csv,
         geojson_path.open("w", encoding="utf-8") as geojson,
-        CellFiles(csv, geojson, slide=slide.name, origin=request.geojson_origin, offset_px0=offset) as files,
+        CellFiles(
+            csv,
+            geojson,
+            slide=slide.name,
+            origin=request.geojson_origin,
+            offset_px0=offset,
+            tumour_source=how.tumour_source,
+        ) as files,
     ):
         for found in _found(request, config, how.given, where, jobs, progress):
             tumour = found.cells.tumour if how.region is None else _tumour_by(how.region, found.cells)
@@ -291,14 +302,18 @@ def _count_to_files(
             grades.append(found.grade)
             quality.append(found.quality)
             pale += count_pale(found, where[1])
-            for kind, ring, (x, y) in zip(found.cells.cell_class, found.rings, found.cells.xy, strict=True):
-                store.append(int(kind), square((x, y), (mpp.x, mpp.y)) if ring is None else ring)
+            for kind, is_tumour, ring, (x, y) in zip(
+                found.cells.cell_class, tumour, found.rings, found.cells.xy, strict=True
+            ):
+                drawn = square((x, y), (mpp.x, mpp.y)) if ring is None else ring
+                store.append(Outline(int(kind), bool(is_tumour), drawn))
+        border = [] if how.region is None else border_of(how.region, slide.bounds)
         if request.full_overlay:
-            write_overlay(slide, store, out / OVERLAY_NAME, progress)
+            write_overlay(slide, store, out / OVERLAY_NAME, border, how.tumour_source, progress)
         cells = Cells.concatenated(parts)
         box = close_up_box(slide, cells, (mpp.x, mpp.y))
-        rings = store.outlines(_in_box(full_box(slide, box), cells.xy))
-    return _Tally(cells, np.concatenate(grades), tuple(quality), box, rings, pale)
+        outlines = store.outlines(_in_box(full_box(slide, box), cells.xy))
+    return _Tally(cells, np.concatenate(grades), tuple(quality), box, outlines, pale, border)
 
 
 def _in_box(box: Box, xy: Points) -> npt.NDArray[np.intp]:
