@@ -31,7 +31,7 @@ def one_cell(*, outlined: bool = True) -> FoundCells:
 
 def written(offset: tuple[float, float], parts: int = 1, *, outlined: bool = True) -> tuple[str, dict[str, object]]:
     csv, geojson = io.StringIO(), io.StringIO()
-    with CellFiles(csv, geojson, slide="s", origin="bounds", offset_px0=offset) as files:
+    with CellFiles(csv, geojson, slide="s", origin="bounds", offset_px0=offset, tumour_source="a region") as files:
         for _ in range(parts):
             files.append(one_cell(outlined=outlined), np.array([True]))
     return csv.getvalue(), json.loads(geojson.getvalue())
