@@ -43,7 +43,17 @@ OVERLAY = "overlay.jpg"
 _OVERLAY_QUALITY = 88
 _PREPARED = "prepared.json"
 _TISSUE = "tissue.h5"
-CODE = ("slides", "registration", "counting", "labels", "tiles.py", "geojson.py", "geometry.py", "markers.py")
+CODE = (
+    "slides",
+    "registration",
+    "counting",
+    "labels",
+    "tiles.py",
+    "geojson.py",
+    "tables.py",
+    "geometry.py",
+    "markers.py",
+)
 """Parts of the package that a tile is computed with: other code makes it again."""
 LAYOUT_ONLY = {"labels": ("n_folds", "shard_mb"), "counting": ("value_definition",)}
 """Settings that change no tile: they count when records are packed, and may differ from run to run."""
