@@ -1,6 +1,7 @@
 """Whatever of the four definitions the records carry: learned as such, read as such, told in its unit."""
 
 import csv
+import itertools
 import json
 import math
 
@@ -23,6 +24,7 @@ from virtual_stain.model.losses import count_loss_sum
 from virtual_stain.model.tile_reading import tile_reading
 from virtual_stain.model.value import ValueOutput, value_output
 from virtual_stain.readings import aggregate, per_tissue
+from virtual_stain.report.dicom import _READINGS, meaning_of
 from virtual_stain.score.local import LocalPredictor
 from virtual_stain.score.score import score_slide
 from virtual_stain.slides.slide import SlideRef, open_slide
@@ -234,3 +236,10 @@ def test_values_are_written_in_their_unit(definition, value, text, difference):
     shown = ValueText(definition)
     assert (shown.text(value), shown.difference(value)) == (text, difference)
     assert shown.of(Marker.ER) == f"ER-{'positive' if definition.of_positive else 'negative'} tumour cells"
+
+
+def test_no_name_of_a_dicom_measurement_is_too_long_for_it():
+    """DICOM's code meanings end at 64 characters, and `vstain dicom` ended there as a bug, twice."""
+    for definition, marker, reading in itertools.product(ValueDefinition, Marker, _READINGS):
+        text = meaning_of(ValueText(definition), marker, reading)
+        assert len(text) <= 64, text

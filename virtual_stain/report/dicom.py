@@ -128,6 +128,12 @@ def find_base_instance(source: Path, report: Mapping[str, Any]) -> Any:
     raise InputError(f"{source}: no instance of its series has {wanted[0]} × {wanted[1]} px, the report's level 0.")
 
 
+def meaning_of(shown: ValueText, marker: Marker, reading: str) -> str:
+    """The code meaning of a measurement; DICOM allows 64 characters."""
+    whole = "tumour cells" if shown.definition.is_ratio else "tissue"
+    return f"{shown.name(marker)} predicted from H&E, {_READINGS[reading].format(whole=whole)}"
+
+
 def structured_report(scored: ScoredSlide, source: Any) -> Any:
     """A highdicom Comprehensive3DSR with one measurement group per marker; null readings are left out."""
     import highdicom as hd
@@ -137,7 +143,6 @@ def structured_report(scored: ScoredSlide, source: Any) -> Any:
     model = scored.report["model"]
     algorithm = sr.AlgorithmIdentification(name=str(model["name"]), version=str(model["version"]))
     groups, name_of = [], scored.shown.name
-    whole = "tumour cells" if scored.shown.definition.is_ratio else "tissue"
     for marker in scored.markers:
         reading = scored.report["readings"][marker.value]
         measurements = [
@@ -146,7 +151,7 @@ def structured_report(scored: ScoredSlide, source: Any) -> Any:
                 name=sr.CodedConcept(
                     f"{scored.shown.column(marker)}-{name}",
                     _SCHEME,
-                    f"{scored.shown.of(marker)} predicted from H&E, {what.format(whole=whole)}",
+                    meaning_of(scored.shown, marker, name),
                 ),
                 value=round(scored.shown.factor * reading[name], 4),
                 unit=codes.UCUM.Percent
@@ -154,7 +159,7 @@ def structured_report(scored: ScoredSlide, source: Any) -> Any:
                 else sr.CodedConcept("/mm2", "UCUM", "/mm2"),
                 algorithm_id=algorithm,
             )
-            for name, what in _READINGS.items()
+            for name in _READINGS
             if reading[name] is not None
         ]
         label = f"{name_of(marker)}: tiles that carry a reading"
