@@ -45,6 +45,20 @@ def test_facts_of_a_usable_slide(good, capsys):
     assert "PROBLEM" not in out
 
 
+def test_a_scan_called_tissue_from_edge_to_edge_is_warned_of(tmp_path, capsys):
+    grain = np.random.default_rng(1).normal(1, 0.2, (500, 600, 1))
+    pink = np.clip(np.array((205, 120, 170)) * grain, 0, 255).astype(np.uint8)
+    large = cv2.resize(pink, None, fx=3, fy=3, interpolation=cv2.INTER_LINEAR)
+    scan = write_tiled_tiff(tmp_path / "full.tif", large, 2.0, levels=(1, 2), compression="jpeg")
+    Image.fromarray(large).save(tmp_path / "crop.png", dpi=(12700, 12700))  # 2 µm/px
+    assert _run(["info", str(scan)]) == 0
+    assert "warning     tissue: 100% of the scan is called tissue" in capsys.readouterr().out
+    _run(["info", str(tmp_path / "crop.png"), "--mpp", "2"])
+    out = capsys.readouterr().out
+    assert "100% of the scan" in out
+    assert "called tissue" not in out
+
+
 def test_the_override_is_shown_as_such(good, capsys):
     assert _run(["info", str(good), "--mpp", "1.0,1.1"]) == 0
     out = capsys.readouterr().out

@@ -15,7 +15,7 @@ from virtual_stain.errors import SlideError
 from virtual_stain.markers import Marker, ValueDefinition
 from virtual_stain.report.geojson import tiles_geojson
 from virtual_stain.report.html import report_html
-from virtual_stain.report.report import report_json, tiles_csv
+from virtual_stain.report.report import make_report, report_json, tiles_csv
 
 
 def as_json(report):
@@ -75,6 +75,16 @@ def test_flags_and_warnings_say_what_to_beware_of():
     assert "top_mean_biased" in biased["readings"]["ki67"]["flags"]
     assert "training_slides_unknown" in {w["code"] for w in biased["warnings"]}
     assert "training_slides_unknown" not in {w["code"] for w in as_json(scored(seen=False))["warnings"]}
+
+
+def test_a_doubtful_tissue_mask_is_a_flag_of_every_reading():
+    report = scored()
+    doubtful = dataclasses.replace(report.score.tissue, warnings=("tissue: 100% of the scan is called tissue.",))
+    score = dataclasses.replace(report.score, tissue=doubtful)
+    value = as_json(make_report(report.slide, score, report.model_sha256, report.settings, seen=False))
+    assert "tissue_mask" in value["readings"]["ki67"]["flags"]
+    assert {"code": "tissue_mask", "message": doubtful.warnings[0]} in value["warnings"]
+    assert "tissue_mask" not in as_json(report)["readings"]["ki67"]["flags"]
 
 
 def test_overlapping_windows_do_not_multiply_the_cells():

@@ -145,8 +145,64 @@ def test_a_picture_full_of_tissue_is_tissue():
 def test_padding_is_not_taken_for_the_glass():
     image = _rgb(_slide((236, 230, 220)))
     image[:, :300] = 255  # a scanner's filling: the real glass beside it is yellowish
-    assert glass_color(image) == pytest.approx((236, 230, 220), abs=1)
+    assert glass_color(image, MPP_UM) == pytest.approx((236, 230, 220), abs=1)
     assert not tissue_mask(image, MPP_UM, SETTINGS).any()
+
+
+CASTS = [(0.95, 1.0, 1.0), (1.0, 1.0, 0.95), (0.86, 1.0, 1.0), (1.0, 0.86, 1.0), (1.0, 1.0, 0.86), (0.8, 1.0, 1.0)]
+CASTS += [(1.0, 0.8, 1.0), (1.0, 0.8, 0.8), (0.8, 1.0, 0.8), (0.8, 0.8, 1.0), (0.88, 0.94, 1.0), (1.0, 0.9, 0.8)]
+
+
+@pytest.mark.parametrize("cast", CASTS)
+@pytest.mark.parametrize(("od", "grain"), [(HE_OD, 0.3), (COUNTERSTAIN_OD, 0.5), (DAB_OD, 0.3)])
+def test_a_colour_cast_does_not_make_the_glass_tissue(cast, od, grain):
+    """A cast of 12 % once made the mask the whole scan, without a word."""
+    image = _stain(_slide(), TISSUE, od, grain)
+    plain = tissue_mask(_rgb(image), MPP_UM, SETTINGS)
+    tinted = tissue_mask(_rgb(image * np.array(cast)), MPP_UM, SETTINGS)
+    assert _iou(plain, TISSUE) > 0.93
+    assert _iou(tinted, plain) > 0.98
+
+
+@pytest.mark.parametrize("cast", [(0.8, 0.9, 1.0), (1.0, 0.86, 1.0), (0.85, 1.0, 0.85)])
+def test_padding_stays_white_under_a_cast(cast):
+    image = _rgb(_stain(_slide(), TISSUE, HE_OD, 0.3) * np.array(cast))
+    image[:, :80] = 255
+    image = cv2.GaussianBlur(image, (0, 0), 0.7)  # as compression mixes it with the picture
+    image[:, :78] = 255
+    assert glass_color(image, MPP_UM) == pytest.approx(242 * np.array(cast), abs=1.5)
+    assert _iou(tissue_mask(image, MPP_UM, SETTINGS), TISSUE) > 0.93
+
+
+@pytest.mark.parametrize("cast", [(1.0, 1.0, 1.0), (0.88, 0.94, 1.0), (1.0, 0.9, 0.8), (1.0, 0.8, 1.0)])
+@pytest.mark.parametrize(("od", "grain"), [((0.01, 0.09, 0.05), 0.2), (COUNTERSTAIN_OD, 0.5), ((0.03, 0.06, 0.1), 0.3)])
+def test_a_tinted_picture_full_of_pale_tissue_is_tissue(cast, od, grain):
+    """Pale stroma from edge to edge is as bright and as large as glass; its texture tells."""
+    noise = cv2.GaussianBlur(np.random.default_rng(4).normal(0, 1, SHAPE), (0, 0), 2)
+    absorbed = np.clip(1 + grain * noise / noise.std(), 0, 3)[..., None] * np.array(od)
+    image = _rgb(_slide() * np.array(cast) * 10**-absorbed)
+    assert tissue_mask(image, MPP_UM, SETTINGS).mean() > 0.95
+
+
+def test_smooth_colours_that_run_on_are_no_glass():
+    """Tissue without texture, as at coarse pixel sizes: no gap lies below its palest part."""
+    pale = np.linspace(0.05, 0.35, SHAPE[1])[None, :, None] * np.array((0.3, 1.0, 0.6))
+    image = _rgb(np.full((*SHAPE, 3), 242.0) * 10**-pale)
+    assert glass_color(image, MPP_UM) == pytest.approx((240, 240, 240))
+    assert tissue_mask(image, MPP_UM, SETTINGS).mean() > 0.95
+
+
+def test_a_scan_called_tissue_from_edge_to_edge_is_warned_of():
+    image = _rgb(_stain(_slide(), np.ones(SHAPE, bool), HE_OD, 0.3))
+    scan = memory_slide(image, 8.0)
+    (text,) = find_tissue(scan, SETTINGS).warnings
+    assert "100% of the scan is called tissue" in text
+    scan._source.format = "image/png"  # a crop of nothing but tissue is a picture like any other
+    assert find_tissue(scan, SETTINGS).warnings == ()
+    assert find_tissue(memory_slide(image[:200, :300], 8.0), SETTINGS).warnings == ()  # 3.8 mm²: a field
+    assert find_tissue(memory_slide(image, None), SETTINGS).warnings == ()
+    section = memory_slide(_rgb(_stain(_slide(), TISSUE, HE_OD, 0.3)), 8.0)
+    assert find_tissue(section, SETTINGS).warnings == ()
 
 
 def test_fluorescence_is_told_apart():

@@ -47,6 +47,7 @@ def slide_notes(
     if tissue_mm2 < settings.low_tissue_mm2:
         text = f"Only {tissue_mm2:.2f} mm² of tissue (flagged below {settings.low_tissue_mm2:g} mm²)."
         notes.append(Note("low_tissue", text))
+    notes += [Note("tissue_mask", text) for text in score.tissue.warnings]
     tile_mpp = score.card.tiling.tile_mpp
     if max(score.mpp.x, score.mpp.y) > _COARSE * tile_mpp:
         text = (

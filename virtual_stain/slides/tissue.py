@@ -19,6 +19,9 @@ from virtual_stain.slides.tissue_mask import is_brightfield, tissue_mask
 
 __all__ = ["TissueMap", "find_tissue", "require_tissue", "tissue_mask"]
 
+_MOST_TISSUE_FRACTION = 0.9  # of a scan; a section leaves more glass around it
+_FIELD_UM2 = 4e6  # smaller files may be fields cut out of a section, whatever their format
+
 
 @dataclass(frozen=True, eq=False)
 class TissueMap:
@@ -32,6 +35,8 @@ class TissueMap:
     """uint8[h, w, 3]."""
     brightfield: bool
     """False: nearly black, i.e. fluorescence; the mask is empty then."""
+    warnings: tuple[str, ...] = ()
+    """What makes the mask doubtful."""
 
     @property
     def px0_per_ov(self) -> tuple[float, float]:
@@ -109,7 +114,19 @@ def find_tissue(slide: Slide, settings: TissueSettings) -> TissueMap:
         mask = tissue_mask(overview.image, mpp_um, settings)
     else:
         mask = np.zeros(overview.image.shape[:2], np.bool_)
-    return TissueMap(mask, overview.px0_from_ov, overview.image, brightfield)
+    return TissueMap(mask, overview.px0_from_ov, overview.image, brightfield, _doubts(slide, mask))
+
+
+def _doubts(slide: Slide, mask: npt.NDArray[np.bool_]) -> tuple[str, ...]:
+    """A scan shows glass around its tissue; an image may be a crop of nothing but tissue."""
+    fraction = float(mask.mean())
+    large = slide.mpp is not None and slide.bounds.area * slide.mpp.um2_per_px > _FIELD_UM2
+    if fraction <= _MOST_TISSUE_FRACTION or not large or slide.format.startswith("image/"):
+        return ()
+    return (
+        f"tissue: {fraction:.0%} of the scan is called tissue. Is its glass missing, or too coloured or dirty to be "
+        "recognised? Areas and cells per mm² are then wrong: look at the mask (vstain info SLIDE --out DIR).",
+    )
 
 
 def require_tissue(path: Path, tissue: TissueMap) -> TissueMap:

@@ -3,7 +3,8 @@
 Stained tissue differs from glass by colour (haematoxylin, eosin and DAB absorb the three channels unequally) and by
 texture; grey glass, shadows and streaks have neither or only one. Pale counterstain and unstained stroma show little
 colour, so texture decides there; pen, lines and dust are then taken away by colour, width and size.
-Optical density against the slide's own glass makes the thresholds independent of lamp and white balance.
+Optical density against the slide's own glass makes the thresholds independent of lamp and white balance, as far as
+glass is found (`glass.py`).
 """
 
 from __future__ import annotations
@@ -13,7 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from virtual_stain.config.tissue import TissueSettings
-from virtual_stain.slides.glass import Float, glass_color, optical_density
+from virtual_stain.slides.glass import (
+    FAINT_TEXTURE_OD,
+    TEXTURE_UM,
+    glass_color,
+    local_spread,
+    optical_density,
+    smoothed,
+)
 from virtual_stain.slides.pen import pen_mask
 from virtual_stain.slides.source import Rgb
 
@@ -21,7 +29,6 @@ Mask = npt.NDArray[np.bool_]
 
 _WORKING_MPP = 8.0  # finer pictures are reduced to this: the thresholds below are tuned for it
 _SMOOTH_UM = 12.0  # below the size of a gland, above camera noise
-_TEXTURE_UM = 24.0  # neighbourhood in which texture is measured
 _LINE_UM = 60.0  # half width of cover-slip edges and threads
 _FAT_UM = 50.0  # half width of a fat cell: its wall is tissue, its lumen looks like glass
 
@@ -44,13 +51,13 @@ def tissue_mask(rgb: Rgb, mpp_um: float, settings: TissueSettings) -> Mask:
 
 
 def _mask(rgb: Rgb, mpp_um: float, settings: TissueSettings) -> Mask:
-    od = optical_density(rgb, glass_color(rgb))
-    texture = _local_spread(od.mean(axis=0), _TEXTURE_UM / mpp_um)
-    od = np.stack([_smoothed(plane, _SMOOTH_UM / mpp_um) for plane in od])
+    od = optical_density(rgb, glass_color(rgb, mpp_um))
+    texture = local_spread(od.mean(axis=0), TEXTURE_UM / mpp_um)
+    od = np.stack([smoothed(plane, _SMOOTH_UM / mpp_um) for plane in od])
     density, color = od.mean(axis=0), od.max(axis=0) - od.min(axis=0)
 
     stained = (color > settings.min_color_od) & (density > settings.min_density_od)
-    faint = (color > settings.min_color_od / 3) & (density > settings.min_density_od) & (texture > 0.006)
+    faint = (color > settings.min_color_od / 3) & (density > settings.min_density_od) & (texture > FAINT_TEXTURE_OD)
     grey = (density > 1.5 * settings.min_density_od) & (texture > 0.015)
     pen = pen_mask(od, stained | faint | grey, mpp_um)
 
@@ -71,18 +78,6 @@ def _joined(certain: Mask, wider: Mask) -> Mask:
     keep = known >= 0.1 * area
     keep[0] = False
     return np.asarray(keep[labels], np.bool_)
-
-
-def _smoothed(image: Float, sigma_px: float) -> Float:
-    return np.asarray(cv2.GaussianBlur(image, (0, 0), max(0.5, sigma_px)), np.float32)
-
-
-def _local_spread(image: Float, sigma_px: float) -> Float:
-    """Standard deviation in a neighbourhood."""
-    sigma_px = max(1.0, sigma_px)
-    mean = _smoothed(image, sigma_px)
-    square = _smoothed(image * image, sigma_px)
-    return np.asarray(np.sqrt(np.maximum(square - mean * mean, 0)), np.float32)
 
 
 def _disk(radius_px: float) -> npt.NDArray[np.uint8]:

@@ -210,6 +210,7 @@ def _count(
         plan=plan,
         stain=evidence.stain,
         whole_image=tissue is None,
+        tissue_warnings=() if tissue is None else tissue.warnings,
         area_mm2=area_mm2,
         area_of=area_of,
         pale=tally.pale,

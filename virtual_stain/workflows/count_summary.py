@@ -53,6 +53,7 @@ class CountFacts:
     """"region of interest", "tissue" or "whole image", glass included."""
     pale: int = 0
     """How many of the cells show hardly any stain (`count_pale`)."""
+    tissue_warnings: tuple[str, ...] = ()
 
 
 def summarize(
@@ -93,6 +94,7 @@ def summarize(
         "stain": stain.to_dict(),
     }
     warnings = [*slide.warnings, *(f"stain: {FLAG_SENTENCES.get(flag, flag)}" for flag in stain.flags)]
+    warnings += facts.tissue_warnings
     warnings += [f"trust: {QUALITY_SENTENCES[flag]}" for flag in trust.flags]
     warnings += _of_given(facts.given, (mpp.x, mpp.y), facts.pale)
     if tumour.ratio is None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ from virtual_stain.slides.slide import Slide, SlideRef, open_slide
 from virtual_stain.slides.tissue import TissueMap, find_tissue, require_tissue
 from virtual_stain.tiles import TileRef, plan_tiles
 from virtual_stain.version import __version__
+
+_log = logging.getLogger("vstain.workflows")
 
 WORK_VERSION = 1
 """Raised when the meaning of anything in the work folder changes: then it is made again."""
@@ -184,6 +187,9 @@ def _input_key(job: PairJob, he_sha256: str, ihc_sha256: str) -> str:
 def _make(job: PairJob, he: Slide, ihc: Slide, input_key: str) -> dict[str, Any]:
     (job.folder / _PREPARED).unlink(missing_ok=True)
     he_tissue, ihc_tissue = (require_tissue(s.path, find_tissue(s, job.config.tissue)) for s in (he, ihc))
+    for slide, tissue in ((he, he_tissue), (ihc, ihc_tissue)):
+        for warning in tissue.warnings:
+            _log.warning("%s: %s", slide.path, warning)
     registration = register_pair(he, ihc, job.config.registration, job.config.tissue)
     write_registration(registration, job.folder)
     overlay = draw_overlay(*side_images(he, ihc, job.config.registration, job.config.tissue), registration)

@@ -24,6 +24,7 @@ from virtual_stain.registration.register import register_pair
 from virtual_stain.registration.result import Registration
 from virtual_stain.registration.store import H5_NAME, JSON_NAME, read_registration, write_registration
 from virtual_stain.slides.slide import Slide, SlideRef, open_slide
+from virtual_stain.slides.tissue import find_tissue
 from virtual_stain.workflows.aligned_slide import ALIGNED_NAME, write_aligned
 from virtual_stain.workflows.register_page import PAGE_NAME, draw_page
 
@@ -66,6 +67,9 @@ def register_files(job: RegistrationJob, progress: Progress = QUIET) -> Registra
         key = _key(job, he, ihc)
         registration = None if job.force else _finished(job.out, key)
         if registration is None:
+            for slide in (he, ihc):
+                for warning in find_tissue(slide, job.config.tissue).warnings:
+                    progress.say(f"{slide.path}: {warning}")
             registration = _register(job, he, ihc, key)
         else:
             progress.say(f"{job.out}: registered already; --force does it again.")

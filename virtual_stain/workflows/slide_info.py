@@ -125,6 +125,7 @@ def _add_tissue_facts(report: SlideReport, slide: Slide, tissue: TissueMap) -> N
     share = f"{tissue.mask.mean():.0%} of the scan"
     area = "" if slide.mpp is None else f"{tissue.area_um2(slide.mpp) / 1e6:.2f} mm², "
     report.facts.append(("tissue", area + share))
+    report.facts += [("warning", text) for text in tissue.warnings]
 
 
 def _write_pictures(target: Path, tissue: TissueMap) -> list[Path]:
