@@ -14,7 +14,7 @@ from virtual_stain.config import AugmentSettings, ModelSettings, TrainingSetting
 from virtual_stain.dataset.crops import classes_in_crop, classes_in_grid
 from virtual_stain.dataset.pipeline import CropSpec, TrainingOrder, tile_batches, training_batches
 from virtual_stain.errors import ConfigError, InputError
-from virtual_stain.markers import Marker
+from virtual_stain.markers import Marker, ValueDefinition
 from virtual_stain.model import build
 from virtual_stain.model.build import BuildOptions, Network, build_network
 from virtual_stain.model.losses import class_loss_sum, ratio_loss_sum
@@ -31,6 +31,7 @@ from virtual_stain.training.step import LossWeights, TrainStep, loss_sums
 SMALL = ModelSettings(kind="small_cnn", weights="none", crop_px=32, dropout=0.0)
 LOSS = LossWeights(min_cells=2, max_cells=50, cells_factor=0.02)
 BOTH = (Marker.KI67, Marker.HER2)
+RATIO = ValueDefinition.POSITIVE_RATIO
 
 
 def test_the_two_factors_are_the_cross_entropy_of_a_softmax_over_four_classes() -> None:
@@ -74,7 +75,7 @@ def test_the_class_shares_add_up_to_the_share_of_stained_cells(head: str) -> Non
     settings = ModelSettings(kind="small_cnn", weights="none", crop_px=32, dropout=0.0, head=head)
     network = wild(build_network(settings, BOTH, BuildOptions(seed=1)))
     assert set(network.model.output) == {*Marker.KI67.outputs, *Marker.HER2.outputs}
-    found = {name: v.numpy() for name, v in tile_reading(network.model, crops(px=64)).items()}
+    found = {name: v.numpy() for name, v in tile_reading(network.model, crops(px=64), RATIO).items()}
     shares = np.stack([found[name] for name in Marker.HER2.class_outputs], axis=1)
     assert shares.shape == (3, 3)
     np.testing.assert_allclose(shares.sum(axis=1), found["her2"], rtol=1e-5)
