@@ -197,6 +197,17 @@ def test_a_region_on_either_slide_decides_what_is_tumour(slides: tuple[SlideRef,
     assert marked[0].label_id == marked[1].label_id == marked[2].label_id
 
 
+def test_regions_of_a_pair_that_were_swapped_are_refused_by_the_slide_that_they_name(
+    slides: tuple[SlideRef, SlideRef], tmp_path: Path
+) -> None:
+    drawn = _square(tmp_path / "roi.geojson", 40, 40, 150)
+    with open_slide(slides[0]) as he, open_slide(slides[1]) as ihc:
+        drawn.write_text(json.dumps(json.loads(drawn.read_text()) | {"slide": he.name}))
+        assert read_regions(he, ihc, drawn, None).he is not None
+        with pytest.raises(InputError, match=he.name):
+            read_regions(he, ihc, None, drawn)
+
+
 def _job(slides: tuple[SlideRef, SlideRef], folder: Path, **changes: object) -> PairJob:
     job = PairJob(
         pair="p",

@@ -41,6 +41,6 @@ class Regions:
 def read_regions(he: Slide, ihc: Slide, he_roi: Path | None, ihc_roi: Path | None) -> Regions:
     """Reads QuPath GeoJSON (in QuPath's frame: px0 − bounds) or masks. Raises InputError."""
     return Regions(
-        he=None if he_roi is None else read_region(he_roi, he.bounds),
-        ihc=None if ihc_roi is None else read_region(ihc_roi, ihc.bounds),
+        he=None if he_roi is None else read_region(he_roi, he.bounds, slide=he.name),
+        ihc=None if ihc_roi is None else read_region(ihc_roi, ihc.bounds, slide=ihc.name),
     )
