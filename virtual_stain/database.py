@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,5 +58,32 @@ def create(path: Path, what: str, schema: str, version: int) -> None:
                 hint="It was written by another version of vstain: use that one, or move the file away.",
             )
         if not found:
+            _use_write_ahead_log(db)
+            with transaction(db):
+                if not db.execute("PRAGMA user_version").fetchone()[0]:  # another process may have been first
+                    for statement in _statements(schema):
+                        db.execute(statement)
+                    db.execute(f"PRAGMA user_version = {version}")
+
+
+def _use_write_ahead_log(db: sqlite3.Connection) -> None:
+    """Waits for others itself: SQLite changes the journal at once or not at all, whatever the connection's timeout."""
+    end = time.monotonic() + _BUSY_S
+    while True:
+        try:
             db.execute("PRAGMA journal_mode = WAL")
-            db.executescript(f"BEGIN IMMEDIATE; {schema} PRAGMA user_version = {version}; COMMIT;")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > end:
+                raise
+            time.sleep(0.01)
+
+
+def _statements(script: str) -> Iterator[str]:
+    """One by one: `executescript` would end the transaction that it is called in."""
+    statement = ""
+    for part in script.split(";")[:-1]:
+        statement += part + ";"
+        if sqlite3.complete_statement(statement):  # a trigger's body has semicolons of its own
+            yield statement
+            statement = ""

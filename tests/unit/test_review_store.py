@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -184,6 +185,20 @@ def test_two_reviewers_write_200_each_at_the_same_time(tmp_path: Path) -> None:
     assert sorted((d.verdict.reviewer, d.verdict.place.col) for d in found) == [
         (w, i) for w in "AB" for i in range(200)
     ]
+
+
+def test_a_database_that_another_process_makes_at_the_same_time_is_waited_for(tmp_path: Path) -> None:
+    """SQLite refuses to change the journal at once while anybody reads, whatever its timeout: a new review failed."""
+    path = tmp_path / "review.sqlite"
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("CREATE TABLE unrelated (x)")
+    other.execute("BEGIN IMMEDIATE")
+    end = threading.Timer(0.4, lambda: other.execute("COMMIT"))
+    end.start()
+    ReviewStore(path).add([_verdict(1, A, "A")])
+    end.join()
+    other.close()
+    assert len(ReviewStore(path).decisions()) == 1
 
 
 _WRITER = """
