@@ -26,17 +26,21 @@ class Table:
         return [name.strip().lower() for name in self.header]
 
 
-def read_table(path: Path) -> Table:
-    """Reads a whole table; a first line `sep=;` and empty lines are skipped. Raises InputError that names `path`."""
+def read_text(path: Path, what: str) -> str:
+    """The text of a table without its byte order mark; `what` it is for messages: "the verdicts". Raises InputError."""
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        return path.read_bytes().decode("utf-8-sig")
     except OSError as error:
-        raise InputError(f"{path}: the table cannot be read: {error.strerror}.") from None
+        raise InputError(f"{path}: {what} cannot be read: {error.strerror}.") from None
     except UnicodeDecodeError as error:
         raise InputError(
             f"{path}: expected UTF-8 text. Received: {error}", hint='Save the table as "CSV UTF-8".'
         ) from None
-    lines = text.splitlines(keepends=True)
+
+
+def read_table(path: Path) -> Table:
+    """Reads a whole table; a first line `sep=;` and empty lines are skipped. Raises InputError that names `path`."""
+    lines = read_text(path, "the table").splitlines(keepends=True)
     start = next((i for i, line in enumerate(lines) if line.strip() and not line.lower().startswith("sep=")), None)
     if start is None:
         return Table([], [], ",")

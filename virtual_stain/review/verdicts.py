@@ -17,6 +17,7 @@ from pathlib import Path
 from virtual_stain.errors import InputError
 from virtual_stain.files import write_text
 from virtual_stain.review.correction import Correction
+from virtual_stain.tables import read_text
 
 COLUMNS = ("pair", "col", "row", "label_id", "verdict", "reviewer", "reason")
 CORRECTION = "correction"
@@ -89,7 +90,7 @@ def read_verdicts(path: Path) -> tuple[Verdict, ...]:
     Raises InputError that lists every bad row with its line number: a verdict is never guessed. Two rows on the same
     label are an error where they differ: a table is one reader's, or what was settled.
     """
-    return _read(_text(path), str(path), per_reader=False)
+    return _read(read_text(path, "the verdicts"), str(path), per_reader=False)
 
 
 def parse_verdicts(text: str, name: str) -> tuple[Verdict, ...]:
@@ -191,7 +192,7 @@ def write_template(folder: Path, candidates: Sequence[Candidate], review: Review
 
 def _every_verdict(path: Path) -> tuple[Verdict, ...]:
     """All filled rows, also where they say the same or the opposite of one tile; ValueError at the first bad one."""
-    parsed = (_parse(line, row) for line, row in _rows(_text(path), str(path)))
+    parsed = (_parse(line, row) for line, row in _rows(read_text(path, "the verdicts"), str(path)))
     return tuple(verdict for verdict in parsed if verdict is not None)
 
 
@@ -235,17 +236,6 @@ def _to_csv(rows: Iterable[Sequence[str]]) -> str:
     writer.writerow(columns)
     writer.writerows([*row, *[""] * (len(columns) - len(row))] for row in listed)
     return stream.getvalue()
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise InputError(f"{path}: the verdicts cannot be read: {error.strerror}.") from None
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path}: expected UTF-8 text. Received: {error}", hint='Save the table as "CSV UTF-8".'
-        ) from None
 
 
 def _rows(text: str, path: str) -> Iterator[tuple[int, Mapping[str, str]]]:
