@@ -31,7 +31,7 @@ _BY_NAME = {
     "pathrootobject": "root",
     "tmacoreobject": "tma_core",
 }
-_MAX_OFFSET_ERROR_PX = 0.5
+_MAX_OFFSET_ERROR_PX0 = 0.5
 
 
 def read_geojson(path: Path) -> Any:
@@ -115,7 +115,7 @@ def offset_of(
         origin = head["origin"]
     offset = corner if origin == "bounds" else (0.0, 0.0)
     declared = head.get("offset_px0")
-    if declared is not None and not _is_near(declared, offset):
+    if declared is not None and not same_offset(declared, offset, _MAX_OFFSET_ERROR_PX0):
         raise InputError(
             f"{path}: expected coordinates with origin {origin!r}, offset_px0 {list(offset)}. Received: offset_px0 "
             f"{str(declared)[:80]}",
@@ -125,8 +125,9 @@ def offset_of(
     return offset
 
 
-def _is_near(declared: Any, offset: tuple[float, float]) -> bool:
+def same_offset(declared: Any, offset: tuple[float, float], within_px0: float) -> bool:
+    """Whether what a file declares as `offset_px0` is that offset; False where it is no pair of numbers."""
     try:
-        return math.dist([float(v) for v in declared], offset) <= _MAX_OFFSET_ERROR_PX
+        return math.dist([float(v) for v in declared], offset) <= within_px0
     except (TypeError, ValueError):
         return False

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from virtual_stain.errors import InputError
+from virtual_stain.geojson import same_offset
 from virtual_stain.geometry import Box, Points
 
 Mapping = Callable[[Points], Points]
@@ -139,13 +140,7 @@ class _Warper:
         )
 
     def _check_offset(self, offset: Any) -> None:
-        if offset is None:
-            return
-        try:
-            distance = math.dist([float(v) for v in offset], self.frame.source_offset_px0)
-        except (TypeError, ValueError):
-            distance = math.inf
-        if distance > _SAME_CORNER_PX0:
+        if offset is not None and not same_offset(offset, self.frame.source_offset_px0, _SAME_CORNER_PX0):
             raise InputError(
                 f"{self.path}: expected annotations of the registered slide, whose scan begins at "
                 f"{list(self.frame.source_offset_px0)}. Received: offset_px0 {offset}",
