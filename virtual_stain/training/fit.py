@@ -21,7 +21,7 @@ from virtual_stain.records.duplicates import known_duplicates
 from virtual_stain.remote import Location
 from virtual_stain.training.distribution import Distribution, open_distribution
 from virtual_stain.training.fit_svr import fit_svr
-from virtual_stain.training.identity import claim, describe_data, drop_evaluation
+from virtual_stain.training.identity import claim, describe_data, drop_evaluation, other_code
 from virtual_stain.training.inputs import RunInputs, read_inputs
 from virtual_stain.training.loop import Job, Trainer
 from virtual_stain.training.recipes import make_recipe
@@ -70,6 +70,8 @@ def fit(
         return _follow(inputs, paths, together, progress)
     with folder_lock(run_dir):
         record = claim(paths, config, data, resume=resume, force=force)
+        if record is not None and other_code(record, data):
+            progress.say(f"{run_dir}: other code than this version's began this run; --force begins anew.")
         if record is not None and record.get("status") == "finished":
             together.of_chief(_FINISHED)
             progress.say(f"{run_dir}: this run is finished; nothing to do (--force begins anew).")

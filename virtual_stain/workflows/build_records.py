@@ -50,8 +50,9 @@ from virtual_stain.workflows.output_folder import (
     remove_unlisted_shards,
 )
 from virtual_stain.workflows.packing import Packed, PackJob, candidates, is_outdated, pack
-from virtual_stain.workflows.pair_job import PreparedPair, make_job, prepare_pair
-from virtual_stain.workflows.part_job import TILES, PartJob, build_part, cut, is_built, join_pair
+from virtual_stain.workflows.pair import TILES, PreparedPair
+from virtual_stain.workflows.pair_job import make_job, prepare_pair
+from virtual_stain.workflows.part_job import PartJob, build_part, cut, is_built, join_pair
 from virtual_stain.workflows.scheduling import Failure, Workers, completed, open_workers
 from virtual_stain.workflows.summary import Used, write_summary
 

@@ -4,7 +4,6 @@ run.json, and overlay.ome.tif where it is asked for."""
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -47,10 +46,11 @@ from virtual_stain.markers import Compartment, Marker
 from virtual_stain.parallel import local_executor, map_in_order
 from virtual_stain.progress import QUIET, Progress
 from virtual_stain.provenance import RunRecord
+from virtual_stain.reuse import MadeFrom, made_from
 from virtual_stain.slides.slide import Slide, SlideRef, open_slide
 from virtual_stain.slides.tissue import TissueMap, find_tissue, require_tissue
 from virtual_stain.slides.window import read_window
-from virtual_stain.workflows.count_folder import claim, finished, publish, show_refused_stain, staging
+from virtual_stain.workflows.count_folder import claim, finished, show_refused_stain, staging, take_places
 from virtual_stain.workflows.count_overlay import OVERLAY_NAME, RingStore, square, write_overlay
 from virtual_stain.workflows.count_summary import CountFacts, count_pale, read_area_mm2, summarize, title_of
 
@@ -120,17 +120,17 @@ def count_slide(
         for extra in (request.roi, request.cells):
             if extra is not None:
                 record.inputs[str(extra)] = sha256_file(extra)
-        identity = _identity(request, config, slide, how.tumour_source)
+        made = _made_from(request, config, slide, how.tumour_source)
         with folder_lock(request.out):
-            claim(request.out, identity, force=force)
+            claim(request.out, made, force=force)
             if not force and region_model is None:
-                kept = finished(request.out, identity, full_overlay=request.full_overlay)
+                kept = finished(request.out, made, full_overlay=request.full_overlay)
                 if kept is not None:
                     progress.say(f"{request.out}: already counted, kept; --force counts again")
                     return kept
-            with staging(request.out) as made:
-                summary = _count(slide, dataclasses.replace(request, out=made), config, how, record, jobs, progress)
-                publish(made, request.out, identity, record)
+            with staging(request.out) as staged:
+                summary = _count(slide, dataclasses.replace(request, out=staged), config, how, record, jobs, progress)
+                take_places(staged, request.out, made, record)
     return summary
 
 
@@ -156,26 +156,23 @@ def _how(slide: Slide, request: CountRequest, region_model: RegionModel | None) 
     return _How(given, None, NUCLEAR_FEATURES if given is None else IMPORTED)
 
 
-def _identity(request: CountRequest, config: Config, slide: Slide, tumour_source: str) -> dict[str, Any]:
-    """What makes two runs the same run."""
+def _made_from(request: CountRequest, config: Config, slide: Slide, tumour_source: str) -> MadeFrom:
     settings = config.to_dict()
     mpp = slide.mpp
     assert mpp is not None
-    return {
-        "content_sha256": slide.content_hash(),
-        "roi_sha256": None if request.roi is None else sha256_file(request.roi),
-        "cells_sha256": None if request.cells is None else sha256_file(request.cells),
-        "tumour_source": tumour_source,
-        "marker": request.marker.value,
-        "mpp": [mpp.x, mpp.y],
-        "geojson_origin": request.geojson_origin,
-        "settings": {name: _plain(settings[name]) for name in ("counting", "tissue")},
-    }
-
-
-def _plain(section: dict[str, Any]) -> Any:
-    """As it will be read back: enums and tuples become strings and lists."""
-    return json.loads(json.dumps(section))
+    return made_from(
+        __name__,
+        inputs={
+            "content_sha256": slide.content_hash(),
+            "roi_sha256": None if request.roi is None else sha256_file(request.roi),
+            "cells_sha256": None if request.cells is None else sha256_file(request.cells),
+            "tumour_source": tumour_source,
+            "marker": request.marker.value,
+            "mpp": [mpp.x, mpp.y],
+            "geojson_origin": request.geojson_origin,
+        },
+        settings={section: settings[section] for section in ("counting", "tissue")},
+    )
 
 
 def _count(

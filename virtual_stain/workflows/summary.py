@@ -22,7 +22,7 @@ from virtual_stain.markers import Marker, ValueDefinition, parse_marker
 from virtual_stain.pages import page_environment
 from virtual_stain.records.manifest import Manifest, PairEntry
 from virtual_stain.value_text import ValueText
-from virtual_stain.workflows.pair_job import OVERLAY
+from virtual_stain.workflows.pair_registration import OVERLAY
 
 SUMMARY = "summary.html"
 _THUMBNAIL_PX = 360

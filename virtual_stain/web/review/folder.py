@@ -20,8 +20,7 @@ from virtual_stain.labels.store import TileStore, TileTable
 from virtual_stain.markers import CellCounts, parse_marker
 from virtual_stain.review.doubt import doubt
 from virtual_stain.review.verdicts import Place
-from virtual_stain.workflows.pair_job import WORK
-from virtual_stain.workflows.part_job import TILES
+from virtual_stain.workflows.pair import TILES, WORK
 
 BUILD_STATE = "build.json"
 
@@ -54,7 +53,7 @@ class ReviewPair:
     """As a pathologist writes it: Ki67."""
     patient_id: str
     labels: tuple[Label, ...]
-    input_key: str
+    fingerprint: str
 
 
 @dataclass(slots=True)
@@ -113,7 +112,7 @@ class RecordFolder:
     def _store(self, label: Label) -> TileStore:
         store = TileStore(self.path(label.place.pair))
         known = self._loaded.get(label.place.pair)
-        if known is None or store.input_key != known.pair.input_key:
+        if known is None or store.fingerprint != known.pair.fingerprint:
             store.__exit__(None, None, None)
             raise InputError(f"{label.place.pair}: its tiles have been built anew.", hint="Load the page again.")
         return store
@@ -156,7 +155,7 @@ class RecordFolder:
                 return known
             try:
                 with TileStore(path) as store:
-                    table, key = store.table(), store.input_key
+                    table, key = store.table(), store.fingerprint
             except VerificationError:
                 return None  # damaged: build-records makes it again
             except KeyError as error:
