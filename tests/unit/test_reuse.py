@@ -120,7 +120,7 @@ def test_register_works_again_when_geometry_has_changed(
     """It had said "registered already" after geometry.py had changed, and saw no change of the page's templates."""
     out = tmp_path / "out"
     words = ["register", str(pair.he), str(pair.ihc), "--out", str(out), "-q"]
-    words += ["--mpp-he", str(pair.he_mpp), "--mpp-ihc", str(pair.ihc_mpp), "--aligned", "16"]
+    words += ["--mpp-he", str(pair.he_mpp), "--mpp-ihc", str(pair.ihc_mpp), "--aligned-mpp", "16"]
     registered = Calls(monkeypatch, register_files, "register_pair")
     drawn = Calls(monkeypatch, register_files, "draw_page")
     aligned = Calls(monkeypatch, register_files, "write_aligned")
