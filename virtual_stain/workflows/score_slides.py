@@ -116,7 +116,7 @@ def score_slides(
             with Stager([i.ref for i in inputs], options.stage, progress.say) as stager:
                 return _score_groups(inputs, _Job(model, options, existing_key(), stager, ahead, progress), done)
         finally:
-            if predictor is None and hasattr(model, "close"):
+            if predictor is None:
                 model.close()
 
 

@@ -189,10 +189,9 @@ class ModelProcess:
 
     def _drop(self) -> None:
         if self._loaded is not None:
-            close = getattr(self._loaded[1], "close", None)
+            predictor = self._loaded[1]
             self._loaded = None
-            if close is not None:
-                close()
+            predictor.close()
 
     def _public(self, text: str) -> str:
         """Without the folders of this machine."""
