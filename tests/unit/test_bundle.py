@@ -8,10 +8,9 @@ import pytest
 from tests.fixtures.models import tiny_card
 from virtual_stain.errors import ModelError, VerificationError
 from virtual_stain.export.bundle import find_bundle, read_card, verify_bundle, versions, write_bundle_json
-from virtual_stain.export.card import card_from_json
-from virtual_stain.export.seen import existing_key, keyed_slides, seen_in_training
+from virtual_stain.export.card import card_from_json, seen_in_training
 from virtual_stain.markers import Marker
-from virtual_stain.patients import PatientKey
+from virtual_stain.patients import PatientKey, existing_key, keyed_slides
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from typing import Any
 
 from virtual_stain.config import ScoringSettings, TissueSettings
 from virtual_stain.errors import BatchError, InputError, OutputError, VirtualStainError
-from virtual_stain.export.seen import existing_key, seen_in_training
+from virtual_stain.export.card import seen_in_training
 from virtual_stain.files import (
     folder_lock,
     make_folder,
@@ -30,7 +30,7 @@ from virtual_stain.files import (
 )
 from virtual_stain.geometry import Size
 from virtual_stain.markers import ValueDefinition, parse_marker
-from virtual_stain.patients import PatientKey
+from virtual_stain.patients import PatientKey, existing_key
 from virtual_stain.progress import QUIET, Progress
 from virtual_stain.provenance import Outcome, RunRecord, code_sha256, refuse_foreign_run
 from virtual_stain.report.geojson import tiles_geojson
