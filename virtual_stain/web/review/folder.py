@@ -181,15 +181,11 @@ class RecordFolder:
                     hint="vstain build-records PAIRS.csv --out DIR builds them again; the verdicts are kept.",
                 ) from None
             label = parse_marker(marker).label if marker.islower() else marker
-            pair = ReviewPair(name, label, patient_id, _labels(name, table), key)
+            labels = tuple(_label(name, table, i) for i, dropped in enumerate(table.dropped) if not dropped)
+            pair = ReviewPair(name, label, patient_id, labels, key)
             loaded = _Loaded(stamp, pair, {(x.place.col, x.place.row): x for x in pair.labels})
             self._loaded[name] = loaded
             return loaded
-
-
-def _labels(pair: str, table: TileTable) -> tuple[Label, ...]:
-    dropped = table.dropped
-    return tuple(_label(pair, table, i) for i in range(len(table)) if not dropped[i])
 
 
 def _label(pair: str, table: TileTable, i: int) -> Label:
