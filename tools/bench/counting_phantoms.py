@@ -16,9 +16,8 @@ from virtual_stain.counting.cells import Cells
 from virtual_stain.counting.count import count_image
 from virtual_stain.counting.stain import estimate_stain
 from virtual_stain.markers import Marker
-from virtual_stain.phantom.cohort import write_cohort
+from virtual_stain.phantom.cohort import write_cohort, write_slide
 from virtual_stain.phantom.pair import make_pair
-from virtual_stain.phantom.slide_file import write_slide
 
 _REACH_UM = 4.0
 

@@ -209,15 +209,11 @@ def _write(folder: Path, name: str, read: _Read, figures: dict[str, Any]) -> Non
         **read.facts,
         "value_definition": read.rule.definition.value,
         "unit": read.rule.definition.unit,
-        "rule": _rule_json(read.rule),
+        "rule": {k: v for k, v in dataclasses.asdict(read.rule).items() if k != "definition"},
         "markers": figures,
     }
     write_text(folder / "evaluation.html", evaluation_html(value, plots))
     write_json(folder / "evaluation.json", value)  # last: where it stands, the rest is whole
-
-
-def _rule_json(rule: ReadingRule) -> dict[str, Any]:
-    return {k: v for k, v in dataclasses.asdict(rule).items() if k != "definition"}
 
 
 def predictions_csv(tiles: TileTable, rule: ReadingRule) -> str:

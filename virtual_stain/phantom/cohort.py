@@ -1,4 +1,4 @@
-"""Writes a cohort: slides, pairs.csv, and the truth of every pair."""
+"""Writes a cohort: slides of three kinds of file, pairs.csv, and the truth of every pair."""
 
 from __future__ import annotations
 
@@ -17,14 +17,18 @@ from virtual_stain.config.phantom import PhantomSettings
 from virtual_stain.errors import OutputError
 from virtual_stain.files import folder_lock, make_folder, write_text
 from virtual_stain.parallel import local_executor, map_in_order
+from virtual_stain.phantom.ndpi import write_ndpi
 from virtual_stain.phantom.pair import make_pair, slide_names
-from virtual_stain.phantom.slide_file import SUFFIXES, write_slide
+from virtual_stain.phantom.pyramid import StripSource, write_tiled
 from virtual_stain.phantom.truth import write_truth
 from virtual_stain.progress import QUIET, Progress
 from virtual_stain.provenance import Outcome, RunRecord, refuse_foreign_run
 from virtual_stain.reuse import code_sha256
 
 _SETTINGS = "settings.txt"
+
+SUFFIXES = {"tiff": ".tiff", "svs": ".svs", "ndpi": ".ndpi"}
+"""Kind of slide file → its suffix: generic TIFF, Aperio-like SVS, Hamamatsu-like NDPI."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +128,24 @@ def _write_pair(out: Path, settings: PhantomSettings, index: int) -> WrittenPair
     write_truth(out / "truth" / name, pair.truth, pair.extra)
     area = pair.he.size.area + pair.ihc.size.area
     return WrittenPair(name, area / 1e6, time.monotonic() - start)
+
+
+def write_slide(path: Path, source: StripSource, kind: str, quality: int) -> None:
+    """Writes `source` to `path` atomically; `kind` is tiff, svs or ndpi. Raises OutputError."""
+    if kind == "ndpi":
+        write_ndpi(path, source, quality)
+    elif kind == "svs":
+        write_tiled(path, source, quality, _aperio_text(source, quality), reduced_flag=False)
+    else:
+        write_tiled(path, source, quality, "virtual-stain phantom", reduced_flag=True)
+
+
+def _aperio_text(source: StripSource, quality: int) -> str:
+    width, height = source.size.width, source.size.height
+    return (
+        f"Aperio Image Library v11.2.1 \r\n{width}x{height} [0,0 {width}x{height}] (256x256) JPEG/RGB Q={quality}"
+        f"|AppMag = {10 / source.mpp:.0f}|MPP = {source.mpp:.6f}|ImageID = 0"
+    )
 
 
 def _write_pairs_csv(out: Path, settings: PhantomSettings) -> None:

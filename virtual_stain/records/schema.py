@@ -109,11 +109,6 @@ BY_KEY: dict[str, Feature] = {f.key: f for f in FEATURES}
 _PYTHON: dict[str, type | tuple[type, ...]] = {"bytes": bytes, "text": str, "float": (float, int), "int": int}
 
 
-def schema_json() -> dict[str, Any]:
-    """What `tfrecords/schema.v1.json` holds."""
-    return {"schema_version": SCHEMA_VERSION, "features": [f.to_dict() for f in FEATURES]}
-
-
 def problems_of(record: Mapping[str, Any]) -> list[str]:
     """Everything that is wrong with a record, as sentences; empty when it is sound."""
     problems = [f"unknown feature {key!r}" for key in record if key not in BY_KEY]

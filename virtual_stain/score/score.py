@@ -22,7 +22,7 @@ from virtual_stain.readings import per_tissue
 from virtual_stain.score.answer_log import AnswerLog
 from virtual_stain.score.engine_check import check_engine
 from virtual_stain.score.in_flight import Batch, InFlight, SeenTile
-from virtual_stain.score.predictor import Predictor, Tiles, predictor_batch
+from virtual_stain.score.predictor import Predictor, Tiles
 from virtual_stain.score.reading import ReadAhead
 from virtual_stain.slides.resolution import READING_RANGE, Mpp, require_mpp
 from virtual_stain.slides.slide import Slide
@@ -114,7 +114,7 @@ def score_slide(
         with slide.twin() as own:
             yield lambda index: _seen(read_window(own, plan.tiles[index].box, plan.grid.tile_size), card)
 
-    size = settings.batch_size or predictor_batch(predictor)
+    size = settings.batch_size or predictor.batch_size
     ahead = size * (settings.read_ahead_batches + 1)
     with (
         log.kept_on_error(answers, looks),

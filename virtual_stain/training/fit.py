@@ -8,9 +8,8 @@ from typing import Any
 
 from virtual_stain.config import Config, TrainingSettings
 from virtual_stain.dataset.folds import FoldPlan
-from virtual_stain.dataset.known_classes import require_classes
 from virtual_stain.dataset.pipeline import TrainingOrder, tile_batches, training_batches
-from virtual_stain.dataset.shards import reading_errors, verify_shards
+from virtual_stain.dataset.shards import reading_errors, require_classes, verify_shards
 from virtual_stain.errors import ConfigError, InputError, ModelError
 from virtual_stain.files import folder_lock, output_errors
 from virtual_stain.model.build import BuildOptions, build_network, set_starting_outputs

@@ -250,17 +250,13 @@ def _review(run: _Run, verdicts: Iterable[Verdict]) -> Review:
     return review
 
 
-def _gate(run: _Run, review: Review, prepared: PreparedPair) -> Gate:
-    return Gate(review, run.accept_unreviewed, needs_person=prepared.verdict == "review")
-
-
 def _pack(run: _Run, review: Review) -> list[Packed]:
     done: list[Packed] = []
     folds = assign_folds(run.pairs, run.key, run.config.labels.n_folds)
     patients = {p.pair: run.key.patient_id(p.patient) for p in run.pairs}
     for prepared in run.progress.track(run.alive(), len(run.alive()), "packing", "pair"):
         name = prepared.job.pair
-        gate = _gate(run, review, prepared)
+        gate = Gate(review, run.accept_unreviewed, needs_person=prepared.verdict == "review")
         if not candidates(name, run.tables[name]):
             run.fail(name, Failure(RejectedError("the registration error of every single tile is too large.")))
         elif gate.pending(name):

@@ -16,7 +16,7 @@ from typing import Any
 
 from virtual_stain.config import ScoringSettings, TissueSettings
 from virtual_stain.errors import BatchError, InputError, OutputError, VirtualStainError
-from virtual_stain.export.seen import existing_key, seen_in_training
+from virtual_stain.export.card import seen_in_training
 from virtual_stain.files import (
     folder_lock,
     make_folder,
@@ -28,7 +28,7 @@ from virtual_stain.files import (
 )
 from virtual_stain.geometry import Size
 from virtual_stain.markers import ValueDefinition, parse_marker
-from virtual_stain.patients import PatientKey
+from virtual_stain.patients import PatientKey, existing_key
 from virtual_stain.progress import QUIET, Progress
 from virtual_stain.provenance import Outcome, RunRecord, refuse_foreign_run
 from virtual_stain.report.geojson import tiles_geojson
@@ -113,7 +113,7 @@ def score_slides(
             with Stager([i.ref for i in inputs], options.stage, progress.say) as stager:
                 return _score_groups(inputs, _Job(model, options, existing_key(), stager, ahead, progress), done)
         finally:
-            if predictor is None and hasattr(model, "close"):
+            if predictor is None:
                 model.close()
 
 

@@ -6,6 +6,7 @@ that `build-records` has written anew is noticed by its inode and time, and read
 
 from __future__ import annotations
 
+import math
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,11 +19,15 @@ from virtual_stain.errors import InputError, VerificationError
 from virtual_stain.files import read_json
 from virtual_stain.labels.store import TileStore, TileTable
 from virtual_stain.markers import CellCounts, parse_marker
-from virtual_stain.review.doubt import doubt
 from virtual_stain.review.verdicts import Place
 from virtual_stain.workflows.pair import TILES, WORK
 
 BUILD_STATE = "build.json"
+_STANDARD_ERROR = 0.057
+"""Binomial standard error at 50 cells and 20 %: a label that is only just one."""
+_ERROR_UM = 30.0
+"""Median registration error above which a whole pair has to be reviewed."""
+_FLAG = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +46,18 @@ class Label:
     tissue_fraction: float
     error_median_um: float | None
     error_p95_um: float | None
-    doubt: float
+
+    @property
+    def doubt(self) -> float:
+        """≥ 0, larger is more doubtful: a number to order by, never one to report.
+
+        Standard error, registration error and flags, each 1 at its usual limit. The standard error is that of
+        (k + 1) / (n + 2), so that 0 of 5 cells is not taken for certain.
+        """
+        n = self.counts.positive + self.counts.negative + 2
+        p = (self.counts.positive + 1) / n
+        place = 2.0 if self.error_median_um is None else self.error_median_um / _ERROR_UM
+        return round(math.sqrt(p * (1 - p) / n) / _STANDARD_ERROR + place + _FLAG * len(self.flags), 4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,15 +180,11 @@ class RecordFolder:
                     hint="vstain build-records PAIRS.csv --out DIR builds them again; the verdicts are kept.",
                 ) from None
             label = parse_marker(marker).label if marker.islower() else marker
-            pair = ReviewPair(name, label, patient_id, _labels(name, table), key)
+            labels = tuple(_label(name, table, i) for i, dropped in enumerate(table.dropped) if not dropped)
+            pair = ReviewPair(name, label, patient_id, labels, key)
             loaded = _Loaded(stamp, pair, {(x.place.col, x.place.row): x for x in pair.labels})
             self._loaded[name] = loaded
             return loaded
-
-
-def _labels(pair: str, table: TileTable) -> tuple[Label, ...]:
-    dropped = table.dropped
-    return tuple(_label(pair, table, i) for i in range(len(table)) if not dropped[i])
 
 
 def _label(pair: str, table: TileTable, i: int) -> Label:
@@ -190,7 +202,6 @@ def _label(pair: str, table: TileTable, i: int) -> Label:
         tissue_fraction=float(table["tissue_fraction"][i]),
         error_median_um=median,
         error_p95_um=p95,
-        doubt=round(doubt(positive, negative, table.flags[i], median), 4),
     )
 
 
