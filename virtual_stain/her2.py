@@ -1,4 +1,4 @@
-"""HER2: from shares of the membrane classes to the score, by one rule for what is counted and what is predicted."""
+"""HER2: from shares of the intensities to the score, by one rule for what is counted and what is predicted."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Fractions = tuple[float, float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class Her2Reading:
-    """Shares of the four classes among tumour cells, and the score; None without cells."""
+    """Shares of the four intensities among tumour cells, and the score; None without cells."""
 
     fractions: Fractions | None
     score: str | None

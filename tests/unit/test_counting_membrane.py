@@ -55,16 +55,16 @@ def read(rgb: npt.NDArray[np.uint8], mpp: float = MPP, marker: Marker = Marker.H
 def test_completeness_and_intensity_make_the_class(od: float, share: float, expected: int) -> None:
     counted = read(drawn(od, share))
     assert len(counted.cells) == 36
-    assert (counted.grade == expected).mean() > 0.95
+    assert (counted.intensity == expected).mean() > 0.95
     completeness = counted.extra["membrane_completeness"]
     assert float(np.median(completeness)) == pytest.approx(share, abs=0.1)
 
 
 def test_brown_cytoplasm_is_no_membrane() -> None:
     counted = read(drawn(0.0, 0.0, cytoplasm_od=0.35))
-    assert (counted.grade == 0).mean() > 0.95
+    assert (counted.intensity == 0).mean() > 0.95
     membranes = read(drawn(0.8, 1.0, cytoplasm_od=0.2))
-    assert (membranes.grade == 3).mean() > 0.95
+    assert (membranes.intensity == 3).mean() > 0.95
 
 
 def test_an_unsharp_scanner_reads_nearly_the_same_membranes() -> None:
@@ -74,14 +74,14 @@ def test_an_unsharp_scanner_reads_nearly_the_same_membranes() -> None:
     readings = [count_image(rgb, (MPP, MPP), Marker.HER2, stain, SETTINGS) for rgb in (sharp, soft)]
     density, unsharp = (float(np.median(counted.cells.dab_od)) for counted in readings)
     assert unsharp == pytest.approx(density, rel=0.09)  # the peaks fall by 13 %
-    assert all((counted.grade == 2).mean() > 0.95 for counted in readings)
+    assert all((counted.intensity == 2).mean() > 0.95 for counted in readings)
 
 
 def of_classes(*n: int) -> tuple[Cells, npt.NDArray[np.uint8]]:
-    grade = np.repeat(np.arange(4), n).astype(np.uint8)
-    total = len(grade)
+    intensity = np.repeat(np.arange(4), n).astype(np.uint8)
+    total = len(intensity)
     one = np.ones(total, np.float32)
-    return Cells(np.zeros((total, 2)), (grade > 0).astype(np.uint8), np.ones(total, bool), one, one), grade
+    return Cells(np.zeros((total, 2)), (intensity > 0).astype(np.uint8), np.ones(total, bool), one, one), intensity
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_phantom_membranes_are_read(marker: str) -> None:
     counted = read(rgb, 0.3, Marker(marker))
     i, j = matches(counted.cells.xy, xy, 4 / 0.3).T
     tumour = truth.tumour[j]
-    ours, known = counted.grade[i][tumour], truth.membrane_class[j][tumour]
+    ours, known = counted.intensity[i][tumour], truth.intensity[j][tumour]
     assert len(known) > 250
     assert len(np.unique(known)) == 4
     if marker == "her2":

@@ -233,9 +233,9 @@ def test_evidence_of_all_three_kinds(tmp_path):
     assert top.interval is None  # it belongs to global_ratio
 
 
-@pytest.mark.parametrize(("grades", "score"), [([3, 3, 0, 0], "3+"), ([2, 0, 0, 0], "2+"), ([], None)])
-def test_a_counted_her2_score_is_taken_as_it_was_read(tmp_path, grades, score):
-    n = len(grades)
+@pytest.mark.parametrize(("intensities", "score"), [([3, 3, 0, 0], "3+"), ([2, 0, 0, 0], "2+"), ([], None)])
+def test_a_counted_her2_score_is_taken_as_it_was_read(tmp_path, intensities, score):
+    n = len(intensities)
     cells = Cells(
         xy=np.zeros((n, 2)),
         cell_class=np.full(n, CellClass.POSITIVE, np.uint8),
@@ -243,7 +243,7 @@ def test_a_counted_her2_score_is_taken_as_it_was_read(tmp_path, grades, score):
         dab_od=np.zeros(n, np.float32),
         area_um2=np.full(n, 50, np.float32),
     )
-    value = read_her2(cells, np.array(grades, np.uint8)).to_dict("no cells")
+    value = read_her2(cells, np.array(intensities, np.uint8)).to_dict("no cells")
     panel = collect([_summary(tmp_path / "her2" / "summary.json", "her2", value)], ["er=1"])
     her2 = panel.of(Marker.HER2)
     assert (her2 and her2.score) == score

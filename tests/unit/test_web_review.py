@@ -87,8 +87,8 @@ def test_a_tile_comes_with_its_pixels_and_cells(page: TestClient, folder: Path) 
     item = _queue(page)[0]
     path = f"/api/review/tiles/{item['pair']}/{item['col']}/{item['row']}"
     tile = page.get(path).json()
-    assert tile["kind"].count("positive") == item["positive"]
-    assert tile["kind"].count("negative") == item["negative"]
+    assert tile["name"].count("positive") == item["positive"]
+    assert tile["name"].count("negative") == item["negative"]
     with TileStore(folder / "work" / item["pair"] / "tiles.h5") as store:
         stored = next(t for t in store.tiles() if (t.col, t.row) == (item["col"], item["row"]))
     for side, data in (("he", stored.he_jpeg), ("ihc", stored.ihc_jpeg)):

@@ -56,9 +56,9 @@ class CountingSettings:
     """The threshold is never below this."""
     positive_ceiling_od: float = 0.4
     """… and never above this: what is 2+ is positive on any slide."""
-    class_2_od: float = 0.4
+    intensity_2_od: float = 0.4
     """Mean nuclear DAB optical density from which a positive nucleus is 2+."""
-    class_3_od: float = 0.6
+    intensity_3_od: float = 0.6
     """… and 3+."""
     membrane_reach_um: float = 4.0
     """How far beyond the nuclear outline a membrane is looked for, µm."""
@@ -119,8 +119,8 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("positive_default_od", 0.01, 2),
     ("positive_floor_od", 0.01, 1),
     ("positive_ceiling_od", 0.01, 2),
-    ("class_2_od", 0.01, 3),
-    ("class_3_od", 0.01, 3),
+    ("intensity_2_od", 0.01, 3),
+    ("intensity_3_od", 0.01, 3),
     ("membrane_reach_um", 1, 8),
     ("membrane_faint_od", 0.01, 2),
     ("membrane_strong_od", 0.01, 3),
@@ -143,7 +143,7 @@ _ORDERED = (
     ("min_area_um2", "max_area_um2"),
     ("min_radius_um", "max_radius_um"),
     ("positive_floor_od", "positive_ceiling_od"),
-    ("class_2_od", "class_3_od"),
+    ("intensity_2_od", "intensity_3_od"),
     ("membrane_faint_od", "membrane_strong_od"),
     ("membrane_some_fraction", "membrane_complete_fraction"),
     ("tumour_min_area_um2", "tumour_max_min_area_um2"),

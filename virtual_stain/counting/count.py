@@ -14,7 +14,7 @@ from virtual_stain.counting.given import UNKNOWN, GivenCells, as_nuclei, measure
 from virtual_stain.counting.measure import Measured, Plane, measure, stain_plane
 from virtual_stain.counting.membrane import measure_membranes
 from virtual_stain.counting.quality import Quality, measure_quality
-from virtual_stain.counting.readings import intensity_class
+from virtual_stain.counting.readings import nuclear_intensity
 from virtual_stain.counting.slide_stain import SlideStain
 from virtual_stain.counting.stain import estimate_slide_stain, estimate_stain
 from virtual_stain.counting.tumour import looks_like_tumour
@@ -30,7 +30,7 @@ class Counted:
     """Everything that is known of one image."""
 
     cells: Cells
-    grade: npt.NDArray[np.uint8]
+    intensity: npt.NDArray[np.uint8]
     """uint8[N]: 0, 1, 2, 3 for 0, 1+, 2+, 3+."""
     measured: Measured
     """Of the nuclei, same order."""
@@ -103,15 +103,15 @@ def count_given(
         cells=dataclasses.replace(
             counted.cells, cell_class=counted.cells.cell_class[which], dab_od=counted.cells.dab_od[which]
         ),
-        grade=counted.grade[which],
+        intensity=counted.intensity[which],
         extra={name: values[which] for name, values in counted.extra.items()},
     )
-    told = given.kind != UNKNOWN
-    kind = np.where(told, given.kind, counted.cells.cell_class).astype(np.uint8)
-    positive = kind == CellClass.POSITIVE
-    # a class and a grade that were told stay; else the grade is measured, at least 1+ for what was called positive
-    grade = np.where(positive, np.maximum(counted.grade, 1), 0)
-    grade = np.where(given.grade != UNKNOWN, given.grade, grade).astype(np.uint8)
+    told = given.cell_class != UNKNOWN
+    cell_class = np.where(told, given.cell_class, counted.cells.cell_class).astype(np.uint8)
+    positive = cell_class == CellClass.POSITIVE
+    # what was told stays; an intensity that was not is measured, at least 1+ for what was called positive
+    intensity = np.where(positive, np.maximum(counted.intensity, 1), 0)
+    intensity = np.where(given.intensity != UNKNOWN, given.intensity, intensity).astype(np.uint8)
     no_outline = np.array([ring is None for ring in given.rings], np.bool_)
     area = np.where(no_outline, np.nan, counted.cells.area_um2).astype(np.float32)
     measured = dataclasses.replace(
@@ -124,11 +124,11 @@ def count_given(
     )
     cells = dataclasses.replace(
         counted.cells,
-        cell_class=kind,
+        cell_class=cell_class,
         area_um2=area,
-        tumour=given.tumour & (kind != CellClass.OTHER),
+        tumour=given.tumour & (cell_class != CellClass.OTHER),
     )
-    return dataclasses.replace(counted, cells=cells, grade=grade, measured=measured)
+    return dataclasses.replace(counted, cells=cells, intensity=intensity, measured=measured)
 
 
 def classify(
@@ -144,12 +144,12 @@ def classify(
     """Positive or negative, and 0 to 3+, in the compartment that the marker stains."""
     if marker.compartment is Compartment.MEMBRANE:
         membranes = measure_membranes(plane, found, settings)
-        od, grade = membranes.od, membranes.grade
+        od, intensity = membranes.od, membranes.intensity
         extra = {"membrane_completeness": membranes.completeness}
     else:
         od, extra = found.dab_od, {}
-        grade = intensity_class(od, od >= stain.positive_od, settings)
-    cell_class = np.where(grade > 0, CellClass.POSITIVE, CellClass.NEGATIVE).astype(np.uint8)
+        intensity = nuclear_intensity(od, od >= stain.positive_od, settings)
+    cell_class = np.where(intensity > 0, CellClass.POSITIVE, CellClass.NEGATIVE).astype(np.uint8)
     other = found.other & (marker.compartment is Compartment.NUCLEUS)  # DAB beside a nucleus spoils its colour
     cell_class[other] = CellClass.OTHER
     cells = Cells(
@@ -160,7 +160,7 @@ def classify(
         area_um2=found.area_um2,
     )
     return Counted(
-        cells, np.where(other, 0, grade).astype(np.uint8), found, extra, image_quality(rgb, mpp, plane, found)
+        cells, np.where(other, 0, intensity).astype(np.uint8), found, extra, image_quality(rgb, mpp, plane, found)
     )
 
 

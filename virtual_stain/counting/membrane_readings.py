@@ -14,9 +14,9 @@ from virtual_stain.her2 import Her2Reading
 TPS_RULE = "tumour cells with partial or complete membrane staining of any intensity / all tumour cells"
 
 
-def read_her2(cells: Cells, grade: npt.NDArray[np.uint8]) -> Her2Reading:
-    """Over the tumour cells. `grade`: uint8[N] membrane class of every cell."""
-    tumour = grade[cells.tumour]
+def read_her2(cells: Cells, intensity: npt.NDArray[np.uint8]) -> Her2Reading:
+    """Over the tumour cells. `intensity`: uint8[N] intensity of every cell."""
+    tumour = intensity[cells.tumour]
     if not len(tumour):
         return Her2Reading.of(None)
     f = [float(np.mean(tumour == g)) for g in range(4)]

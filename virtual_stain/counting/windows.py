@@ -62,7 +62,7 @@ class FoundCells:
     """The cells of one core, in level-0 px of the slide."""
 
     cells: Cells
-    grade: npt.NDArray[np.uint8]
+    intensity: npt.NDArray[np.uint8]
     """uint8[N]: 0, 1, 2, 3 for 0, 1+, 2+, 3+."""
     columns: dict[str, npt.NDArray[np.float32]]
     """float32[N] each: what was measured beside; NaN where there is nothing to measure."""
@@ -208,7 +208,7 @@ def _found(counted: Counted, inside: npt.NDArray[np.bool_], xy: Points, rings: t
     }
     return FoundCells(
         cells=counted.cells.select(inside).moved(xy),
-        grade=counted.grade[inside],
+        intensity=counted.intensity[inside],
         columns={name: values[inside] for name, values in columns.items()},
         rings=rings,
         quality=counted.quality,

@@ -1,4 +1,4 @@
-"""Whether there is a membrane class to learn from at all: a network without one would answer its start for ever."""
+"""Whether there is an intensity to learn from at all: a network without one would answer its start for ever."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from virtual_stain.records.read import parse_example, shard_dataset
 from virtual_stain.remote import Location
 
 
-def require_classes(folder: Location, split: Split, markers: Sequence[Marker]) -> None:
+def require_intensities(folder: Location, split: Split, markers: Sequence[Marker]) -> None:
     """Raises InputError where the training or the validation patients have no stained cell of a known class."""
     for marker in markers:
-        if not marker.has_classes:
+        if not marker.has_intensities:
             continue
         for side, pairs in (("training", split.train), ("validation", split.validation)):
             own = [p for p in pairs if p.marker == marker.value]
             if not _has_class(folder, own):
                 raise InputError(
                     f"{folder}: {marker.label}: no tile of the {side} patients has a stained cell of a known class.",
-                    hint="Take another --fold, or correct the classes: vstain review.",
+                    hint="Take another --fold, or correct the intensities: vstain review.",
                 )
 
 

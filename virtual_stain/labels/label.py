@@ -139,8 +139,8 @@ def label_id(he: npt.NDArray[np.uint8], ihc: npt.NDArray[np.uint8], transform_sh
     digest.update(transform_sha256.encode("ascii"))
     digest.update(np.ascontiguousarray(cells.xy, "<f4").tobytes())
     digest.update(cells.cell_class.astype(np.uint8).tobytes() + cells.tumour.astype(np.uint8).tobytes())
-    if cells.grade is not None:
-        digest.update(cells.grade.astype(np.uint8).tobytes())
+    if cells.intensity is not None:
+        digest.update(cells.intensity.astype(np.uint8).tobytes())
     return digest.hexdigest()[:32]
 
 
