@@ -111,7 +111,7 @@ def quality_flags(
     """
     saturated, unexplained = quality.saturated_fraction, quality.unexplained_fraction
     raised = {
-        BLURRED: quality.focus is not None and quality.focus < settings.min_focus,
+        BLURRED: quality.focus is not None and quality.focus < settings.min_window_focus,
         SATURATED: saturated is not None and saturated > settings.max_saturated_fraction,
         UNEXPLAINED: not stain.is_hematoxylin_dab
         or (unexplained is not None and unexplained > settings.max_unexplained_fraction),
@@ -134,7 +134,7 @@ def join_quality(
         unexplained_od=sum(p.unexplained_od for p in all_parts),
         focus=float(np.median(focus)) if focus else None,
     )
-    blurred = float(np.mean([f < settings.min_focus for f in focus])) if focus else None
+    blurred = float(np.mean([f < settings.min_window_focus for f in focus])) if focus else None
     flags = [f for f in quality_flags(total, counts, settings, stain) if f != BLURRED]
     if blurred is not None and blurred >= 0.25:
         flags.insert(0, BLURRED)

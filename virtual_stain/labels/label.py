@@ -89,9 +89,9 @@ def judge(
     )
     # an error that nobody could estimate is no reason to trust the tile
     misplaced = trust.error_p95_um is None or trust.error_p95_um > max_p95_um
-    blurred_he = trust.focus_he is not None and trust.focus_he < settings.min_focus
-    blurred_ihc = trust.focus_ihc is not None and trust.focus_ihc < settings.min_focus
-    few = n_tumour < settings.min_tumour_cells
+    blurred_he = trust.focus_he is not None and trust.focus_he < settings.min_tile_focus
+    blurred_ihc = trust.focus_ihc is not None and trust.focus_ihc < settings.min_tile_focus
+    few = n_tumour < settings.min_tile_cells
     raised = {
         FEW_CELLS: few,
         POOR_OVERLAP: uncovered,

@@ -29,7 +29,7 @@ def ratio_loss_sum(logit: tf.Tensor, positive: tf.Tensor, cells: tf.Tensor, weig
 def intensity_loss_sum(logits: tf.Tensor, counted: tf.Tensor, cells: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
     """float32 scalar: Σ weight · (s/n) · cross-entropy of 1+, 2+ and 3+ among the s stained ones of n cells.
 
-    With `ratio_loss_sum` of the same weights this is Σ weight · cross-entropy of the four among all n cells: the softmax
+    With `ratio_loss_sum` of the same weights this is Σ weight · cross-entropy of the four intensities of all n cells:
     over 0, 1+, 2+, 3+ in two factors. `logits`: float32[B, 3] unnormalised logarithms; `counted`:
     float32[B, 3] cells, 0 where they are not known; `cells`, `weights`: float32[B].
     """

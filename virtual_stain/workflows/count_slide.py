@@ -4,7 +4,6 @@ run.json, and overlay.ome.tif where it is asked for."""
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -169,13 +168,8 @@ def _identity(request: CountRequest, config: Config, slide: Slide, tumour_source
         "marker": request.marker.value,
         "mpp": [mpp.x, mpp.y],
         "geojson_origin": request.geojson_origin,
-        "settings": {name: _plain(settings[name]) for name in ("counting", "tissue")},
+        "settings": {name: settings[name] for name in ("counting", "tissue")},
     }
-
-
-def _plain(section: dict[str, Any]) -> Any:
-    """As it will be read back: enums and tuples become strings and lists."""
-    return json.loads(json.dumps(section))
 
 
 def _count(

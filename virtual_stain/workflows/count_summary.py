@@ -69,7 +69,7 @@ def summarize(
     assert mpp is not None
     tumour = read_cells(cells, settings, tumour_only=True, intensity=intensity)
     nuclei = read_cells(cells, settings, tumour_only=False, intensity=intensity)
-    least = settings.min_membrane_cells if membrane else settings.min_tumour_cells
+    least = settings.min_membrane_cells if membrane else settings.min_slide_cells
     trust = join_quality(quality, cells.counts(), least, settings, stain)
     area_mm2 = facts.area_mm2
     summary = {

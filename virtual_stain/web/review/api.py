@@ -49,7 +49,7 @@ def _add_reading(router: APIRouter, desk: ReviewDesk, settings: WebSettings) -> 
             name=desk.folder.folder.resolve().name,
             tile_px=desk.folder.tile_px,
             tile_mpp=desk.folder.tile_mpp,
-            min_tumour_cells=desk.folder.min_tumour_cells,
+            min_tile_cells=desk.folder.min_tile_cells,
             pairs=[
                 m.PairOut(
                     name=p.name,

@@ -194,7 +194,7 @@ class FolderOut(BaseModel):
     name: str
     tile_px: int
     tile_mpp: float
-    min_tumour_cells: int
+    min_tile_cells: int
     pairs: list[PairOut]
     flags: list[str]
     reviewers: list[str]

@@ -78,7 +78,7 @@ function describe(shown, tile) {
     ...(tile?.cells.hasIntensities ? [["0 / 1+ / 2+ / 3+", [counts.negative, ...counts.intensities].join(" / ") + (counts.unknown ? `; intensity unknown: ${counts.unknown}` : "")]] : []),
     ["registration error", `${um(shown.error_median_um)} (p95 ${um(shown.error_p95_um)})`],
     ["tissue", percent(shown.tissue_fraction, 0)],
-    ["ratio may train", counts.positive + counts.negative < state.folder.min_tumour_cells ? "no: few cells" : shown.weight > 0 || shown.flags.join() === "few_cells" ? "yes" : "no"],
+    ["ratio may train", counts.positive + counts.negative < state.folder.min_tile_cells ? "no: few cells" : shown.weight > 0 || shown.flags.join() === "few_cells" ? "yes" : "no"],
   ];
   const patient = state.folder.pairs.find((p) => p.name === shown.pair)?.patient_id;
   if (patient) facts.push(["patient (hash)", patient.slice(0, 12)]);
