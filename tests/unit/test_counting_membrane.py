@@ -16,7 +16,7 @@ from virtual_stain.config.counting import CountingSettings
 from virtual_stain.config.phantom import PhantomBiology, PhantomSettings
 from virtual_stain.counting.cells import Cells
 from virtual_stain.counting.count import Counted, count_image
-from virtual_stain.counting.membrane_readings import read_her2, read_tps
+from virtual_stain.counting.readings import read_her2, read_tps
 from virtual_stain.counting.stain import estimate_stain
 from virtual_stain.her2 import NEEDS_ISH
 from virtual_stain.markers import Marker

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.fixtures.reports import scored
 from virtual_stain.cli.main import _run
 from virtual_stain.counting.cells import CellClass, Cells
-from virtual_stain.counting.membrane_readings import read_her2
+from virtual_stain.counting.readings import read_her2
 from virtual_stain.errors import ConfigError, InputError
 from virtual_stain.markers import Marker
 from virtual_stain.report.panel.evidence import GIVEN, Evidence, Panel, collect, wilson

@@ -19,14 +19,14 @@ class Range:
 
 def check_ranges(section: Any) -> None:
     """For `__post_init__`: raise ValueError unless every field lies in the Range of its type; None is not looked at."""
-    for name, allowed in _ranges(type(section)):
+    for name, allowed in _ranges(section.__class__):
         value = getattr(section, name)
         if value is not None:
             require_range(name, value, allowed.low, allowed.high)
 
 
 @functools.cache
-def _ranges(section: type) -> tuple[tuple[str, Range], ...]:
+def _ranges(section: type[object]) -> tuple[tuple[str, Range], ...]:
     hints = typing.get_type_hints(section, include_extras=True)
     return tuple((n, r) for n, hint in hints.items() for r in typing.get_args(hint)[1:] if isinstance(r, Range))
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from virtual_stain.config.counting import CountingSettings
 from virtual_stain.counting.cells import CellClass, Cells
-from virtual_stain.counting.given import UNKNOWN, GivenCells, as_nuclei, measured_as
+from virtual_stain.counting.given import UNKNOWN, GivenCells, ImagePlace, as_nuclei, measured_as
 from virtual_stain.counting.measure import Measured, Plane, measure, stain_plane
 from virtual_stain.counting.membrane import measure_membranes
 from virtual_stain.counting.quality import Quality, measure_quality
@@ -19,7 +19,6 @@ from virtual_stain.counting.slide_stain import SlideStain
 from virtual_stain.counting.stain import estimate_slide_stain, estimate_stain
 from virtual_stain.counting.tumour import looks_like_tumour
 from virtual_stain.errors import ResolutionError
-from virtual_stain.geometry import Points
 from virtual_stain.markers import Compartment, Marker
 
 __all__ = ["Counted", "SlideStain", "count_cells", "count_image", "estimate_slide_stain", "estimate_stain"]
@@ -84,17 +83,14 @@ def count_given(
     stain: SlideStain,
     settings: CountingSettings,
     given: GivenCells,
-    frame: tuple[Points, tuple[float, float]],
+    place: ImagePlace,
 ) -> Counted:
     """Measures the cells of another detector; their positions, and the classes that they come with, stay.
 
-    `frame`: (corner, scale), px of `rgb` = given px0 / scale − corner. What an outline would be needed for is NaN
-    where a cell has none.
+    `place`: of `rgb` on the slide. What an outline would be needed for is NaN where a cell has none.
     """
-    corner, scale = frame
     plane = stain_plane(rgb, mpp, stain, settings, membrane=marker.compartment is Compartment.MEMBRANE)
-    factor = np.asarray(scale, np.float64) * np.asarray(plane.factor)
-    nuclei = as_nuclei(given, plane, (np.asarray(corner) * scale, factor))
+    nuclei = as_nuclei(given, plane, place)
     found = measure(plane, stain, settings, nuclei)
     counted = classify(rgb, mpp, marker, plane, found, given.tumour, stain, settings)
     which = measured_as(nuclei)
@@ -167,8 +163,8 @@ def classify(
 def image_quality(rgb: npt.NDArray[np.uint8], mpp: tuple[float, float], plane: Plane, found: Measured) -> Quality:
     """Of the nuclei that were found."""
     stained = np.maximum(plane.hematoxylin, 0) + np.maximum(plane.dab, 0)
-    planes = stained, plane.residual, plane.saturated
-    return measure_quality(rgb, float(np.sqrt(mpp[0] * mpp[1])), found.nuclei.labels > 0, planes)
+    pixel = float(np.sqrt(mpp[0] * mpp[1]))
+    return measure_quality(rgb, pixel, found.nuclei.labels > 0, stained, plane.residual, plane.saturated)
 
 
 def _require_image(

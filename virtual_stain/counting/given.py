@@ -120,12 +120,23 @@ def tumour_flags(told: list[bool | None]) -> npt.NDArray[np.bool_]:
     return np.array([t is True if named else t is not False for t in told], np.bool_)
 
 
-def as_nuclei(given: GivenCells, plane: Plane, to_working: tuple[Points, Points]) -> Nuclei:
+@dataclass(frozen=True, slots=True, eq=False)
+class ImagePlace:
+    """Where an image lies on its slide: its px = level-0 px / scale − corner."""
+
+    corner: Points
+    """float64[2]: its upper left corner, px of the level that it was read from."""
+    scale: tuple[float, float]
+    """Level-0 px per px of that level."""
+
+
+def as_nuclei(given: GivenCells, plane: Plane, place: ImagePlace) -> Nuclei:
     """The cells as outlines in the working pixels of `plane`, so that they can be measured like ours.
 
-    `to_working`: (shift, factor), working px = (px0 − shift) / factor.
+    `place`: of the image that `plane` was made from.
     """
-    shift, factor = to_working
+    # working px = (px0 − shift) / factor
+    shift, factor = place.corner * place.scale, np.asarray(place.scale, np.float64) * np.asarray(plane.factor)
     centre = (given.xy - shift) / factor
     disc = Rays(16, 1.0, 1, 1).directions * (POINT_RADIUS_UM / np.asarray(plane.mpp))
     rings = [

@@ -80,6 +80,7 @@ def measure_membranes(plane: Plane, found: Measured, settings: CountingSettings)
 
 
 def _intensity(od: F32, completeness: F32, settings: CountingSettings) -> npt.NDArray[np.uint8]:
+    """The rule at the top of this module."""
     some = completeness >= settings.membrane_some_fraction
     complete = completeness >= settings.membrane_complete_fraction
     strong = od >= settings.membrane_strong_od

@@ -59,10 +59,12 @@ def measure_quality(
     rgb: npt.NDArray[np.uint8],
     mpp: float,
     nuclear: npt.NDArray[np.bool_],
-    planes: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.bool_]],
+    stain: npt.NDArray[np.float32],
+    residual: npt.NDArray[np.float32],
+    saturated: npt.NDArray[np.bool_],
 ) -> Quality:
-    """`nuclear`: bool[h, w], working pixels inside nuclei; `planes`: their summed stain, residual, and saturation."""
-    stain, residual, saturated = planes
+    """`nuclear`: bool[h, w], working pixels inside nuclei; of all working pixels `stain`, the sum of both stains,
+    `residual`, what is neither, and `saturated`."""
     return Quality(
         nuclear_px=int(np.count_nonzero(nuclear)),
         saturated_px=int(np.count_nonzero(saturated & nuclear)),

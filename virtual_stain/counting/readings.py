@@ -1,4 +1,4 @@
-"""The numbers a pathologist reads: labelling index, H-score, Allred."""
+"""The numbers a pathologist reads: labelling index, H-score, Allred; HER2 0 to 3+, PD-L1 TPS."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ import numpy.typing as npt
 
 from virtual_stain.config.counting import CountingSettings
 from virtual_stain.counting.cells import CellClass, Cells
+from virtual_stain.her2 import Her2Reading
 
 ALLRED_BINS = "0; < 1 %; 1 to < 10 %; 10 % to < 1/3; 1/3 to < 2/3; >= 2/3"
 """The half-open bins that are used for the proportion score 0–5 (Allred et al., Mod. Pathol. 11, 1998, names them
 0; < 1 %; 1–10 %; 11–33 %; 34–66 %; ≥ 67 %, which leaves gaps)."""
 ALLRED_INTENSITY = "class of the mean DAB optical density of the positive nuclei"
 NO_CELLS = "no cells were counted"
+TPS_RULE = "tumour cells with partial or complete membrane staining of any intensity / all tumour cells"
 
 _PROPORTION_EDGES = (0.01, 0.10, 1 / 3, 2 / 3)
 
@@ -30,7 +32,7 @@ class Readings:
     standard_error: float | None
     """Binomial standard error of `ratio`; says nothing about errors of the counting itself."""
     by_intensity: tuple[int, int, int]
-    """Nuclei of class 1+, 2+, 3+."""
+    """Nuclei of 1+, 2+, 3+."""
     h_score: float | None
     """1·%1+ + 2·%2+ + 3·%3+, 0–300."""
     allred_proportion: int | None
@@ -101,6 +103,11 @@ def read_cells(
     by_intensity = tuple(int(np.count_nonzero(intensity == g)) for g in (1, 2, 3))
     mean_od = float(chosen.dab_od[positive].mean()) if positive.any() else None
     total = counts.total
+    proportion = strength = None
+    if counts.ratio is not None:
+        proportion = 0 if counts.ratio == 0 else 1 + sum(counts.ratio >= edge for edge in _PROPORTION_EDGES)
+        cutoffs = (settings.intensity_2_od, settings.intensity_3_od)
+        strength = 0 if mean_od is None else 1 + sum(mean_od >= cutoff for cutoff in cutoffs)
     return Readings(
         positive=counts.positive,
         negative=counts.negative,
@@ -108,17 +115,23 @@ def read_cells(
         standard_error=counts.standard_error,
         by_intensity=(by_intensity[0], by_intensity[1], by_intensity[2]),
         h_score=100 * sum(g * n for g, n in enumerate(by_intensity, 1)) / total if total else None,
-        allred_proportion=None if counts.ratio is None else _proportion(counts.ratio),
-        allred_intensity=None if counts.ratio is None else _intensity(mean_od, settings),
+        allred_proportion=proportion,
+        allred_intensity=strength,
         mean_positive_dab_od=mean_od,
     )
 
 
-def _proportion(ratio: float) -> int:
-    return 0 if ratio == 0 else 1 + sum(ratio >= edge for edge in _PROPORTION_EDGES)
+def read_her2(cells: Cells, intensity: npt.NDArray[np.uint8]) -> Her2Reading:
+    """Over the tumour cells. `intensity`: uint8[N] of every cell."""
+    tumour = intensity[cells.tumour]
+    if not len(tumour):
+        return Her2Reading.of(None)
+    f = [float(np.mean(tumour == g)) for g in range(4)]
+    return Her2Reading.of((f[0], f[1], f[2], f[3]))
 
 
-def _intensity(mean_od: float | None, settings: CountingSettings) -> int:
-    if mean_od is None:
-        return 0
-    return 1 + int(mean_od >= settings.intensity_2_od) + int(mean_od >= settings.intensity_3_od)
+def read_tps(cells: Cells) -> dict[str, Any]:
+    """PD-L1 tumour proportion score. CPS and IC count immune cells and are other things: not read."""
+    ratio = cells.counts().ratio
+    value: dict[str, Any] = {"tps": None if ratio is None else round(ratio, 6), "rule": TPS_RULE}
+    return value if ratio is not None else {**value, "reason": NO_CELLS}

@@ -33,7 +33,7 @@ from virtual_stain.counting.stain_plot import draw_stain
 from virtual_stain.counting.tumour import IMPORTED, MODEL, NUCLEAR_FEATURES, REGION
 from virtual_stain.counting.windows import (
     FoundCells,
-    WindowPlan,
+    WindowTask,
     count_windows,
     plan_windows,
     window_tasks,
@@ -194,7 +194,8 @@ def _count(
     plan = plan_windows(slide, tissue, settings) if how.given is None else windows_with(how.given, everywhere)
     record.durations_s["stain"] = time.monotonic() - start
     start = time.monotonic()
-    tally = _count_to_files(slide, request, config, how, (plan, evidence.stain), jobs, progress)
+    tasks = window_tasks(request.slide, plan, request.marker, evidence.stain, settings, how.given)
+    tally = _count_to_files(slide, request, how, tasks, evidence.stain, jobs, progress)
     record.durations_s["cells"] = time.monotonic() - start
     facts = CountFacts(
         marker=request.marker,
@@ -261,9 +262,9 @@ def _tissue_and_stain(slide: Slide, config: Config, *, membrane: bool) -> tuple[
 def _count_to_files(
     slide: Slide,
     request: CountRequest,
-    config: Config,
     how: _How,
-    where: tuple[WindowPlan, SlideStain],
+    tasks: list[WindowTask],
+    stain: SlideStain,
     jobs: int,
     progress: Progress,
 ) -> _Tally:
@@ -290,13 +291,13 @@ def _count_to_files(
             tumour_source=how.tumour_source,
         ) as files,
     ):
-        for found in _found(request, config, how.given, where, jobs, progress):
+        for found in _found(tasks, jobs, progress):
             tumour = found.cells.tumour if how.region is None else _tumour_by(how.region, found.cells)
             files.append(found, tumour)
             parts.append(dataclasses.replace(found.cells, tumour=tumour))
             intensities.append(found.intensity)
             quality.append(found.quality)
-            pale += count_pale(found, where[1])
+            pale += count_pale(found, stain)
             for kind, is_tumour, ring, (x, y) in zip(
                 found.cells.cell_class, tumour, found.rings, found.cells.xy, strict=True
             ):
@@ -316,16 +317,7 @@ def _in_box(box: Box, xy: Points) -> npt.NDArray[np.intp]:
     return np.asarray(np.flatnonzero(((xy >= low) & (xy < high)).all(axis=1)), np.intp)
 
 
-def _found(
-    request: CountRequest,
-    config: Config,
-    given: GivenCells | None,
-    where: tuple[WindowPlan, SlideStain],
-    jobs: int,
-    progress: Progress,
-) -> Iterator[FoundCells]:
-    plan, stain = where
-    tasks = window_tasks(request.slide, plan, request.marker, stain, config.counting, given)
+def _found(tasks: list[WindowTask], jobs: int, progress: Progress) -> Iterator[FoundCells]:
     ahead = _AHEAD * jobs
 
     def results() -> Iterator[FoundCells]:

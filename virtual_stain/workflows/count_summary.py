@@ -15,9 +15,16 @@ from scipy.spatial import cKDTree
 from virtual_stain.config.counting import CountingSettings
 from virtual_stain.counting.cells import CellClass, Cells
 from virtual_stain.counting.given import GivenCells
-from virtual_stain.counting.membrane_readings import read_her2, read_tps
 from virtual_stain.counting.quality import QUALITY_SENTENCES, Quality, join_quality
-from virtual_stain.counting.readings import ALLRED_BINS, ALLRED_INTENSITY, NO_CELLS, Readings, read_cells
+from virtual_stain.counting.readings import (
+    ALLRED_BINS,
+    ALLRED_INTENSITY,
+    NO_CELLS,
+    Readings,
+    read_cells,
+    read_her2,
+    read_tps,
+)
 from virtual_stain.counting.region import Region
 from virtual_stain.counting.slide_stain import SlideStain
 from virtual_stain.counting.stain import FLAG_SENTENCES
