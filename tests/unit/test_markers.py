@@ -27,7 +27,7 @@ def test_markers_are_parsed_in_any_case_and_unknown_ones_listed():
 
 
 @pytest.mark.parametrize("definition", list(ValueDefinition))
-def test_membrane_classes_have_one_definition(definition):
+def test_intensities_have_one_definition(definition):
     if definition is not ValueDefinition.POSITIVE_RATIO:
         with pytest.raises(ConfigError, match="intensities"):
             require_definition(Marker.HER2, definition)

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import h5py
 import numpy as np
 import pytest
 
@@ -42,7 +43,7 @@ def _record(tile: TileLabel, correction: Correction | None = None) -> dict:
     return to_record(job, tile, Passed("accept", "Dr. A", correction), Config())  # type: ignore[arg-type]
 
 
-def test_a_stored_tile_keeps_the_class_of_every_cell_and_a_nuclear_one_has_none(tmp_path: Path) -> None:
+def test_a_stored_tile_keeps_the_intensity_of_every_cell_and_a_nuclear_one_has_none(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for name, intensities in (("her2", True), ("ki67", False)):
         labels = [tiny_label(rng, i, 0, n=20 * i, intensities=intensities) for i in range(4)]
@@ -57,7 +58,7 @@ def test_a_stored_tile_keeps_the_class_of_every_cell_and_a_nuclear_one_has_none(
                     np.testing.assert_array_equal(read.cells.intensity, written.cells.intensity)
 
 
-def test_another_class_is_another_label() -> None:
+def test_another_intensity_is_another_label() -> None:
     image = np.zeros((4, 4, 3), np.uint8)
     assert CELLS.intensity is not None
     other = np.where(CELLS.intensity == 3, 2, CELLS.intensity).astype(np.uint8)
@@ -65,7 +66,14 @@ def test_another_class_is_another_label() -> None:
     assert len(ids) == 2
 
 
-def test_cells_with_and_without_classes_do_not_mix() -> None:
+def test_stores_keep_the_name_that_earlier_versions_wrote(tmp_path: Path) -> None:
+    """A store is hours of counting: one that was written before the word must be read."""
+    write_tiles(tmp_path / "tiles.h5", [_label()], "k")
+    with h5py.File(tmp_path / "tiles.h5") as file:
+        assert file["cells/grade"][:].tolist() == _label().cells.intensity.tolist()  # type: ignore[union-attr]
+
+
+def test_cells_with_and_without_intensities_do_not_mix() -> None:
     without = dataclasses.replace(CELLS, intensity=None)
     with pytest.raises(ValueError, match="Received: both"):
         Cells.concatenated([CELLS, without])
@@ -100,7 +108,7 @@ def test_classes_are_refused_where_the_marker_has_none() -> None:
     assert Correction(changed=((0, "2+"),)).problem(CELLS, 256) is None
 
 
-def test_a_record_holds_the_classes_of_its_tumour_cells() -> None:
+def test_a_record_holds_the_intensities_of_its_tumour_cells() -> None:
     tile = _label()
     record = _record(tile)
     assert problems_of(record) == []
@@ -111,7 +119,7 @@ def test_a_record_holds_the_classes_of_its_tumour_cells() -> None:
     assert read["cells/intensity"] == record["cells/intensity"]
 
 
-def test_a_corrected_class_reaches_the_record_and_an_unknown_one_takes_the_classes_away() -> None:
+def test_a_corrected_intensity_reaches_the_record_and_an_unknown_one_takes_all_away() -> None:
     tile = _label()
     names = cell_names(tile.cells)
     at = names.index("negative")
@@ -128,7 +136,7 @@ def test_a_corrected_class_reaches_the_record_and_an_unknown_one_takes_the_class
     assert unknown["label/weight"] == 1, "the ratio is known all the same"
 
 
-def test_a_cell_of_unknown_class_that_is_ignored_again_does_not_count() -> None:
+def test_a_cell_of_unknown_intensity_that_is_ignored_again_does_not_count() -> None:
     tile = _label()
     at = cell_names(tile.cells).index("negative")
     record = _record(tile, Correction(changed=((at, "ignored"),), added=((3.0, 3.0, "2+"),)))
@@ -147,7 +155,7 @@ def test_a_cell_of_unknown_class_that_is_ignored_again_does_not_count() -> None:
         (lambda r: r["cells/intensity"].__setitem__(0, int(not r["cells/positive"][0])), "exactly where"),
     ],
 )
-def test_classes_that_contradict_the_record_are_found(change, sentence: str) -> None:
+def test_intensities_that_contradict_the_record_are_found(change, sentence: str) -> None:
     settings = TinyRecords(marker="her2", tile_px=64, few_cells_every=0)
     record = tiny_record(np.random.default_rng(0), settings, "case", 0, 0)
     assert problems_of(record) == []
@@ -155,15 +163,15 @@ def test_classes_that_contradict_the_record_are_found(change, sentence: str) -> 
     assert any(sentence in p for p in problems_of(record)), problems_of(record)
 
 
-def test_the_page_shows_and_takes_classes(tmp_path: Path) -> None:
+def test_the_page_shows_and_takes_intensities(tmp_path: Path) -> None:
     folder = tiny_review(tmp_path, pairs=1, tiles=2, tile_px=128, marker="her2")
     page = client(review_of(folder))
     item = next(i for i in page.get("/api/review/queue").json()["items"] if i["positive"])
     tile = page.get(f"/api/review/tiles/{item['pair']}/{item['col']}/{item['row']}").json()
     assert tile["has_intensities"]
-    assert sum(tile["kind"].count(k) for k in ("1+", "2+", "3+")) == item["positive"]
+    assert sum(tile["name"].count(k) for k in ("1+", "2+", "3+")) == item["positive"]
     body = {k: item[k] for k in ("pair", "col", "row", "label_id")} | {"reviewer": "Dr. A", "verdict": "accept"}
-    body["correction"] = {"changed": [[tile["kind"].index("negative"), "3+"]]}
+    body["correction"] = {"changed": [[tile["name"].index("negative"), "3+"]]}
     assert page.post("/api/review/decisions", json=body).status_code == 201
     nuclear = client(review_of(tiny_review(tmp_path / "ki67", pairs=1, tiles=2, tile_px=128)))
     item = nuclear.get("/api/review/queue").json()["items"][0]
@@ -173,7 +181,7 @@ def test_the_page_shows_and_takes_classes(tmp_path: Path) -> None:
     assert "no intensities" in answer.text
 
 
-def test_classes_go_to_qupath_and_back() -> None:
+def test_intensities_go_to_qupath_and_back() -> None:
     verdict = Verdict(Place("case", 3, 4), "0123456789abcdef" * 2, Decision.ACCEPT, "Dr. A")
     out = to_geojson([TileOut(verdict.place, verdict.label_id, Box(0, 0, 256, 256), verdict, CELLS)], 256, (0.0, 0.0))
     value = json.loads(out)
