@@ -71,3 +71,11 @@ def her2_fractions(shares: npt.NDArray[np.float64], cells: npt.NDArray[np.float6
         return None
     one, two, three = (math.fsum(shares[:, i] * cells) / total for i in range(3))
     return max(0.0, 1 - one - two - three), one, two, three
+
+
+def read_her2(intensity: npt.NDArray[np.uint8]) -> Her2Reading:
+    """Of a slide from its counted tumour cells: uint8[N], 0 to 3 each."""
+    if not len(intensity):
+        return Her2Reading.of(None)
+    f = [float(np.mean(intensity == i)) for i in range(4)]
+    return Her2Reading.of((f[0], f[1], f[2], f[3]))

@@ -16,9 +16,9 @@ from virtual_stain.config.counting import CountingSettings
 from virtual_stain.config.phantom import PhantomBiology, PhantomSettings
 from virtual_stain.counting.cells import Cells
 from virtual_stain.counting.count import Counted, count_image
-from virtual_stain.counting.readings import read_her2, read_tps
+from virtual_stain.counting.readings import read_tps
 from virtual_stain.counting.stain import estimate_stain
-from virtual_stain.her2 import NEEDS_ISH
+from virtual_stain.her2 import NEEDS_ISH, read_her2
 from virtual_stain.markers import Marker
 from virtual_stain.phantom.cells import Nuclei
 from virtual_stain.phantom.pair import make_pair
@@ -77,13 +77,6 @@ def test_an_unsharp_scanner_reads_nearly_the_same_membranes() -> None:
     assert all((counted.intensity == 2).mean() > 0.95 for counted in readings)
 
 
-def of_classes(*n: int) -> tuple[Cells, npt.NDArray[np.uint8]]:
-    intensity = np.repeat(np.arange(4), n).astype(np.uint8)
-    total = len(intensity)
-    one = np.ones(total, np.float32)
-    return Cells(np.zeros((total, 2)), (intensity > 0).astype(np.uint8), np.ones(total, bool), one, one), intensity
-
-
 @pytest.mark.parametrize(
     ("n", "score"),
     [
@@ -99,16 +92,17 @@ def of_classes(*n: int) -> tuple[Cells, npt.NDArray[np.uint8]]:
     ],
 )
 def test_the_score_follows_asco_cap(n: tuple[int, ...], score: str) -> None:
-    value = read_her2(*of_classes(*n))
+    value = read_her2(np.repeat(np.arange(4), n).astype(np.uint8))
     assert value.score == score
     assert value.needs_ish == (score == "2+")
     assert value.to_dict("")["note"] == (NEEDS_ISH if score == "2+" else None)
 
 
 def test_without_cells_there_is_no_score_and_a_reason() -> None:
-    assert read_her2(*of_classes(0, 0, 0, 0)).to_dict("none")["score"] is None
-    assert read_her2(*of_classes(0, 0, 0, 0)).to_dict("none")["reason"]
-    assert read_tps(of_classes(0, 0, 0, 0)[0])["tps"] is None
+    value = read_her2(np.zeros(0, np.uint8)).to_dict("none")
+    assert value["score"] is None
+    assert value["reason"]
+    assert read_tps(Cells.empty())["tps"] is None
 
 
 def phantom(marker: str, side_px: int = 1000) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64], Nuclei]:

@@ -1,4 +1,4 @@
-"""The numbers a pathologist reads: labelling index, H-score, Allred; HER2 0 to 3+, PD-L1 TPS."""
+"""The numbers a pathologist reads: labelling index, H-score, Allred, PD-L1 TPS."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import numpy.typing as npt
 
 from virtual_stain.config.counting import CountingSettings
 from virtual_stain.counting.cells import CellClass, Cells
-from virtual_stain.her2 import Her2Reading
 
 ALLRED_BINS = "0; < 1 %; 1 to < 10 %; 10 % to < 1/3; 1/3 to < 2/3; >= 2/3"
 """The half-open bins that are used for the proportion score 0–5 (Allred et al., Mod. Pathol. 11, 1998, names them
@@ -119,15 +118,6 @@ def read_cells(
         allred_intensity=strength,
         mean_positive_dab_od=mean_od,
     )
-
-
-def read_her2(cells: Cells, intensity: npt.NDArray[np.uint8]) -> Her2Reading:
-    """Over the tumour cells. `intensity`: uint8[N] of every cell."""
-    tumour = intensity[cells.tumour]
-    if not len(tumour):
-        return Her2Reading.of(None)
-    f = [float(np.mean(tumour == g)) for g in range(4)]
-    return Her2Reading.of((f[0], f[1], f[2], f[3]))
 
 
 def read_tps(cells: Cells) -> dict[str, Any]:

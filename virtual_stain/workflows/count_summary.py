@@ -22,7 +22,6 @@ from virtual_stain.counting.readings import (
     NO_CELLS,
     Readings,
     read_cells,
-    read_her2,
     read_tps,
 )
 from virtual_stain.counting.region import Region
@@ -30,6 +29,7 @@ from virtual_stain.counting.slide_stain import SlideStain
 from virtual_stain.counting.stain import FLAG_SENTENCES
 from virtual_stain.counting.windows import FoundCells, WindowPlan
 from virtual_stain.geometry import Points
+from virtual_stain.her2 import read_her2
 from virtual_stain.markers import CellCounts, Compartment, Marker, ValueDefinition
 from virtual_stain.slides.slide import Slide
 from virtual_stain.slides.tissue import TissueMap
@@ -166,7 +166,7 @@ def _reading(readings: Readings, *, membrane: bool) -> dict[str, Any]:
 
 def _of_marker(marker: Marker, cells: Cells, intensity: npt.NDArray[np.uint8]) -> dict[str, Any]:
     if marker is Marker.HER2:
-        return {"her2": read_her2(cells, intensity).to_dict(NO_CELLS)}
+        return {"her2": read_her2(intensity[cells.tumour]).to_dict(NO_CELLS)}
     return {"pdl1": read_tps(cells)} if marker is Marker.PDL1 else {}
 
 
