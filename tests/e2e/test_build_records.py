@@ -360,8 +360,8 @@ def test_slides_of_different_tissue_are_rejected(built: Built, tmp_path: Path) -
 
 
 def test_another_runs_folder_is_refused_and_force_takes_it_over(built: Built, copy: Path, tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match=r"labels\.min_tumour_cells was 50 and is now 60"):
-        build_records(built.pairs_csv, copy, Config(labels=LabelSettings(min_tumour_cells=60)), ACCEPT)
+    with pytest.raises(OutputError, match=r"labels\.min_tile_cells was 50 and is now 60"):
+        build_records(built.pairs_csv, copy, Config(labels=LabelSettings(min_tile_cells=60)), ACCEPT)
     fewer = _table(tmp_path, built.cohort[:1])
     with pytest.raises(OutputError, match="is no longer in the table"):
         build_records(fewer, copy, Config(), ACCEPT)

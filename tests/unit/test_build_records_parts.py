@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from virtual_stain.config import Config
+from virtual_stain.config import Config, LabelSettings
 from virtual_stain.counting.region import read_region
 from virtual_stain.errors import (
     BatchError,
@@ -36,7 +36,7 @@ from virtual_stain.slides.slide import SlideRef
 from virtual_stain.tiles import TileRef
 from virtual_stain.workflows.ending import error_of, public_reason
 from virtual_stain.workflows.output_folder import claim
-from virtual_stain.workflows.pair import PairJob, PreparedPair
+from virtual_stain.workflows.pair import WORK, PairJob, PreparedPair
 from virtual_stain.workflows.part_job import cut, tiles_fingerprint
 from virtual_stain.workflows.scheduling import Failure, Workers, completed, open_workers
 
@@ -297,3 +297,18 @@ def test_the_same_slide_under_two_patients_is_refused(tmp_path: Path) -> None:
     assert set(run.failed) == {"p0", "p1"}
     assert isinstance(run.failed["p0"].error, PairError)
     assert "patient 0" not in run.failed["p0"].error.message
+
+
+def test_a_folder_of_an_earlier_version_is_taken_up_under_the_settings_new_names(tmp_path: Path) -> None:
+    pairs = {"a": ("id-a", "ki67")}
+    claim(tmp_path, Config(labels=LabelSettings(min_tile_cells=20)), pairs, force=False)
+    state = tmp_path / WORK / "build.json"
+    text = state.read_text()
+    for new, old in (("min_tile_cells", "min_tumour_cells"), ("min_window_focus", "min_focus")):
+        assert new in text
+        text = text.replace(new, old)
+    state.write_text(text)
+    with pytest.raises(OutputError, match=r"labels\.min_tile_cells was 20 and is now 50"):
+        claim(tmp_path, Config(), pairs, force=False)
+    claim(tmp_path, Config(labels=LabelSettings(min_tile_cells=20)), pairs, force=False)
+    assert state.read_text() != text

@@ -90,7 +90,7 @@ def _build(
         tile_px=tile_px,
         tile_mpp=box.width * MPP / tile_px,
         max_p95_um=60,
-        labels=LabelSettings(min_tumour_cells=5),
+        labels=LabelSettings(min_tile_cells=5),
         counting=CountingSettings(),
     )
     with open_slide(slides[0]) as he, open_slide(slides[1]) as ihc:

@@ -36,20 +36,20 @@ def verify_shards(folder: Location, pairs: Sequence[PairEntry], progress: Progre
         )
 
 
-def require_classes(folder: Location, split: Split, markers: Sequence[Marker]) -> None:
-    """A network without a membrane class to learn from would answer its start for ever.
+def require_intensities(folder: Location, split: Split, markers: Sequence[Marker]) -> None:
+    """A network without an intensity to learn from would answer its start for ever.
 
     Raises InputError where the training or the validation patients have no stained cell of a known class.
     """
     for marker in markers:
-        if not marker.has_classes:
+        if not marker.has_intensities:
             continue
         for side, pairs in (("training", split.train), ("validation", split.validation)):
             own = [p for p in pairs if p.marker == marker.value]
             if not _has_class(folder, own):
                 raise InputError(
                     f"{folder}: {marker.label}: no tile of the {side} patients has a stained cell of a known class.",
-                    hint="Take another --fold, or correct the classes: vstain review.",
+                    hint="Take another --fold, or correct the intensities: vstain review.",
                 )
 
 

@@ -23,7 +23,7 @@ class ModelCard:
     """ASCII letters, digits, _ . -: the model's name for TF Serving."""
     version: int
     markers: tuple[Marker, ...]
-    """Each with the outputs `Marker.outputs`: its value, its expected tumour cells, the shares of its classes."""
+    """Each with the outputs `Marker.outputs`: its value, its expected tumour cells, the shares of its intensities."""
     value_definition: ValueDefinition
     tiling: TilingSettings
     """Window (µm), tile (px) and stride (µm): the same grid as when the records were built."""

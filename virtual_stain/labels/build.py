@@ -143,8 +143,8 @@ def _read_and_count(
     mpp = settings.count_mpp
     counted = count_image(image, (mpp, mpp), sources.marker, sources.stain, settings.counting)
     found = counted.cells.moved(tile_from_wide.apply(counted.cells.xy))
-    if sources.marker.has_classes:
-        found = dataclasses.replace(found, grade=counted.grade)
+    if sources.marker.has_intensities:
+        found = dataclasses.replace(found, intensity=counted.intensity)
     cells = _cells_of_tile(found, inside)
     rows, columns = (slice(margin + s.start * fine, margin + s.stop * fine) for s in inside)
     middle = slice(margin, margin + size * fine)

@@ -53,8 +53,8 @@ _CELLS: dict[str, type] = {
     "dab_od": np.float32,
     "area_um2": np.float32,
 }
-_GRADE = "cells/grade"
-"""uint8, there where the marker has membrane classes."""
+_INTENSITY = "cells/grade"
+"""uint8 intensities, where the marker has them. The file is older than the word: stores of any age are read."""
 _RAGGED = ("he_jpeg", "ihc_jpeg", "cells")
 _COPY_BYTES = 32_000_000
 
@@ -120,7 +120,7 @@ class TileStore:
             tumour=part["tumour"].astype(np.bool_),
             dab_od=part["dab_od"],
             area_um2=part["area_um2"],
-            grade=self._file[_GRADE][start:stop] if _GRADE in self._file else None,
+            intensity=self._file[_INTENSITY][start:stop] if _INTENSITY in self._file else None,
         )
 
     def jpeg(self, index: int, side: str) -> bytes:
@@ -194,8 +194,8 @@ def write_tiles(path: Path, tiles: Sequence[TileLabel], fingerprint: str) -> Non
         values = {"x": joined.xy[:, 0], "y": joined.xy[:, 1]}
         for name, dtype in _CELLS.items():
             file[f"cells/{name}"] = np.asarray(values[name] if name in values else getattr(joined, name), dtype)
-        if joined.grade is not None:
-            file[_GRADE] = joined.grade.astype(np.uint8)
+        if joined.intensity is not None:
+            file[_INTENSITY] = joined.intensity.astype(np.uint8)
 
 
 def join_parts(path: Path, parts: Sequence[Path], fingerprint: str) -> None:
@@ -211,8 +211,8 @@ def join_parts(path: Path, parts: Sequence[Path], fingerprint: str) -> None:
                 target[f"{group}/offsets"] = _offsets(np.concatenate([*lengths, np.zeros(0, np.int64)]))
                 for name in _CELLS if group == "cells" else ("data",):
                     _concatenate(target, files, f"{group}/{name}")
-            if files and _GRADE in files[0]:
-                _concatenate(target, files, _GRADE)
+            if files and _INTENSITY in files[0]:
+                _concatenate(target, files, _INTENSITY)
         finally:
             for file in files:
                 file.close()

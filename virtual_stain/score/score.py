@@ -46,8 +46,8 @@ class MarkerScores:
     """Expected number ≥ 0; NaN: no reading."""
     used: Bools
     """The tile enters the slide's readings: tissue and expected tumour cells reach the bundle's thresholds."""
-    classes: Floats | None = None
-    """float64[N, 3]: shares of the tumour cells that are 1+, 2+, 3+; NaN: no reading. None: no membrane classes."""
+    intensities: Floats | None = None
+    """float64[N, 3]: shares of the tumour cells that are 1+, 2+, 3+; NaN: no reading. None: no intensities."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,8 +199,8 @@ def _marker_scores(
     value, cells = per_tissue(answers[marker.value], tissue, card.value_definition), answers[marker.cells_output]
     known = np.isfinite(value) & np.isfinite(cells)
     enough = np.nan_to_num(cells) >= card.min_tumour_cells
-    classes = [answers[name] for name in marker.class_outputs]
-    shares = np.stack(classes, axis=1) if classes else None
+    intensities = [answers[name] for name in marker.intensity_outputs]
+    shares = np.stack(intensities, axis=1) if intensities else None
     if shares is not None:
         known &= np.isfinite(shares).all(axis=1)
     return MarkerScores(value, cells, known & enough & (tissue >= card.min_tissue_fraction), shares)

@@ -9,7 +9,7 @@ from typing import Any
 from virtual_stain.config import Config, TrainingSettings
 from virtual_stain.dataset.folds import FoldPlan
 from virtual_stain.dataset.pipeline import TrainingOrder, tile_batches, training_batches
-from virtual_stain.dataset.shards import reading_errors, require_classes, verify_shards
+from virtual_stain.dataset.shards import reading_errors, require_intensities, verify_shards
 from virtual_stain.errors import ConfigError, InputError, ModelError
 from virtual_stain.files import folder_lock, output_errors
 from virtual_stain.model.build import BuildOptions, build_network, set_starting_outputs
@@ -78,7 +78,7 @@ def fit(
         if inputs.other_tiling:
             progress.say(inputs.other_tiling)
         verify_shards(records_dir, inputs.split.train + inputs.split.validation, progress)
-        require_classes(records_dir, inputs.split, inputs.spec.markers)
+        require_intensities(records_dir, inputs.split, inputs.spec.markers)
         data["duplicate_tissue"] = known_duplicates(records_dir, data["manifest_sha256"])
         if data["duplicate_tissue"] is None:
             progress.say(

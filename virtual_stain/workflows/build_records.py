@@ -337,7 +337,7 @@ def _manifest(run: _Run, entries: Sequence[PairEntry]) -> Manifest:
         value_definition=config.counting.value_definition.value,
         markers=tuple(m.value for m in Marker if m.value in used),
         n_folds=config.labels.n_folds,
-        min_tumour_cells=config.labels.min_tumour_cells,
+        min_tumour_cells=config.labels.min_tile_cells,
         patient_key_fingerprint=run.key.fingerprint,
         accept_unreviewed=run.accept_unreviewed,
         pairs=tuple(entries),

@@ -82,7 +82,7 @@ class _Tally:
     """Everything that was counted, in memory: about 60 bytes a cell."""
 
     cells: Cells
-    grade: npt.NDArray[np.uint8]
+    intensity: npt.NDArray[np.uint8]
     quality: tuple[Quality, ...]
     close_up: Box
     outlines: list[Outline]
@@ -214,7 +214,7 @@ def _count(
         area_of=area_of,
         pale=tally.pale,
     )
-    summary = summarize(slide, facts, tally.cells, tally.grade, tally.quality, settings)
+    summary = summarize(slide, facts, tally.cells, tally.intensity, tally.quality, settings)
     drawn = Drawn(tally.cells, tally.outlines, tally.border, how.tumour_source)
     _write_jpeg(out / "overlay.jpg", draw_overlay(slide, drawn, tally.close_up, title_of(summary)))
     _write_jpeg(out / "overlay_full.jpg", draw_full(slide, drawn, full_box(slide, tally.close_up)))
@@ -274,7 +274,7 @@ def _count_to_files(
     out = request.out
     offset = (slide.bounds.x, slide.bounds.y) if request.geojson_origin == "bounds" else (0.0, 0.0)
     parts: list[Cells] = []
-    grades: list[npt.NDArray[np.uint8]] = [np.zeros(0, np.uint8)]
+    intensities: list[npt.NDArray[np.uint8]] = [np.zeros(0, np.uint8)]
     quality: list[Quality] = []
     pale = 0
     mpp = slide.mpp
@@ -298,7 +298,7 @@ def _count_to_files(
             tumour = found.cells.tumour if how.region is None else _tumour_by(how.region, found.cells)
             files.append(found, tumour)
             parts.append(dataclasses.replace(found.cells, tumour=tumour))
-            grades.append(found.grade)
+            intensities.append(found.intensity)
             quality.append(found.quality)
             pale += count_pale(found, stain)
             for kind, is_tumour, ring, (x, y) in zip(
@@ -312,7 +312,7 @@ def _count_to_files(
         cells = Cells.concatenated(parts)
         box = close_up_box(slide, cells, (mpp.x, mpp.y))
         outlines = store.outlines(_in_box(full_box(slide, box), cells.xy))
-    return _Tally(cells, np.concatenate(grades), tuple(quality), box, outlines, pale, border)
+    return _Tally(cells, np.concatenate(intensities), tuple(quality), box, outlines, pale, border)
 
 
 def _in_box(box: Box, xy: Points) -> npt.NDArray[np.intp]:

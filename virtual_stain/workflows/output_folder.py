@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from virtual_stain.config import Config
+from virtual_stain.config.load import with_current_names
 from virtual_stain.errors import InputError, OutputError
 from virtual_stain.files import make_folder, output_errors, read_json, write_json
 from virtual_stain.pairs import StainPair
@@ -77,8 +78,8 @@ def put_manifest_aside(out: Path) -> bool:
 def _compare(out: Path, state: Path, mine: dict[str, Any]) -> None:
     try:
         recorded = read_json(state, "the state of an earlier run")
-        old_config, old_pairs = recorded["config"], recorded["pairs"]
-    except (InputError, KeyError, TypeError):
+        old_config, old_pairs = with_current_names(recorded["config"]), recorded["pairs"]
+    except (InputError, AttributeError, KeyError, TypeError):
         raise OutputError(
             f"{state}: expected the state of an earlier run. Received something else.",
             hint="Choose another --out, or start anew here with --force.",

@@ -195,8 +195,8 @@ def to_record(job: PackJob, tile: TileLabel, passed: Passed, config: Config) -> 
         "review/reviewer": passed.reviewer,
         "label/id": tile.label_id,
     }
-    if cells.grade is not None and CLASSES_UNKNOWN not in tile.flags:
-        record["cells/intensity"] = cells.grade.tolist()
+    if cells.intensity is not None and CLASSES_UNKNOWN not in tile.flags:
+        record["cells/intensity"] = cells.intensity.tolist()
     if touched is not None:
         record["cells/corrected"] = touched_countable(tile, touched)
     if tile.trust.error_median_um is not None:

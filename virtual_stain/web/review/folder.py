@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from virtual_stain.config.load import with_current_names
 from virtual_stain.counting.cells import Cells
 from virtual_stain.errors import InputError, VerificationError
 from virtual_stain.files import read_json
@@ -94,7 +95,7 @@ class RecordFolder:
         self._state_path = state_path
         self._lock = threading.Lock()
         self._loaded: dict[str, _Loaded] = {}
-        self.tile_px, self.tile_mpp, self.min_tumour_cells = self._settings()
+        self.tile_px, self.tile_mpp, self.min_tile_cells = self._settings()
 
     def pairs(self) -> list[ReviewPair]:
         """Pairs with tiles, by name, as they are on disk now."""
@@ -143,10 +144,10 @@ class RecordFolder:
     def _settings(self) -> tuple[int, float, int]:
         """(tile_px, µm/px of a tile, tumour cells below which a ratio does not train)."""
         try:
-            config = self._state()["config"]
+            config = with_current_names(self._state()["config"])
             tile_px = int(config["tiling"]["tile_px"])
-            return tile_px, float(config["tiling"]["window_um"]) / tile_px, int(config["labels"]["min_tumour_cells"])
-        except (KeyError, TypeError, ValueError) as error:
+            return tile_px, float(config["tiling"]["window_um"]) / tile_px, int(config["labels"]["min_tile_cells"])
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise InputError(f"{self._state_path}: expected the state of build-records. Missing: {error}") from None
 
     def _listed(self) -> dict[str, tuple[str, str]]:

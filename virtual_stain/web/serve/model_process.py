@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import json
 import os
 import signal
 import sys
@@ -103,7 +102,7 @@ class JobProgress:
 def write_settings(out: Path, config: Config, root: Path, models: dict[str, str], jobs: int) -> None:
     """What the model process is to know; read again at each of its starts."""
     value = {"config": config.to_dict(), "root": str(root), "models": models, "jobs": jobs}
-    write_json(out / SETTINGS, json.loads(json.dumps(value)))
+    write_json(out / SETTINGS, value)
 
 
 def result_folder(out: Path, number: int) -> Path:
