@@ -62,7 +62,7 @@ def differences(record: dict[str, Any], config: Config, data: dict[str, Any]) ->
         recorded = record["config"].get(section, {})
         for key, value in asked[section].items():
             before = recorded.get(key)
-            if _plain(before) != _plain(value):
+            if before != value:
                 found.append(f"{section}.{key}: {before!r} there, {value!r} now")
     for key, what in (("fold", "--fold"), ("manifest_sha256", "the records' manifest (sha256)")):
         if record["data"][key] != data[key]:
@@ -144,7 +144,3 @@ def _clear(paths: RunDir) -> None:
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(paths.tensorboard)
         paths.run_json.unlink(missing_ok=True)  # last: while a file of the old run lies there, it is the old run's
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value

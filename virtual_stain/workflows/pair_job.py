@@ -47,8 +47,9 @@ def prepare_pair(job: PairJob) -> PreparedPair:
         _require_countable(ihc, job.config.counting.max_mpp)
         read_regions(he, ihc, job.he_roi, job.ihc_roi)  # an unusable one is told now, not after an hour
         he_sha256, ihc_sha256 = he.content_hash(), ihc.content_hash()
-        registration = register_in_work(he, ihc, job.folder, job.config)
-        stain = estimate_in_work(job, ihc)
+        registered = register_in_work(he, ihc, job.folder, job.config)
+        registration = registered.registration
+        stain = estimate_in_work(job, ihc, registered.ihc_tissue)
         plan = plan_tiles(he, read_tissue(job.folder, "he"), job.config.tiling)
         tiles = tuple(t for t in plan.tiles if t.tissue_fraction >= job.config.labels.min_tissue_fraction)
         made = tiles_made_from(job, he, ihc, stain)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 
 from virtual_stain.config import Config
@@ -15,7 +16,7 @@ from virtual_stain.registration.result import Registration
 from virtual_stain.registration.store import H5_NAME, JSON_NAME, read_registration, write_registration
 from virtual_stain.reuse import MadeFrom, is_finished, made_from, publish, read_record, withdraw
 from virtual_stain.slides.slide import Slide
-from virtual_stain.slides.tissue import find_tissue, require_tissue
+from virtual_stain.slides.tissue import TissueMap, find_tissue, require_tissue
 from virtual_stain.workflows.tissue_file import TISSUE_NAME, write_tissue
 
 _log = logging.getLogger("vstain.workflows")
@@ -45,14 +46,22 @@ def _mpp(slide: Slide) -> list[float] | None:
     return None if slide.mpp is None else [slide.mpp.x, slide.mpp.y]
 
 
-def register_in_work(he: Slide, ihc: Slide, folder: Path, config: Config) -> Registration:
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """A pair's registration, and the tissue of its IHC slide where it has just been found."""
+
+    registration: Registration
+    ihc_tissue: TissueMap | None
+
+
+def register_in_work(he: Slide, ihc: Slide, folder: Path, config: Config) -> Registered:
     """registration.json and .h5, tissue.h5 and overlay.jpg in `work/<pair>`, or what an earlier run left of the same.
 
     Raises SlideError, NoTissueError, OutputError; a rejected registration is not an error here.
     """
     made = registration_made_from(he, ihc, config)
     if is_finished(read_record(folder / _RECORD), made, folder, _WRITTEN):
-        return read_registration(folder)
+        return Registered(read_registration(folder), None)
     withdraw(folder / _RECORD)
     tissue = {
         side: require_tissue(slide.path, find_tissue(slide, config.tissue))
@@ -67,4 +76,4 @@ def register_in_work(he: Slide, ihc: Slide, folder: Path, config: Config) -> Reg
     write_bytes(folder / OVERLAY, encode_jpeg(overlay, _OVERLAY_QUALITY))
     write_tissue(folder, tissue)
     publish(folder / _RECORD, made, _WRITTEN)
-    return registration
+    return Registered(registration, tissue["ihc"])

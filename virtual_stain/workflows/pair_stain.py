@@ -9,14 +9,18 @@ from virtual_stain.files import sha256_file
 from virtual_stain.reuse import is_finished, made_from, publish, read_record
 from virtual_stain.slides.resolution import require_mpp
 from virtual_stain.slides.slide import Slide
+from virtual_stain.slides.tissue import TissueMap, find_tissue, require_tissue
 from virtual_stain.workflows.pair import PairJob, tile_settings
-from virtual_stain.workflows.tissue_file import TISSUE_NAME, read_tissue
+from virtual_stain.workflows.tissue_file import TISSUE_NAME
 
 _RECORD = "stain.json"
 
 
-def estimate_in_work(job: PairJob, ihc: Slide) -> dict[str, Any]:
-    """The slide's stain (`SlideStain.to_dict`), or what an earlier run found of the same. Raises SlideError."""
+def estimate_in_work(job: PairJob, ihc: Slide, tissue: TissueMap | None) -> dict[str, Any]:
+    """The slide's stain (`SlideStain.to_dict`), or what an earlier run found of the same. Raises SlideError.
+
+    `tissue`: None where nobody has looked for it in this run.
+    """
     mpp = require_mpp(ihc)
     made = made_from(
         __name__,
@@ -29,7 +33,7 @@ def estimate_in_work(job: PairJob, ihc: Slide) -> dict[str, Any]:
     )
     record = read_record(job.folder / _RECORD)
     if not is_finished(record, made, job.folder, ()):
-        tissue = read_tissue(job.folder, "ihc")
+        tissue = tissue or require_tissue(ihc.path, find_tissue(ihc, job.config.tissue))
         stain = estimate_slide_stain(ihc, tissue, job.config.counting, membrane=job.marker.on_membrane)
         record = publish(job.folder / _RECORD, made, (), {"stain": stain.to_dict()})
     return dict(record["stain"])
