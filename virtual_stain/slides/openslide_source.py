@@ -36,8 +36,13 @@ class OpenSlideSource:
         self.downsamples = tuple(float(d) for d in handle.level_downsamples)
         self.notes: tuple[str, ...] = ()
         self.bounds = _bounds(properties)
-        self.claims = _claims(properties, self.format)
+        self.claims: tuple[MppClaim, ...] = _claims(properties, self.format)
         self._quickhash = properties.get("openslide.quickhash-1")
+
+    @property
+    def generic(self) -> bool:
+        """Whether no vendor's rules say which page is the slide and how its samples are meant."""
+        return self.format == "generic-tiff"
 
     def read(self, level: int, x: int, y: int, size: Size) -> tuple[Rgb, float, float]:
         # left of and above the level OpenSlide rounds the region's start towards zero: read what exists only
