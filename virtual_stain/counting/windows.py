@@ -71,6 +71,18 @@ class FoundCells:
     quality: Quality
     """Of the window, its margin included."""
 
+    def select(self, which: npt.NDArray[np.bool_]) -> FoundCells:
+        """The cells that bool[N] picks."""
+        if which.all():
+            return self
+        return replace(
+            self,
+            cells=self.cells.select(which),
+            grade=self.grade[which],
+            columns={name: values[which] for name, values in self.columns.items()},
+            rings=tuple(ring for ring, taken in zip(self.rings, which.tolist(), strict=True) if taken),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class WindowTask:

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 
+import numpy as np
+import numpy.typing as npt
+
 from virtual_stain.errors import ResolutionError, SlideError
 from virtual_stain.files import sha256_file
 from virtual_stain.geometry import Affine2D, Box, Size
 from virtual_stain.slides.companions import named_files
-from virtual_stain.slides.description import FileDescription, Page, TileTable, require_colour
+from virtual_stain.slides.description import FileDescription, Page, require_colour
 from virtual_stain.slides.fast_source import FastSource, accelerated
 from virtual_stain.slides.image_source import open_page, try_image
 from virtual_stain.slides.levels import LevelClaim, usable_levels
@@ -26,6 +28,7 @@ from virtual_stain.slides.openslide_source import OpenSlideSource, try_openslide
 from virtual_stain.slides.resolution import Mpp, doubts_of_extent, of_resized, resolve_mpp
 from virtual_stain.slides.source import Patch, Rgb, Source
 from virtual_stain.slides.tiff_description import describe_tiff, with_range
+from virtual_stain.slides.unknown import MissingTiles, filled_mask, grown
 from virtual_stain.slides.window import read_window
 
 _MAX_OVERVIEW_PX = 64_000_000  # a coarser overview is made beyond this; its transform says how coarse
@@ -54,8 +57,12 @@ class Overview:
     """A small picture of `bounds`."""
 
     image: Rgb
-    """uint8[H, W, 3]."""
+    """uint8[H, W, 3]; white where `unknown`."""
     px0_from_ov: Affine2D
+    unknown: npt.NDArray[np.bool_]
+    """bool[H, W]: what no camera took."""
+    missing: npt.NDArray[np.bool_]
+    """bool[H, W]: the part of it that the file's own tables name, tiles that were never written."""
 
 
 class Slide:
@@ -74,7 +81,11 @@ class Slide:
         self.level_sizes: tuple[Size, ...] = tuple(level.size for level in self._levels)
         self.level_scales: tuple[tuple[float, float], ...] = tuple(level.scale for level in self._levels)
         """px0 per level px along x and y."""
-        self.missing: tuple[TileTable, ...] = _tables_with_gaps(pages)
+        self.missing: tuple[MissingTiles, ...] = tuple(
+            MissingTiles(page.table, level.scale)
+            for level in self._levels
+            if (page := pages[level.index]) is not None and page.table.count
+        )
         """Of the levels of which tiles were never written."""
         self.notes: tuple[str, ...] = source.notes + resolution.notes + pyramid.notes
         self.warnings: tuple[str, ...] = resolution.warnings + resized + pyramid.warnings
@@ -179,7 +190,14 @@ class Slide:
         out = Size(max(1, round(bounds.width / scale_x)), max(1, round(bounds.height / scale_y)))
         scale = bounds.width / out.width, bounds.height / out.height
         image = read_window(self, bounds, out)
-        return Overview(image, Affine2D.scale_and_shift("px0", "ov", scale, (bounds.x, bounds.y)))
+        px0_from_ov = Affine2D.scale_and_shift("px0", "ov", scale, (bounds.x, bounds.y))
+        filled = filled_mask(image)
+        missing = np.zeros_like(filled)
+        for tiles in self.missing:
+            missing |= tiles.on(filled.shape, px0_from_ov)
+        if filled.any() or missing.any():
+            image = np.where((grown(filled) | missing)[..., None], np.uint8(255), image)
+        return Overview(image, px0_from_ov, filled | missing, missing)
 
     def content_hash(self) -> str:
         """sha256 (hex) of the file's bytes; where a slide is many files, of those that its index names, or of
@@ -249,10 +267,6 @@ def _opened_as(slow: OpenSlideSource, page: Page) -> bool:
 
 def _level_claim(size: Size, page: Page | None) -> LevelClaim:
     return LevelClaim(size) if page is None else LevelClaim(size, page.tile, page.um_per_px)
-
-
-def _tables_with_gaps(pages: Sequence[Page | None]) -> tuple[TileTable, ...]:
-    return tuple(page.table for page in pages if page is not None and page.table.count)
 
 
 def _check_readable(path: Path) -> None:

@@ -189,18 +189,19 @@ def _count(
 ) -> dict[str, Any]:
     settings, out = config.counting, request.out
     start = time.monotonic()
-    tissue, evidence = _tissue_and_stain(slide, config, membrane=request.marker.compartment is Compartment.MEMBRANE)
+    ground, evidence = _tissue_and_stain(slide, config, membrane=request.marker.compartment is Compartment.MEMBRANE)
+    tissue = ground if _is_masked(slide) else None
     write_bytes(out / "stain.png", draw_stain(evidence, settings, f"{request.marker.label}: the stain of this slide"))
     _require_dab(slide, evidence.stain, settings, out)
     mpp = slide.mpp
     assert mpp is not None
     everywhere = plan_windows(slide, None, settings)
-    area_mm2, area_of = read_area_mm2(everywhere, (mpp.x, mpp.y), tissue, how.region)
+    area_mm2, area_of = read_area_mm2(everywhere, (mpp.x, mpp.y), ground, how.region, whole_image=tissue is None)
     # cells that are given are all measured, tissue or not
     plan = plan_windows(slide, tissue, settings) if how.given is None else windows_with(how.given, everywhere)
     record.durations_s["stain"] = time.monotonic() - start
     start = time.monotonic()
-    tally = _count_to_files(slide, request, config, how, (plan, evidence.stain), jobs, progress)
+    tally = _count_to_files(slide, request, config, how, (plan, evidence.stain, ground), jobs, progress)
     record.durations_s["cells"] = time.monotonic() - start
     facts = CountFacts(
         marker=request.marker,
@@ -210,7 +211,7 @@ def _count(
         plan=plan,
         stain=evidence.stain,
         whole_image=tissue is None,
-        tissue_warnings=() if tissue is None else tissue.warnings,
+        tissue_warnings=ground.warnings,
         area_mm2=area_mm2,
         area_of=area_of,
         pale=tally.pale,
@@ -246,22 +247,28 @@ def _write_jpeg(path: Path, picture: npt.NDArray[np.uint8]) -> None:
     write_bytes(path, encoded.tobytes())
 
 
-def _tissue_and_stain(slide: Slide, config: Config, *, membrane: bool) -> tuple[TissueMap | None, StainEvidence]:
-    """None instead of a mask for an image so small that it is all looked at."""
+def _is_masked(slide: Slide) -> bool:
+    """Whether tissue is looked for; an image that is smaller is all looked at."""
+    mpp = slide.mpp
+    assert mpp is not None
+    return slide.bounds.area * mpp.um2_per_px > _FIELD_UM2
+
+
+def _tissue_and_stain(slide: Slide, config: Config, *, membrane: bool) -> tuple[TissueMap, StainEvidence]:
     tissue = find_tissue(slide, config.tissue)
     mpp = slide.mpp
     assert mpp is not None
     b = slide.bounds
-    if b.area * mpp.um2_per_px > _FIELD_UM2:
+    if _is_masked(slide):
         require_tissue(slide.path, tissue)
         return tissue, examine_slide_stain(slide, tissue, config.counting, membrane=membrane)
     if not tissue.brightfield:
         require_tissue(slide.path, tissue)
     factor = max(1.0, _STAIN_MPP / mpp.mean)
     size = Size(max(1, round(b.width / factor)), max(1, round(b.height / factor)))
-    image = read_window(slide, b, size)
+    image = tissue.without_unknown(read_window(slide, b, size), b)
     pixel = mpp.mean * b.width / size.width
-    return None, examine_stain([image], config.counting, pixel, membrane=membrane)
+    return tissue, examine_stain([image], config.counting, pixel, membrane=membrane)
 
 
 def _count_to_files(
@@ -269,7 +276,7 @@ def _count_to_files(
     request: CountRequest,
     config: Config,
     how: _How,
-    where: tuple[WindowPlan, SlideStain],
+    where: tuple[WindowPlan, SlideStain, TissueMap],
     jobs: int,
     progress: Progress,
 ) -> _Tally:
@@ -296,7 +303,9 @@ def _count_to_files(
             tumour_source=how.tumour_source,
         ) as files,
     ):
-        for found in _found(request, config, how.given, where, jobs, progress):
+        for every in _found(request, config, how.given, where[:2], jobs, progress):
+            # the border of what no camera took looks like dark nuclei
+            found = every if how.given is not None else every.select(~where[2].unknown_at(every.cells.xy, rim_px=1))
             tumour = found.cells.tumour if how.region is None else _tumour_by(how.region, found.cells)
             files.append(found, tumour)
             parts.append(dataclasses.replace(found.cells, tumour=tumour))

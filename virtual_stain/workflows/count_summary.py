@@ -121,10 +121,11 @@ def value_of(counts: CellCounts, definition: ValueDefinition, area_mm2: float) -
 
 
 def read_area_mm2(
-    plan: WindowPlan, mpp: tuple[float, float], tissue: TissueMap | None, region: Region | None
+    plan: WindowPlan, mpp: tuple[float, float], ground: TissueMap, region: Region | None, *, whole_image: bool
 ) -> tuple[float, str]:
-    """Area of the region inside the scan; without one of the tissue, without a mask of the image; and which it is.
+    """Area of the region inside the scan; without one of the tissue, or of a whole small image; and which it is.
 
+    What no camera took belongs to none of them.
     Points 8 µm apart are asked: within 1 % for areas of 0.1 mm² or more.
     """
     sx, sy = plan.scale
@@ -137,11 +138,13 @@ def read_area_mm2(
             for low, high, s, d in ((w.core_x, w.core_x1, sx, step[0]), (w.core_y, w.core_y1, sy, step[1]))
         )
         points = np.stack(np.meshgrid(xs, ys), axis=-1).reshape(-1, 2)
+        known = ~ground.unknown_at(points)
         if region is not None:
-            inside += int(np.count_nonzero(region.contains(points)))
-        else:
-            inside += len(points) if tissue is None else int(np.count_nonzero(_on_tissue(tissue, points)))
-    name = "region of interest" if region is not None else "whole image" if tissue is None else "tissue"
+            known &= region.contains(points)
+        elif not whole_image:
+            known &= _on_tissue(ground, points)
+        inside += int(np.count_nonzero(known))
+    name = "region of interest" if region is not None else "whole image" if whole_image else "tissue"
     return inside * _AREA_STEP_UM**2 / 1e6, name
 
 
