@@ -26,6 +26,7 @@ _ANISOTROPY_FRACTION = 0.05  # scanners differ by < 1 % between the axes
 # What software writes into the tags when it knows nothing: print resolutions, never a scanner's.
 _PRINT_DPI = (72, 75, 96, 100, 120, 144, 150, 180, 200, 240, 300, 350, 360, 400, 600, 720, 1200)
 _UM_PER_INCH = 25_400.0
+_SUBJECT = "pixel size: "  # with which every warning about it begins
 _SLIDE_MM = (76.0, 52.0)  # the largest glass slide that scanners take
 _SLIDE_SLACK = 1.05  # scans reach a little beyond the glass
 _SMALLEST_MM = 0.5  # of the longer side
@@ -85,6 +86,14 @@ class HasMpp(Protocol):
     def mpp(self) -> Mpp | None: ...
     @property
     def notes(self) -> tuple[str, ...]: ...
+    @property
+    def warnings(self) -> tuple[str, ...]: ...
+
+
+def what_is_odd(slide: HasMpp) -> str:
+    """ " (…)" with what is said against the slide's pixel size, for a refusal; "" where nothing is."""
+    odd = [text.removeprefix(_SUBJECT) for text in slide.warnings if text.startswith(_SUBJECT)]
+    return f" ({'; '.join(odd)})" if odd else ""
 
 
 def check_override(path: Path, override: tuple[float, float]) -> Mpp:
@@ -201,7 +210,7 @@ def require_mpp(
         )
     if not (low <= slide.mpp.x <= high and low <= slide.mpp.y <= high):
         raise ResolutionError(
-            f"{slide.path}: expected a pixel size of {low} to {high} µm/px here. Received: {slide.mpp}",
+            f"{slide.path}: expected a pixel size of {low} to {high} µm/px here. Received: {slide.mpp}{what_is_odd(slide)}",
             hint=f"If the file is wrong, pass the right value, e.g. {option}; "
             "if it is right, cells cannot be read at this pixel size.",
         )

@@ -25,7 +25,7 @@ from virtual_stain.counting.given_files import read_given_cells
 from virtual_stain.counting.outlines import Outline
 from virtual_stain.counting.overlay import Drawn, close_up_box, draw_full, draw_overlay, full_box
 from virtual_stain.counting.quality import Quality
-from virtual_stain.counting.region import Region, read_region
+from virtual_stain.counting.region import PolygonRegion, Region, read_region
 from virtual_stain.counting.region_border import border_of
 from virtual_stain.counting.region_model import RegionModel, region_of
 from virtual_stain.counting.slide_stain import NO_CLASS_IS_RIGHT, SlideStain
@@ -156,6 +156,10 @@ def _how(slide: Slide, request: CountRequest, region_model: RegionModel | None) 
     return _How(given, None, NUCLEAR_FEATURES if given is None else IMPORTED)
 
 
+def _region_notes(region: Region | None) -> tuple[str, ...]:
+    return region.notes if isinstance(region, PolygonRegion) else ()
+
+
 def _identity(request: CountRequest, config: Config, slide: Slide, tumour_source: str) -> dict[str, Any]:
     """What makes two runs the same run."""
     settings = config.to_dict()
@@ -211,7 +215,7 @@ def _count(
         plan=plan,
         stain=evidence.stain,
         whole_image=tissue is None,
-        tissue_warnings=ground.warnings,
+        tissue_warnings=(*ground.warnings, *_region_notes(how.region)),
         area_mm2=area_mm2,
         area_of=area_of,
         pale=tally.pale,

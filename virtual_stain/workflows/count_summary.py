@@ -196,7 +196,7 @@ def count_pale(found: FoundCells, stain: SlideStain) -> int:
 def _of_given(given: GivenCells | None, mpp: tuple[float, float], pale: int) -> list[str]:
     if given is None or len(given) == 0:
         return []
-    told = []
+    told = list(given.notes)
     if pale > _PALE_FRACTION * len(given):
         told.append(
             f"cells: {pale} of {len(given)} have less than half the stain of a nucleus of this slide: do they lie on "
