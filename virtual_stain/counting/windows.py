@@ -106,7 +106,8 @@ def plan_windows(slide: Slide, tissue: TissueMap | None, settings: CountingSetti
     mpp = require_mpp(slide, READING_RANGE)
     if max(mpp.x, mpp.y) > settings.max_mpp:
         raise ResolutionError(
-            f"{slide.path}: expected pixels of at most {settings.max_mpp} µm to count nuclei. Received: {mpp}{what_is_odd(slide)}",
+            f"{slide.path}: expected pixels of at most {settings.max_mpp} µm to count nuclei. "
+            f"Received: {mpp}{what_is_odd(slide)}",
             hint="Give the right pixel size with --mpp, or scan at a higher resolution.",
         )
     level = _level(slide, (mpp.x, mpp.y))

@@ -210,7 +210,8 @@ def require_mpp(
         )
     if not (low <= slide.mpp.x <= high and low <= slide.mpp.y <= high):
         raise ResolutionError(
-            f"{slide.path}: expected a pixel size of {low} to {high} µm/px here. Received: {slide.mpp}{what_is_odd(slide)}",
+            f"{slide.path}: expected a pixel size of {low} to {high} µm/px here. "
+            f"Received: {slide.mpp}{what_is_odd(slide)}",
             hint=f"If the file is wrong, pass the right value, e.g. {option}; "
             "if it is right, cells cannot be read at this pixel size.",
         )

@@ -25,6 +25,7 @@ _BLACK_NOISE_LEVELS = 3
 _ONE_COLOUR_LEVELS = 2  # over a whole area that is filled with a colour
 _DARK_OD, _COLOURED_OD = 0.3, 0.03  # against white: from here on it could pass for tissue
 _LEAST_PX, _LEAST_FRACTION = 150, 0.0005  # of the picture; less may be saturated pigment
+_LEAST_PICTURE = 0.05  # of a picture is not flat, if a camera took any of it
 _RECTANGLE = 0.95  # of its bounding box: a missing tile inside the scan
 _RIM_PX = 2  # where compression and scaling mix it with the picture
 
@@ -66,7 +67,9 @@ def filled_mask(rgb: Rgb) -> Mask:
     density = np.log10(256.0 / (rgb.astype(np.float32) + 1)) if flat.any() else np.zeros((*flat.shape, 3), np.float32)
     coloured = flat & ((density.mean(axis=-1) > _DARK_OD) | (np.ptp(density, axis=-1) > _COLOURED_OD)) & ~black
     filled = _large(black, rgb, one_colour=False)
-    filled = filled | (grown(filled) & (brightest <= _BLACK)) | _large(coloured, rgb, one_colour=True)
+    filled = filled | (grown(filled) & (brightest <= _BLACK))
+    if float((~flat).mean()) > _LEAST_PICTURE:
+        filled |= _large(coloured, rgb, one_colour=True)
     known = brightest[~filled]
     if not is_brightfield(rgb) and not (known.size and float((known > 128).mean()) > 0.75):
         return np.zeros_like(filled)
@@ -86,11 +89,21 @@ def _large(candidate: Mask, rgb: Rgb, *, one_colour: bool) -> Mask:
         edge = min(x, y, width - x - w, height - y - h) <= _RIM_PX  # where flatness is lost
         if not edge and (one_colour or area < _RECTANGLE * w * h):
             continue
+        if one_colour and not _lines_a_side(labels == i):
+            continue
         part = labels[y : y + h, x : x + w] == i
         if one_colour and np.ptp(rgb[y : y + h, x : x + w][part], axis=0).max() > _ONE_COLOUR_LEVELS:
             continue
         result[y : y + h, x : x + w] |= part
     return result
+
+
+def _lines_a_side(part: Mask) -> bool:
+    """Whether it runs along a whole side of the picture, as padding does and no piece of tissue."""
+    inner = part[_RIM_PX:-_RIM_PX, _RIM_PX:-_RIM_PX]
+    return inner.size > 0 and any(
+        float(side.mean()) > _RECTANGLE for side in (inner[0], inner[-1], inner[:, 0], inner[:, -1])
+    )
 
 
 def grown(mask: Mask, px: int = _RIM_PX) -> Mask:
