@@ -21,6 +21,7 @@ Mask = npt.NDArray[np.bool_]
 
 _FLAT_LEVELS = 1  # of 255, over 3 px: filled areas after lossy compression
 _BLACK = 40  # of 255: scanners' black, with some noise
+_LIGHT = 60  # of 255, in the darkest channel: half of a brightfield picture; fluorescence has dark channels
 _BLACK_NOISE_LEVELS = 3
 _ONE_COLOUR_LEVELS = 2  # over a whole area that is filled with a colour
 _DARK_OD, _COLOURED_OD = 0.3, 0.03  # against white: from here on it could pass for tissue
@@ -70,8 +71,8 @@ def filled_mask(rgb: Rgb) -> Mask:
     filled = filled | (grown(filled) & (brightest <= _BLACK))
     if float((~flat).mean()) > _LEAST_PICTURE:
         filled |= _large(coloured, rgb, one_colour=True)
-    known = brightest[~filled]
-    if not is_brightfield(rgb) and not (known.size and float((known > 128).mean()) > 0.75):
+    known = rgb[~filled]
+    if not is_brightfield(rgb) and not (known.size and float(np.median(known.min(axis=-1))) > _LIGHT):
         return np.zeros_like(filled)
     return np.asarray(filled, np.bool_)
 
