@@ -20,7 +20,7 @@ from virtual_stain.review.verdicts import COLUMNS, CORRECTION, Place, Verdict, p
 from virtual_stain.tables import quote_formula
 from virtual_stain.web.review.desk import ReviewDesk
 from virtual_stain.web.review.folder import ReviewPair
-from virtual_stain.workflows.pair_job import read_tissue
+from virtual_stain.workflows.tissue_file import read_tissue
 
 MORE = (CORRECTION, "time_utc", "stale")
 _CELLS_UP_TO = 2000
