@@ -80,6 +80,16 @@ def test_fluorescence_is_still_no_brightfield_though_its_ground_is_black():
     assert not tissue.brightfield
 
 
+def test_grey_stored_as_three_equal_channels_is_refused():
+    """As one channel it is refused by the file; so the same numbers would come of it."""
+    image, _ = section()
+    grey = np.repeat(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
+    with pytest.raises(SlideError, match="grey"):
+        area(grey)
+    empty = np.repeat(grey[:1, :1], 400, axis=0).repeat(400, axis=1)
+    assert area(empty)[0] == 0
+
+
 def missing(path, tiles):
     with tifffile.TiffFile(path, mode="r+b") as file:
         found = file.pages[0].tags

@@ -22,6 +22,7 @@ __all__ = ["TissueMap", "find_tissue", "require_tissue", "tissue_mask"]
 
 _MOST_TISSUE_FRACTION = 0.9  # of a scan; a section leaves more glass around it
 _MOST_UNKNOWN_SHARE = 0.5  # of what would be tissue
+_DARKEST_EMPTY = 150  # of 255: a picture without anything darker is empty glass
 _TOLD_SHARE = 0.01
 _FIELD_UM2 = 4e6  # smaller files may be fields cut out of a section, whatever their format
 
@@ -144,6 +145,12 @@ def find_tissue(slide: Slide, settings: TissueSettings) -> TissueMap:
         mpp_um = float(overview.px0_from_ov.matrix[0, 0]) * slide.mpp.x
     known = overview.image[~overview.unknown]
     brightfield = is_brightfield(known[None]) if known.size else True
+    if brightfield and _is_grey(known):
+        raise SlideError(
+            f"{slide.path}: expected a colour image. Received: a grey one, stored as three equal channels: no stain "
+            "can be told from it.",
+            hint="Scan or export the slide in colour.",
+        )
     if brightfield:
         parts = tissue_parts(overview.image, mpp_um, settings)
     else:
@@ -160,6 +167,13 @@ def find_tissue(slide: Slide, settings: TissueSettings) -> TissueMap:
         overview.unknown,
         parts.removed & ~overview.unknown,
     )
+
+
+def _is_grey(pixels: Rgb) -> bool:
+    """Whether uint8[N, 3] shows something, and no colour anywhere: cameras leave at least noise between channels."""
+    if not pixels.size or int(pixels.min()) > _DARKEST_EMPTY:
+        return False
+    return int((pixels.max(axis=-1) - pixels.min(axis=-1)).max()) <= 1
 
 
 def _doubts(slide: Slide, mask: npt.NDArray[np.bool_]) -> tuple[str, ...]:
