@@ -15,6 +15,7 @@ from scipy.spatial import cKDTree
 from virtual_stain.config.counting import CountingSettings
 from virtual_stain.counting.cells import CellClass, Cells
 from virtual_stain.counting.given import GivenCells
+from virtual_stain.counting.pigment import pigment_warning
 from virtual_stain.counting.quality import QUALITY_SENTENCES, Quality, join_quality
 from virtual_stain.counting.readings import (
     ALLRED_BINS,
@@ -60,6 +61,8 @@ class CountFacts:
     """"region of interest", "tissue" or "whole image", glass included."""
     pale: int = 0
     """How many of the cells show hardly any stain (`count_pale`)."""
+    black: int = 0
+    """How many positive cells are black rather than brown (`count_black`)."""
     tissue_warnings: tuple[str, ...] = ()
 
 
@@ -103,6 +106,8 @@ def summarize(
     warnings = [*slide.warnings, *(f"stain: {FLAG_SENTENCES.get(flag, flag)}" for flag in stain.flags)]
     warnings += facts.tissue_warnings
     warnings += [f"trust: {QUALITY_SENTENCES[flag]}" for flag in trust.flags]
+    if not membrane:
+        warnings += pigment_warning(facts.black, int(np.count_nonzero(cells.cell_class == CellClass.POSITIVE)))
     warnings += _of_given(facts.given, (mpp.x, mpp.y), facts.pale)
     if tumour.ratio is None:
         warnings.append("tumour: every reading is null: no tumour cells were counted")
