@@ -10,8 +10,10 @@ from tests.fixtures.training import TINY
 from virtual_stain.cli.main import _run
 from virtual_stain.dataset.split import recorded_split, require_no_shared_tissue, split_by_patient
 from virtual_stain.errors import VerificationError
-from virtual_stain.evaluation.curve import curve_sentence
+from virtual_stain.evaluation.curve import CurvePoint, curve_figures, curve_plot, curve_sentence
 from virtual_stain.evaluation.power_law import fit_power_law
+from virtual_stain.evaluation.predict import TileTable
+from virtual_stain.evaluation.slide_figures import ReadingRule
 
 
 def patients(pairs):
@@ -75,6 +77,39 @@ def test_two_sizes_are_no_law():
         fit_power_law([4, 8], {"a": [0.1, 0.1]})
 
 
+def read_tiles(offset, seed):
+    """Ten patients, eight tiles each, read with an offset a patient of about so many points."""
+    rng = np.random.default_rng(seed)
+    n, tiles = 10, 8
+    pair = np.repeat([f"p{i:02d}" for i in range(n)], tiles)
+    positive = rng.integers(20, 60, n * tiles).astype(float)
+    off = np.repeat(offset * rng.choice([-1, 1], n) * rng.uniform(0.8, 1.2, n), tiles)
+    ones, nan = np.ones(n * tiles), np.full(n * tiles, np.nan)
+    return TileTable(
+        pair=pair, patient=pair, marker=np.full(n * tiles, "ki67"), col=np.arange(n * tiles), row=np.arange(n * tiles),
+        tissue_fraction=ones, weight=ones, usable=ones, clear=ones, positive=positive, cells=100 * ones,
+        counted=positive, whole=100 * ones, value=np.clip(positive / 100 + off, 0, 1), expected_cells=100 * ones,
+        classes=np.full((n * tiles, 3), np.nan), class_shares=np.full((n * tiles, 3), np.nan), registration_um=nan,
+        fold=np.zeros(n * tiles, np.int64),
+    )  # fmt: skip
+
+
+def test_the_curve_of_read_tiles_falls_as_their_offsets_do():
+    rule = ReadingRule(0.5, 50.0, 30)
+    points = [CurvePoint(n, read_tiles(0.16 / n**0.5, n), rule) for n in (4, 8, 16)]
+    found = curve_figures(points, "ki67")
+    assert found["sizes"] == [4, 8, 16]
+    assert found["slides"]["n_patients"] == 10
+    assert found["slides"]["mae"] == pytest.approx([0.08, 0.0566, 0.04], rel=0.15)
+    low, high = found["slides"]["law"]["doubling_interval"]
+    assert low < 2**-0.5 < high < 1
+    text = curve_sentence("ki67", "slides", found)
+    assert "with 16 training patients the slide error is" in text
+    assert "32 patients may be expected to give" in text
+    assert curve_plot({"ki67": found})[:4] == b"\x89PNG"
+
+
+@pytest.mark.slow
 def test_the_command_leaves_a_table_a_plot_and_sentences(tmp_path, capsys):
     records, out = tmp_path / "records", tmp_path / "curve"
     tiny_records(records, patients=9, tile_px=64, window_um=19.2, tiles_per_pair=4, few_cells_every=0)
