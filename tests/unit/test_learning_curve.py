@@ -1,6 +1,7 @@
 """How many patients do I need: nested subsets, a power law with its interval, no promise that the data do not make."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,9 @@ from virtual_stain.evaluation.curve import CurvePoint, curve_figures, curve_plot
 from virtual_stain.evaluation.power_law import fit_power_law
 from virtual_stain.evaluation.predict import TileTable
 from virtual_stain.evaluation.slide_figures import ReadingRule
+
+
+RULE = ReadingRule(0.5, 50.0, 30)
 
 
 def patients(pairs):
@@ -95,8 +99,7 @@ def read_tiles(offset, seed):
 
 
 def test_the_curve_of_read_tiles_falls_as_their_offsets_do():
-    rule = ReadingRule(0.5, 50.0, 30)
-    points = [CurvePoint(n, read_tiles(0.16 / n**0.5, n), rule) for n in (4, 8, 16)]
+    points = [CurvePoint(n, read_tiles(0.16 / n**0.5, n), RULE) for n in (4, 8, 16)]
     found = curve_figures(points, "ki67")
     assert found["sizes"] == [4, 8, 16]
     assert found["slides"]["n_patients"] == 10
@@ -107,6 +110,26 @@ def test_the_curve_of_read_tiles_falls_as_their_offsets_do():
     assert "with 16 training patients the slide error is" in text
     assert "32 patients may be expected to give" in text
     assert curve_plot({"ki67": found})[:4] == b"\x89PNG"
+
+
+def test_the_command_trains_every_size_and_tells_what_came_of_it(tmp_path, capsys, monkeypatch):
+    """Without the networks: which trainings are asked for, and what is made of their readings."""
+    records, out, asked = tmp_path / "records", tmp_path / "curve", []
+    tiny_records(records, patients=9, tile_px=64, window_um=19.2, tiles_per_pair=2, few_cells_every=0)
+    monkeypatch.setattr(
+        "virtual_stain.training.cross_validation.fit_cross_validated",
+        lambda records, folder, config, **options: asked.append((folder.name, config.training.max_patients)),
+    )
+    found = {f"patients-{n}": SimpleNamespace(tiles=read_tiles(0.1 / n, n), rule=RULE) for n in (1, 2, 3)}
+    monkeypatch.setattr("virtual_stain.evaluation.evaluate.evaluate", lambda folder, **options: found[folder.name])
+    sets = [part for line in TINY for part in ("--set", line)]
+    command = ["fit", str(records), "--out", str(out), "--cv", "3", "--learning-curve", "3,1,2", "-q", *sets]
+    assert _run(command) == 0
+    assert asked == [("patients-1", 1), ("patients-2", 2), ("patients-3", 3)]
+    said = capsys.readouterr().out
+    assert "Ki67, 10 patients read: with 3 training patients the slide error is" in said
+    assert str(out / "learning_curve.png") in said
+    assert json.loads((out / "learning_curve.json").read_text())["markers"]["ki67"]["sizes"] == [1, 2, 3]
 
 
 @pytest.mark.slow
