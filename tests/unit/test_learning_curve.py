@@ -16,7 +16,6 @@ from virtual_stain.evaluation.power_law import fit_power_law
 from virtual_stain.evaluation.predict import TileTable
 from virtual_stain.evaluation.slide_figures import ReadingRule
 
-
 RULE = ReadingRule(0.5, 50.0, 30)
 
 
