@@ -60,7 +60,7 @@ def learning_curve(
         figures = {marker: curve_figures(points, marker) for marker in read_manifest(records_dir).markers}
         write_bytes(out / PICTURE, curve_plot(figures))
         write_json(out / JSON, {"schema_version": 1, "n_folds": plan.n_folds, "markers": figures})
-    return [curve_sentence(marker, level, found[level]) for marker, found in figures.items() for level in LEVELS]
+    return [curve_sentence(marker, level, found) for marker, found in figures.items() for level in LEVELS]
 
 
 def _of_size(config: Config, size: int) -> Config:
