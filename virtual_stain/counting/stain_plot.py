@@ -70,7 +70,11 @@ def _densities(axes: Axes, evidence: StainEvidence, settings: CountingSettings) 
         return
     top = max(1.0, float(np.percentile(od, 99.5)) * 1.1)
     axes.hist(np.clip(od, -0.05, top), bins=60, range=(-0.05, top), color="#b08050", log=True)
-    limits = ((evidence.stain.positive_od, "positive, 1+"), (settings.class_2_od, "2+"), (settings.class_3_od, "3+"))
+    limits = (
+        (evidence.stain.positive_od, "positive, 1+"),
+        (settings.intensity_2_od, "2+"),
+        (settings.intensity_3_od, "3+"),
+    )
     for at, name in limits:
         axes.axvline(at, color="black", linestyle="-" if name.startswith("pos") else ":")
         axes.text(at, 1.01, name, transform=axes.get_xaxis_transform(), fontsize=7, rotation=30)
