@@ -118,9 +118,10 @@ def _judge(
     alignment = dataclasses.replace(alignment, precision=measure(pair, alignment.field, local))
     if not settings.local:
         return alignment
-    # after all that judges: flow has seen every pixel, so no window is held out from it
-    slope = settings.max_slope_fraction
-    return dataclasses.replace(alignment, field=add_flow(pair.fixed, pair.moving, local.matrix, local.field, slope))
+    # after all that judges: flow has seen every pixel, so no window is held out from it. It starts from larger windows
+    # than those of the last pass, which only make it inherit their noise.
+    field = add_flow(pair.fixed, pair.moving, local.matrix, local.before, settings.max_slope_fraction)
+    return dataclasses.replace(alignment, field=field or local.field)
 
 
 def _best_first_pass(pair: WorkingPair, candidate: Candidate, settings: RegistrationSettings) -> Local:

@@ -3,8 +3,6 @@
 Windows answer for 64 px and more, so where tissue bends within that they answer for its mean. Dense inverse search
 (Kroeger et al. 2016, `cv2.DISOpticalFlow`) follows such bends. It has no judgement of its own: it always finds
 something. So it only adds to what windows found, and what judges a registration never looks through it.
-
-Flow is computed both ways. The mean favours neither side, and where the two contradict each other it counts for less.
 """
 
 from __future__ import annotations
@@ -27,7 +25,6 @@ _CONTRAST, _GREY = 40.0, 128.0
 _PATCH_PX, _STRIDE_PX = 16, 4  # px of its own resolution, as all that follows
 _LEAST_SIDE = 40  # a smaller picture holds too few patches
 _SOLID_PX, _SOLID = 2.5, 0.2  # lumens have outlines to follow, glass around the tissue has none
-_CONSISTENT_PX = 1.0
 _LEAST_WEIGHT = 1e-2
 _SMOOTH_PX, _NODE_PX = 15.0, 16.0  # working px
 _TRIES = 8
@@ -39,39 +36,28 @@ def add_flow(
     """`field` with what flow adds to it; `field` itself where the sum would change faster than `max_slope`."""
     if min(fixed.shape) * _FACTOR < _LEAST_SIDE:
         return field
+    channels = fixed.channels(), moving.channels()
     mapping = pull_map(fixed.shape, matrix, field)
     common = shrink((fixed.mask & pull_mask(moving.mask, mapping)).astype(np.float32), _FACTOR)
     solid = (blur(common, _SOLID_PX) > _SOLID).astype(np.float32)
-    flow, weight = np.zeros((*common.shape, 2), np.float32), np.zeros_like(common)
-    for f, m in zip(fixed.channels(), moving.channels(), strict=True):
-        both_ways, consistency = _both_ways(_as_grey(f), _as_grey(pull(m, mapping)))
-        flow += (consistency * solid)[..., None] * both_ways
-        weight += consistency * solid
+    found = [_flow(_as_grey(f), _as_grey(pull(m, mapping))) for f, m in zip(*channels, strict=True)]
+    flow = np.asarray(np.mean(found, axis=0), np.float32)
     before = dense_displacement(fixed.shape, field)
     smooth = _SMOOTH_PX * _FACTOR
     for _ in range(_TRIES):
-        better = _on_nodes(before + _enlarged(_smoothed(flow, weight, smooth), fixed.shape))
+        better = _on_nodes(before + _enlarged(_smoothed(flow, solid, smooth), fixed.shape))
         if slope(better) <= max_slope:
             return better
         smooth *= 1.4
     return field
 
 
-def _both_ways(first: Grey, second: Grey) -> tuple[Dense, Image]:
-    """(flow from the first to the second picture, how well both ways agree: 0–1)."""
+def _flow(first: Grey, second: Grey) -> Dense:
     finder = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     finder.setFinestScale(0)
     finder.setPatchSize(_PATCH_PX)
     finder.setPatchStride(_STRIDE_PX)
-    nothing = np.zeros((*first.shape, 2), np.float32)
-    forth = np.asarray(finder.calc(first, second, nothing.copy()), np.float32)
-    back = np.asarray(finder.calc(second, first, nothing), np.float32)
-    y, x = np.mgrid[: first.shape[0], : first.shape[1]].astype(np.float32) + np.float32(0.5)
-    there = np.stack([x, y], axis=-1) + forth
-    returned = np.stack([sampled(back[..., axis].copy(), there) for axis in range(2)], axis=-1)
-    gap2 = ((forth + returned) ** 2).sum(axis=-1)
-    consistency = 1.0 / (1.0 + gap2 / np.float32(_CONSISTENT_PX**2))
-    return np.asarray((forth - returned) / 2, np.float32), np.asarray(consistency, np.float32)
+    return np.asarray(finder.calc(first, second, np.zeros((*first.shape, 2), np.float32)), np.float32)
 
 
 def _as_grey(image: Image) -> Grey:
@@ -81,9 +67,8 @@ def _as_grey(image: Image) -> Grey:
 
 
 def _smoothed(flow: Dense, weight: Image, sigma: float) -> Dense:
-    """`flow` is weighted already."""
     total = blur(weight, sigma) + np.float32(_LEAST_WEIGHT)
-    return np.stack([blur(flow[..., axis], sigma) / total for axis in range(2)], axis=-1)
+    return np.stack([blur(flow[..., axis] * weight, sigma) / total for axis in range(2)], axis=-1)
 
 
 def _enlarged(flow: Dense, shape: tuple[int, int]) -> Dense:

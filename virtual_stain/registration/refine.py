@@ -53,6 +53,8 @@ class Local:
     field: DisplacementField | None
     fit: Matches
     settings: FieldSettings
+    before: DisplacementField | None
+    """What the last pass started from, under the same matrix."""
     agreement: float
     """Mean correlation of the windows where the displacement puts them, −1–1."""
 
@@ -97,8 +99,8 @@ def _after(
         max(_NODE_PX, plan.step / plan.factor), settings.smoothness, step.robust_px, settings.max_slope_fraction
     )
     better = fit_field(fixed.shape, matches, how)
-    field = field if better is None else better
-    return Local(matrix, field, matches, how, agreement(matches, field))
+    found = field if better is None else better
+    return Local(matrix, found, matches, how, field, agreement(matches, found))
 
 
 def agreement(matches: Matches, field: DisplacementField | None) -> float:
