@@ -33,9 +33,10 @@ _TRIES = 8
 def add_flow(
     fixed: Foreground, moving: Foreground, matrix: Matrix, field: DisplacementField | None, max_slope: float
 ) -> DisplacementField | None:
-    """`field` with what flow adds to it; `field` itself where the sum would change faster than `max_slope`."""
+    """`field` with what flow adds to it; None where the picture is too small, or the sum changes faster than
+    `max_slope` however smooth."""
     if min(fixed.shape) * _FACTOR < _LEAST_SIDE:
-        return field
+        return None
     channels = fixed.channels(), moving.channels()
     mapping = pull_map(fixed.shape, matrix, field)
     common = shrink((fixed.mask & pull_mask(moving.mask, mapping)).astype(np.float32), _FACTOR)
@@ -49,7 +50,7 @@ def add_flow(
         if slope(better) <= max_slope:
             return better
         smooth *= 1.4
-    return field
+    return None
 
 
 def _flow(first: Grey, second: Grey) -> Dense:
