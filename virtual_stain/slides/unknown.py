@@ -24,7 +24,8 @@ _BLACK = 40  # of 255: scanners' black, with some noise
 _LIGHT = 60  # of 255, in the darkest channel: half of a brightfield picture; fluorescence has dark channels
 _BLACK_NOISE_LEVELS = 3
 _ONE_COLOUR_LEVELS = 2  # over a whole area that is filled with a colour
-_DARK_OD, _COLOURED_OD = 0.3, 0.03  # against white: from here on it could pass for tissue
+_DARK = 128  # of 255 in the brightest channel: half of the light
+_COLOURED = 1.07  # brightest over darkest channel, an optical density of 0.03: from here on it could pass for tissue
 _LEAST_PX, _LEAST_FRACTION = 150, 0.0005  # of the picture; less may be saturated pigment
 _LEAST_PICTURE = 0.05  # of a picture is not flat, if a camera took any of it
 _RECTANGLE = 0.95  # of its bounding box: a missing tile inside the scan
@@ -61,12 +62,12 @@ def filled_mask(rgb: Rgb) -> Mask:
 
     Nothing where the picture is fluorescence, whose ground is as black.
     """
-    spread = cv2.subtract(cv2.dilate(rgb, np.ones((3, 3), np.uint8)), cv2.erode(rgb, np.ones((3, 3), np.uint8)))
-    flat = spread.max(axis=-1) <= _FLAT_LEVELS
-    brightest = rgb.max(axis=-1)
-    black = (brightest <= _BLACK) & (spread.max(axis=-1) <= _BLACK_NOISE_LEVELS)
-    density = np.log10(256.0 / (rgb.astype(np.float32) + 1)) if flat.any() else np.zeros((*flat.shape, 3), np.float32)
-    coloured = flat & ((density.mean(axis=-1) > _DARK_OD) | (np.ptp(density, axis=-1) > _COLOURED_OD)) & ~black
+    kernel = np.ones((3, 3), np.uint8)
+    spread = _largest(np.asarray(cv2.subtract(cv2.dilate(rgb, kernel), cv2.erode(rgb, kernel)), np.uint8))
+    brightest, darkest = _largest(rgb), ~_largest(~rgb)
+    flat = spread <= _FLAT_LEVELS
+    black = (brightest <= _BLACK) & (spread <= _BLACK_NOISE_LEVELS)
+    coloured = flat & ~black & ((brightest < _DARK) | (brightest > darkest * np.float32(_COLOURED) + 1))
     filled = _large(black, rgb, one_colour=False)
     filled = filled | (grown(filled) & (brightest <= _BLACK))
     if float((~flat).mean()) > _LEAST_PICTURE:
@@ -75,6 +76,12 @@ def filled_mask(rgb: Rgb) -> Mask:
     if not is_brightfield(rgb) and not (known.size and float(np.median(known.min(axis=-1))) > _LIGHT):
         return np.zeros_like(filled)
     return np.asarray(filled, np.bool_)
+
+
+def _largest(rgb: Rgb) -> npt.NDArray[np.uint8]:
+    """uint8[H, W]: the largest channel of every pixel."""
+    r, g, b = cv2.split(rgb)
+    return np.asarray(cv2.max(cv2.max(r, g), b), np.uint8)
 
 
 def _large(candidate: Mask, rgb: Rgb, *, one_colour: bool) -> Mask:
