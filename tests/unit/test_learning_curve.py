@@ -92,7 +92,8 @@ def read_tiles(offset, seed):
         pair=pair, patient=pair, marker=np.full(n * tiles, "ki67"), col=np.arange(n * tiles), row=np.arange(n * tiles),
         tissue_fraction=ones, weight=ones, usable=ones, clear=ones, positive=positive, cells=100 * ones,
         counted=positive, whole=100 * ones, value=np.clip(positive / 100 + off, 0, 1), expected_cells=100 * ones,
-        intensities=np.full((n * tiles, 3), np.nan), intensity_shares=np.full((n * tiles, 3), np.nan), registration_um=nan,
+        intensities=np.full((n * tiles, 3), np.nan), intensity_shares=np.full((n * tiles, 3), np.nan),
+        registration_um=nan,
         fold=np.zeros(n * tiles, np.int64),
     )  # fmt: skip
 

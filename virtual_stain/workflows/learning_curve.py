@@ -53,8 +53,10 @@ def learning_curve(
         for size in ordered:
             progress.say(f"── {size} training patients")
             folder = out / f"patients-{size}"
-            options = {"n_folds": plan.n_folds, "sites": sites, "resume": resume, "force": force, "progress": progress}
-            fit_cross_validated(records_dir, folder, _of_size(config, size), **options)
+            fit_cross_validated(
+                records_dir, folder, _of_size(config, size),
+                n_folds=plan.n_folds, sites=sites, resume=resume, force=force, progress=progress,
+            )  # fmt: skip
             found = evaluate(folder, progress=progress)
             points.append(CurvePoint(size, found.tiles, found.rule))
         figures = {marker: curve_figures(points, marker) for marker in read_manifest(records_dir).markers}
