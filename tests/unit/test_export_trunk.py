@@ -28,7 +28,7 @@ def network():
     )
     built = build_network(settings, (Marker.KI67,), BuildOptions(seed=1))
     set_starting_outputs(built, constant_outputs({Marker.KI67: 0.3}, {Marker.KI67: 25.0}))
-    for layer, spread in zip(built.head, (2.0, 4.0), strict=True):  # crops that differ, as a trained network's do
+    for layer, spread in zip(built.head, (30.0, 60.0), strict=True):  # crops that differ, as a trained network's do
         layer.kernel.assign(np.random.default_rng(2).normal(0, spread, layer.kernel.shape))
     return built
 
@@ -38,6 +38,7 @@ def tiles():
     rng = np.random.default_rng(0)
     ground = rng.integers(60, 250, (4, 16, 16, 3), np.uint8).repeat(10, axis=1).repeat(10, axis=2)
     ground[1, :, CROP_PX:] = 255  # half of it glass
+    ground[2, :CROP_PX] //= 3
     return ground
 
 

@@ -1,5 +1,6 @@
 """How many patients do I need: nested subsets, a power law with its interval, no promise that the data do not make."""
 
+import dataclasses
 import json
 from types import SimpleNamespace
 
@@ -12,6 +13,8 @@ from virtual_stain.cli.main import _run
 from virtual_stain.dataset.split import recorded_split, require_no_shared_tissue, split_by_patient
 from virtual_stain.errors import VerificationError
 from virtual_stain.evaluation.curve import CurvePoint, curve_figures, curve_plot, curve_sentence
+from virtual_stain.evaluation.figures import marker_figures
+from virtual_stain.evaluation.html import evaluation_html
 from virtual_stain.evaluation.power_law import fit_power_law
 from virtual_stain.evaluation.predict import TileTable
 from virtual_stain.evaluation.slide_figures import ReadingRule
@@ -92,7 +95,8 @@ def read_tiles(offset, seed):
         pair=pair, patient=pair, marker=np.full(n * tiles, "ki67"), col=np.arange(n * tiles), row=np.arange(n * tiles),
         tissue_fraction=ones, weight=ones, usable=ones, clear=ones, positive=positive, cells=100 * ones,
         counted=positive, whole=100 * ones, value=np.clip(positive / 100 + off, 0, 1), expected_cells=100 * ones,
-        intensities=np.full((n * tiles, 3), np.nan), intensity_shares=np.full((n * tiles, 3), np.nan), registration_um=nan,
+        intensities=np.full((n * tiles, 3), np.nan), intensity_shares=np.full((n * tiles, 3), np.nan),
+        registration_um=nan,
         fold=np.zeros(n * tiles, np.int64),
     )  # fmt: skip
 
@@ -158,3 +162,30 @@ def test_sizes_that_cannot_be_are_refused_before_anything_is_trained(tmp_path, s
     assert _run(command) != 0
     assert "--learning-curve" in capsys.readouterr().err
     assert not (tmp_path / "c").exists()
+
+
+def test_the_report_shows_calibrated_readings_beside_the_raw_ones_and_refuses_few_patients():
+    """Slides pulled to the middle by a network from few patients: the other patients' line takes most of it away."""
+    few = marker_figures(read_tiles(0.05, 0), RULE, resamples=20)
+    assert few["calibrated_slide_agreement"] is None
+    assert {s["calibrated_ratio"] for s in few["slides"]} == {None}
+    rng = np.random.default_rng(2)
+    tiles = TileTable.joined([read_tiles(0.0, seed) for seed in range(3)])
+    patient = np.repeat([f"p{i:02d}" for i in range(30)], 8)
+    level = np.repeat(rng.uniform(0.05, 0.6, 30), 8)
+    positive = np.round(100 * level)
+    tiles = dataclasses.replace(
+        tiles, pair=patient, patient=patient, positive=positive, counted=positive, value=0.15 + 0.5 * level
+    )
+    found = marker_figures(tiles, RULE, resamples=20)
+    assert found["calibrated_slide_agreement"]["mae"] < 0.2 * found["slide_agreement"]["mae"]
+    assert found["calibrated_slide_agreement"]["calibration"]["slope"] == pytest.approx(1, abs=0.1)
+    spans = found["interval"]["calibration_intervals"]
+    assert spans["slope"][0] > 1
+    value = {"markers": {"ki67": found}, "value_definition": "positive_ratio", "unit": "fraction", "run": "r",
+             "held_out": "x", "duplicate_tissue": [], "kind": "run", "fold": 0, "best_step": 1, "runs": [],
+             "rule": dataclasses.asdict(RULE)}  # fmt: skip
+    page = evaluation_html(value, dict.fromkeys(("scatter.png", "bland_altman.png", "calibration.png", "roc.png",
+                                                 "top_global.png", "label_trust.png"), b""))  # fmt: skip
+    assert "slides, calibrated by the other patients" in page
+    assert "Calibration on the scale arcsin √p: slope" in page

@@ -16,24 +16,14 @@ from virtual_stain.remote import Location
 @click.option("--out", "run_dir", required=True, metavar="RUN", type=click.Path(path_type=Path), help="Folder to make.")
 @click.option("--fold", type=int, default=None, help="Test fold; the next one validates [default: 0].")
 @click.option("--cv", type=int, default=None, metavar="K", help="Cross-validate: RUN/fold-0 … RUN/fold-K-1.")
-@click.option(
-    "--learning-curve",
-    metavar="N,N,…",
-    help="Cross-validate with so many training patients each: how many pairs do I need? With --cv.",
-)
+@click.option("--learning-curve", metavar="N,N,…", help="With --cv: trained on so many patients each.")
 @click.option("--sites", type=click.Path(path_type=Path), help="CSV `pair,site`: whole sites share a fold.")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run (begins one where there is none).")
 @common_options
 def command(
-    records: Location,
-    run_dir: Path,
-    fold: int | None,
-    cv: int | None,
-    learning_curve: str | None,
-    sites: Path | None,
-    resume: bool,
-    common: Common,
-) -> None:
+    records: Location, run_dir: Path, fold: int | None, cv: int | None, learning_curve: str | None, sites: Path | None,
+    resume: bool, common: Common,
+) -> None:  # fmt: skip
     """Train a model on a folder of records.
 
     Patients are never on two sides: fold K tests, fold K + 1 chooses the checkpoint, the rest trains.
@@ -54,7 +44,11 @@ def command(
     table = None if sites is None else read_sites(sites, read_manifest(records))
     options: dict[str, Any] = {"resume": resume, "force": common.force, "progress": common.progress}
     if learning_curve is not None:
-        _curve(records, run_dir, common, cv, learning_curve, options | {"sites": table})
+        from virtual_stain.workflows.learning_curve import asked_for
+        from virtual_stain.workflows.learning_curve import learning_curve as curve
+
+        sizes = asked_for(learning_curve, cv)
+        click.echo("\n".join(curve(records, run_dir, common.config, sizes, n_folds=cv, sites=table, **options)))
         return
     if cv is not None:
         from virtual_stain.training.cross_validation import fit_cross_validated
@@ -73,18 +67,3 @@ def command(
         if result.verdict:
             click.echo(result.verdict)
     click.echo(f"Next: vstain evaluate {run_dir}")
-
-
-def _curve(records: Location, out: Path, common: Common, cv: int | None, text: str, options: dict[str, Any]) -> None:
-    from virtual_stain.errors import ConfigError
-    from virtual_stain.workflows.learning_curve import PICTURE, learning_curve
-
-    if cv is None:
-        raise ConfigError("--learning-curve needs --cv K: an error is that of patients whom no network has seen.")
-    try:
-        sizes = [int(part) for part in text.split(",")]
-    except ValueError:
-        raise ConfigError(f"--learning-curve: expected numbers of patients, as 4,8,16. Received: {text!r}") from None
-    for sentence in learning_curve(records, out, common.config, sizes, n_folds=cv, **options):
-        click.echo(sentence)
-    click.echo(f"The plot: {out / PICTURE}")

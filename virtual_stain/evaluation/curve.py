@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -53,16 +54,17 @@ def curve_figures(points: Sequence[CurvePoint], marker: str) -> dict[str, Any]:
 
 def _level(sizes: Sequence[int], errors: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     names, table = np.array(list(errors)), np.array(list(errors.values()), np.float64)
-    intervals = [
-        bootstrap_over_patients(names, lambda rows, i=i: {"mae": float(table[rows, i].mean())})["mae"]
-        for i in range(len(sizes))
-    ]
+
+    def means(rows: npt.NDArray[np.intp]) -> dict[str, float | None]:
+        return {str(size): float(table[rows, i].mean()) for i, size in enumerate(sizes)}
+
+    spans = bootstrap_over_patients(names, means)
     law = fit_power_law(sizes, errors)
     return {
         "n_patients": len(names),
         "sizes": list(sizes),
         "mae": [float(v) for v in table.mean(axis=0)],
-        "intervals": intervals,
+        "intervals": [spans[str(size)] for size in sizes],
         "law": dataclasses.asdict(law) | {"falls": law.falls},
     }
 

@@ -57,8 +57,11 @@ def fit_power_law(sizes: Sequence[int], errors: Mapping[str, Sequence[float]], *
     doubling, at_double = (found[key] for key in ("doubling", "at_double"))
     assert doubling is not None
     assert at_double is not None
-    first, second = (None if spans[k] is None else (spans[k][0], spans[k][1]) for k in ("doubling", "at_double"))
-    return PowerLaw(doubling, first, at_double, second)
+    return PowerLaw(doubling, _span(spans["doubling"]), at_double, _span(spans["at_double"]))
+
+
+def _span(interval: list[float] | None) -> tuple[float, float] | None:
+    return None if interval is None else (interval[0], interval[1])
 
 
 def _line(sizes: Values, errors: Values) -> dict[str, float | None]:

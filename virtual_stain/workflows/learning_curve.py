@@ -53,14 +53,27 @@ def learning_curve(
         for size in ordered:
             progress.say(f"── {size} training patients")
             folder = out / f"patients-{size}"
-            options = {"n_folds": plan.n_folds, "sites": sites, "resume": resume, "force": force, "progress": progress}
-            fit_cross_validated(records_dir, folder, _of_size(config, size), **options)
+            fit_cross_validated(
+                records_dir, folder, _of_size(config, size),
+                n_folds=plan.n_folds, sites=sites, resume=resume, force=force, progress=progress,
+            )  # fmt: skip
             found = evaluate(folder, progress=progress)
             points.append(CurvePoint(size, found.tiles, found.rule))
         figures = {marker: curve_figures(points, marker) for marker in read_manifest(records_dir).markers}
         write_bytes(out / PICTURE, curve_plot(figures))
         write_json(out / JSON, {"schema_version": 1, "n_folds": plan.n_folds, "markers": figures})
-    return [curve_sentence(marker, level, found) for marker, found in figures.items() for level in LEVELS]
+    sentences = [curve_sentence(marker, level, found) for marker, found in figures.items() for level in LEVELS]
+    return [*sentences, f"The plot: {out / PICTURE}"]
+
+
+def asked_for(text: str, n_folds: int | None) -> list[int]:
+    """`4,8,16` → numbers of patients. Raises ConfigError, also without a number of folds."""
+    if n_folds is None:
+        raise ConfigError("--learning-curve needs --cv K: an error is that of patients whom no network has seen.")
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"--learning-curve: expected numbers of patients, as 4,8,16. Received: {text!r}") from None
 
 
 def _of_size(config: Config, size: int) -> Config:
