@@ -16,11 +16,23 @@ from virtual_stain.remote import Location
 @click.option("--out", "run_dir", required=True, metavar="RUN", type=click.Path(path_type=Path), help="Folder to make.")
 @click.option("--fold", type=int, default=None, help="Test fold; the next one validates [default: 0].")
 @click.option("--cv", type=int, default=None, metavar="K", help="Cross-validate: RUN/fold-0 … RUN/fold-K-1.")
+@click.option(
+    "--learning-curve",
+    metavar="N,N,…",
+    help="Cross-validate with so many training patients each: how many pairs do I need? With --cv.",
+)
 @click.option("--sites", type=click.Path(path_type=Path), help="CSV `pair,site`: whole sites share a fold.")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run (begins one where there is none).")
 @common_options
 def command(
-    records: Location, run_dir: Path, fold: int | None, cv: int | None, sites: Path | None, resume: bool, common: Common
+    records: Location,
+    run_dir: Path,
+    fold: int | None,
+    cv: int | None,
+    learning_curve: str | None,
+    sites: Path | None,
+    resume: bool,
+    common: Common,
 ) -> None:
     """Train a model on a folder of records.
 
@@ -30,6 +42,7 @@ def command(
     vstain fit records/ --out run/ --config configs/ki67_finetune.toml
     vstain fit records/ --out run/ --config configs/ki67_finetune.toml --resume
     vstain fit records/ --out cv/ --config configs/ki67_finetune.toml --cv 5
+    vstain fit records/ --out curve/ --config configs/ki67_finetune.toml --cv 5 --learning-curve 4,8,16,32
     vstain fit s3://bucket/records --out run/ --config configs/ki67_finetune.toml
     """
     from virtual_stain.dataset.folds import plan_folds, read_sites
@@ -40,6 +53,9 @@ def command(
         raise ConfigError("--cv trains every fold: --fold has no sense beside it.")
     table = None if sites is None else read_sites(sites, read_manifest(records))
     options: dict[str, Any] = {"resume": resume, "force": common.force, "progress": common.progress}
+    if learning_curve is not None:
+        _curve(records, run_dir, common, cv, learning_curve, options | {"sites": table})
+        return
     if cv is not None:
         from virtual_stain.training.cross_validation import fit_cross_validated
 
@@ -54,4 +70,21 @@ def command(
             f"{result.run_dir}: {result.steps} steps in {result.seconds / 60:.1f} min; stopped at {result.reason}.\n"
             f"Best validation loss {result.best_validation_loss:.4f} at step {result.best_step}."
         )
+        if result.verdict:
+            click.echo(result.verdict)
     click.echo(f"Next: vstain evaluate {run_dir}")
+
+
+def _curve(records: Location, out: Path, common: Common, cv: int | None, text: str, options: dict[str, Any]) -> None:
+    from virtual_stain.errors import ConfigError
+    from virtual_stain.workflows.learning_curve import PICTURE, learning_curve
+
+    if cv is None:
+        raise ConfigError("--learning-curve needs --cv K: an error is that of patients whom no network has seen.")
+    try:
+        sizes = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"--learning-curve: expected numbers of patients, as 4,8,16. Received: {text!r}") from None
+    for sentence in learning_curve(records, out, common.config, sizes, n_folds=cv, **options):
+        click.echo(sentence)
+    click.echo(f"The plot: {out / PICTURE}")

@@ -31,6 +31,7 @@ from virtual_stain.cli.common import Common, common_options, parse_mpp
     show_default=True,
     help="Frame of the GeoJSON: level-0 px from the corner of the scan (as QuPath counts) or of the whole slide.",
 )
+@click.option("--excel", is_flag=True, help="Write scores.csv so that a spreadsheet shows umlauts right (UTF-8 mark).")
 @common_options
 def command(
     slides: tuple[Path, ...],
@@ -42,6 +43,7 @@ def command(
     trusted_key: Path | None,
     stage: Path | None,
     geojson_origin: str,
+    excel: bool,
     common: Common,
 ) -> None:
     """Score H&E slides with a model. Research use only.
@@ -72,6 +74,7 @@ def command(
         stage=stage,
         tissue=common.config.tissue,
         geojson_origin=geojson_origin,
+        excel=excel,
         jobs=common.jobs,
         force=common.force,
     )
