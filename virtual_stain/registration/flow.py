@@ -54,7 +54,7 @@ def add_flow(
 
 
 def _flow(first: Grey, second: Grey) -> Dense:
-    finder = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    finder = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     finder.setFinestScale(0)
     finder.setPatchSize(_PATCH_PX)
     finder.setPatchStride(_STRIDE_PX)
