@@ -147,9 +147,8 @@ def main() -> None:
     for scene in scanner_scenes(options.realdata):
         cut, counted, _ = read(scene)
         every, tumour = (counted.cells.counts(tumour_only=t).ratio or 0.0 for t in (False, True))
-        print(
-            f"scanner {scene.name}: cut-off {cut:.3f}, {100 * every:.1f} % of all nuclei, {100 * tumour:.1f} % of tumour"
-        )
+        shares = f"{100 * every:.1f} % of all nuclei, {100 * tumour:.1f} % of tumour cells"
+        print(f"scanner {scene.name}: cut-off {cut:.3f}, {shares}")
 
 
 if __name__ == "__main__":
