@@ -11,7 +11,15 @@ from virtual_stain.counting import background, vectors
 from virtual_stain.counting.count import count_cells
 from virtual_stain.counting.optical_density import PUBLISHED_HEMATOXYLIN, optical_density, separate
 from virtual_stain.counting.slide_stain import SlideStain
-from virtual_stain.counting.stain import BROWN, FEW_NUCLEI, FEW_POSITIVES, PALE, TOO_LARGE, estimate_stain
+from virtual_stain.counting.stain import (
+    BROWN,
+    FEW_NUCLEI,
+    FEW_POSITIVES,
+    NO_NEGATIVES,
+    PALE,
+    TOO_LARGE,
+    estimate_stain,
+)
 from virtual_stain.errors import InputError
 from virtual_stain.markers import Marker
 
@@ -63,7 +71,7 @@ def test_all_negative_falls_back_to_the_published_dab_and_says_so() -> None:
     stain = estimate_stain([field.rgb], SETTINGS, field.mpp)
     assert vectors.DAB_PUBLISHED in stain.flags
     assert FEW_POSITIVES in stain.flags
-    assert stain.positive_od == SETTINGS.positive_default_od
+    assert 0.1 < stain.positive_od < 0.25  # what other slides are like
 
 
 def test_all_positive_says_that_negatives_are_unknown() -> None:
@@ -72,12 +80,6 @@ def test_all_positive_says_that_negatives_are_unknown() -> None:
     stain = estimate_stain([field.rgb], SETTINGS, field.mpp)
     assert FEW_NUCLEI in stain.flags
     assert vectors.HEMATOXYLIN_PUBLISHED in stain.flags
-
-
-def test_a_stronger_stain_gets_a_higher_threshold() -> None:
-    weak, strong = (stained_field(positive_fraction=0.4, style=FieldStyle(positive_od=od)) for od in (0.7, 0.7 * 1.2))
-    low, high = (estimate_stain([f.rgb], SETTINGS, f.mpp).positive_od for f in (weak, strong))
-    assert high / low == pytest.approx(1.2, rel=0.06)
 
 
 def test_pink_and_blue_is_not_taken_for_dab() -> None:
@@ -109,7 +111,7 @@ def test_a_dark_picture_is_flagged() -> None:
 def test_a_blank_picture_gives_the_published_vectors() -> None:
     blank = np.full((300, 300, 3), 240, np.uint8)
     stain = estimate_stain([blank], SETTINGS, 0.3)
-    assert {vectors.HEMATOXYLIN_PUBLISHED, vectors.DAB_PUBLISHED, FEW_NUCLEI, FEW_POSITIVES} <= set(stain.flags)
+    assert {vectors.HEMATOXYLIN_PUBLISHED, vectors.DAB_PUBLISHED, FEW_NUCLEI, NO_NEGATIVES} <= set(stain.flags)
 
 
 def test_a_stain_survives_json() -> None:

@@ -48,12 +48,10 @@ class CountingSettings:
     min_contrast_od: float = 0.03
     """Contrast that is noise or cytoplasm, optical density summed over the three channels; at most as much as
     `level_contrast` asks for, since very pale slides have no more."""
-    positive_share: float = 0.3
-    """Threshold of positive nuclei, as a share of the DAB optical density of the slide's strong ones."""
     positive_default_od: float = 0.2
-    """The threshold on slides with too few positive nuclei for an estimate, mean DAB optical density."""
-    positive_floor_od: float = 0.08
-    """The threshold is never below this."""
+    """Cut-off of positive on slides whose negative nuclei cannot be told, mean nuclear DAB optical density."""
+    positive_floor_od: float = 0.05
+    """The cut-off, which follows the slide's negatives, is never below this …"""
     positive_ceiling_od: float = 0.4
     """… and never above this: what is 2+ is positive on any slide."""
     class_2_od: float = 0.4
@@ -115,7 +113,6 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("overlap_share", 0.05, 1),
     ("level_contrast", 0, 2),
     ("min_contrast_od", 0.005, 1),
-    ("positive_share", 0.01, 1),
     ("positive_default_od", 0.01, 2),
     ("positive_floor_od", 0.01, 1),
     ("positive_ceiling_od", 0.01, 2),

@@ -34,6 +34,8 @@ class SlideStain:
     """Area of this slide's typical nucleus, µm²: half of the nuclear area lies in larger ones."""
     positive_od: float = 0.15
     """Mean nuclear DAB optical density from which a nucleus is positive."""
+    doubtful_od: tuple[float, float] = (0.15, 0.15)
+    """From where to where a nucleus may be either; holds `positive_od`."""
     flags: tuple[str, ...] = ()
     """What makes the estimate less trustworthy; empty when nothing does."""
 
@@ -46,6 +48,8 @@ class SlideStain:
             raise ValueError(f"Expected two different stains. Received: {self.hematoxylin} and {self.dab}")
         if not min(self.typical_od, self.typical_area_um2, self.positive_od) > 0:
             raise ValueError(f"Expected densities and area > 0. Received: {self}")
+        if not all(np.isfinite(self.doubtful_od)):
+            raise ValueError(f"doubtful_od: expected two finite numbers. Received: {self.doubtful_od}")
         if not 0 <= self.haze_od < float("inf"):
             raise ValueError(f"Expected haze_od ≥ 0. Received: {self.haze_od}")
 
@@ -69,6 +73,7 @@ class SlideStain:
                 haze_od=float(values["haze_od"]),
                 typical_area_um2=float(values["typical_area_um2"]),
                 positive_od=float(values["positive_od"]),
+                doubtful_od=_pair(values["doubtful_od"]),
                 flags=tuple(str(f) for f in values["flags"]),
             )
         except (KeyError, TypeError, ValueError) as error:
@@ -78,3 +83,8 @@ class SlideStain:
 def _vector(value: Any) -> Vector:
     x, y, z = (float(v) for v in value)
     return x, y, z
+
+
+def _pair(value: Any) -> tuple[float, float]:
+    low, high = (float(v) for v in value)
+    return low, high

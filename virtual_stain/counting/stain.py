@@ -1,11 +1,9 @@
-"""One slide's stain, estimated from windows spread over it: glass, stain vectors, typical nucleus, threshold.
+"""One slide's stain, estimated from windows spread over it: glass, stain vectors, typical nucleus, cut-off.
 
-Threshold between negative and positive (`SlideStain.positive_od`), the rule: a share (`positive_share`) of the DAB
-density of the slide's own strong positives, but above the noise of its negatives (median + 5 robust standard
-deviations of the DAB density that the unmixing leaves in negative nuclei), within `positive_floor_od` and
-`positive_ceiling_od`. All of these count from the DAB density of the tissue between the nuclei, where that is brown. So
-a slide stained or scanned 20 % stronger gets a threshold 20 % higher. Slides with too few positives for an estimate get
-`positive_default_od`, flagged.
+The cut-off between negative and positive (`SlideStain.positive_od`) lies where the slide's own negatives end
+(counting/populations.py), within `positive_floor_od` and `positive_ceiling_od` of the DAB density that the tissue
+between the nuclei has. A slide without a population of negatives, or with too few nuclei, gets `positive_default_od`,
+flagged.
 """
 
 from __future__ import annotations
@@ -22,6 +20,7 @@ from virtual_stain.counting.background import CAST, DARK, NO_GLASS, estimate_bac
 from virtual_stain.counting.between import between_nuclei
 from virtual_stain.counting.measure import Measured, measure, stain_plane
 from virtual_stain.counting.optical_density import F32, Vector, optical_density
+from virtual_stain.counting.populations import Populations, fit_populations, sparsest
 from virtual_stain.counting.resample import AreaResampler
 from virtual_stain.counting.sampling import sample_glass, sample_windows
 from virtual_stain.counting.slide_stain import SlideStain
@@ -39,6 +38,7 @@ from virtual_stain.slides.tissue import TissueMap
 
 FEW_NUCLEI = "too_few_negative_nuclei_for_an_estimate"
 FEW_POSITIVES = "too_few_positive_nuclei_for_an_estimate"
+NO_NEGATIVES = "no_negative_population"
 PALE = "counterstain_very_pale"
 BROWN = "brown_tissue"
 TOO_LARGE = "nuclei_larger_than_outlines"
@@ -56,13 +56,13 @@ FLAG_SENTENCES = {
     PALE: "negative nuclei are hardly darker than what is around them: some are missed, and haze is taken for some",
     TOO_LARGE: "many nuclei reach beyond the largest outline and come apart: is the pixel size right (--mpp)?",
     BROWN: "the tissue between the nuclei is brown: positive is only what is darker, and faint positives are lost",
-    FEW_POSITIVES: "too few positive nuclei for a threshold of this slide's own; the default is used",
+    FEW_POSITIVES: "hardly a positive nucleus: the cut-off of positive rests on what other slides are like",
+    NO_NEGATIVES: "no population of negative nuclei was found: the default cut-off of positive is used",
 }
 """What each flag of a SlideStain means, for people."""
 
 _MIN_NEGATIVES = 15
 _MIN_POSITIVES = 8
-_THRESHOLD_ROUNDS = 4
 _REACH_SHARE = 0.9  # of `max_radius_um`, from which a nucleus fills what an outline may be …
 _MOST_AT_REACH = (
     0.12  # … and how much of the nuclear area may. Real slides: 0 to 0.09; with pixels twice too large 0.15 to 0.52
@@ -72,7 +72,8 @@ _PALE_BELOW = 0.06  # nuclei whose typical contrast is less are told from dirt o
 _DEFAULT_TYPICAL = 0.25
 _DEFAULT_AREA_UM2 = 50.0
 _PIXELS_PER_IMAGE = 250_000
-_NOISE_SDS = 5.0
+_NOISE_SDS = 4.0  # of the negatives in focus, that the cut-off is above their level at least
+_NEGATIVE_PEAK_OD = 0.15  # beyond the tissue's own DAB; the peak of the negatives never lies higher
 _CLEARLY_NEGATIVE_OD = 0.10  # DAB density, above the tissue's own, below which a nucleus tells what a negative one is
 _BROWN_FROM = 0.05  # beyond that it is told
 _LOOSE_CONTRAST = 0.015
@@ -102,6 +103,8 @@ class StainEvidence:
     """float32[N, 3]: optical density of a sample of pixels."""
     dab_od: F32
     """float32[M]: mean nuclear DAB of the nuclei in the sampled windows; empty for membrane markers."""
+    populations: Populations | None
+    """The negatives and positives among them; None where they cannot be told apart."""
 
 
 def examine_stain(
@@ -144,7 +147,8 @@ def examine_stain(
     dab = np.concatenate([n.dab_od[~n.other] for n in nuclei])
     if membrane:
         dab = dab[:0]
-    threshold, threshold_flags = (settings.positive_default_od, ()) if membrane else _threshold(dab, brown, settings)
+    cutoff = _default_cutoff(0.0, settings) if membrane else find_cutoff(dab, brown, settings)
+    threshold_flags = () if membrane else cutoff.flags
     if typical is None:
         threshold_flags = (FEW_NUCLEI, *threshold_flags)
     elif typical < _PALE_BELOW:
@@ -156,10 +160,11 @@ def examine_stain(
     stain = dataclasses.replace(
         stain,
         typical_area_um2=_typical_area(np.concatenate([n.area_um2 for n in nuclei])),
-        positive_od=threshold,
+        positive_od=cutoff.positive_od,
+        doubtful_od=cutoff.doubtful_od,
         flags=(*flags, *vectors.flags, *threshold_flags),
     )
-    return StainEvidence(stain, density, dab)
+    return StainEvidence(stain, density, dab, cutoff.populations)
 
 
 def estimate_slide_stain(
@@ -226,21 +231,34 @@ def _typical_area(area_um2: npt.NDArray[np.float32]) -> float:
     return float(area[np.searchsorted(covered, covered[-1] / 2)])
 
 
-def _threshold(dab: npt.NDArray[np.float32], brown: float, settings: CountingSettings) -> tuple[float, tuple[str, ...]]:
-    """The rule at the top of this module, on densities above the tissue's own (`brown`)."""
-    dab = dab - np.float32(brown)
-    negatives = dab[dab < _CLEARLY_NEGATIVE_OD]
-    noise = 0.0
-    if len(negatives) >= _MIN_NEGATIVES:
-        middle = float(np.median(negatives))
-        noise = middle + _NOISE_SDS * 1.4826 * float(np.median(np.abs(negatives - middle)))
-    flags: tuple[str, ...] = (FEW_POSITIVES,)
-    wanted = settings.positive_default_od
-    for _ in range(_THRESHOLD_ROUNDS):
-        # what is strong depends a little on what is positive: a few rounds make both follow the slide's own scale
-        positives = dab[dab >= wanted]
-        if len(positives) < _MIN_POSITIVES:
-            break
-        wanted, flags = settings.positive_share * float(np.percentile(positives, 75)), ()
-    above = float(np.clip(max(wanted, noise), settings.positive_floor_od, settings.positive_ceiling_od))
-    return brown + above, flags
+@dataclass(frozen=True, slots=True)
+class Cutoff:
+    """Where positive begins on one slide; mean nuclear DAB optical densities."""
+
+    positive_od: float
+    doubtful_od: tuple[float, float]
+    """From where to where a nucleus may be either; holds `positive_od`."""
+    populations: Populations | None
+    flags: tuple[str, ...]
+
+
+def find_cutoff(dab_od: npt.NDArray[np.float32], brown_od: float, settings: CountingSettings) -> Cutoff:
+    """From the nuclei of the sampled windows; `brown_od`: DAB of the tissue between them, beyond what is usual."""
+    fit = fit_populations(dab_od, brown_od + _NEGATIVE_PEAK_OD)
+    if fit is None:
+        return _default_cutoff(brown_od, settings)
+    floor, ceiling = brown_od + settings.positive_floor_od, brown_od + settings.positive_ceiling_od
+    reach = max(ceiling - fit.negative_od, fit.width_od)
+    noise = fit.negative_od + _NOISE_SDS * fit.width_od
+    low, high = fit.doubtful(reach)
+    least = max(low, noise, floor)
+    cut = float(np.clip(sparsest(fit, dab_od, least, high), least, max(least, ceiling)))
+    flags = (FEW_POSITIVES,) if fit.positives < _MIN_POSITIVES else ()
+    return Cutoff(cut, (min(low, cut), max(high, cut)), fit, flags)
+
+
+def _default_cutoff(brown_od: float, settings: CountingSettings) -> Cutoff:
+    """Everything between the floor and 2+ is doubtful then."""
+    cut = brown_od + settings.positive_default_od
+    zone = brown_od + settings.positive_floor_od, brown_od + settings.positive_ceiling_od
+    return Cutoff(cut, zone, None, (NO_NEGATIVES,))
