@@ -102,7 +102,7 @@ def sparsest(fit: Populations, dab_od: npt.NDArray[np.float32], low_od: float, h
     at = np.arange(low_od, high_od, _BIN / 2)
     if len(at) == 0:
         return low_od
-    count = np.histogram(dab_od, _EDGES)[0].astype(np.float64)
+    count = _counted(dab_od)
     filled = count > 0
     width = (_VALLEY_WIDTH * np.maximum(at - fit.negative_od, _LEAST_VALLEY_OD))[:, None]
     kernel = np.exp(-0.5 * ((at[:, None] - _MIDDLES[filled]) / width) ** 2) / (width * math.sqrt(2 * math.pi))
@@ -117,7 +117,7 @@ def fit_populations(dab_od: npt.NDArray[np.float32], negative_below_od: float) -
 
     None where there are too few nuclei, or no peak of negatives below `negative_below_od`: nearly all are positive.
     """
-    count = np.histogram(dab_od, _EDGES)[0].astype(np.float64)
+    count = _counted(dab_od)
     level = _negative_peak(count, negative_below_od) if count.sum() >= _MIN_NUCLEI else None
     if level is None:
         return None
@@ -139,6 +139,11 @@ def fit_populations(dab_od: npt.NDArray[np.float32], negative_below_od: float) -
     for _ in range(_ROUNDS):
         fit = _improved(fit, _MIDDLES[filled], count[filled])
     return fit
+
+
+def _counted(dab_od: npt.NDArray[np.float32]) -> F64:
+    """Nuclei per bin; what lies beyond the bins is in the last ones."""
+    return np.histogram(np.clip(dab_od, _MIDDLES[0], _MIDDLES[-1]), _EDGES)[0].astype(np.float64)
 
 
 def _negative_peak(count: F64, below_od: float) -> float | None:
