@@ -31,7 +31,7 @@ def main(pairs: Path, out: Path, share: str, common: Common) -> None:
     if not (number.isdigit() and of.isdigit() and int(number) < int(of)):
         raise click.BadParameter(f"--share: expected N/M with N < M, as 0/8. Received: {share!r}")
     options = RegisterOptions(out=out, config=common.config, force=common.force, jobs=common.jobs)
-    run_cohort(pairs, options, common.progress, click.echo, (int(number), int(of)))
+    run_cohort(pairs, options, common.progress, click.echo, int(number), int(of))
 
 
 if __name__ == "__main__":

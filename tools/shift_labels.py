@@ -84,7 +84,7 @@ def shift_labels(records: Path, out: Path, um: float, *, fold: int = 0, folds: i
 
 def shifted_pair(tiles: list[dict], shift_um: np.ndarray, min_cells: int) -> list[dict]:
     """The records of one pair with every cell moved by (x, y) µm on the H&E slide."""
-    origins, points, positive, corrected, classes = [], [], [], [], []
+    origins, points, positive, corrected, told = [], [], [], [], []
     for tile in tiles:
         side_um = tile["tile/mpp"] * tile["image/width"]
         origin = tile["tile/x_px0"] / tile["tile/width_px0"], tile["tile/y_px0"] / tile["tile/height_px0"]
@@ -93,9 +93,9 @@ def shifted_pair(tiles: list[dict], shift_um: np.ndarray, min_cells: int) -> lis
         points.append(origins[-1] + tile["tile/mpp"] * xy)
         positive += list(tile["cells/positive"])
         corrected += list(tile.get("cells/corrected", [0] * len(xy)))
-        classes += list(tile.get("cells/intensity", [-1] * len(xy)))  # −1: not known
+        told += list(tile.get("cells/intensity", [-1] * len(xy)))  # −1: not known
     moved, kinds, touched = np.concatenate(points) + shift_um, np.array(positive, int), np.array(corrected, int)
-    grade = np.array(classes, int)
+    intensity = np.array(told, int)
     result = []
     for tile, origin in zip(tiles, origins, strict=True):
         inside = (moved - origin) / tile["tile/mpp"]
@@ -107,8 +107,8 @@ def shifted_pair(tiles: list[dict], shift_um: np.ndarray, min_cells: int) -> lis
         own += ["corrected"] * bool(touched[chosen].any())
         more = {"cells/corrected": touched[chosen].tolist()} if "corrected" in own else {}
         if tile["label/marker"] == "her2":
-            own += ["classes_unknown"] * bool((grade[chosen] < 0).any())
-            more |= {} if "classes_unknown" in own else {"cells/intensity": grade[chosen].tolist()}
+            own += ["classes_unknown"] * bool((intensity[chosen] < 0).any())
+            more |= {} if "classes_unknown" in own else {"cells/intensity": intensity[chosen].tolist()}
         result.append(
             {k: v for k, v in tile.items() if k not in ("cells/corrected", "cells/intensity")}
             | more

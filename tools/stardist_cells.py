@@ -19,8 +19,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from tools.star_maps import star_candidates, star_cells
 from virtual_stain.counting.contours import Contours
-from virtual_stain.counting.star_maps import star_candidates, star_cells
 from virtual_stain.errors import VirtualStainError
 from virtual_stain.files import output_errors, replacing
 from virtual_stain.geometry import Box, Size

@@ -7,12 +7,18 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 from virtual_stain.files import write_json, write_text
-from virtual_stain.records.schema import FEATURES, SCHEMA_VERSION, schema_json
+from virtual_stain.records.schema import FEATURES, SCHEMA_VERSION
 
 HOME = Path(__file__).parents[1] / "tfrecords"
 TABLE = re.compile(r"(?<=\|---\|---\|---\|---\|\n)(?:\|.*\n)*")
+
+
+def schema_json() -> dict[str, Any]:
+    """What `tfrecords/schema.v1.json` holds."""
+    return {"schema_version": SCHEMA_VERSION, "features": [f.to_dict() for f in FEATURES]}
 
 
 def main() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -116,16 +115,43 @@ def sha256_file(path: Location) -> str:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
 
 
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+@contextlib.contextmanager
+def file_lock(path: Path, *, wait: bool = False) -> Iterator[None]:
+    """Holds the lock file `path`; the system frees it when this process ends, however it ends.
+
+    Raises OutputError: another process holds it (at once, without `wait`), or the share keeps no locks.
+    """
+    import filelock  # a fifth of a second, for those alone who lock
+
+    # a marker file in place of the system's lock would outlive a process that was killed
+    lock = filelock.FileLock(path, blocking=wait, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise OutputError(
+            f"{path.parent}: another vstain run is writing here.",
+            hint="Wait for it, or give this run another --out.",
+        ) from None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        raise OutputError(
+            f"{path.parent}: expected a share that keeps file locks. Received: {error.strerror}. "
+            "Without them a second run could write here at the same time.",
+            hint="Take a folder on a local disk with --out, or mount the share with locks.",
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 @contextlib.contextmanager
 def folder_lock(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Holds `folder`/.lock for this process; a second run gets OutputError at once, or waits for the first to end."""
     make_folder(folder)
-    with output_errors(folder), (folder / ".lock").open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            raise OutputError(
-                f"{folder}: another vstain run is writing here.",
-                hint="Wait for it, or give this run another --out.",
-            ) from None
+    with output_errors(folder), file_lock(folder / ".lock", wait=wait):
         yield

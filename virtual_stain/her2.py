@@ -1,4 +1,4 @@
-"""HER2: from shares of the membrane classes to the score, by one rule for what is counted and what is predicted."""
+"""HER2: from shares of the intensities to the score, by one rule for what is counted and what is predicted."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Fractions = tuple[float, float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class Her2Reading:
-    """Shares of the four classes among tumour cells, and the score; None without cells."""
+    """Shares of the four intensities among tumour cells, and the score; None without cells."""
 
     fractions: Fractions | None
     score: str | None
@@ -71,3 +71,11 @@ def her2_fractions(shares: npt.NDArray[np.float64], cells: npt.NDArray[np.float6
         return None
     one, two, three = (math.fsum(shares[:, i] * cells) / total for i in range(3))
     return max(0.0, 1 - one - two - three), one, two, three
+
+
+def read_her2(intensity: npt.NDArray[np.uint8]) -> Her2Reading:
+    """Of a slide from its counted tumour cells: uint8[N], 0 to 3 each."""
+    if not len(intensity):
+        return Her2Reading.of(None)
+    f = [float(np.mean(intensity == i)) for i in range(4)]
+    return Her2Reading.of((f[0], f[1], f[2], f[3]))

@@ -35,8 +35,8 @@ class Marker(enum.StrEnum):
         return self.compartment is Compartment.MEMBRANE
 
     @property
-    def has_classes(self) -> bool:
-        """Whether every cell has a membrane class, 0, 1+, 2+ or 3+, that the reading is made of."""
+    def has_intensities(self) -> bool:
+        """Whether every cell has an intensity, 0, 1+, 2+ or 3+, that the reading is made of."""
         return self is Marker.HER2
 
     @property
@@ -45,14 +45,17 @@ class Marker(enum.StrEnum):
         return self.value + CELLS
 
     @property
-    def class_outputs(self) -> tuple[str, ...]:
-        """Names of the shares of all tumour cells that are 1+, 2+ and 3+; empty where there are no classes."""
-        return tuple(f"{self.value}_class_{grade}" for grade in (1, 2, 3)) if self.has_classes else ()
+    def intensity_outputs(self) -> tuple[str, ...]:
+        """Names of the shares of all tumour cells that are 1+, 2+ and 3+, as bundles have them: older than the word.
+
+        Empty where the marker has no intensities.
+        """
+        return tuple(f"{self.value}_class_{i}" for i in (1, 2, 3)) if self.has_intensities else ()
 
     @property
     def outputs(self) -> tuple[str, ...]:
         """Everything that a model answers of this marker: the value under the marker's own id, then the others."""
-        return (self.value, self.cells_output, *self.class_outputs)
+        return (self.value, self.cells_output, *self.intensity_outputs)
 
     @property
     def label(self) -> str:
@@ -100,10 +103,10 @@ class ValueDefinition(enum.StrEnum):
 
 
 def require_definition(marker: Marker, definition: ValueDefinition) -> None:
-    """Refuse HER2 as anything but its classes: their shares are shares of the tumour cells, and positive is stained."""
-    if marker.has_classes and definition is not ValueDefinition.POSITIVE_RATIO:
+    """Refuse HER2 as anything but its intensities: they are shares of the tumour cells, and positive is stained."""
+    if marker.has_intensities and definition is not ValueDefinition.POSITIVE_RATIO:
         raise ConfigError(
-            f"{marker.label} is read as shares of the membrane classes 0 to 3+. "
+            f"{marker.label} is read as shares of the intensities 0 to 3+. "
             f"Received: value_definition = {definition.value!r}",
             hint='counting.value_definition = "positive_ratio"; of her2 these are the stained cells, 1+, 2+ and 3+.',
         )

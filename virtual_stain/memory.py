@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
-import resource
 import sys
 import threading
 from pathlib import Path
@@ -45,7 +44,7 @@ class PeakMemory:
     @property
     def gb(self) -> float:
         """So far, in GB (10⁹ bytes)."""
-        own, workers = (_ru_maxrss_bytes(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        own, workers = _ru_maxrss_bytes()
         return (max(self._peak_bytes, own) if _PROC.is_dir() else own + workers) / 1e9
 
     def __enter__(self) -> Self:
@@ -84,6 +83,10 @@ def resident_bytes_of_tree(root: int) -> int:
     return sum(pages.get(pid, 0) for pid in family) * os.sysconf("SC_PAGE_SIZE")
 
 
-def _ru_maxrss_bytes(who: int) -> int:
-    largest = resource.getrusage(who).ru_maxrss
-    return largest if sys.platform == "darwin" else 1024 * largest
+def _ru_maxrss_bytes() -> tuple[int, int]:
+    """Of this process and of its largest worker that has ended."""
+    import resource  # POSIX alone has it
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    own, workers = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return unit * own, unit * workers

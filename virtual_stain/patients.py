@@ -15,7 +15,7 @@ import os
 import secrets
 import stat
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -83,6 +83,24 @@ def load_patient_key(environment: Mapping[str, str] | None = None) -> PatientKey
     if not named.strip():
         raise ConfigError(f"{ENVIRONMENT_NAME}: expected the path of a key file. Received an empty value.")
     return _read(Path(named))
+
+
+def existing_key(environment: Mapping[str, str] | None = None) -> PatientKey | None:
+    """The user's patient key if there is one; a scorer never creates it, for a new key would recognise nothing.
+
+    Raises InputError or ConfigError when `VSTAIN_PATIENT_KEY` is set and unusable.
+    """
+    env = os.environ if environment is None else environment
+    if env.get(ENVIRONMENT_NAME) is None and not default_key_path(env).exists():
+        return None
+    return load_patient_key(env)
+
+
+def keyed_slides(content_sha256: Iterable[str], fingerprint: str, key: PatientKey | None) -> tuple[str, ...]:
+    """Keyed hashes of the slides' content, sorted; empty (unknown) without the key that the records were built with."""
+    if key is None or key.fingerprint != fingerprint:
+        return ()
+    return tuple(sorted({key.content_id(digest) for digest in content_sha256}))
 
 
 def _read(path: Path) -> PatientKey:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import platform
 import time
 from dataclasses import dataclass, field
@@ -28,21 +27,6 @@ def software_versions(*, tensorflow: bool = False) -> dict[str, str]:
         except metadata.PackageNotFoundError:
             versions[name] = "not installed"
     return versions
-
-
-def code_sha256(*parts: str) -> str:
-    """Hash of the sources of parts of this package ("slides", "tiles.py" …): results of other code are not reused.
-
-    The version alone would not do: between two releases, and in a checkout, code changes under one version.
-    """
-    root = Path(__file__).parent
-    digest = hashlib.sha256()
-    for part in parts:
-        path = root / part
-        files = sorted(path.rglob("*.py")) if path.is_dir() else [path]
-        for file in files:
-            digest.update(str(file.relative_to(root)).encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()
 
 
 def refuse_foreign_run(folder: Path, command: str) -> None:
@@ -86,7 +70,11 @@ class RunRecord:
 
     def write(self, folder: Path, *, tensorflow: bool = False) -> None:
         """Writes `folder`/run.json atomically. Raises OutputError."""
-        value = {
+        write_json(folder / "run.json", self.to_json(tensorflow=tensorflow))
+
+    def to_json(self, *, tensorflow: bool = False) -> dict[str, Any]:
+        """What run.json says, so far."""
+        return {
             "command": self.command,
             "software": software_versions(tensorflow=tensorflow),
             "started_unix_s": round(self.started_unix_s, 3),
@@ -98,4 +86,3 @@ class RunRecord:
             "outcomes": [dataclasses.asdict(o) for o in self.outcomes],
             **self.extra,
         }
-        write_json(folder / "run.json", value)

@@ -155,7 +155,14 @@ def _gfile(path: RemotePath) -> Any:
     """TensorFlow's file access with every file system loaded, after a look whether the server is there at all."""
     _require_server(path)
     import tensorflow as tf
-    import tensorflow_io  # noqa: F401  # registers the file systems
+
+    try:
+        import tensorflow_io  # noqa: F401  # registers the file systems
+    except ImportError:
+        raise ConfigError(
+            f"{path}: object storage needs tensorflow-io, which is not installed.",
+            hint="pip install tensorflow-io==0.37.1 (Linux and macOS), or copy the files to a local folder.",
+        ) from None
 
     return tf.io.gfile
 

@@ -48,7 +48,7 @@ class ValueText:
 
         `HER2-stained`: a share of stained cells is no HER2 score.
         """
-        if marker.has_classes:
+        if marker.has_intensities:
             return f"{marker.label}-stained"
         usual = self.definition is ValueDefinition.POSITIVE_RATIO
         return marker.label if usual else f"{marker.label}-{self.kind}"
@@ -60,7 +60,7 @@ class ValueText:
 
     def of(self, marker: Marker) -> str:
         """`Ki67-positive tumour cells`; of HER2 stained ones, since only 3+ is positive."""
-        if marker.has_classes:
+        if marker.has_intensities:
             return f"{marker.label}-stained tumour cells, 1+ to 3+"
         return f"{marker.label}-{self.kind} tumour cells"
 

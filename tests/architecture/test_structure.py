@@ -75,6 +75,28 @@ def test_workers_never_load_tensorflow():
     assert done.returncode == 0, done.stderr
 
 
+_ELSEWHERE = """
+import importlib, pkgutil, sys
+for name in ("fcntl", "grp", "pwd", "resource", "termios", "tensorflow_io"):
+    sys.modules[name] = None
+import virtual_stain
+names = ["virtual_stain.cli.main", "virtual_stain.files", "virtual_stain.export.bundle"]
+for part in ("slides", "score", "report"):
+    package = importlib.import_module(f"virtual_stain.{part}")
+    names += [module.name for module in pkgutil.walk_packages(package.__path__, package.__name__ + ".")]
+for name in names:
+    importlib.import_module(name)
+print(len(names))
+"""
+
+
+def test_reading_and_scoring_import_where_the_system_is_none_of_posix():
+    """Windows has neither these modules nor a wheel of tensorflow-io; `fcntl` alone kept every module from loading."""
+    done = subprocess.run([sys.executable, "-c", _ELSEWHERE], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 40
+
+
 def test_label_and_macro_images_are_never_read():
     """They carry names: OpenSlide hands them out as `associated_images`, and nothing here may ask for them."""
     asking = [_name(path) for path in MODULES if re.search(r"associated_images|get_thumbnail", path.read_text())]

@@ -123,7 +123,7 @@ def test_mouse_a_click_changes_a_cell_and_the_ratio_follows_at_once(page: Page, 
     spot = page.evaluate(
         """() => {
           const { view, loader } = window.vstain;
-          const cell = view.tile.cells.all().find((c) => c.kind === 'positive');
+          const cell = view.tile.cells.all().find((c) => c.name === 'positive');
           const { canvas } = view.sides[1];
           const box = canvas.getBoundingClientRect();
           const at = (v, middle, size) => ((v - middle) * view.zoom + size / 2) * (box.width / canvas.width);

@@ -99,9 +99,9 @@ def test_a_region_goes_before_what_the_cells_say(slide: Path, tmp_path: Path) ->
     assert all((r["tumour"] == "1") == (float(r["x"]) < 100) for r in rows)
 
 
-def test_a_grade_that_was_told_stays_and_an_unknown_class_is_told(slide: Path, tmp_path: Path) -> None:
+def test_an_intensity_that_was_told_stays_and_an_unknown_class_is_told(slide: Path, tmp_path: Path) -> None:
     (x, y), (x1, y1) = FIELD.xy[:2]
-    path = tmp_path / "graded.csv"
+    path = tmp_path / "cells.csv"
     path.write_text(f"x,y,class\n{x},{y},Tumor: 3+\n{x1},{y1},Wobble\n", encoding="utf-8")
     rows, summary = counted(slide, tmp_path / "out", "--cells", str(path))
     assert rows[0]["intensity"] == "3"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -19,15 +20,20 @@ from click.testing import CliRunner
 from scipy.spatial import cKDTree
 
 from tests.fixtures.phantoms import TinyPair, tiny_cohort
+from tests.fixtures.source import CODE, COMMENT, Calls, code_changer
 from virtual_stain.config import Config, CountingSettings, LabelSettings
 from virtual_stain.errors import BatchError, OutputError, RejectedError, ReviewPendingError, SlideError
 from virtual_stain.files import folder_lock
 from virtual_stain.labels.store import TileStore
 from virtual_stain.markers import ValueDefinition
+from virtual_stain.records import write as records_write
 from virtual_stain.records.manifest import read_manifest, shard_paths
 from virtual_stain.records.read import iterate_shard
 from virtual_stain.records.verify import verify_records
-from virtual_stain.registration.store import read_registration
+from virtual_stain.registration.result import Verdict
+from virtual_stain.registration.store import read_registration, write_registration
+from virtual_stain.reuse import file_hashes
+from virtual_stain.workflows import pair_registration, pair_stain, part_job
 from virtual_stain.workflows.build_records import BuildOptions, build_records
 
 NAME = "Zyxwvut Mustermann"  # must never leave the table
@@ -198,6 +204,38 @@ def test_finished_work_is_not_done_again_and_a_lost_or_edited_shard_is_mended(bu
     assert _outputs(copy) == wanted
 
 
+def test_changed_code_makes_its_stage_again_and_none_before(
+    built: Built, copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One list by hand had decided for all of a pair: a new rule for cells registered every pair again."""
+    change = code_changer(tmp_path / "sources", monkeypatch)
+    stages = (
+        (pair_registration, "register_pair"),
+        (pair_stain, "estimate_slide_stain"),
+        (part_job, "build_tile"),
+        (records_write, "write_shards"),
+    )
+    calls = [Calls(monkeypatch, module, name) for module, name in stages]
+    n_tiles = read_manifest(built.out).n_records
+
+    def run() -> tuple[int, ...]:
+        build_records(built.pairs_csv, copy, Config(), ACCEPT)
+        return tuple(c.since() for c in calls)
+
+    for file, text in (("geometry.py", COMMENT), ("web/app.py", CODE), ("training/fit.py", CODE)):
+        change(file, text)
+        assert run() == (0, 0, 0, 0)
+    change("records/write.py", CODE)
+    assert run() == (0, 0, 0, 2)
+    change("labels/raster_map.py", CODE)  # tiles alone are made with it
+    assert run() == (0, 0, n_tiles, 2)
+    change("counting/sampling.py", CODE)
+    assert run()[:2] == (0, 2)
+    change("registration/search.py", CODE)
+    assert run() == (2, 0, 0, 0)  # the same registration came out
+    assert _outputs(copy) == _outputs(built.out)
+
+
 def test_a_damaged_store_or_registration_is_made_again(built: Built, copy: Path) -> None:
     first = built.cohort[0].pair
     store = copy / "work" / first / "tiles.h5"
@@ -222,8 +260,9 @@ def test_without_verdicts_nothing_is_taken_and_the_way_out_is_told(built: Built,
 def test_an_old_manifest_stayed_when_every_label_had_changed_and_waited_for_review(built: Built, copy: Path) -> None:
     for pair in built.cohort:
         packed = copy / "work" / pair.pair / "packed.json"
-        state = json.loads(packed.read_text())
-        packed.write_text(json.dumps({**state, "tiles": "of other slides"}))
+        record = json.loads(packed.read_text())
+        record["made_from"]["tiles"] = "of other slides"
+        packed.write_text(json.dumps(record))
     with pytest.raises(ReviewPendingError):
         build_records(built.pairs_csv, copy, Config(), BuildOptions(jobs=1))
     assert not (copy / "manifest.json").exists()
@@ -273,8 +312,11 @@ def test_only_accepted_tiles_become_records(built: Built, copy: Path, tmp_path: 
 
 
 def test_the_waiver_does_not_cover_an_uncertain_registration(built: Built, copy: Path) -> None:
-    prepared = copy / "work" / built.cohort[1].pair / "prepared.json"
-    prepared.write_text(prepared.read_text().replace('"verdict": "accept"', '"verdict": "review"'))
+    folder = copy / "work" / built.cohort[1].pair
+    write_registration(dataclasses.replace(read_registration(folder), verdict=Verdict.REVIEW), folder)
+    record = json.loads((folder / "registered.json").read_text())
+    record["files"] = file_hashes(folder, record["files"])
+    (folder / "registered.json").write_text(json.dumps(record))
     with pytest.raises(ReviewPendingError, match=built.cohort[1].pair):
         build_records(built.pairs_csv, copy, Config(), ACCEPT)
     manifest = verify_records(copy).manifest
@@ -319,8 +361,8 @@ def test_slides_of_different_tissue_are_rejected(built: Built, tmp_path: Path) -
 
 
 def test_another_runs_folder_is_refused_and_force_takes_it_over(built: Built, copy: Path, tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match=r"labels\.min_tumour_cells was 50 and is now 60"):
-        build_records(built.pairs_csv, copy, Config(labels=LabelSettings(min_tumour_cells=60)), ACCEPT)
+    with pytest.raises(OutputError, match=r"labels\.min_tile_cells was 50 and is now 60"):
+        build_records(built.pairs_csv, copy, Config(labels=LabelSettings(min_tile_cells=60)), ACCEPT)
     fewer = _table(tmp_path, built.cohort[:1])
     with pytest.raises(OutputError, match="is no longer in the table"):
         build_records(fewer, copy, Config(), ACCEPT)

@@ -28,7 +28,7 @@ from virtual_stain.training.run_dir import load_run
 
 ROOT = Path(__file__).parents[2]
 SETS = [part for text in TINY for part in ("--set", text)]
-CLASSES = Marker.HER2.class_outputs
+CLASSES = Marker.HER2.intensity_outputs
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -56,7 +56,7 @@ def test_labels_hold_the_membrane_classes_of_the_truth(tmp_path: Path) -> None:
         low = np.array([record["tile/x_px0"], record["tile/y_px0"]])
         high = low + np.array([record["tile/width_px0"], record["tile/height_px0"]])
         inside = ((places >= low) & (places < high)).all(axis=1) & nuclei.tumour
-        true = np.bincount(nuclei.membrane_class[inside], minlength=4) / inside.sum()
+        true = np.bincount(nuclei.intensity[inside], minlength=4) / inside.sum()
         gaps.append(np.bincount(record["cells/intensity"], minlength=4) / len(record["cells/x"]) - true)
     assert len(gaps) >= 4
     assert np.abs(np.mean(gaps, axis=0)).max() < 0.04
@@ -119,7 +119,7 @@ def test_the_evaluation_compares_shares_and_scores(trained: Path) -> None:
     np.testing.assert_allclose(shares.sum(axis=1), [float(r["ratio"]) for r in rows], atol=1e-5)
     counted = np.array([[int(r[f"label_class_{g}"]) for g in (1, 2, 3)] for r in rows])
     assert counted.sum(axis=1).tolist() == [int(r["label_positive"]) for r in rows]
-    assert "Membrane classes" in (trained / "run" / "evaluation.html").read_text()
+    assert "Intensities" in (trained / "run" / "evaluation.html").read_text()
 
 
 def test_the_bundle_reads_classes_as_the_evaluation_did(trained: Path) -> None:
@@ -129,7 +129,7 @@ def test_the_bundle_reads_classes_as_the_evaluation_did(trained: Path) -> None:
     table = predict_tiles(load_run(trained / "run"), trained / "records", [_first_pair(trained)])
     answers = LocalPredictor(trained / "model").predict(_tiles(trained))
     for i, name in enumerate(CLASSES):
-        np.testing.assert_allclose(np.sort(answers[name]), np.sort(table.class_shares[:, i]), atol=1e-5)
+        np.testing.assert_allclose(np.sort(answers[name]), np.sort(table.intensity_shares[:, i]), atol=1e-5)
 
 
 def test_openvino_reads_each_class_as_tensorflow_does(trained: Path) -> None:

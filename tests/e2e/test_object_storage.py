@@ -3,6 +3,7 @@
 import functools
 import http.server
 import json
+import sys
 import threading
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from tests.fixtures.models import tissue_slide, write_tiny_bundle
 from tests.fixtures.object_storage import Bucket, s3_server, vstain
 from tests.fixtures.records import tiny_records
 from tests.fixtures.training import TINY
+from virtual_stain.errors import ConfigError
+from virtual_stain.remote import RemotePath
 
 SAMPLE = Path(__file__).parents[2] / "tfrecords" / "sample"
 _OVERVIEW = ["--set", "tissue.overview_mpp=2"]
@@ -22,6 +25,13 @@ SETS = [part for override in TINY for part in ("--set", override)]
 def bucket():
     with s3_server() as server:
         yield server
+
+
+def test_object_storage_without_its_library_was_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """tensorflow-io has no wheel for Windows."""
+    monkeypatch.setitem(sys.modules, "tensorflow_io", None)
+    with pytest.raises(ConfigError, match="gs://bucket/manifest.json: object storage needs tensorflow-io"):
+        RemotePath("gs://bucket/manifest.json").read_text()
 
 
 def test_records_are_verified_where_they_lie(bucket: Bucket) -> None:

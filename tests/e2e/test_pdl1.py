@@ -85,13 +85,13 @@ def test_labels_are_the_share_of_tumour_cells_with_a_stained_membrane(way: Way) 
 def test_the_stain_of_a_membrane_slide_was_estimated_as_of_a_nuclear_one(way: Way) -> None:
     """Nuclei beside brown membranes are then searched for in both stains, and their typical contrast is another."""
     pair = way.cohort[0]
-    prepared = json.loads((way.records / "work" / pair.pair / "prepared.json").read_text())
+    found = json.loads((way.records / "work" / pair.pair / "stain.json").read_text())
     with open_slide(SlideRef(pair.ihc)) as slide:
         tissue = find_tissue(slide, load_config(None, SETS).tissue)
         nuclear, membrane = (
             estimate_slide_stain(slide, tissue, CountingSettings(), membrane=value) for value in (False, True)
         )
-    assert prepared["stain"] == json.loads(json.dumps(membrane.to_dict()))
+    assert found["stain"] == json.loads(json.dumps(membrane.to_dict()))
     assert nuclear.typical_od != membrane.typical_od
 
 

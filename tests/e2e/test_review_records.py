@@ -15,7 +15,7 @@ from virtual_stain.records.manifest import read_manifest, shard_paths
 from virtual_stain.records.read import iterate_shard
 from virtual_stain.records.show import show_record
 from virtual_stain.records.verify import verify_records
-from virtual_stain.review.correction import Correction, class_names
+from virtual_stain.review.correction import Correction, cell_names
 from virtual_stain.review.store import ReviewStore
 from virtual_stain.review.verdicts import Decision, Place, Verdict
 from virtual_stain.workflows.build_records import BuildOptions, BuildResult, build_records
@@ -75,7 +75,7 @@ def test_a_later_verdict_changes_only_its_tile_and_only_its_pair_is_packed(
         tile = next(
             t for t in tiles.tiles() if t.weight > 0 and (t.col, t.row) != (rejected.place.col, rejected.place.row)
         )
-    names = class_names(tile.cells)
+    names = cell_names(tile.cells)
     swapped, gone = names.index("positive"), names.index("negative")
     correction = Correction(((swapped, "negative"),), (gone,), ((100.5, 200.25, "positive"),))
     store.add([Verdict(Place(first, tile.col, tile.row), tile.label_id, Decision.ACCEPT, "Dr. A", "", 0, correction)])

@@ -17,8 +17,10 @@ from virtual_stain.config import Config
 from virtual_stain.geometry import Points
 from virtual_stain.labels.store import TileStore
 from virtual_stain.markers import Marker
+from virtual_stain.registration.store import read_registration
 from virtual_stain.slides.slide import SlideRef, open_slide
-from virtual_stain.workflows.pair_job import PairJob, load_registration, prepare_pair
+from virtual_stain.workflows.pair import PairJob
+from virtual_stain.workflows.pair_job import prepare_pair
 from virtual_stain.workflows.part_job import PartJob, build_part
 
 pytestmark = pytest.mark.slow
@@ -79,7 +81,7 @@ def test_no_tile_on_a_torn_fragment_teaches_anything(
     changed = torn(pair, tmp_path, degrees, away_um)
     slides = SlideRef(pair.he), SlideRef(changed.path)
     prepared = prepare_pair(PairJob("torn", Marker.KI67, *slides, None, None, tmp_path / "torn", Config()))
-    registration = load_registration(prepared.job.folder)
+    registration = read_registration(prepared.job.folder)
     centres = np.array([t.box.centre for t in prepared.tiles])
     truth = changed.moved(pair.truth.transform.to_ihc(centres))
     off_um = np.linalg.norm(registration.transform.to_ihc(centres) - truth, axis=1) * _MPP

@@ -27,7 +27,7 @@ def test_readings_stay_in_their_ranges(rows: list[tuple[float, bool]], threshold
         value = read_cells(cells, SETTINGS, tumour_only=tumour_only)
         total = int(tumour.sum()) if tumour_only else len(od)
         assert value.positive + value.negative == total
-        assert sum(value.by_class) == value.positive
+        assert sum(value.by_intensity) == value.positive
         assert (value.ratio is None) == (value.h_score is None) == (value.allred is None) == (total == 0)
         if total:
             assert value.ratio is not None

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from virtual_stain.config import Config
+from virtual_stain.config import Config, LabelSettings
 from virtual_stain.counting.region import read_region
 from virtual_stain.errors import (
     BatchError,
@@ -28,18 +28,16 @@ from virtual_stain.errors import (
     VirtualStainError,
 )
 from virtual_stain.geometry import Box
-from virtual_stain.labels.store import TileTable
 from virtual_stain.markers import Marker
 from virtual_stain.pairs import StainPair
 from virtual_stain.review.gate import Gate, Passed
 from virtual_stain.review.verdicts import Decision, Place, Review, Verdict
 from virtual_stain.slides.slide import SlideRef
 from virtual_stain.tiles import TileRef
-from virtual_stain.workflows import packing
 from virtual_stain.workflows.ending import error_of, public_reason
 from virtual_stain.workflows.output_folder import claim
-from virtual_stain.workflows.pair_job import CODE, PairJob, PreparedPair
-from virtual_stain.workflows.part_job import cut, tiles_key
+from virtual_stain.workflows.pair import WORK, PairJob, PreparedPair
+from virtual_stain.workflows.part_job import cut, tiles_fingerprint
 from virtual_stain.workflows.scheduling import Failure, Workers, completed, open_workers
 
 A = "a" * 32
@@ -213,7 +211,7 @@ def _prepared(n: int, folder: Path = Path("work/p")) -> PreparedPair:
     )
     return PreparedPair(
         job=job,
-        key="k",
+        fingerprint="k",
         he_sha256="1",
         ihc_sha256="2",
         error_median_um=5.0,
@@ -232,49 +230,20 @@ def test_parts_hold_every_tile_once_and_at_most_64(n: int, largest: int) -> None
     parts = cut(_prepared(n))
     assert [t for part in parts for t in part.tiles] == list(_prepared(n).tiles)
     assert max((len(part.tiles) for part in parts), default=0) == largest
-    assert len({part.path for part in parts}) == len({part.key for part in parts}) == len(parts)
+    assert len({part.path for part in parts}) == len({part.fingerprint for part in parts}) == len(parts)
     assert all(part.prepared.tiles == () for part in parts)
 
 
-def test_the_key_of_the_tiles_changes_with_inputs_and_windows() -> None:
+def test_the_fingerprint_of_the_tiles_changes_with_inputs_and_windows() -> None:
     prepared = _prepared(5)
     moved = dataclasses.replace(prepared.tiles[0], tissue_fraction=0.51)
-    keys = {
-        tiles_key(prepared),
-        tiles_key(dataclasses.replace(prepared, key="other")),
-        tiles_key(dataclasses.replace(prepared, tiles=(moved, *prepared.tiles[1:]))),
-        tiles_key(_prepared(4)),
+    fingerprints = {
+        tiles_fingerprint(prepared),
+        tiles_fingerprint(dataclasses.replace(prepared, fingerprint="other")),
+        tiles_fingerprint(dataclasses.replace(prepared, tiles=(moved, *prepared.tiles[1:]))),
+        tiles_fingerprint(_prepared(4)),
     }
-    assert len(keys) == 4
-
-
-_LOADED = """
-import sys
-import virtual_stain.labels.build, virtual_stain.labels.store, virtual_stain.registration.register
-print(*sorted(m for m in sys.modules if m.startswith("virtual_stain.")))
-"""
-
-
-def test_a_tile_is_made_again_when_any_code_that_it_is_computed_with_changes() -> None:
-    """The geometry of every warp was left out: a mended half pixel would have kept the old cells."""
-    done = subprocess.run([sys.executable, "-c", _LOADED], capture_output=True, text=True, check=True)
-    parts = {module.split(".")[1] for module in done.stdout.split()}
-    handled = {"config", "errors", "files", "remote", "version"}  # settings are hashed as values; the others only carry
-    assert {"geometry", "counting"} <= parts
-    assert parts - handled <= {name.removesuffix(".py") for name in CODE}
-    for names in (CODE, packing._CODE):
-        assert all((Path(packing.__file__).parents[1] / name).exists() for name in names)
-
-
-@pytest.mark.parametrize("part", ["workflows/corrections.py", "records/schema.py"])
-def test_shards_are_packed_again_when_the_code_of_records_changes(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Corrected cells are judged while packing: the manifest counted them anew beside shards of the old code."""
-    table = TileTable({}, (), ())
-    job = packing.PackJob(_prepared(1), "id", 0, Gate(Review(), False, False))
-    monkeypatch.setattr(packing, "code_sha256", lambda *parts: "changed" if part in parts else "as before")
-    after = packing._key(job, "tiles", table, {}, Config())
-    monkeypatch.setattr(packing, "code_sha256", lambda *parts: "as before")
-    assert packing._key(job, "tiles", table, {}, Config()) != after
+    assert len(fingerprints) == 4
 
 
 def test_a_folder_may_gain_pairs_and_keeps_its_settings(tmp_path: Path) -> None:
@@ -328,3 +297,18 @@ def test_the_same_slide_under_two_patients_is_refused(tmp_path: Path) -> None:
     assert set(run.failed) == {"p0", "p1"}
     assert isinstance(run.failed["p0"].error, PairError)
     assert "patient 0" not in run.failed["p0"].error.message
+
+
+def test_a_folder_of_an_earlier_version_is_taken_up_under_the_settings_new_names(tmp_path: Path) -> None:
+    pairs = {"a": ("id-a", "ki67")}
+    claim(tmp_path, Config(labels=LabelSettings(min_tile_cells=20)), pairs, force=False)
+    state = tmp_path / WORK / "build.json"
+    text = state.read_text()
+    for new, old in (("min_tile_cells", "min_tumour_cells"), ("min_window_focus", "min_focus")):
+        assert new in text
+        text = text.replace(new, old)
+    state.write_text(text)
+    with pytest.raises(OutputError, match=r"labels\.min_tile_cells was 20 and is now 50"):
+        claim(tmp_path, Config(), pairs, force=False)
+    claim(tmp_path, Config(labels=LabelSettings(min_tile_cells=20)), pairs, force=False)
+    assert state.read_text() != text

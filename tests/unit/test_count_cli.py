@@ -13,10 +13,12 @@ import pytest
 import tifffile
 
 from tests.fixtures.counting import Field, FieldStyle, stained_field
+from tests.fixtures.source import CODE, COMMENT, Calls, code_changer
 from virtual_stain.cli.main import _run
 from virtual_stain.counting.outlines import Outline
 from virtual_stain.counting.windows import CountWindow, FoundCells, WindowTask, count_windows
 from virtual_stain.slides.slide import SlideRef, open_slide
+from virtual_stain.workflows import count_slide
 from virtual_stain.workflows.count_overlay import RingStore, write_overlay
 
 FIELD = stained_field(200.0, 0.5, style=FieldStyle(spacing_um=12.0))
@@ -173,9 +175,32 @@ def test_a_count_is_done_again_where_a_file_or_the_code_is_another(
     again = _content(out)
     assert again["cells.csv"] == before["cells.csv"]
     assert "overlay.ome.tif" not in again  # not asked for this time: it would be of another run
-    monkeypatch.setattr("virtual_stain.workflows.count_folder._code", lambda: "other code")
+    change, calls = code_changer(tmp_path / "sources", monkeypatch), Calls(monkeypatch, count_slide, "count_windows")
+    for file, text in (("her2.py", COMMENT), ("report/report.py", CODE), ("registration/search.py", CODE)):
+        change(file, text)
+        assert count(slide, out) == 0
+    assert calls.since() == 0
+    for file in ("her2.py", "counting/tumour.py"):
+        change(file, CODE)
+        assert count(slide, out) == 0
+        assert calls.since() > 0
+
+
+def test_a_finished_count_of_an_earlier_version_is_known_for_the_same_and_counted_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slide, out = write(tmp_path / "a.png", FIELD.rgb[:150, :150]), tmp_path / "out"
     assert count(slide, out) == 0
-    assert json.loads((out / "run.json").read_text(encoding="utf-8"))["code_sha256"] == "other code"
+    run = json.loads((out / "run.json").read_text(encoding="utf-8"))
+    identity = run.pop("made_from")
+    code = identity.pop("code_sha256")
+    (out / "run.json").write_text(json.dumps({**run, "identity": identity, "code_sha256": code}), encoding="utf-8")
+    calls = Calls(monkeypatch, count_slide, "count_windows")
+    assert count(slide, out, "--set", "counting.min_area_um2=30") == 3
+    assert "other settings" in capsys.readouterr().err
+    assert calls.since() == 0
+    assert count(slide, out) == 0
+    assert calls.since() > 0
 
 
 def test_force_took_over_the_folder_of_a_registration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,7 @@ def one_cell(*, outlined: bool = True) -> FoundCells:
             dab_od=np.array([0.5], np.float32),
             area_um2=np.array([40.0], np.float32),
         ),
-        grade=np.array([2], np.uint8),
+        intensity=np.array([2], np.uint8),
         columns={"hematoxylin_od": np.array([0.1], np.float32), "elongation": np.array([np.nan], np.float32)},
         rings=(
             np.array([[1000.0, 2000.0], [1010.0, 2000.0], [1010.0, 2010.0], [1000.0, 2010.0]]) if outlined else None,

@@ -141,7 +141,7 @@ def test_decimal_commas_are_refused_with_a_hint(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "kind", "grade", "tumour"),
+    ("name", "cell_class", "intensity", "tumour"),
     [
         ("Tumor: Positive", 1, UNKNOWN, True),
         ("Stroma: Negative", 0, 0, False),
@@ -162,9 +162,9 @@ def test_decimal_commas_are_refused_with_a_hint(tmp_path: Path) -> None:
         ("Plasma cell", UNKNOWN, UNKNOWN, False),
     ],
 )
-def test_what_is_no_tumour_goes_before_what_is(name: str, kind: int, grade: int, tumour: bool | None) -> None:
+def test_what_is_no_tumour_goes_before_what_is(name: str, cell_class: int, intensity: int, tumour: bool | None) -> None:
     told = class_of(name)
-    assert (told.kind, told.grade, told.tumour, told.understood) == (kind, grade, tumour, True)
+    assert (told.cell_class, told.intensity, told.tumour, told.understood) == (cell_class, intensity, tumour, True)
 
 
 def test_where_a_file_names_tumour_cells_only_those_are() -> None:

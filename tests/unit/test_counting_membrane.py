@@ -16,9 +16,9 @@ from virtual_stain.config.counting import CountingSettings
 from virtual_stain.config.phantom import PhantomBiology, PhantomSettings
 from virtual_stain.counting.cells import Cells
 from virtual_stain.counting.count import Counted, count_image
-from virtual_stain.counting.membrane_readings import read_her2, read_tps
+from virtual_stain.counting.readings import read_tps
 from virtual_stain.counting.stain import estimate_stain
-from virtual_stain.her2 import NEEDS_ISH
+from virtual_stain.her2 import NEEDS_ISH, read_her2
 from virtual_stain.markers import Marker
 from virtual_stain.phantom.cells import Nuclei
 from virtual_stain.phantom.pair import make_pair
@@ -55,16 +55,16 @@ def read(rgb: npt.NDArray[np.uint8], mpp: float = MPP, marker: Marker = Marker.H
 def test_completeness_and_intensity_make_the_class(od: float, share: float, expected: int) -> None:
     counted = read(drawn(od, share))
     assert len(counted.cells) == 36
-    assert (counted.grade == expected).mean() > 0.95
+    assert (counted.intensity == expected).mean() > 0.95
     completeness = counted.extra["membrane_completeness"]
     assert float(np.median(completeness)) == pytest.approx(share, abs=0.1)
 
 
 def test_brown_cytoplasm_is_no_membrane() -> None:
     counted = read(drawn(0.0, 0.0, cytoplasm_od=0.35))
-    assert (counted.grade == 0).mean() > 0.95
+    assert (counted.intensity == 0).mean() > 0.95
     membranes = read(drawn(0.8, 1.0, cytoplasm_od=0.2))
-    assert (membranes.grade == 3).mean() > 0.95
+    assert (membranes.intensity == 3).mean() > 0.95
 
 
 def test_an_unsharp_scanner_reads_nearly_the_same_membranes() -> None:
@@ -74,14 +74,7 @@ def test_an_unsharp_scanner_reads_nearly_the_same_membranes() -> None:
     readings = [count_image(rgb, (MPP, MPP), Marker.HER2, stain, SETTINGS) for rgb in (sharp, soft)]
     density, unsharp = (float(np.median(counted.cells.dab_od)) for counted in readings)
     assert unsharp == pytest.approx(density, rel=0.09)  # the peaks fall by 13 %
-    assert all((counted.grade == 2).mean() > 0.95 for counted in readings)
-
-
-def of_classes(*n: int) -> tuple[Cells, npt.NDArray[np.uint8]]:
-    grade = np.repeat(np.arange(4), n).astype(np.uint8)
-    total = len(grade)
-    one = np.ones(total, np.float32)
-    return Cells(np.zeros((total, 2)), (grade > 0).astype(np.uint8), np.ones(total, bool), one, one), grade
+    assert all((counted.intensity == 2).mean() > 0.95 for counted in readings)
 
 
 @pytest.mark.parametrize(
@@ -99,16 +92,17 @@ def of_classes(*n: int) -> tuple[Cells, npt.NDArray[np.uint8]]:
     ],
 )
 def test_the_score_follows_asco_cap(n: tuple[int, ...], score: str) -> None:
-    value = read_her2(*of_classes(*n))
+    value = read_her2(np.repeat(np.arange(4), n).astype(np.uint8))
     assert value.score == score
     assert value.needs_ish == (score == "2+")
     assert value.to_dict("")["note"] == (NEEDS_ISH if score == "2+" else None)
 
 
 def test_without_cells_there_is_no_score_and_a_reason() -> None:
-    assert read_her2(*of_classes(0, 0, 0, 0)).to_dict("none")["score"] is None
-    assert read_her2(*of_classes(0, 0, 0, 0)).to_dict("none")["reason"]
-    assert read_tps(of_classes(0, 0, 0, 0)[0])["tps"] is None
+    value = read_her2(np.zeros(0, np.uint8)).to_dict("none")
+    assert value["score"] is None
+    assert value["reason"]
+    assert read_tps(Cells.empty())["tps"] is None
 
 
 def phantom(marker: str, side_px: int = 1000) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64], Nuclei]:
@@ -127,7 +121,7 @@ def test_phantom_membranes_are_read(marker: str) -> None:
     counted = read(rgb, 0.3, Marker(marker))
     i, j = matches(counted.cells.xy, xy, 4 / 0.3).T
     tumour = truth.tumour[j]
-    ours, known = counted.grade[i][tumour], truth.membrane_class[j][tumour]
+    ours, known = counted.intensity[i][tumour], truth.intensity[j][tumour]
     assert len(known) > 250
     assert len(np.unique(known)) == 4
     if marker == "her2":

@@ -5,7 +5,7 @@ import pytest
 
 from virtual_stain.config.counting import CountingSettings
 from virtual_stain.counting.cells import CellClass, Cells
-from virtual_stain.counting.readings import NO_CELLS, intensity_class, read_cells
+from virtual_stain.counting.readings import NO_CELLS, nuclear_intensity, read_cells
 
 SETTINGS = CountingSettings()
 THRESHOLD = 0.15
@@ -29,7 +29,7 @@ def cells_with(dab_od: list[float], tumour: list[bool] | None = None, other: int
 def test_h_score_and_allred_by_hand() -> None:
     # 6 negative, 1 of 1+, 2 of 2+, 1 of 3+: 10·1 + 20·2 + 10·3 = 80
     readings = read_cells(cells_with([0.0] * 6 + [0.2, 0.45, 0.5, 0.7]), SETTINGS, tumour_only=True)
-    assert readings.by_class == (1, 2, 1)
+    assert readings.by_intensity == (1, 2, 1)
     assert readings.h_score == pytest.approx(80)
     assert readings.ratio == pytest.approx(0.4)
     assert readings.standard_error == pytest.approx((0.4 * 0.6 / 10) ** 0.5)
@@ -72,4 +72,4 @@ def test_tumour_and_all_nuclei_are_read_apart() -> None:
 def test_intensity_classes_begin_at_their_cut_offs() -> None:
     od = np.array([0.5, 0.2, 0.39, 0.4, 0.6], np.float32)
     positive = np.array([False, True, True, True, True])
-    assert intensity_class(od, positive, SETTINGS).tolist() == [0, 1, 1, 2, 3]
+    assert nuclear_intensity(od, positive, SETTINGS).tolist() == [0, 1, 1, 2, 3]

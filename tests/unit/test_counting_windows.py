@@ -79,7 +79,7 @@ def _rows(found: list[FoundCells]) -> list[tuple[tuple[object, ...], list[float]
         for i in range(len(c)):
             ring = part.rings[i]
             assert ring is not None
-            classes = (int(c.cell_class[i]), bool(c.tumour[i]), int(part.grade[i]))
+            classes = (int(c.cell_class[i]), bool(c.tumour[i]), int(part.intensity[i]))
             sums = [float(values[i]) for values in part.columns.values()]
             rows.append(((*c.xy[i].tolist(), *classes, float(c.area_um2[i])), [*sums, *ring.ravel().tolist()]))
     return sorted(rows, key=lambda row: row[0])

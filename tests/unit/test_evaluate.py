@@ -59,8 +59,8 @@ def table(n=40, seed=0, **columns):
         "cells": cells,
         "value": rng.uniform(0, 1, n),
         "expected_cells": rng.uniform(50, 300, n),
-        "classes": np.full((n, 3), np.nan),
-        "class_shares": np.full((n, 3), np.nan),
+        "intensities": np.full((n, 3), np.nan),
+        "intensity_shares": np.full((n, 3), np.nan),
         "registration_um": rng.uniform(2, 40, n),
         "fold": np.zeros(n, np.int64),
     }

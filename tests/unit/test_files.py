@@ -3,6 +3,10 @@ import multiprocessing
 import os
 import signal
 import stat
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -83,8 +87,6 @@ def test_reading_something_else_says_what_was_expected(tmp_path):
 def _hold(folder: Path, ready, seconds: float) -> None:
     with folder_lock(folder):
         ready.set()
-        import time
-
         time.sleep(seconds)
 
 
@@ -101,6 +103,76 @@ def test_a_second_run_in_one_folder_is_refused_and_a_killed_one_does_not_block(t
     process.close()
     with folder_lock(tmp_path):
         assert (tmp_path / ".lock").exists()
+
+
+_PARENT = """
+import os, sys, time
+from pathlib import Path
+from virtual_stain.files import folder_lock
+
+with folder_lock(Path(sys.argv[1])):
+    worker = os.fork()
+    if worker == 0:
+        time.sleep(120)
+        os._exit(0)
+    print(worker, flush=True)
+    time.sleep(120)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_worker_of_a_dead_run_kept_its_lock(tmp_path):
+    """A forked child has its parent's open files: the lock of a killed run lived on in its workers."""
+    command = [sys.executable, "-c", _PARENT, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as parent:
+        worker = int(parent.stdout.readline())
+        try:
+            with pytest.raises(OutputError, match="another vstain run"), folder_lock(tmp_path):
+                pass
+            parent.kill()
+            parent.wait(30)
+            os.kill(worker, 0)  # it still lives
+            with folder_lock(tmp_path):
+                pass
+        finally:
+            os.kill(worker, signal.SIGKILL)
+
+
+def test_a_second_run_can_wait_for_the_first(tmp_path):
+    order = []
+
+    def first():
+        with folder_lock(tmp_path):
+            held.set()
+            time.sleep(0.3)
+            order.append("first")
+
+    held, thread = threading.Event(), threading.Thread(target=first)
+    thread.start()
+    assert held.wait(30)
+    with folder_lock(tmp_path, wait=True):
+        order.append("second")
+    thread.join()
+    assert order == ["first", "second"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_share_without_locks_was_a_traceback(tmp_path, monkeypatch, number):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(OutputError, match="keeps file locks") as caught, folder_lock(tmp_path):
+        pass
+    assert str(tmp_path) in caught.value.message
+    assert "--out" in caught.value.hint
+
+
+def test_a_full_disk_met_under_the_lock_is_a_sentence(tmp_path):
+    with pytest.raises(OutputError, match="the disk is full"), folder_lock(tmp_path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "x"))
+    with folder_lock(tmp_path):  # and the lock is free again
+        assert (tmp_path / ".lock").read_bytes() == b""
 
 
 def test_a_folder_that_cannot_be_made_was_a_traceback():

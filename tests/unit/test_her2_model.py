@@ -11,13 +11,13 @@ import tensorflow as tf
 from tests.fixtures.records import tiny_records
 from tests.fixtures.training import tiny_config
 from virtual_stain.config import AugmentSettings, ModelSettings, TrainingSettings
-from virtual_stain.dataset.crops import classes_in_crop, classes_in_grid
+from virtual_stain.dataset.crops import intensities_in_crop, intensities_in_grid
 from virtual_stain.dataset.pipeline import CropSpec, TrainingOrder, tile_batches, training_batches
 from virtual_stain.errors import ConfigError, InputError
 from virtual_stain.markers import Marker, ValueDefinition
 from virtual_stain.model import build
 from virtual_stain.model.build import BuildOptions, Network, build_network
-from virtual_stain.model.losses import class_loss_sum, ratio_loss_sum
+from virtual_stain.model.losses import intensity_loss_sum, ratio_loss_sum
 from virtual_stain.model.small_cnn import small_cnn
 from virtual_stain.model.tile_reading import tile_maps, tile_reading
 from virtual_stain.records.manifest import shard_paths, write_manifest
@@ -44,16 +44,16 @@ def test_the_two_factors_are_the_cross_entropy_of_a_softmax_over_four_classes() 
     ratio = ratio_loss_sum(
         tf.constant(stained, tf.float32), tf.constant(counted[:, 1:].sum(axis=1)), tf.constant(n), tf.constant(weights)
     )
-    classes = class_loss_sum(
+    intensities = intensity_loss_sum(
         tf.constant(logits[:, 1:], tf.float32), tf.constant(counted[:, 1:]), tf.constant(n), tf.constant(weights)
     )
-    assert float(ratio + classes) == pytest.approx(float(tf.reduce_sum(weights * four)), rel=1e-5)
+    assert float(ratio + intensities) == pytest.approx(float(tf.reduce_sum(weights * four)), rel=1e-5)
 
 
 def test_unknown_classes_and_crops_without_cells_teach_nothing() -> None:
     z = tf.Variable([[3.0, -40.0, 1.0], [0.0, 2.0, 1.0]])
     with tf.GradientTape() as tape:
-        loss = class_loss_sum(z, tf.zeros((2, 3)), tf.constant([30.0, 0.0]), tf.constant([30.0, 0.0]))
+        loss = intensity_loss_sum(z, tf.zeros((2, 3)), tf.constant([30.0, 0.0]), tf.constant([30.0, 0.0]))
     assert float(loss) == 0
     assert not np.any(tape.gradient(loss, z).numpy())
 
@@ -76,7 +76,7 @@ def test_the_class_shares_add_up_to_the_share_of_stained_cells(head: str) -> Non
     network = wild(build_network(settings, BOTH, BuildOptions(seed=1)))
     assert set(network.model.output) == {*Marker.KI67.outputs, *Marker.HER2.outputs}
     found = {name: v.numpy() for name, v in tile_reading(network.model, crops(px=64), RATIO).items()}
-    shares = np.stack([found[name] for name in Marker.HER2.class_outputs], axis=1)
+    shares = np.stack([found[name] for name in Marker.HER2.intensity_outputs], axis=1)
     assert shares.shape == (3, 3)
     np.testing.assert_allclose(shares.sum(axis=1), found["her2"], rtol=1e-5)
     assert (shares > 0).all()
@@ -89,7 +89,7 @@ def test_the_maps_of_a_dense_head_add_up_to_the_classes_of_the_crop() -> None:
     assert network.dense is not None
     maps, readings = network.dense(crops()), network.model(crops())
     c = maps["her2_tumour_cells_map"].numpy()
-    for name in Marker.HER2.class_outputs:
+    for name in Marker.HER2.intensity_outputs:
         share = maps[f"{name}_map"].numpy()
         np.testing.assert_allclose(readings[name], (c * share).sum(axis=(1, 2)) / c.sum(axis=(1, 2)), rtol=1e-4)
     assert set(tile_maps(network.dense, crops(px=64))) == {f"{name}_map" for name in Marker.HER2.outputs}
@@ -105,7 +105,7 @@ def test_a_class_that_is_next_to_nothing_keeps_its_gradient() -> None:
     with tf.GradientTape() as tape:
         tape.watch(bias)
         logits = network.logits(crops())["her2_classes"]
-        loss = class_loss_sum(logits, tf.constant([[0.0, 0.0, 9.0]] * 3), tf.fill([3], 9.0), tf.fill([3], 9.0))
+        loss = intensity_loss_sum(logits, tf.constant([[0.0, 0.0, 9.0]] * 3), tf.fill([3], 9.0), tf.fill([3], 9.0))
     gradient = tape.gradient(loss, bias).numpy()
     assert np.isfinite(gradient).all()
     assert gradient[2] < -1
@@ -124,50 +124,50 @@ def test_the_classes_of_a_tile_are_those_of_its_cells(folder) -> None:
     path, manifest = folder
     records = [r for p in shard_paths(path, manifest.pairs) for r in iterate_shard(p)]
     batches = [{k: v.numpy() for k, v in b.items()} for b in tile_batches(path, manifest.pairs, SPEC, 4)]
-    classes = np.concatenate([b["classes"] for b in batches])
-    for record, found in zip(records, classes, strict=True):
+    intensities = np.concatenate([b["intensities"] for b in batches])
+    for record, found in zip(records, intensities, strict=True):
         wanted = [record["cells/intensity"].count(g) for g in (1, 2, 3)]
         assert found.sum(axis=0).tolist() == wanted
     positive = np.concatenate([b["positive"] for b in batches])
-    np.testing.assert_array_equal(classes.sum(axis=2), positive[..., 1])
-    assert np.concatenate([b["classes_known"] for b in batches]).all()
+    np.testing.assert_array_equal(intensities.sum(axis=2), positive[..., 1])
+    assert np.concatenate([b["intensities_known"] for b in batches]).all()
 
 
 def test_a_training_crop_holds_the_classes_of_its_own_cells(folder) -> None:
     path, manifest = folder
     order = TrainingOrder(batch_size=18, seed=3, shuffle_tiles=8, augment=AugmentSettings())
     batch = next(iter(training_batches(path, manifest.pairs, SPEC, order)))
-    classes, positive = batch["classes"].numpy(), batch["positive"].numpy()
-    np.testing.assert_array_equal(classes.sum(axis=1), positive[:, 1])
-    assert classes.any(axis=0).all()
+    intensities, positive = batch["intensities"].numpy(), batch["positive"].numpy()
+    np.testing.assert_array_equal(intensities.sum(axis=1), positive[:, 1])
+    assert intensities.any(axis=0).all()
     only_ki67 = CropSpec(markers=(Marker.KI67,), tile_px=96, crop_px=32)
-    assert "classes" not in next(iter(training_batches(path, manifest.pairs, only_ki67, order)))
+    assert "intensities" not in next(iter(training_batches(path, manifest.pairs, only_ki67, order)))
 
 
 def test_unknown_classes_are_no_cells_of_any_class() -> None:
     xy = tf.constant([[5.0, 5.0], [40.0, 40.0]])
     nothing = tf.zeros([0], tf.int64)
-    assert not np.any(classes_in_crop(xy, nothing, tf.constant([0, 0]), 96, 32))
-    assert not np.any(classes_in_grid(xy, nothing, 96, 32))
+    assert not np.any(intensities_in_crop(xy, nothing, tf.constant([0, 0]), 96, 32))
+    assert not np.any(intensities_in_grid(xy, nothing, 96, 32))
     known = tf.constant([0, 3], tf.int64)
-    assert classes_in_crop(xy, known, tf.constant([32, 32]), 96, 32).numpy().tolist() == [0, 0, 1]
-    assert classes_in_grid(xy, known, 96, 32).numpy()[4].tolist() == [0, 0, 1]
-    assert not np.any(classes_in_crop(tf.zeros([0, 2]), nothing, tf.constant([0, 0]), 96, 32))
+    assert intensities_in_crop(xy, known, tf.constant([32, 32]), 96, 32).numpy().tolist() == [0, 0, 1]
+    assert intensities_in_grid(xy, known, 96, 32).numpy()[4].tolist() == [0, 0, 1]
+    assert not np.any(intensities_in_crop(tf.zeros([0, 2]), nothing, tf.constant([0, 0]), 96, 32))
 
 
 def batch_of(marker: int, size: int = 8) -> dict[str, tf.Tensor]:
     rng = np.random.default_rng(5)
     one = np.eye(2, dtype=np.float32)[marker]
-    classes = rng.integers(0, 6, (size, 3)).astype(np.float32) * marker
-    cells = classes.sum(axis=1) + rng.integers(2, 20, size)
-    positive = classes.sum(axis=1) if marker else np.floor(cells / 3)
+    intensities = rng.integers(0, 6, (size, 3)).astype(np.float32) * marker
+    cells = intensities.sum(axis=1) + rng.integers(2, 20, size)
+    positive = intensities.sum(axis=1) if marker else np.floor(cells / 3)
     return {
         "crop": tf.constant(rng.integers(0, 256, (size, 32, 32, 3), np.uint8)),
         "cells": tf.constant(cells[:, None] * one, tf.float32),
         "positive": tf.constant(positive[:, None] * one, tf.float32),
         "trusted": tf.constant(np.ones((size, 1)) * one, tf.float32),
         "usable": tf.constant(np.ones((size, 1)) * one, tf.float32),
-        "classes": tf.constant(classes),
+        "intensities": tf.constant(intensities),
     }
 
 
@@ -215,15 +215,15 @@ def test_the_auxiliary_head_reads_ratio_and_cells_alone() -> None:
 
 
 def test_support_vectors_and_other_definitions_are_refused(folder, tmp_path) -> None:
-    with pytest.raises(ConfigError, match="no membrane classes"):
+    with pytest.raises(ConfigError, match="no intensities"):
         read_inputs(folder[0], tiny_config("model.head=svr"), 0)
     write_manifest(tmp_path, dataclasses.replace(folder[1], value_definition="positive_count"))
-    with pytest.raises(ConfigError, match="membrane classes 0 to 3"):
+    with pytest.raises(ConfigError, match="intensities 0 to 3"):
         read_inputs(tmp_path, tiny_config(), 0)
 
 
 def test_a_training_without_a_single_known_class_is_refused(folder, tmp_path) -> None:
-    """Its classes would read a third each of the stained cells, whatever the slide."""
+    """Its intensities would read a third each of the stained cells, whatever the slide."""
     path, manifest = folder
     entries = []
     for pair in manifest.pairs:

@@ -1,4 +1,4 @@
-"""From the shares of the membrane classes of tiles to a slide's score, and what is written about it."""
+"""From the shares of the intensities of tiles to a slide's score, and what is written about it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.fixtures.models import CLASS_SHARES, TinyPredictor, tiny_card
+from tests.fixtures.models import INTENSITY_SHARES, TinyPredictor, tiny_card
 from tests.fixtures.reports import scored
 from virtual_stain.errors import ModelError
-from virtual_stain.evaluation.classes import class_figures
+from virtual_stain.evaluation.intensities import intensity_figures
 from virtual_stain.evaluation.predict import TileTable
 from virtual_stain.evaluation.slide_figures import ReadingRule
 from virtual_stain.her2 import HER2_RULE, NEEDS_ISH, Her2Reading, her2_fractions, her2_score
@@ -63,7 +63,7 @@ SHARE = sum(STAINED) / 12  # all tiles expect as many cells
 def test_the_report_holds_score_shares_and_the_warning_that_goes_with_2_plus():
     value = report_json(scored({Marker.HER2: STAINED}), {}, {})
     found = value["readings"]["her2"]["her2"]
-    expected = [1 - SHARE, *(SHARE * s for s in CLASS_SHARES)]
+    expected = [1 - SHARE, *(SHARE * s for s in INTENSITY_SHARES)]
     np.testing.assert_allclose(list(found["fractions"].values()), expected, atol=1e-6)
     assert (found["score"], found["note"], found["rule"]) == ("2+", NEEDS_ISH, HER2_RULE)
     codes = [w["code"] for w in value["warnings"]]
@@ -85,8 +85,8 @@ def test_tiles_and_measurements_carry_the_classes():
     rows = list(csv.DictReader(io.StringIO(tiles_csv(report.score))))
     assert list(rows[0])[6:13] == [*Marker.KI67.outputs, *Marker.HER2.outputs]
     for i, row in enumerate(rows):
-        found = [row[name] for name in Marker.HER2.class_outputs]
-        wanted = [""] * 3 if i == 3 else [f"{STAINED[i] * s:.6f}" for s in CLASS_SHARES]
+        found = [row[name] for name in Marker.HER2.intensity_outputs]
+        wanted = [""] * 3 if i == 3 else [f"{STAINED[i] * s:.6f}" for s in INTENSITY_SHARES]
         assert found == wanted
     measured = json.loads(tiles_geojson(report))["features"]
     assert measured[5]["properties"]["measurements"]["her2_class_2"] == pytest.approx(STAINED[5] * 0.3)
@@ -118,10 +118,10 @@ def test_a_model_whose_class_is_no_fraction_is_refused():
 
 
 def table(**changes) -> TileTable:
-    """Four tiles of two slides; the last has no known classes."""
+    """Four tiles of two slides; the last has no known intensities."""
     n = 4
     cells = np.array([100.0, 300.0, 50.0, 50.0])
-    classes = np.array([[10.0, 0, 0], [60.0, 30, 30], [0.0, 0, 30], [np.nan] * 3])
+    intensities = np.array([[10.0, 0, 0], [60.0, 30, 30], [0.0, 0, 30], [np.nan] * 3])
     columns = {
         "pair": np.array(["a", "a", "b", "b"]),
         "patient": np.array(["p", "p", "q", "q"]),
@@ -138,8 +138,8 @@ def table(**changes) -> TileTable:
         "whole": cells,
         "value": np.array([0.2, 0.4, 0.5, 0.5]),
         "expected_cells": np.array([100.0, 100, 60, 20]),
-        "classes": classes,
-        "class_shares": np.array([[0.1, 0.05, 0.05], [0.2, 0.1, 0.1], [0.1, 0.1, 0.3], [0.1, 0.1, 0.3]]),
+        "intensities": intensities,
+        "intensity_shares": np.array([[0.1, 0.05, 0.05], [0.2, 0.1, 0.1], [0.1, 0.1, 0.3], [0.1, 0.1, 0.3]]),
         "registration_um": np.full(n, 5.0),
         "fold": np.zeros(n, np.int64),
     }
@@ -150,9 +150,9 @@ RULE = ReadingRule(min_tissue_fraction=0.5, min_tumour_cells=50, top_n=30)
 
 
 def test_an_evaluation_compares_shares_by_hand():
-    found = class_figures(table(), RULE)
+    found = intensity_figures(table(), RULE)
     a, b = found["slides"]
-    # read: used tiles by expected cells; counted: cells of the tiles with classes
+    # read: used tiles by expected cells; counted: cells of the tiles with intensities
     np.testing.assert_allclose(list(a["read"]["fractions"].values()), [0.7, 0.15, 0.075, 0.075])
     np.testing.assert_allclose(list(a["counted"]["fractions"].values()), [270 / 400, 70 / 400, 30 / 400, 30 / 400])
     assert (a["read"]["score"], a["counted"]["score"]) == ("2+", "2+")
@@ -172,10 +172,10 @@ def test_an_evaluation_compares_shares_by_hand():
 
 
 def test_a_slide_without_counted_classes_or_readings_has_no_score_and_does_not_count():
-    unknown = class_figures(table(classes=np.full((4, 3), np.nan)), RULE)
+    unknown = intensity_figures(table(intensities=np.full((4, 3), np.nan)), RULE)
     assert unknown["score_agreement"]["n"] == 0
     assert unknown["tiles"]["mae"] is None
-    assert unknown["slides"][0]["counted"] == {"score": None, "reason": "no tile has counted classes"}
-    unread = class_figures(table(expected_cells=np.ones(4)), RULE)
+    assert unknown["slides"][0]["counted"] == {"score": None, "reason": "no tile has counted intensities"}
+    unread = intensity_figures(table(expected_cells=np.ones(4)), RULE)
     assert unread["slides"][0]["read"] == {"score": None, "reason": "no tile carries a reading"}
     assert unread["slide_mae"] is None

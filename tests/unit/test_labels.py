@@ -14,7 +14,7 @@ from virtual_stain.errors import VerificationError
 from virtual_stain.geometry import Box
 from virtual_stain.labels.jpeg import decode_jpeg, encode_jpeg
 from virtual_stain.labels.label import TileLabel, Trust, countable, judge, label_id
-from virtual_stain.labels.store import TileStore, join_parts, stored_key, write_tiles
+from virtual_stain.labels.store import TileStore, join_parts, stored_fingerprint, write_tiles
 
 SOUND = Trust(1.0, 1.0, 0.5, 0.5, 5.0, 12.0, False)
 
@@ -141,7 +141,7 @@ def test_a_store_gives_back_what_was_put_in(tmp_path: Path) -> None:
     path = tmp_path / "tiles.h5"
     write_tiles(path, tiles, "key")
     with TileStore(path) as store:
-        assert (len(store), store.input_key) == (3, "key")
+        assert (len(store), store.fingerprint) == (3, "key")
         for tile, back in zip(tiles, store.tiles(), strict=True):
             _same(tile, back)
         table = store.table()
@@ -172,11 +172,11 @@ def test_a_store_without_tiles(tmp_path: Path) -> None:
 
 def test_a_store_that_is_cut_off_counts_as_not_there(tmp_path: Path) -> None:
     path = tmp_path / "tiles.h5"
-    assert stored_key(path) is None
+    assert stored_fingerprint(path) is None
     write_tiles(path, [_tile(0)], "key")
-    assert stored_key(path) == "key"
+    assert stored_fingerprint(path) == "key"
     path.write_bytes(path.read_bytes()[:-100])
-    assert stored_key(path) is None
+    assert stored_fingerprint(path) is None
     with pytest.raises(VerificationError, match="expected a store of tiles"):
         TileStore(path)
 
@@ -186,5 +186,5 @@ def test_a_write_that_fails_leaves_the_older_store(tmp_path: Path, monkeypatch: 
     write_tiles(path, [_tile(0)], "old")
     with pytest.raises(AttributeError):
         write_tiles(path, [object()], "new")  # type: ignore[list-item]
-    assert stored_key(path) == "old"
+    assert stored_fingerprint(path) == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["tiles.h5"]

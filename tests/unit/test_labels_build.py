@@ -25,7 +25,8 @@ from virtual_stain.registration.transform import PairTransform
 from virtual_stain.slides.slide import SlideRef, open_slide
 from virtual_stain.slides.tissue import TissueMap
 from virtual_stain.tiles import TileRef
-from virtual_stain.workflows.pair_job import PairJob, prepare_pair
+from virtual_stain.workflows.pair import PairJob
+from virtual_stain.workflows.pair_job import prepare_pair
 
 MPP = 0.5
 SIZE = 420  # px0: 210 µm
@@ -89,7 +90,7 @@ def _build(
         tile_px=tile_px,
         tile_mpp=box.width * MPP / tile_px,
         max_p95_um=60,
-        labels=LabelSettings(min_tumour_cells=5),
+        labels=LabelSettings(min_tile_cells=5),
         counting=CountingSettings(),
     )
     with open_slide(slides[0]) as he, open_slide(slides[1]) as ihc:

@@ -27,9 +27,9 @@ def test_markers_are_parsed_in_any_case_and_unknown_ones_listed():
 
 
 @pytest.mark.parametrize("definition", list(ValueDefinition))
-def test_membrane_classes_have_one_definition(definition):
+def test_intensities_have_one_definition(definition):
     if definition is not ValueDefinition.POSITIVE_RATIO:
-        with pytest.raises(ConfigError, match="membrane classes"):
+        with pytest.raises(ConfigError, match="intensities"):
             require_definition(Marker.HER2, definition)
     for marker in set(Marker) - {Marker.HER2}:
         require_definition(marker, definition)
@@ -40,7 +40,7 @@ def test_a_model_answers_value_cells_and_of_her2_the_classes():
     assert Marker.KI67.outputs == ("ki67", "ki67_tumour_cells")
     classes = ("her2_class_1", "her2_class_2", "her2_class_3")
     assert Marker.HER2.outputs == ("her2", "her2_tumour_cells", *classes)
-    assert [m for m in Marker if m.class_outputs] == [Marker.HER2]
+    assert [m for m in Marker if m.intensity_outputs] == [Marker.HER2]
 
 
 def test_value_definitions_say_what_they_count_and_in_which_unit():

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from tests.fixtures.reports import scored
 from virtual_stain.cli.main import _run
-from virtual_stain.counting.cells import CellClass, Cells
-from virtual_stain.counting.membrane_readings import read_her2
 from virtual_stain.errors import ConfigError, InputError
+from virtual_stain.her2 import read_her2
 from virtual_stain.markers import Marker
 from virtual_stain.report.panel.evidence import GIVEN, Evidence, Panel, collect, wilson
 from virtual_stain.report.panel.rules import apply_rules, load_rule_sets, parse_rule_set
@@ -233,17 +232,9 @@ def test_evidence_of_all_three_kinds(tmp_path):
     assert top.interval is None  # it belongs to global_ratio
 
 
-@pytest.mark.parametrize(("grades", "score"), [([3, 3, 0, 0], "3+"), ([2, 0, 0, 0], "2+"), ([], None)])
-def test_a_counted_her2_score_is_taken_as_it_was_read(tmp_path, grades, score):
-    n = len(grades)
-    cells = Cells(
-        xy=np.zeros((n, 2)),
-        cell_class=np.full(n, CellClass.POSITIVE, np.uint8),
-        tumour=np.ones(n, bool),
-        dab_od=np.zeros(n, np.float32),
-        area_um2=np.full(n, 50, np.float32),
-    )
-    value = read_her2(cells, np.array(grades, np.uint8)).to_dict("no cells")
+@pytest.mark.parametrize(("intensities", "score"), [([3, 3, 0, 0], "3+"), ([2, 0, 0, 0], "2+"), ([], None)])
+def test_a_counted_her2_score_is_taken_as_it_was_read(tmp_path, intensities, score):
+    value = read_her2(np.array(intensities, np.uint8)).to_dict("no cells")
     panel = collect([_summary(tmp_path / "her2" / "summary.json", "her2", value)], ["er=1"])
     her2 = panel.of(Marker.HER2)
     assert (her2 and her2.score) == score

@@ -13,9 +13,9 @@ from virtual_stain.config.phantom import PhantomSettings
 from virtual_stain.errors import OutputError
 from virtual_stain.geometry import Size
 from virtual_stain.phantom import pyramid
+from virtual_stain.phantom.cohort import write_slide
 from virtual_stain.phantom.ndpi import restart_interval, write_ndpi
 from virtual_stain.phantom.pair import make_pair
-from virtual_stain.phantom.slide_file import write_slide
 
 SETTINGS = PhantomSettings(size_mm=0.4, margin_mm=0.06, seed=3)
 

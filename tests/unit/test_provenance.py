@@ -4,10 +4,9 @@ import json
 
 import pytest
 
-from virtual_stain import provenance
 from virtual_stain.cli import main as cli
 from virtual_stain.errors import OutputError
-from virtual_stain.provenance import RunRecord, code_sha256, refuse_foreign_run
+from virtual_stain.provenance import RunRecord, refuse_foreign_run
 from virtual_stain.workflows.demo.plan import DEFAULT, FULL
 from virtual_stain.workflows.demo.run import _claim
 
@@ -35,17 +34,6 @@ def test_a_damaged_run_json_is_not_taken_for_ours(tmp_path):
     (tmp_path / "run.json").write_text("{")
     with pytest.raises(OutputError, match="unreadable"):
         refuse_foreign_run(tmp_path, "score")
-
-
-def test_the_hash_of_the_code_changes_with_a_file_of_it(tmp_path, monkeypatch):
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "x.py").write_text("1")
-    (tmp_path / "b.py").write_text("2")
-    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "provenance.py"))
-    first = code_sha256("a", "b.py")
-    assert code_sha256("a", "b.py") == first
-    (tmp_path / "a" / "x.py").write_text("3")
-    assert code_sha256("a", "b.py") != first
 
 
 def test_a_demo_of_another_plan_is_refused_before_any_work(tmp_path):

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from tests.fixtures.records import TinyRecords, tiny_record
-from virtual_stain.records.schema import FEATURES, problems_of, schema_json
+from tools.write_schema import schema_json
+from virtual_stain.records.schema import FEATURES, problems_of
 
 ROOT = Path(__file__).parents[2]
 

@@ -61,7 +61,7 @@ def test_shares_of_a_cluster_array_run_beside_each_other(table: Path, tmp_path: 
     """Another share holds nothing that this one needs: only the folders of the pairs are locked."""
     options = RegisterOptions(out=tmp_path / "out", config=Config(), jobs=1)
     with folder_lock(tmp_path / "out"), pytest.raises(SlideError, match="cut"):
-        run_cohort(table, options, say=lambda _: None, share=(0, 3))
+        run_cohort(table, options, say=lambda _: None, share=0, shares=3)
     assert (tmp_path / "out" / "summary-0-of-3.csv").read_text(encoding="utf-8").count("\n") == 2
     assert not (tmp_path / "out" / "index.html").exists()
 

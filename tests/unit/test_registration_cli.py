@@ -65,8 +65,12 @@ def test_finished_pair_is_kept_unless_a_file_is_missing(
     assert calls == []
     (registered / "overlay.jpg").unlink()
     assert _run(arguments(pair, registered)) == 0
-    assert calls == [1]
+    assert calls == []  # the page and its picture are drawn of the registration that is there
     assert (registered / "overlay.jpg").exists()
+    (registered / "registration.h5").unlink()
+    assert _run(arguments(pair, registered)) == 0
+    assert calls == [1]
+    assert (registered / "registration.h5").exists()
 
 
 def test_page_shows_what_is_told(registered: Path) -> None:

@@ -127,7 +127,7 @@ def test_a_fast_engine_that_was_not_trusted_is_told():
         scored({Marker.KI67: [0.1] * 12, Marker.HER2: [0.5] * 12}),
         scored({Marker.HER2: [0.5] * 12}, used=[False] * 12),
     ],
-    ids=["plain", "no reading", "two markers", "failed tile", "membrane classes", "no classes"],
+    ids=["plain", "no reading", "two markers", "failed tile", "intensities", "no intensities"],
 )
 def test_every_kind_of_report_follows_the_published_schema(report):
     written = check(again(report))  # raises where the schema is not followed

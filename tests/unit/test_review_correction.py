@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 
 from tests.fixtures.review import tiny_cells
 from virtual_stain.counting.cells import CellClass
-from virtual_stain.review.correction import CLASSES, Correction, class_names, correct
+from virtual_stain.review.correction import CLASSES, Correction, cell_names, correct
 
 CELLS = tiny_cells(np.random.default_rng(3), 40, 256, 0.4)
 
 
 def test_classes_are_set_cells_removed_and_added() -> None:
-    names = class_names(CELLS)
+    names = cell_names(CELLS)
     positive, ignored = names.index("positive"), names.index("ignored")
     gone = len(CELLS) - 1
     correction = Correction.parse(
@@ -37,7 +37,7 @@ def test_classes_are_set_cells_removed_and_added() -> None:
 
 
 def test_what_is_ignored_keeps_its_stain_and_leaves_the_ratio() -> None:
-    positive = class_names(CELLS).index("positive")
+    positive = cell_names(CELLS).index("positive")
     done = correct(CELLS, Correction(changed=((positive, "ignored"),)))
     assert done.cells.cell_class[positive] == CellClass.POSITIVE
     assert not done.cells.tumour[positive]
@@ -99,6 +99,6 @@ def test_json_reads_back_and_counts_are_those_of_the_names(
     )
     assert Correction.parse(correction.to_json()) == correction
     done = correct(CELLS, correction)
-    names = [touched.get(i, n) for i, n in enumerate(class_names(CELLS)) if touched.get(i, n)] + [a[2] for a in added]
-    assert class_names(done.cells) == names
+    names = [touched.get(i, n) for i, n in enumerate(cell_names(CELLS)) if touched.get(i, n)] + [a[2] for a in added]
+    assert cell_names(done.cells) == names
     assert (done.counts.positive, done.counts.negative) == (names.count("positive"), names.count("negative"))

@@ -22,7 +22,7 @@ from virtual_stain.review.correction import Correction
 from virtual_stain.review.store import ReviewStore
 from virtual_stain.workflows.corrections import relabelled
 
-CONFIG = Config(tiling=TilingSettings(window_um=76.8, tile_px=256), labels=LabelSettings(min_tumour_cells=20))
+CONFIG = Config(tiling=TilingSettings(window_um=76.8, tile_px=256), labels=LabelSettings(min_tile_cells=20))
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from tests.fixtures.phantoms import tiny_pair
 from tests.fixtures.review import tiny_cells
 from virtual_stain.geometry import Box
-from virtual_stain.review.correction import Correction, class_names, correct
+from virtual_stain.review.correction import Correction, cell_names, correct
 from virtual_stain.review.qupath import TileOut, difference, from_geojson, to_geojson
 from virtual_stain.review.verdicts import Decision, Place, Verdict
 
@@ -36,7 +36,7 @@ def test_a_tile_lies_at_its_place_in_qupaths_frame() -> None:
     assert tile["properties"]["classification"]["name"] == "Accept"
     assert tile["id"].replace("-", "") == ID
     assert [p["properties"]["classification"]["name"] for p in points] == ["Positive", "Negative", "Ignored"]
-    counts = [class_names(CELLS).count(k) for k in ("positive", "negative", "ignored")]
+    counts = [cell_names(CELLS).count(k) for k in ("positive", "negative", "ignored")]
     assert [len(p["geometry"]["coordinates"]) for p in points] == counts
 
 
@@ -58,7 +58,7 @@ def test_points_moved_added_and_deleted_are_the_correction() -> None:
     negative.append(moved)
     positive.append([900 + 64 * 1.2, 1800 + 32 * 1.2])
     found = difference(CELLS, _points(value))
-    names = class_names(CELLS)
+    names = cell_names(CELLS)
     swapped = names.index("positive")
     gone = [i for i, n in enumerate(names) if n == "negative"][1]
     assert found == Correction(((swapped, "negative"),), (gone,), ((64.0, 32.0, "positive"),))

@@ -19,9 +19,8 @@ from virtual_stain.export.saved_model import write_bundle
 from virtual_stain.markers import ValueDefinition
 from virtual_stain.model.tile_reading import tile_reading
 from virtual_stain.parallel import available_cores
-from virtual_stain.score.bfloat16 import find_network, to_bfloat16
+from virtual_stain.score.bfloat16 import find_network, multiplies_bfloat16, to_bfloat16
 from virtual_stain.score.engine_check import acceptable, difference
-from virtual_stain.score.hardware import multiplies_bfloat16
 from virtual_stain.score.local import LocalPredictor
 from virtual_stain.score.start_tensorflow import calls_at_once, start_tensorflow
 

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from tests.fixtures.models import TinyPredictor, block_slide, coloured_is_tissue
+from tests.fixtures.models import TinyPredictor, block_slide, coloured_is_tissue, tiny_card
 from virtual_stain.appearance import tile_appearance
 from virtual_stain.config import ScoringSettings, TissueSettings
 from virtual_stain.errors import ModelError
@@ -14,6 +14,7 @@ from virtual_stain.markers import Marker
 from virtual_stain.score import score as module
 from virtual_stain.score.answer_log import AnswerLog
 from virtual_stain.score.in_flight import Batch, InFlight
+from virtual_stain.score.predictor import Predictor
 from virtual_stain.score.score import score_slide
 from virtual_stain.slides.slide import SlideRef, open_slide
 from virtual_stain.tiles import walking_order
@@ -72,6 +73,37 @@ def test_an_error_of_the_network_ends_the_run_and_cancels_what_waits():
     with pytest.raises(ModelError, match="gone"), InFlight(fail, predictor) as network:
         list(network.answers(iter([Batch([0], [np.zeros((1, 1, 3), np.uint8)], {})] * 3)))
     assert predictor.cancelled
+
+
+def test_a_mistake_inside_a_models_cancel_was_swallowed():
+    class Broken(TinyPredictor):
+        def cancel(self):
+            self.transport.close()
+
+    with pytest.raises(AttributeError, match="transport"), InFlight(lambda _: {}, Broken()):
+        raise ModelError("gone")
+
+
+def test_a_model_that_says_no_more_than_it_must_has_the_defaults(tmp_path, monkeypatch):
+    """Neither `check` nor `cancel` nor `close` nor any number of calls: the base class answers for all of them."""
+
+    class Least(Predictor):
+        card, sha256 = tiny_card(), "0" * 64
+
+        def predict(self, tiles):
+            return TinyPredictor().predict(tiles)
+
+    monkeypatch.setattr(module, "find_tissue", coloured_is_tissue)
+    path = block_slide(tmp_path / "a.tiff", [[150, 120, 170]])
+    score = _score(path, Least())
+    assert score.engine == {}
+    np.testing.assert_array_equal(
+        score.markers[Marker.KI67].value, _score(path, TinyPredictor()).markers[Marker.KI67].value
+    )
+    assert (Least().batch_size, Least().in_flight, Least().compares_engines) == (4, 1, False)
+    Least().close()
+    with pytest.raises(TypeError, match="predict"):
+        Predictor()
 
 
 def _score(path, predictor, journal=None):

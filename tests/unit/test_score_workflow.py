@@ -7,9 +7,8 @@ import pytest
 from tests.fixtures.models import TinyPredictor, block_slide, coloured_is_tissue, tiny_card
 from virtual_stain.config import ScoringSettings
 from virtual_stain.errors import BatchError, ModelError, NoTissueError, OutputError, SlideError
-from virtual_stain.export.seen import keyed_slides
 from virtual_stain.files import folder_lock, sha256_file
-from virtual_stain.patients import PatientKey
+from virtual_stain.patients import PatientKey, keyed_slides
 from virtual_stain.score import score as score_module
 from virtual_stain.score.inputs import collect_inputs
 from virtual_stain.workflows import score_slides as module

@@ -62,6 +62,14 @@ def test_the_folder_and_its_queue(page: TestClient) -> None:
     assert doubts == sorted(doubts, reverse=True)
 
 
+def test_a_folder_of_an_earlier_version_opens(folder: Path) -> None:
+    state = folder / "work" / "build.json"
+    text = state.read_text()
+    assert "min_tile_cells" in text
+    state.write_text(text.replace("min_tile_cells", "min_tumour_cells"))
+    assert client(review_of(folder)).get("/api/review").json()["min_tile_cells"] == 20
+
+
 def test_patients_are_shown_only_where_that_is_configured(folder: Path) -> None:
     shown = client(review_of(folder, show_patient_ids=True)).get("/api/review").json()
     assert shown["pairs"][0]["patient_id"] == PATIENT_ID
@@ -87,8 +95,8 @@ def test_a_tile_comes_with_its_pixels_and_cells(page: TestClient, folder: Path) 
     item = _queue(page)[0]
     path = f"/api/review/tiles/{item['pair']}/{item['col']}/{item['row']}"
     tile = page.get(path).json()
-    assert tile["kind"].count("positive") == item["positive"]
-    assert tile["kind"].count("negative") == item["negative"]
+    assert tile["name"].count("positive") == item["positive"]
+    assert tile["name"].count("negative") == item["negative"]
     with TileStore(folder / "work" / item["pair"] / "tiles.h5") as store:
         stored = next(t for t in store.tiles() if (t.col, t.row) == (item["col"], item["row"]))
     for side, data in (("he", stored.he_jpeg), ("ihc", stored.ihc_jpeg)):

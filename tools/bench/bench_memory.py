@@ -25,13 +25,14 @@ from virtual_stain.phantom import tiff_bytes as tb
 from virtual_stain.phantom.tiff_bytes import TiffStream, pixels_per_cm
 from virtual_stain.progress import Console
 from virtual_stain.score.inputs import collect_inputs
+from virtual_stain.score.predictor import Predictor
 from virtual_stain.workflows.score_slides import ScoreOptions, score_slides
 
 TILE_PX, MPP = 256, 0.25
 Rgb = npt.NDArray[np.uint8]
 
 
-class StandIn:
+class StandIn(Predictor):
     """Answers from the mean colour."""
 
     card = ModelCard(

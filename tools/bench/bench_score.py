@@ -31,7 +31,6 @@ from scoring_slides import Mirrored, he_picture, write_jpeg_tiff
 from virtual_stain.config import ScoringSettings, TissueSettings
 from virtual_stain.geometry import Size
 from virtual_stain.score.local import LocalPredictor
-from virtual_stain.score.predictor import predictor_in_flight
 from virtual_stain.score.start_tensorflow import start_tensorflow
 from virtual_stain.slides.slide import SlideRef, open_slide
 from virtual_stain.slides.tissue import find_tissue
@@ -129,7 +128,7 @@ def keras_alone(out: Path, tiles: np.ndarray) -> tuple[float, float, np.ndarray,
 def over(predictor: Any, tiles: np.ndarray, batch: int) -> np.ndarray:
     """The answers, asked for as scoring asks: as many calls at once as the predictor wants."""
     starts = range(0, len(tiles), batch)
-    with ThreadPoolExecutor(predictor_in_flight(predictor)) as pool:
+    with ThreadPoolExecutor(predictor.in_flight) as pool:
         parts = pool.map(lambda i: predictor.predict(tiles[i : i + batch])["ki67"], starts)
         return np.concatenate(list(parts))
 

@@ -16,9 +16,8 @@ from virtual_stain.counting.cells import Cells
 from virtual_stain.counting.count import count_image
 from virtual_stain.counting.stain import estimate_stain
 from virtual_stain.markers import Marker
-from virtual_stain.phantom.cohort import write_cohort
+from virtual_stain.phantom.cohort import write_cohort, write_slide
 from virtual_stain.phantom.pair import make_pair
-from virtual_stain.phantom.slide_file import write_slide
 
 _REACH_UM = 4.0
 
@@ -67,8 +66,8 @@ def membrane_score(marker: Marker, mean_logit: float, seed: int, *, hard: bool) 
     counted = count_image(rgb, (mpp, mpp), marker, stain, counting)
     found, known = np.array(pairs(counted.cells.xy, at[inside], _REACH_UM / mpp)).T
     tumour = truth.tumour[known]
-    ours: npt.NDArray[np.uint8] = counted.grade[found][tumour]
-    true: npt.NDArray[np.uint8] = truth.membrane_class[known][tumour]
+    ours: npt.NDArray[np.uint8] = counted.intensity[found][tumour]
+    true: npt.NDArray[np.uint8] = truth.intensity[known][tumour]
     ratio = counted.cells.counts().ratio or 0.0
     return MembraneScore(
         same_class=float((ours == true).mean()),

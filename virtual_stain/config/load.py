@@ -23,6 +23,16 @@ from virtual_stain.config.training import AugmentSettings, ModelSettings, Traini
 from virtual_stain.config.web import WebSettings
 from virtual_stain.errors import ConfigError
 
+RENAMED: dict[tuple[str, str], str] = {
+    ("labels", "min_tumour_cells"): "min_tile_cells",
+    ("labels", "min_focus"): "min_tile_focus",
+    ("counting", "min_tumour_cells"): "min_slide_cells",
+    ("counting", "min_focus"): "min_window_focus",
+    ("counting", "class_2_od"): "intensity_2_od",
+    ("counting", "class_3_od"): "intensity_3_od",
+}
+"""(section, old key) → new key: read in what earlier versions recorded, refused where a person writes it."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
@@ -40,8 +50,8 @@ class Config:
     web: WebSettings = field(default_factory=WebSettings)
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
-        """Plain values for `run.json`; `config_from_dict` reads it back."""
-        result: dict[str, dict[str, Any]] = dataclasses.asdict(self)
+        """Values as JSON has them, for `run.json`; a file gives back equal ones, and `config_from_dict` reads them."""
+        result: dict[str, dict[str, Any]] = _plain(dataclasses.asdict(self))
         return result
 
 
@@ -72,11 +82,29 @@ def load_config(path: Path | None = None, overrides: Iterable[str] = ()) -> Conf
 
 
 def config_from_dict(values: Mapping[str, Mapping[str, Any]]) -> Config:
-    """The inverse of `Config.to_dict`, with the same checks."""
-    config, problems = _build({k: dict(v) for k, v in values.items()})
+    """The inverse of `Config.to_dict`, with the same checks; what an earlier version recorded is read, too."""
+    config, problems = _build(with_current_names(values))
     if problems or config is None:
         raise ConfigError("the recorded configuration has errors:\n" + "\n".join(f"  - {p}" for p in problems))
     return config
+
+
+def with_current_names(recorded: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Recorded settings under the names that they have now."""
+    return {
+        section: {RENAMED.get((section, key), key): value for key, value in table.items()}
+        for section, table in recorded.items()
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(v) for key, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, enum.Enum):
+        return _plain(value.value)
+    return str(value) if isinstance(value, Path) else value
 
 
 def _read_toml(path: Path) -> dict[str, dict[str, Any]]:
@@ -119,10 +147,13 @@ def _build(values: Mapping[str, Any]) -> tuple[Config | None, list[str]]:
 
 
 def _build_section(cls: type, name: str, table: Mapping[str, Any], problems: list[str]) -> Any:
-    hints = typing.get_type_hints(cls)
+    hints = typing.get_type_hints(cls)  # without the ranges: the section checks those itself
     arguments: dict[str, Any] = {}
     before = len(problems)
     for key, value in table.items():
+        if (name, key) in RENAMED:
+            problems.append(f"{name}.{key} is called {name}.{RENAMED[name, key]} now.")
+            continue
         if key not in hints:
             problems.append(_unknown("key", f"{name}.{key}", key, hints))
             continue

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from virtual_stain.config.check import require_one_of, require_range
+from virtual_stain.config.check import Range, check_ranges, require_one_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoringSettings:
     """Sort from large to small, mean of the top N; and the mean of all."""
 
-    top_n: int = 30
+    top_n: Annotated[int, Range(1, 100_000)] = 30
     """Tiles in the source's top mean."""
     crops: str = "quadrants"
     """"quadrants": a tile's reading is the mean over all its crops; "center": the central crop alone, noisier and (with
@@ -21,44 +22,34 @@ class ScoringSettings:
     precision: str = "auto"
     """"float32" is the reference; "bfloat16" is tried and checked on tiles of each slide; "auto": bfloat16 where the
     processor or GPU multiplies it in hardware."""
-    check_tiles: int = 8
+    check_tiles: Annotated[int, Range(1, 1000)] = 8
     """Tiles of each slide on whose central crops a bfloat16 engine is compared with the reference before it may read
     the slide."""
-    batch_size: int = 0
+    batch_size: Annotated[int, Range(0, 4096)] = 0
     """Tiles per call of the network; 0: what suits the engine and device (CPU 1, GPU 16, server 4)."""
     transport: str = "lossless"
     """How tiles travel to a model server: "lossless" (pixels over gRPC, PNG over REST) or "jpeg" (95, 4:4:4: a tenth of
     the bytes, readings within 0.01)."""
-    server_requests: int = 4
+    server_requests: Annotated[int, Range(1, 256)] = 4
     """Requests to a model server at a time; times batch_size they should fill the server's max_batch_size."""
-    server_timeout_s: float = 60.0
+    server_timeout_s: Annotated[float, Range(0.1, 3600)] = 60.0
     """Deadline of one request."""
-    server_patience_s: float = 300.0
+    server_patience_s: Annotated[float, Range(0, 86_400)] = 300.0
     """So long a server that has answered before may be away before the run ends."""
-    read_ahead_batches: int = 2
+    read_ahead_batches: Annotated[int, Range(1, 64)] = 2
     """Batches of tiles that may wait for the network in memory; a 1024-px tile is 3 MB."""
-    read_timeout_s: float = 300.0
+    read_timeout_s: Annotated[float, Range(0.1, 86_400)] = 300.0
     """Without a single tile for so long the slide counts as unreadable (a stalled network share)."""
-    low_tissue_mm2: float = 1.0
+    low_tissue_mm2: Annotated[float, Range(0, 10_000)] = 1.0
     """Less tissue than this on a slide is flagged low_tissue."""
-    few_cells: int = 500
+    few_cells: Annotated[int, Range(0, 1_000_000)] = 500
     """Fewer expected tumour cells on a slide are flagged (IKWG: count at least 500)."""
-    gallery_tiles: int = 30
+    gallery_tiles: Annotated[int, Range(0, 200)] = 30
     """Tiles with the highest readings shown in the HTML report."""
 
     def __post_init__(self) -> None:
-        require_range("top_n", self.top_n, 1, 100_000)
+        check_ranges(self)
         require_one_of("crops", self.crops, ("quadrants", "center"))
         require_one_of("engine", self.engine, ("tensorflow", "openvino"))
         require_one_of("precision", self.precision, ("auto", "float32", "bfloat16"))
-        require_range("check_tiles", self.check_tiles, 1, 1000)
         require_one_of("transport", self.transport, ("lossless", "jpeg"))
-        require_range("server_requests", self.server_requests, 1, 256)
-        require_range("server_timeout_s", self.server_timeout_s, 0.1, 3600)
-        require_range("server_patience_s", self.server_patience_s, 0, 86_400)
-        require_range("batch_size", self.batch_size, 0, 4096)
-        require_range("read_ahead_batches", self.read_ahead_batches, 1, 64)
-        require_range("read_timeout_s", self.read_timeout_s, 0.1, 86_400)
-        require_range("low_tissue_mm2", self.low_tissue_mm2, 0, 10_000)
-        require_range("few_cells", self.few_cells, 0, 1_000_000)
-        require_range("gallery_tiles", self.gallery_tiles, 0, 200)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from virtual_stain.config.check import require_one_of, require_range
+from virtual_stain.config.check import Range, check_ranges, require_one_of, require_range
 
 RECIPES = ("inception", "finetune", "scratch")
 PRECISIONS = ("auto", "float32", "mixed_bfloat16")
@@ -25,32 +26,28 @@ class ModelSettings:
     head: str = "pooled"
     """"pooled": the original; "dense": fully convolutional, also gives a map; "svr": support vectors on pooled
     features of `weights`, nothing else is trained (needs the extra "svr")."""
-    svr_crops: int = 4000
+    svr_crops: Annotated[int, Range(20, 100_000)] = 4000
     """Head "svr": at most this many training crops; time and size grow with it."""
     weights: str = "imagenet"
     """"imagenet" (Keras' own download and cache), a path to a weights file, or "none" (random)."""
     crop_px: int = 512
     """Side of the square that the network sees, px of the tile (no resizing); the tile is a whole number of them."""
-    dropout: float = 0.2
+    dropout: Annotated[float, Range(0, 0.95)] = 0.2
     """Share of pooled features dropped in training (0.2 in the original InceptionV3)."""
     auxiliary_head: bool = False
     """A second reading from the middle of the network, in training only (the original InceptionV3 has one)."""
-    batch_norm_momentum: float = 0.99
+    batch_norm_momentum: Annotated[float, Range(0, 0.99999)] = 0.99
     """Keras' momentum of the moving statistics; short runs need less (0.9), or inference sees the starting values."""
-    min_tissue_fraction: float = 0.5
+    min_tissue_fraction: Annotated[float, Range(0, 1)] = 0.5
     """Tiles with less tissue are scored but enter no reading; stored in the bundle."""
-    min_expected_tumour_cells: float = 50.0
+    min_expected_tumour_cells: Annotated[float, Range(0, 100_000)] = 50.0
     """Tiles with fewer expected tumour cells are scored but enter no reading; stored in the bundle."""
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         require_one_of("kind", self.kind, KINDS)
         require_one_of("head", self.head, HEADS)
-        require_range("svr_crops", self.svr_crops, 20, 100_000)
         require_range("crop_px", self.crop_px, MIN_CROP_PX[self.kind], 2048)
-        require_range("dropout", self.dropout, 0, 0.95)
-        require_range("batch_norm_momentum", self.batch_norm_momentum, 0, 0.99999)
-        require_range("min_tissue_fraction", self.min_tissue_fraction, 0, 1)
-        require_range("min_expected_tumour_cells", self.min_expected_tumour_cells, 0, 100_000)
         if not self.weights:
             raise ValueError('weights: expected "imagenet", "none" or a path. Received: an empty text')
 
@@ -65,39 +62,31 @@ class AugmentSettings:
     """Turn by 0, 90, 180 or 270 degrees at random."""
     random_crop: bool = True
     """The crop lies anywhere in the tile; otherwise on the non-overlapping grid of prediction."""
-    rescale: float = 0.0
+    rescale: Annotated[float, Range(0, 0.05)] = 0.0
     """The crop's window is larger or smaller by this share at most, and resized; its label is counted in the window."""
-    hematoxylin_gain: float = 0.2
+    hematoxylin_gain: Annotated[float, Range(0, 0.9)] = 0.2
     """Haematoxylin's optical density is multiplied by 1 ± this at most …"""
-    eosin_gain: float = 0.2
+    eosin_gain: Annotated[float, Range(0, 0.9)] = 0.2
     """… and eosin's by 1 ± this (white stays white)."""
-    channel_gain: float = 0.08
+    channel_gain: Annotated[float, Range(0, 0.9)] = 0.08
     """Each channel's optical density is multiplied by 1 ± this at most: another camera, another stain batch."""
-    channel_shift: float = 0.02
+    channel_shift: Annotated[float, Range(0, 0.5)] = 0.02
     """Each channel's intensity is shifted by ± this share of full scale at most."""
-    brightness: float = 0.03
+    brightness: Annotated[float, Range(0, 0.5)] = 0.03
     """All channels are shifted together by ± this share of full scale at most."""
-    contrast: float = 0.1
+    contrast: Annotated[float, Range(0, 0.9)] = 0.1
     """Differences from the crop's mean are multiplied by 1 ± this at most."""
-    blur_px: float = 0.7
+    blur_px: Annotated[float, Range(0, 3)] = 0.7
     """Sigma of the strongest blur, px of the crop; 0: none."""
-    blur_share: float = 0.2
+    blur_share: Annotated[float, Range(0, 1)] = 0.2
     """Share of the crops that are blurred."""
-    jpeg_quality_min: int = 100
+    jpeg_quality_min: Annotated[int, Range(20, 100)] = 100
     """Lowest JPEG quality of the crops that are compressed again; 100: none."""
-    jpeg_share: float = 0.2
+    jpeg_share: Annotated[float, Range(0, 1)] = 0.2
     """Share of the crops that are compressed again."""
 
     def __post_init__(self) -> None:
-        require_range("rescale", self.rescale, 0, 0.05)
-        for name in ("hematoxylin_gain", "eosin_gain", "channel_gain", "contrast"):
-            require_range(name, getattr(self, name), 0, 0.9)
-        for name in ("channel_shift", "brightness"):
-            require_range(name, getattr(self, name), 0, 0.5)
-        require_range("blur_px", self.blur_px, 0, 3)
-        require_range("blur_share", self.blur_share, 0, 1)
-        require_range("jpeg_quality_min", self.jpeg_quality_min, 20, 100)
-        require_range("jpeg_share", self.jpeg_share, 0, 1)
+        check_ranges(self)
 
     @property
     def changes_colour(self) -> bool:
@@ -112,79 +101,79 @@ class TrainingSettings:
 
     recipe: str = "inception"
     """"inception" (RMSprop, staircase decay), "finetune" (head, then all layers) or "scratch" (Adam, cosine)."""
-    batch_size: int = 64
+    batch_size: Annotated[int, Range(1, 65_536)] = 64
     """Crops per optimizer step."""
     micro_batch_size: int | None = None
     """Crops in memory at a time; gradients of batch_size / micro_batch_size parts are added up. None: batch_size."""
-    learning_rate: float = 0.01
+    learning_rate: Annotated[float, Range(1e-9, 10)] = 0.01
     """Initial rate; in recipe "finetune" the low rate of all layers."""
-    max_steps: int = 1_000_000
+    max_steps: Annotated[int, Range(1, 10_000_000)] = 1_000_000
     """At most this many optimizer steps."""
     sampling: str = "without_replacement"
     """"without_replacement": an epoch holds every tile once; "with_replacement": every draw is independent."""
     balance: str = "none"
     """Draw every bin of the label ("ratio") or every "patient" equally often, or all tiles as they are ("none")."""
-    seed: int = 0
+    seed: Annotated[int, Range(0, 2**31 - 1)] = 0
     """Of the starting weights, the order of the tiles and every augmentation."""
     distribute: str = "auto"
     """"auto": every GPU, and every worker that TF_CONFIG names; "none": one process, one device."""
     precision: str = "auto"
     """"float32", "mixed_bfloat16", or "auto": bfloat16 where the processor multiplies it in hardware."""
 
-    decay_factor: float = 0.94
+    decay_factor: Annotated[float, Range(1e-6, 1)] = 0.94
     """Recipe "inception": the rate is multiplied by this …"""
-    decay_epochs: float = 2.0
+    decay_epochs: Annotated[float, Range(1e-6, 1e6)] = 2.0
     """… every so many epochs (an epoch is one crop of every training tile)."""
-    rho: float = 0.9
+    rho: Annotated[float, Range(0, 0.999999)] = 0.9
     """RMSprop: decay of the mean square."""
-    momentum: float = 0.9
+    momentum: Annotated[float, Range(0, 0.999999)] = 0.9
     """RMSprop: momentum."""
-    epsilon: float = 1.0
+    epsilon: Annotated[float, Range(1e-12, 100)] = 1.0
     """RMSprop: added to the mean square; with Keras' 1e-7 a rate of 0.01 destroys pre-trained weights."""
-    clip_norm: float = 2.0
+    clip_norm: Annotated[float, Range(0, 1e6)] = 2.0
     """Global norm to which the gradient is clipped; 0: never."""
-    auxiliary_weight: float = 0.4
+    auxiliary_weight: Annotated[float, Range(0, 10)] = 0.4
     """Weight of the auxiliary head's loss, where model.auxiliary_head is on."""
-    weight_average: float = 0.9999
+    weight_average: Annotated[float, Range(0, 0.9999999)] = 0.9999
     """Moving average of weights, decay min(this, (1 + t) / (10 + t)) at step t; 0: none."""
-    warmup_steps: int = 0
+    warmup_steps: Annotated[int, Range(0, 1_000_000)] = 0
     """Recipes "scratch" and "finetune": linear rise of the rate over the first steps."""
-    head_steps: int = 500
+    head_steps: Annotated[int, Range(0, 1_000_000)] = 500
     """Recipe "finetune": steps of the head alone."""
-    head_learning_rate: float = 1e-3
+    head_learning_rate: Annotated[float, Range(1e-9, 10)] = 1e-3
     """Recipe "finetune": rate of the head alone."""
 
-    min_crop_cells: int = 10
+    min_crop_cells: Annotated[int, Range(1, 100_000)] = 10
     """Crops with fewer tumour cells have ratio weight 0."""
     max_crop_cells: int = 200
     """A crop's weight is its number of tumour cells, capped here."""
-    cells_loss_weight: float = 0.1
+    cells_loss_weight: Annotated[float, Range(0, 1000)] = 0.1
     """Weight of the Poisson loss of the expected number of tumour cells (divided by the mean number of a crop)."""
 
-    validate_every_steps: int = 1000
+    validate_every_steps: Annotated[int, Range(1, 10_000_000)] = 1000
     """Optimizer steps between validations."""
-    validation_patients: float = 0.0
+    validation_patients: Annotated[float, Range(0, 0.9)] = 0.0
     """Share of the patients outside the test fold that chooses the checkpoint; 0: the whole fold after the test."""
-    validation_tiles: int = 2000
+    validation_tiles: Annotated[int, Range(1, 10_000_000)] = 2000
     """At most this many tiles a validation, the same ones every time, spread over all validation pairs."""
-    patience: int = 20
+    patience: Annotated[int, Range(0, 1_000_000)] = 20
     """Converged: the validation loss has not fallen for this many validations. 0: never stop early."""
-    min_improvement: float = 1e-4
+    min_improvement: Annotated[float, Range(0, 1)] = 1e-4
     """A fall of the validation loss smaller than this share does not count as one."""
-    checkpoint_minutes: float = 10.0
+    checkpoint_minutes: Annotated[float, Range(0, 1e6)] = 10.0
     """Minutes between two writings of the last state, so that a kill loses no more."""
-    log_every_steps: int = 20
+    log_every_steps: Annotated[int, Range(1, 1_000_000)] = 20
     """Steps between two lines of history.csv; the loss is looked at for NaN as often."""
-    shuffle_tiles: int = 4096
+    shuffle_tiles: Annotated[int, Range(1, 10_000_000)] = 4096
     """Encoded tiles in the shuffle buffer (about 0.4 MB each at 1024 px)."""
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         require_one_of("recipe", self.recipe, RECIPES)
         require_one_of("precision", self.precision, PRECISIONS)
         require_one_of("distribute", self.distribute, ("auto", "none"))
         require_one_of("sampling", self.sampling, SAMPLINGS)
         require_one_of("balance", self.balance, BALANCES)
-        require_range("batch_size", self.batch_size, 1, 65_536)
         if self.micro_batch_size is not None and (
             self.micro_batch_size < 1 or self.batch_size % self.micro_batch_size != 0
         ):
@@ -192,37 +181,7 @@ class TrainingSettings:
                 f"micro_batch_size: expected a divisor of batch_size {self.batch_size}. "
                 f"Received: {self.micro_batch_size}"
             )
-        self._check_optimizer()
-        self._check_loop()
-
-    def _check_optimizer(self) -> None:
-        require_range("learning_rate", self.learning_rate, 1e-9, 10)
-        require_range("head_learning_rate", self.head_learning_rate, 1e-9, 10)
-        require_range("decay_factor", self.decay_factor, 1e-6, 1)
-        require_range("decay_epochs", self.decay_epochs, 1e-6, 1e6)
-        require_range("rho", self.rho, 0, 0.999999)
-        require_range("momentum", self.momentum, 0, 0.999999)
-        require_range("epsilon", self.epsilon, 1e-12, 100)
-        require_range("clip_norm", self.clip_norm, 0, 1e6)
-        require_range("auxiliary_weight", self.auxiliary_weight, 0, 10)
-        require_range("weight_average", self.weight_average, 0, 0.9999999)
-
-    def _check_loop(self) -> None:
-        require_range("max_steps", self.max_steps, 1, 10_000_000)
-        require_range("warmup_steps", self.warmup_steps, 0, 1_000_000)
-        require_range("head_steps", self.head_steps, 0, 1_000_000)
-        require_range("min_crop_cells", self.min_crop_cells, 1, 100_000)
         require_range("max_crop_cells", self.max_crop_cells, self.min_crop_cells, 1_000_000)
-        require_range("cells_loss_weight", self.cells_loss_weight, 0, 1000)
-        require_range("validate_every_steps", self.validate_every_steps, 1, 10_000_000)
-        require_range("validation_patients", self.validation_patients, 0, 0.9)
-        require_range("validation_tiles", self.validation_tiles, 1, 10_000_000)
-        require_range("patience", self.patience, 0, 1_000_000)
-        require_range("min_improvement", self.min_improvement, 0, 1)
-        require_range("checkpoint_minutes", self.checkpoint_minutes, 0, 1e6)
-        require_range("log_every_steps", self.log_every_steps, 1, 1_000_000)
-        require_range("shuffle_tiles", self.shuffle_tiles, 1, 10_000_000)
-        require_range("seed", self.seed, 0, 2**31 - 1)
 
     @property
     def micro_batches(self) -> int:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from virtual_stain.config.check import require_range
+from virtual_stain.config.check import Range, check_ranges
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,7 +14,7 @@ class WebSettings:
 
     host: str = "127.0.0.1"
     """Address to listen on. Anything but a loopback address needs a token (VSTAIN_WEB_TOKEN)."""
-    port: int = 8899
+    port: Annotated[int, Range(0, 65_535)] = 8899
     """TCP port; 0: any free one."""
     root: str = ""
     """Folder of slides that `vstain serve` may read; nothing outside it is ever served."""
@@ -27,14 +28,12 @@ class WebSettings:
     """Leave the root's own folder in downloaded reports; off: slides by their paths below it."""
     uploads: bool = False
     """Take slides from browsers into ROOT/uploads."""
-    upload_max_mb: float = 4000.0
+    upload_max_mb: Annotated[float, Range(0.001, 1_000_000)] = 4000.0
     """Largest upload, MB (1e6 bytes)."""
-    max_queued_slides: int = 2000
+    max_queued_slides: Annotated[int, Range(1, 1_000_000)] = 2000
     """Slides that may wait for scoring at one time; more are refused."""
 
     def __post_init__(self) -> None:
-        require_range("port", self.port, 0, 65_535)
-        require_range("upload_max_mb", self.upload_max_mb, 0.001, 1_000_000)
-        require_range("max_queued_slides", self.max_queued_slides, 1, 1_000_000)
+        check_ranges(self)
         if not self.host:
             raise ValueError("host: expected an address. Received: ''")

@@ -80,7 +80,7 @@ class CellFiles:
             kind = CellClass(int(c.cell_class[i]))
             x, y = c.xy[i]
             row = [f"{x:.3f}", f"{y:.3f}", CLASS_NAMES[kind], f"{float(c.dab_od[i]):.4f}"]
-            row += [_number(float(c.area_um2[i]), 2), str(int(tumour[i])), str(int(found.grade[i]))]
+            row += [_number(float(c.area_um2[i]), 2), str(int(tumour[i])), str(int(found.intensity[i]))]
             for name in CSV_COLUMNS[len(row) : -1]:
                 values = found.columns.get(name)
                 row.append("" if values is None else _number(float(values[i]), 4))
@@ -130,4 +130,4 @@ def _measurements(found: FoundCells, i: int, tumour: bool) -> dict[str, float]:
     values = {f"{where}: DAB OD mean": found.cells.dab_od[i], "Nucleus: Area µm^2": found.cells.area_um2[i]}
     values |= {title: found.columns[name][i] for name, title in _MEASUREMENTS.items() if name in found.columns}
     plain = {title: round(float(value), 4) for title, value in values.items() if not math.isnan(value)}
-    return {**plain, "Tumour": float(tumour), "Intensity class": float(found.grade[i])}
+    return {**plain, "Tumour": float(tumour), "Intensity class": float(found.intensity[i])}

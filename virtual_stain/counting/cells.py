@@ -21,7 +21,7 @@ class CellClass(enum.IntEnum):
     OTHER = 2
 
 
-UNKNOWN_GRADE = 255
+UNKNOWN_INTENSITY = 255
 """Of a cell that a person called stained without saying how strongly."""
 
 
@@ -39,8 +39,8 @@ class Cells:
     """float32[N]: mean optical density of the DAB component over the nucleus, ≥ 0."""
     area_um2: npt.NDArray[np.float32]
     """float32[N]: area of the nucleus, µm²."""
-    grade: npt.NDArray[np.uint8] | None = None
-    """uint8[N]: membrane class 0–3 (3 for 3+), or UNKNOWN_GRADE; None: the marker has no classes."""
+    intensity: npt.NDArray[np.uint8] | None = None
+    """uint8[N]: intensity 0–3 (3 for 3+), or UNKNOWN_INTENSITY; None: the marker has none."""
 
     def __post_init__(self) -> None:
         if self.xy.ndim != 2 or self.xy.shape[1] != 2:
@@ -76,7 +76,7 @@ class Cells:
             return Cells.empty()
         columns = [p._columns() for p in parts]
         if len({tuple(c) for c in columns}) != 1:
-            raise ValueError("Expected cells with classes, or without. Received: both")
+            raise ValueError("Expected cells with intensities, or without. Received: both")
         return Cells(**{name: np.concatenate([c[name] for c in columns]) for name in columns[0]})
 
     def _columns(self) -> dict[str, npt.NDArray[Any]]:

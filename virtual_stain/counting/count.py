@@ -10,16 +10,15 @@ import numpy.typing as npt
 
 from virtual_stain.config.counting import CountingSettings
 from virtual_stain.counting.cells import CellClass, Cells
-from virtual_stain.counting.given import UNKNOWN, GivenCells, as_nuclei, measured_as
+from virtual_stain.counting.given import UNKNOWN, GivenCells, ImagePlace, as_nuclei, measured_as
 from virtual_stain.counting.measure import Measured, Plane, measure, stain_plane
 from virtual_stain.counting.membrane import measure_membranes
 from virtual_stain.counting.quality import Quality, measure_quality
-from virtual_stain.counting.readings import intensity_class
+from virtual_stain.counting.readings import nuclear_intensity
 from virtual_stain.counting.slide_stain import SlideStain
 from virtual_stain.counting.stain import estimate_slide_stain, estimate_stain
 from virtual_stain.counting.tumour import looks_like_tumour
 from virtual_stain.errors import ResolutionError
-from virtual_stain.geometry import Points
 from virtual_stain.markers import Compartment, Marker
 
 __all__ = ["Counted", "SlideStain", "count_cells", "count_image", "estimate_slide_stain", "estimate_stain"]
@@ -30,7 +29,7 @@ class Counted:
     """Everything that is known of one image."""
 
     cells: Cells
-    grade: npt.NDArray[np.uint8]
+    intensity: npt.NDArray[np.uint8]
     """uint8[N]: 0, 1, 2, 3 for 0, 1+, 2+, 3+."""
     measured: Measured
     """Of the nuclei, same order."""
@@ -84,17 +83,14 @@ def count_given(
     stain: SlideStain,
     settings: CountingSettings,
     given: GivenCells,
-    frame: tuple[Points, tuple[float, float]],
+    place: ImagePlace,
 ) -> Counted:
     """Measures the cells of another detector; their positions, and the classes that they come with, stay.
 
-    `frame`: (corner, scale), px of `rgb` = given px0 / scale − corner. What an outline would be needed for is NaN
-    where a cell has none.
+    `place`: of `rgb` on the slide. What an outline would be needed for is NaN where a cell has none.
     """
-    corner, scale = frame
     plane = stain_plane(rgb, mpp, stain, settings, membrane=marker.compartment is Compartment.MEMBRANE)
-    factor = np.asarray(scale, np.float64) * np.asarray(plane.factor)
-    nuclei = as_nuclei(given, plane, (np.asarray(corner) * scale, factor))
+    nuclei = as_nuclei(given, plane, place)
     found = measure(plane, stain, settings, nuclei)
     counted = classify(rgb, mpp, marker, plane, found, given.tumour, stain, settings)
     which = measured_as(nuclei)
@@ -103,15 +99,15 @@ def count_given(
         cells=dataclasses.replace(
             counted.cells, cell_class=counted.cells.cell_class[which], dab_od=counted.cells.dab_od[which]
         ),
-        grade=counted.grade[which],
+        intensity=counted.intensity[which],
         extra={name: values[which] for name, values in counted.extra.items()},
     )
-    told = given.kind != UNKNOWN
-    kind = np.where(told, given.kind, counted.cells.cell_class).astype(np.uint8)
-    positive = kind == CellClass.POSITIVE
-    # a class and a grade that were told stay; else the grade is measured, at least 1+ for what was called positive
-    grade = np.where(positive, np.maximum(counted.grade, 1), 0)
-    grade = np.where(given.grade != UNKNOWN, given.grade, grade).astype(np.uint8)
+    told = given.cell_class != UNKNOWN
+    cell_class = np.where(told, given.cell_class, counted.cells.cell_class).astype(np.uint8)
+    positive = cell_class == CellClass.POSITIVE
+    # what was told stays; an intensity that was not is measured, at least 1+ for what was called positive
+    intensity = np.where(positive, np.maximum(counted.intensity, 1), 0)
+    intensity = np.where(given.intensity != UNKNOWN, given.intensity, intensity).astype(np.uint8)
     no_outline = np.array([ring is None for ring in given.rings], np.bool_)
     area = np.where(no_outline, np.nan, counted.cells.area_um2).astype(np.float32)
     measured = dataclasses.replace(
@@ -124,11 +120,11 @@ def count_given(
     )
     cells = dataclasses.replace(
         counted.cells,
-        cell_class=kind,
+        cell_class=cell_class,
         area_um2=area,
-        tumour=given.tumour & (kind != CellClass.OTHER),
+        tumour=given.tumour & (cell_class != CellClass.OTHER),
     )
-    return dataclasses.replace(counted, cells=cells, grade=grade, measured=measured)
+    return dataclasses.replace(counted, cells=cells, intensity=intensity, measured=measured)
 
 
 def classify(
@@ -144,12 +140,12 @@ def classify(
     """Positive or negative, and 0 to 3+, in the compartment that the marker stains."""
     if marker.compartment is Compartment.MEMBRANE:
         membranes = measure_membranes(plane, found, settings)
-        od, grade = membranes.od, membranes.grade
+        od, intensity = membranes.od, membranes.intensity
         extra = {"membrane_completeness": membranes.completeness}
     else:
         od, extra = found.dab_od, {}
-        grade = intensity_class(od, od >= stain.positive_od, settings)
-    cell_class = np.where(grade > 0, CellClass.POSITIVE, CellClass.NEGATIVE).astype(np.uint8)
+        intensity = nuclear_intensity(od, od >= stain.positive_od, settings)
+    cell_class = np.where(intensity > 0, CellClass.POSITIVE, CellClass.NEGATIVE).astype(np.uint8)
     other = found.other & (marker.compartment is Compartment.NUCLEUS)  # DAB beside a nucleus spoils its colour
     cell_class[other] = CellClass.OTHER
     cells = Cells(
@@ -160,15 +156,15 @@ def classify(
         area_um2=found.area_um2,
     )
     return Counted(
-        cells, np.where(other, 0, grade).astype(np.uint8), found, extra, image_quality(rgb, mpp, plane, found)
+        cells, np.where(other, 0, intensity).astype(np.uint8), found, extra, image_quality(rgb, mpp, plane, found)
     )
 
 
 def image_quality(rgb: npt.NDArray[np.uint8], mpp: tuple[float, float], plane: Plane, found: Measured) -> Quality:
     """Of the nuclei that were found."""
     stained = np.maximum(plane.hematoxylin, 0) + np.maximum(plane.dab, 0)
-    planes = stained, plane.residual, plane.saturated
-    return measure_quality(rgb, float(np.sqrt(mpp[0] * mpp[1])), found.nuclei.labels > 0, planes)
+    pixel = float(np.sqrt(mpp[0] * mpp[1]))
+    return measure_quality(rgb, pixel, found.nuclei.labels > 0, stained, plane.residual, plane.saturated)
 
 
 def _require_image(

@@ -29,7 +29,7 @@ _NOT_TUMOUR = re.compile(
 _TUMOUR = re.compile(r"tumou?r|cancer|carcinom|neoplas|malignan")
 _POSITIVE = re.compile(r"^pos\b|^\+$|\bpositive\b")
 _NEGATIVE = re.compile(r"^neg\b|^-$|\bnegative\b")
-_GRADE = re.compile(r"^([0-3])\+?$|^(?:score|class|grade) ?([0-3])\+?$")
+_INTENSITY = re.compile(r"^([0-3])\+?$|^(?:score|class|grade) ?([0-3])\+?$")
 _NO_NUCLEUS = re.compile(r"^other$|ignore|exclude|art[ei]fact")
 _PLAIN = re.compile(r"^(cells?|nucle(us|i)|detections?|)$")
 _SHIFT = 4
@@ -43,9 +43,9 @@ class GivenCells:
     """Which kind of file they came from, as summary.json names it."""
     xy: Points
     """float64[N, 2]."""
-    kind: npt.NDArray[np.uint8]
+    cell_class: npt.NDArray[np.uint8]
     """uint8[N]: CellClass, or UNKNOWN."""
-    grade: npt.NDArray[np.uint8]
+    intensity: npt.NDArray[np.uint8]
     """uint8[N]: 0–3, or UNKNOWN."""
     tumour: npt.NDArray[np.bool_]
     """bool[N]; all, where the file says nothing of tumour."""
@@ -55,7 +55,7 @@ class GivenCells:
     """Class names that were not understood, and how many cells have them."""
 
     def __post_init__(self) -> None:
-        lengths = {len(c) for c in (self.xy, self.kind, self.grade, self.tumour, self.rings)}
+        lengths = {len(c) for c in (self.xy, self.cell_class, self.intensity, self.tumour, self.rings)}
         if len(lengths) != 1 or self.xy.ndim != 2 or self.xy.shape[1] != 2:
             raise ValueError(f"Expected columns of equal length and xy of shape [N, 2]. Received: {lengths}")
 
@@ -66,17 +66,17 @@ class GivenCells:
         """The cells that a boolean mask or an index array picks."""
         at = np.flatnonzero(index) if index.dtype == np.bool_ else index
         rings = tuple(self.rings[i] for i in at.tolist())
-        kind, grade, tumour = self.kind[index], self.grade[index], self.tumour[index]
-        return GivenCells(self.detector, self.xy[index], kind, grade, tumour, rings, self.strange)
+        cell_class, intensity, tumour = self.cell_class[index], self.intensity[index], self.tumour[index]
+        return GivenCells(self.detector, self.xy[index], cell_class, intensity, tumour, rings, self.strange)
 
 
 @dataclass(frozen=True, slots=True)
 class ClassName:
     """What a class name tells of a cell."""
 
-    kind: int = UNKNOWN
+    cell_class: int = UNKNOWN
     """CellClass, or UNKNOWN."""
-    grade: int = UNKNOWN
+    intensity: int = UNKNOWN
     """0–3, or UNKNOWN."""
     tumour: bool | None = None
     understood: bool = True
@@ -88,14 +88,14 @@ def class_of(name: str) -> ClassName:
 
     What is no tumour goes before what is: a tumour-infiltrating lymphocyte is none.
     """
-    kind, grade, tumour, understood = UNKNOWN, UNKNOWN, None, True
+    cell_class, intensity, tumour, understood = UNKNOWN, UNKNOWN, None, True
     for word in (w.strip().strip("*").lower() for w in re.split(r"[:;,/|]", name)):
-        told = _GRADE.match(word)
+        told = _INTENSITY.match(word)
         if told:
-            grade = int(told[1] or told[2])
-            kind = CellClass.POSITIVE if grade else CellClass.NEGATIVE
+            intensity = int(told[1] or told[2])
+            cell_class = CellClass.POSITIVE if intensity else CellClass.NEGATIVE
         elif _NO_NUCLEUS.search(word):
-            kind, tumour = CellClass.OTHER, False
+            cell_class, tumour = CellClass.OTHER, False
         elif _NOT_TUMOUR.search(word):
             tumour = False
         elif _TUMOUR.search(word) and tumour is None:
@@ -103,10 +103,10 @@ def class_of(name: str) -> ClassName:
         elif not (_POSITIVE.search(word) or _NEGATIVE.search(word) or _TUMOUR.search(word) or _PLAIN.match(word)):
             understood = False
         if _POSITIVE.search(word):
-            kind = CellClass.POSITIVE
+            cell_class = CellClass.POSITIVE
         elif _NEGATIVE.search(word):
-            kind, grade = CellClass.NEGATIVE, 0
-    return ClassName(int(kind), grade, tumour, understood)
+            cell_class, intensity = CellClass.NEGATIVE, 0
+    return ClassName(int(cell_class), intensity, tumour, understood)
 
 
 def misunderstood(names: list[str]) -> dict[str, int]:
@@ -120,12 +120,23 @@ def tumour_flags(told: list[bool | None]) -> npt.NDArray[np.bool_]:
     return np.array([t is True if named else t is not False for t in told], np.bool_)
 
 
-def as_nuclei(given: GivenCells, plane: Plane, to_working: tuple[Points, Points]) -> Nuclei:
+@dataclass(frozen=True, slots=True, eq=False)
+class ImagePlace:
+    """Where an image lies on its slide: its px = level-0 px / scale − corner."""
+
+    corner: Points
+    """float64[2]: its upper left corner, px of the level that it was read from."""
+    scale: tuple[float, float]
+    """Level-0 px per px of that level."""
+
+
+def as_nuclei(given: GivenCells, plane: Plane, place: ImagePlace) -> Nuclei:
     """The cells as outlines in the working pixels of `plane`, so that they can be measured like ours.
 
-    `to_working`: (shift, factor), working px = (px0 − shift) / factor.
+    `place`: of the image that `plane` was made from.
     """
-    shift, factor = to_working
+    # working px = (px0 − shift) / factor
+    shift, factor = place.corner * place.scale, np.asarray(place.scale, np.float64) * np.asarray(plane.factor)
     centre = (given.xy - shift) / factor
     disc = Rays(16, 1.0, 1, 1).directions * (POINT_RADIUS_UM / np.asarray(plane.mpp))
     rings = [

@@ -129,6 +129,7 @@ def _outer_ring(geometry: dict[str, Any]) -> Points | None:
 
 
 def _area(ring: Points) -> float:
+    """With the sign of the direction."""
     x, y = ring[:, 0], ring[:, 1]
     return float(np.dot(x, np.roll(y, -1)) - np.dot(np.roll(x, -1), y)) / 2
 

@@ -34,8 +34,8 @@ def class_columns(names: list[str], told: list[bool | None]) -> dict[str, Any]:
     """Columns of GivenCells from class names; `told`: tumour where the file says it beside the name."""
     classes = [class_of(name) for name in names]
     return {
-        "kind": np.array([c.kind for c in classes], np.uint8),
-        "grade": np.array([c.grade for c in classes], np.uint8),
+        "cell_class": np.array([c.cell_class for c in classes], np.uint8),
+        "intensity": np.array([c.intensity for c in classes], np.uint8),
         "tumour": tumour_flags([c.tumour if t is None else t for c, t in zip(classes, told, strict=True)]),
         "strange": misunderstood(names),
     }

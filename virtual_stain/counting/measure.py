@@ -154,6 +154,7 @@ def measure(plane: Plane, stain: SlideStain, settings: CountingSettings, nuclei:
 def _is_other(
     hematoxylin: npt.NDArray[np.float64], dab: npt.NDArray[np.float64], residual: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.bool_]:
+    """Whether what lies in a nucleus is no mixture of the two stains."""
     off_plane = residual > _OTHER_RESIDUAL * np.maximum(hematoxylin + dab, 1e-3)
     beyond = np.minimum(hematoxylin, dab) < _OTHER_NEGATIVE * np.maximum(hematoxylin, dab)
     return np.asarray(off_plane | beyond, np.bool_)

@@ -46,7 +46,7 @@ class Membranes:
     """float32[N]: mean DAB optical density of the stained part, as it is in focus; 0 where nothing is stained."""
     completeness: F32
     """float32[N]: stained share of the border, 0–1."""
-    grade: npt.NDArray[np.uint8]
+    intensity: npt.NDArray[np.uint8]
     """uint8[N]: 0, 1, 2, 3 for 0, 1+, 2+, 3+."""
 
 
@@ -76,15 +76,16 @@ def measure_membranes(plane: Plane, found: Measured, settings: CountingSettings)
     across = np.take_along_axis(profile, np.clip(at + _ACROSS, 0, len(steps) - 1), axis=2).sum(axis=2)
     density = np.where(stained, across / _ACROSS_IN_FOCUS, 0).sum(axis=1, dtype=np.float64)
     od = (density / np.maximum(stained.sum(axis=1), 1)).astype(np.float32)
-    return Membranes(od, completeness, _grade(od, completeness, settings))
+    return Membranes(od, completeness, _intensity(od, completeness, settings))
 
 
-def _grade(od: F32, completeness: F32, settings: CountingSettings) -> npt.NDArray[np.uint8]:
+def _intensity(od: F32, completeness: F32, settings: CountingSettings) -> npt.NDArray[np.uint8]:
+    """The rule at the top of this module."""
     some = completeness >= settings.membrane_some_fraction
     complete = completeness >= settings.membrane_complete_fraction
     strong = od >= settings.membrane_strong_od
-    grade = some.astype(np.uint8) + (some & (complete | strong)) + (complete & strong)
-    return np.asarray(grade, np.uint8)
+    intensity = some.astype(np.uint8) + (some & (complete | strong)) + (complete & strong)
+    return np.asarray(intensity, np.uint8)
 
 
 def _radii(found: Measured, centre: F64) -> F64:

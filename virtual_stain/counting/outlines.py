@@ -29,7 +29,7 @@ _MIN_LEGEND_PX = 460
 class Outline(NamedTuple):
     """One cell as it is drawn."""
 
-    kind: int
+    cell_class: int
     """CellClass."""
     tumour: bool
     """Whether it entered the percentage of tumour cells."""
@@ -39,7 +39,7 @@ class Outline(NamedTuple):
 
 def draw_cell(image: U8, cell: Outline, ring_px: Points, thickness: int) -> None:
     """`ring_px`: the cell's outline in px of `image`; a tumour cell solid, another one thin and dashed."""
-    colour = COLOURS[CellClass(cell.kind)]
+    colour = COLOURS[CellClass(cell.cell_class)]
     if cell.tumour:
         cv2.polylines(image, [_fixed(ring_px)], True, colour, thickness, cv2.LINE_AA, shift=SHIFT)
     else:

@@ -82,7 +82,9 @@ def draw_overlay(slide: Slide, drawn: Drawn, close_up: Box, title: str) -> U8:
     Tumour cells are full dots and solid outlines, others faint dots and dashed outlines.
     """
     left = _whole(slide, drawn, close_up)
-    right = _close_up(slide, drawn, close_up)
+    scale = PANEL_PX / max(close_up.width, close_up.height)
+    size = Size(max(1, round(close_up.width * scale)), max(1, round(close_up.height * scale)))
+    right = _outlined(slide, drawn, close_up, size, 2)
     height = max(left.shape[0], right.shape[0])
     canvas = np.full((height + _TEXT_PX, left.shape[1] + right.shape[1] + 8, 3), 255, np.uint8)
     canvas[_TEXT_PX : _TEXT_PX + left.shape[0], : left.shape[1]] = left
@@ -109,12 +111,6 @@ def _whole(slide: Slide, drawn: Drawn, close_up: Box) -> U8:
     corners = ((close_up.corners() - (b.x, b.y)) * scale).round().astype(int)
     cv2.rectangle(image, corners[0].tolist(), corners[2].tolist(), (0, 0, 0), 2)
     return image
-
-
-def _close_up(slide: Slide, drawn: Drawn, box: Box) -> U8:
-    scale = PANEL_PX / max(box.width, box.height)
-    size = Size(max(1, round(box.width * scale)), max(1, round(box.height * scale)))
-    return _outlined(slide, drawn, box, size, 2)
 
 
 def _outlined(slide: Slide, drawn: Drawn, box: Box, size: Size, thickness: int) -> U8:

@@ -60,10 +60,12 @@ def measure_quality(
     rgb: npt.NDArray[np.uint8],
     mpp: float,
     nuclear: npt.NDArray[np.bool_],
-    planes: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.bool_]],
+    stain: npt.NDArray[np.float32],
+    residual: npt.NDArray[np.float32],
+    saturated: npt.NDArray[np.bool_],
 ) -> Quality:
-    """`nuclear`: bool[h, w], working pixels inside nuclei; `planes`: their summed stain, residual, and saturation."""
-    stain, residual, saturated = planes
+    """`nuclear`: bool[h, w], working pixels inside nuclei; of all working pixels `stain`, the sum of both stains,
+    `residual`, what is neither, and `saturated`."""
     return Quality(
         nuclear_px=int(np.count_nonzero(nuclear)),
         saturated_px=int(np.count_nonzero(saturated & nuclear)),
@@ -114,7 +116,7 @@ def quality_flags(
     saturated, unexplained = quality.saturated_fraction, quality.unexplained_fraction
     uncertainty = uncertainty_of(counts, doubtful)
     raised = {
-        BLURRED: quality.focus is not None and quality.focus < settings.min_focus,
+        BLURRED: quality.focus is not None and quality.focus < settings.min_window_focus,
         SATURATED: saturated is not None and saturated > settings.max_saturated_fraction,
         UNEXPLAINED: not stain.is_hematoxylin_dab
         or (unexplained is not None and unexplained > settings.max_unexplained_fraction),
@@ -142,7 +144,7 @@ def join_quality(
         unexplained_od=sum(p.unexplained_od for p in all_parts),
         focus=float(np.median(focus)) if focus else None,
     )
-    blurred = float(np.mean([f < settings.min_focus for f in focus])) if focus else None
+    blurred = float(np.mean([f < settings.min_window_focus for f in focus])) if focus else None
     flags = [f for f in quality_flags(total, counts, settings, stain, doubtful) if f != BLURRED]
     if blurred is not None and blurred >= 0.25:
         flags.insert(0, BLURRED)

@@ -1,4 +1,4 @@
-"""The numbers a pathologist reads: labelling index, H-score, Allred."""
+"""The numbers a pathologist reads: labelling index, H-score, Allred, PD-L1 TPS."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ ALLRED_BINS = "0; < 1 %; 1 to < 10 %; 10 % to < 1/3; 1/3 to < 2/3; >= 2/3"
 0; < 1 %; 1–10 %; 11–33 %; 34–66 %; ≥ 67 %, which leaves gaps)."""
 ALLRED_INTENSITY = "class of the mean DAB optical density of the positive nuclei"
 NO_CELLS = "no cells were counted"
+TPS_RULE = "tumour cells with partial or complete membrane staining of any intensity / all tumour cells"
 
 _PROPORTION_EDGES = (0.01, 0.10, 1 / 3, 2 / 3)
 
@@ -29,8 +30,8 @@ class Readings:
     ratio: float | None
     standard_error: float | None
     """Binomial standard error of `ratio`; says nothing about errors of the counting itself."""
-    by_class: tuple[int, int, int]
-    """Nuclei of class 1+, 2+, 3+."""
+    by_intensity: tuple[int, int, int]
+    """Nuclei of 1+, 2+, 3+."""
     h_score: float | None
     """1·%1+ + 2·%2+ + 3·%3+, 0–300."""
     allred_proportion: int | None
@@ -52,9 +53,10 @@ class Readings:
             "nuclei": self.positive + self.negative,
             "ratio": _rounded(self.ratio),
             "standard_error": _rounded(self.standard_error),
-            "class_1": self.by_class[0],
-            "class_2": self.by_class[1],
-            "class_3": self.by_class[2],
+            # the keys of summary.json are older than the word
+            "class_1": self.by_intensity[0],
+            "class_2": self.by_intensity[1],
+            "class_3": self.by_intensity[2],
             "h_score": _rounded(self.h_score, 3),
             "allred": self.allred,
             "allred_proportion": self.allred_proportion,
@@ -70,52 +72,56 @@ def _rounded(value: float | None, digits: int = 6) -> float | None:
     return None if value is None else round(value, digits)
 
 
-def intensity_class(
+def nuclear_intensity(
     dab_od: npt.NDArray[np.float32], positive: npt.NDArray[np.bool_], settings: CountingSettings
 ) -> npt.NDArray[np.uint8]:
     """uint8[N]: 0 negative, 1, 2, 3 by mean nuclear DAB optical density.
 
     Cut-offs 0.4 and 0.6 for 2+ and 3+ are QuPath's defaults (Bankhead 2017); 1+ begins at the slide's threshold.
     """
-    grade = 1 + (dab_od >= settings.class_2_od).astype(np.uint8) + (dab_od >= settings.class_3_od).astype(np.uint8)
-    return np.where(positive, grade, 0).astype(np.uint8)
+    intensity = (
+        1 + (dab_od >= settings.intensity_2_od).astype(np.uint8) + (dab_od >= settings.intensity_3_od).astype(np.uint8)
+    )
+    return np.where(positive, intensity, 0).astype(np.uint8)
 
 
 def read_cells(
-    cells: Cells, settings: CountingSettings, *, tumour_only: bool, grade: npt.NDArray[np.uint8] | None = None
+    cells: Cells, settings: CountingSettings, *, tumour_only: bool, intensity: npt.NDArray[np.uint8] | None = None
 ) -> Readings:
     """Readings over the tumour cells, or over all nuclei.
 
-    `grade`: uint8[N], 0–3 for 0, 1+, 2+, 3+; without it the nuclear density decides.
+    `intensity`: uint8[N], 0–3 for 0, 1+, 2+, 3+; without it the nuclear density decides.
     """
     chosen = cells.select(cells.tumour) if tumour_only else cells
     counts = chosen.counts(tumour_only=False)  # of the chosen ones, all
     positive = chosen.cell_class == CellClass.POSITIVE
-    if grade is None:
-        grade = intensity_class(chosen.dab_od, positive, settings)
+    if intensity is None:
+        intensity = nuclear_intensity(chosen.dab_od, positive, settings)
     elif tumour_only:
-        grade = grade[cells.tumour]
-    by_class = tuple(int(np.count_nonzero(grade == g)) for g in (1, 2, 3))
+        intensity = intensity[cells.tumour]
+    by_intensity = tuple(int(np.count_nonzero(intensity == g)) for g in (1, 2, 3))
     mean_od = float(chosen.dab_od[positive].mean()) if positive.any() else None
     total = counts.total
+    proportion = strength = None
+    if counts.ratio is not None:
+        proportion = 0 if counts.ratio == 0 else 1 + sum(counts.ratio >= edge for edge in _PROPORTION_EDGES)
+        cutoffs = (settings.intensity_2_od, settings.intensity_3_od)
+        strength = 0 if mean_od is None else 1 + sum(mean_od >= cutoff for cutoff in cutoffs)
     return Readings(
         positive=counts.positive,
         negative=counts.negative,
         ratio=counts.ratio,
         standard_error=counts.standard_error,
-        by_class=(by_class[0], by_class[1], by_class[2]),
-        h_score=100 * sum(g * n for g, n in enumerate(by_class, 1)) / total if total else None,
-        allred_proportion=None if counts.ratio is None else _proportion(counts.ratio),
-        allred_intensity=None if counts.ratio is None else _intensity(mean_od, settings),
+        by_intensity=(by_intensity[0], by_intensity[1], by_intensity[2]),
+        h_score=100 * sum(g * n for g, n in enumerate(by_intensity, 1)) / total if total else None,
+        allred_proportion=proportion,
+        allred_intensity=strength,
         mean_positive_dab_od=mean_od,
     )
 
 
-def _proportion(ratio: float) -> int:
-    return 0 if ratio == 0 else 1 + sum(ratio >= edge for edge in _PROPORTION_EDGES)
-
-
-def _intensity(mean_od: float | None, settings: CountingSettings) -> int:
-    if mean_od is None:
-        return 0
-    return 1 + int(mean_od >= settings.class_2_od) + int(mean_od >= settings.class_3_od)
+def read_tps(cells: Cells) -> dict[str, Any]:
+    """PD-L1 tumour proportion score. CPS and IC count immune cells and are other things: not read."""
+    ratio = cells.counts().ratio
+    value: dict[str, Any] = {"tps": None if ratio is None else round(ratio, 6), "rule": TPS_RULE}
+    return value if ratio is not None else {**value, "reason": NO_CELLS}

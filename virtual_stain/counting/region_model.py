@@ -49,17 +49,14 @@ def load_region_model(where: str) -> RegionModel:
     except Exception as error:
         raise InputError(f"{expected} Received: {where!r}, which raised {type(error).__name__}: {error}") from error
     if not hasattr(module, name):
-        raise InputError(f"{expected} Received: {where!r} (no {name} in {_place(module)})", hint=_instead(module))
+        place = getattr(module, "__file__", None) or module.__name__
+        raise InputError(f"{expected} Received: {where!r} (no {name} in {place})", hint=_instead(module))
     found = getattr(module, name)
     is_factory = callable(found) and not callable(getattr(found, "region", None))
     model = _asked(where, found) if is_factory else found
     if isinstance(model, type):
         model = _asked(where, model)
     return check_region_model(model, where)
-
-
-def _place(module: ModuleType) -> str:
-    return getattr(module, "__file__", None) or module.__name__
 
 
 def _instead(module: ModuleType) -> str:

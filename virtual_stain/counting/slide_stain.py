@@ -81,6 +81,7 @@ class SlideStain:
 
 
 def _vector(value: Any) -> Vector:
+    """Raises ValueError or TypeError unless these are three numbers."""
     x, y, z = (float(v) for v in value)
     return x, y, z
 

@@ -122,7 +122,8 @@ def examine_stain(
     if background is None:
         background, flags = estimate_background(images)
     shrink = AreaResampler.towards((mpp, mpp), settings.work_mpp)
-    density = np.concatenate([_sample(optical_density(shrink(image), background)) for image in images])
+    pixels = [optical_density(shrink(image), background).reshape(-1, 3) for image in images]
+    density = np.concatenate([p[:: max(1, len(p) // _PIXELS_PER_IMAGE)] for p in pixels])
     vectors = estimate_vectors(density)
     stain = SlideStain(
         background=background,
@@ -184,11 +185,6 @@ def examine_slide_stain(
     """`estimate_slide_stain` with the evidence."""
     windows, mpp = sample_windows(slide, tissue, settings)
     return examine_stain(windows, settings, mpp, sample_glass(slide, tissue), membrane=membrane)
-
-
-def _sample(density: F32) -> F32:
-    flat = density.reshape(-1, 3)
-    return flat[:: max(1, len(flat) // _PIXELS_PER_IMAGE)]
 
 
 def _typical_contrast(found: list[Measured], negative_below: float) -> float | None:

@@ -76,7 +76,7 @@ def _densities(axes: Axes, evidence: StainEvidence, settings: CountingSettings) 
     axes.axvspan(*stain.doubtful_od, color="#888888", alpha=0.25, linewidth=0, label="doubtful")
     if evidence.populations is not None:
         _populations(axes, evidence.populations, top)
-    limits = [("1+", stain.positive_od), ("2+", settings.class_2_od), ("3+", settings.class_3_od)]
+    limits = [("1+", stain.positive_od), ("2+", settings.intensity_2_od), ("3+", settings.intensity_3_od)]
     for at in sorted({at for _, at in limits}):
         names = " = ".join(name for name, limit in limits if limit == at)
         axes.axvline(at, color="black", linestyle="-" if at == stain.positive_od else ":")

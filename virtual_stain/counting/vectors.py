@@ -75,7 +75,8 @@ def estimate_vectors(density: F32) -> StainVectors:
     if dab is None:
         dab = unit(PUBLISHED_DAB)
         flags.append(DAB_PUBLISHED)
-    if _angle_deg(hematoxylin, dab) < _MIN_ANGLE_DEG:
+    angle_deg = float(np.degrees(np.arccos(np.clip(np.dot(hematoxylin, dab), -1, 1))))
+    if angle_deg < _MIN_ANGLE_DEG:
         return StainVectors(unit(PUBLISHED_HEMATOXYLIN), unit(PUBLISHED_DAB), (*flags, NOT_SEPARABLE))
     if HEMATOXYLIN_PUBLISHED in flags and (dab[2] - dab[0]) / sum(dab) < _GREY_BELOW:
         return StainVectors(unit(PUBLISHED_HEMATOXYLIN), unit(PUBLISHED_DAB), (*flags, GREY))
@@ -106,7 +107,3 @@ def _pure_end(
     pure = density[side & (h * towards >= limit)]
     direction = pure / np.linalg.norm(pure, axis=1, keepdims=True)
     return unit(np.median(direction, axis=0))
-
-
-def _angle_deg(a: Vector, b: Vector) -> float:
-    return float(np.degrees(np.arccos(np.clip(np.dot(a, b), -1, 1))))

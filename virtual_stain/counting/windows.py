@@ -16,7 +16,7 @@ import numpy.typing as npt
 from virtual_stain.config.counting import CountingSettings
 from virtual_stain.counting.cells import Cells
 from virtual_stain.counting.count import Counted, count_given, count_image
-from virtual_stain.counting.given import GivenCells
+from virtual_stain.counting.given import GivenCells, ImagePlace
 from virtual_stain.counting.quality import Quality
 from virtual_stain.counting.resample import AreaResampler
 from virtual_stain.counting.slide_stain import SlideStain
@@ -62,7 +62,7 @@ class FoundCells:
     """The cells of one core, in level-0 px of the slide."""
 
     cells: Cells
-    grade: npt.NDArray[np.uint8]
+    intensity: npt.NDArray[np.uint8]
     """uint8[N]: 0, 1, 2, 3 for 0, 1+, 2+, 3+."""
     columns: dict[str, npt.NDArray[np.float32]]
     """float32[N] each: what was measured beside; NaN where there is nothing to measure."""
@@ -125,6 +125,7 @@ def _level(slide: Slide, mpp: tuple[float, float]) -> int:
 
 
 def _grid(extent: tuple[int, int, int, int], step: tuple[int, int]) -> Iterator[CountWindow]:
+    """Cores side by side, row by row."""
     x, y, x1, y1 = extent
     for top in range(y, y1, step[1]):
         for left in range(x, x1, step[0]):
@@ -132,6 +133,7 @@ def _grid(extent: tuple[int, int, int, int], step: tuple[int, int]) -> Iterator[
 
 
 def _core(plan: WindowPlan, window: CountWindow) -> Box:
+    """In level-0 px."""
     sx, sy = plan.scale
     width, height = window.core_x1 - window.core_x, window.core_y1 - window.core_y
     return Box(window.core_x * sx, window.core_y * sy, width * sx, height * sy)
@@ -186,7 +188,8 @@ def count_window(slide: Slide, task: WindowTask, window: CountWindow) -> FoundCe
     corner = np.array([x, y], np.float64)
     if task.given is not None:
         own = task.given.select(_in_core(task.given.xy / plan.scale, window))
-        counted = count_given(image, plan.mpp, task.marker, task.stain, task.settings, own, (corner, plan.scale))
+        place = ImagePlace(corner, plan.scale)
+        counted = count_given(image, plan.mpp, task.marker, task.stain, task.settings, own, place)
         return _found(counted, np.ones(len(own), np.bool_), own.xy, own.rings)
     counted = count_image(image, plan.mpp, task.marker, task.stain, task.settings)
     at = counted.measured.xy + corner
@@ -208,7 +211,7 @@ def _found(counted: Counted, inside: npt.NDArray[np.bool_], xy: Points, rings: t
     }
     return FoundCells(
         cells=counted.cells.select(inside).moved(xy),
-        grade=counted.grade[inside],
+        intensity=counted.intensity[inside],
         columns={name: values[inside] for name, values in columns.items()},
         rings=rings,
         quality=counted.quality,

@@ -31,22 +31,22 @@ def cells_in_crop(
     return _count(positive, chosen), tf.reduce_sum(tf.cast(chosen, tf.float32))
 
 
-def classes_in_crop(
+def intensities_in_crop(
     xy: tf.Tensor, intensity: tf.Tensor, origin: tf.Tensor, tile_px: int, crop_px: int | tf.Tensor
 ) -> tf.Tensor:
-    """float32[3]: cells of the membrane classes 1+, 2+, 3+ in the crop. `intensity`: int64[N] 0–3, or int64[0] where
-    the classes are not known: then 0."""
+    """float32[3]: cells of the intensities 1+, 2+, 3+ in the crop. `intensity`: int64[N] 0–3, or int64[0] where
+    they are not known: then 0."""
     inside = _in_crop(xy, origin, tile_px, crop_px)
-    return tf.reduce_sum(_one_hot_classes(xy, intensity) * tf.cast(inside, tf.float32)[:, None], axis=0)
+    return tf.reduce_sum(_one_hot_intensities(xy, intensity) * tf.cast(inside, tf.float32)[:, None], axis=0)
 
 
-def classes_in_grid(xy: tf.Tensor, intensity: tf.Tensor, tile_px: int, crop_px: int) -> tf.Tensor:
+def intensities_in_grid(xy: tf.Tensor, intensity: tf.Tensor, tile_px: int, crop_px: int) -> tf.Tensor:
     """float32[g², 3]: the same of each crop of the grid."""
     g = tile_px // crop_px
-    return tf.math.unsorted_segment_sum(_one_hot_classes(xy, intensity), _grid_index(xy, tile_px, crop_px), g * g)
+    return tf.math.unsorted_segment_sum(_one_hot_intensities(xy, intensity), _grid_index(xy, tile_px, crop_px), g * g)
 
 
-def _one_hot_classes(xy: tf.Tensor, intensity: tf.Tensor) -> tf.Tensor:
+def _one_hot_intensities(xy: tf.Tensor, intensity: tf.Tensor) -> tf.Tensor:
     """float32[N, 3]; a cell of class 0, or of unknown class, is a row of zeros."""
     known = tf.pad(intensity, [[0, tf.shape(xy)[0] - tf.size(intensity)]])
     return tf.one_hot(known - 1, 3)

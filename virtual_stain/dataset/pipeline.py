@@ -14,8 +14,8 @@ from virtual_stain.dataset.augment import N_DRAWS
 from virtual_stain.dataset.crops import (
     cells_in_crop,
     cells_in_grid,
-    classes_in_crop,
-    classes_in_grid,
+    intensities_in_crop,
+    intensities_in_grid,
     random_grid_origin,
     random_origin,
 )
@@ -47,14 +47,14 @@ class CropSpec:
     crop_px: int
 
     @property
-    def has_classes(self) -> bool:
-        """Whether one of the markers is read by membrane class."""
-        return any(m.has_classes for m in self.markers)
+    def has_intensities(self) -> bool:
+        """Whether one of the markers is read by intensity."""
+        return any(m.has_intensities for m in self.markers)
 
     @property
     def keys(self) -> tuple[str, ...]:
         """What is parsed of every record."""
-        return (*_KEYS, "cells/intensity") if self.has_classes else _KEYS
+        return (*_KEYS, "cells/intensity") if self.has_intensities else _KEYS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +79,7 @@ def training_batches(
 ) -> tf.data.Dataset:
     """Endless batches {crop: uint8[B, C, C, 3]; positive, cells, trusted, usable: float32[B, markers]; draws:
     float32[B, N_DRAWS] for `augment`; tile: string[B]; origin: int32[B, 2]}, B = batch_size / workers; with a marker
-    that has membrane classes also classes: float32[B, 3], its cells of 1+, 2+ and 3+.
+    that has intensities also intensities: float32[B, 3], its cells of 1+, 2+ and 3+.
 
     One random crop of every tile an epoch, unless sampling or balance say otherwise. Step t's batch is a function of
     the seed and t alone. Raises InputError when there is nothing to read.
@@ -141,10 +141,12 @@ def _training_crop(data: tf.Tensor, seed: tf.Tensor, spec: CropSpec, settings: A
         crop = tf.image.resize(crop, (spec.crop_px, spec.crop_px), method="area")
         crop = tf.cast(tf.round(tf.clip_by_value(crop, 0.0, 255.0)), tf.uint8)
     one = _marker_one_hot(record, spec.markers)
-    classes = {}
-    if spec.has_classes:
-        classes["classes"] = classes_in_crop(_xy(record), record["cells/intensity"], origin, spec.tile_px, window_px)
-    return classes | {
+    intensities = {}
+    if spec.has_intensities:
+        intensities["intensities"] = intensities_in_crop(
+            _xy(record), record["cells/intensity"], origin, spec.tile_px, window_px
+        )
+    return intensities | {
         "crop": tf.ensure_shape(crop, (spec.crop_px, spec.crop_px, 3)),
         "positive": positive * one,
         "cells": cells * one,
@@ -170,7 +172,7 @@ def tile_batches(
     {tile: uint8[B, T, T, 3]; positive, cells: float32[B, g², markers] of the crops of prediction's grid, row by row;
     trusted (the value may train), usable (the number of cells may): float32[B, markers]; pair, patient: string[B];
     col, row: int64[B]; tissue_fraction, registration_um (NaN: not known): float32[B]; clear: bool[B], the classes of
-    its cells can be told}; with a marker that has membrane classes also classes: float32[B, g², 3], classes_known:
+    its cells can be told}; with a marker that has intensities also intensities: float32[B, g², 3], intensities_known:
     bool[B].
     `labelled_only`: without the tiles whose value is no label. `max_tiles`: every n-th tile, so that no more than
     this many remain. Raises InputError.
@@ -190,12 +192,12 @@ def _whole_tile(data: tf.Tensor, spec: CropSpec) -> dict[str, tf.Tensor]:
     tile = tf.io.decode_jpeg(record["image/encoded"], channels=3, dct_method="INTEGER_ACCURATE")
     positive, cells = cells_in_grid(_xy(record), record["cells/positive"], spec.tile_px, spec.crop_px)
     one = _marker_one_hot(record, spec.markers)
-    classes = {}
-    if spec.has_classes:
+    intensities = {}
+    if spec.has_intensities:
         intensity = record["cells/intensity"]
-        classes["classes"] = classes_in_grid(_xy(record), intensity, spec.tile_px, spec.crop_px)
-        classes["classes_known"] = tf.size(intensity) == tf.size(record["cells/x"])
-    return classes | {
+        intensities["intensities"] = intensities_in_grid(_xy(record), intensity, spec.tile_px, spec.crop_px)
+        intensities["intensities_known"] = tf.size(intensity) == tf.size(record["cells/x"])
+    return intensities | {
         "tile": tf.ensure_shape(tile, (spec.tile_px, spec.tile_px, 3)),
         "positive": positive[:, None] * one,
         "cells": cells[:, None] * one,

@@ -209,30 +209,26 @@ def _write(folder: Path, name: str, read: _Read, figures: dict[str, Any]) -> Non
         **read.facts,
         "value_definition": read.rule.definition.value,
         "unit": read.rule.definition.unit,
-        "rule": _rule_json(read.rule),
+        "rule": {k: v for k, v in dataclasses.asdict(read.rule).items() if k != "definition"},
         "markers": figures,
     }
     write_text(folder / "evaluation.html", evaluation_html(value, plots))
     write_json(folder / "evaluation.json", value)  # last: where it stands, the rest is whole
 
 
-def _rule_json(rule: ReadingRule) -> dict[str, Any]:
-    return {k: v for k, v in dataclasses.asdict(rule).items() if k != "definition"}
-
-
 def predictions_csv(tiles: TileTable, rule: ReadingRule) -> str:
     """One line a tile; empty where there is no value. Fractions or cells per mm², cells.
 
-    Where a marker has membrane classes: counted cells (`label_class_`) and read shares (`class_`) of 1+, 2+ and 3+.
+    Where a marker has intensities: counted cells (`label_class_`) and read shares (`class_`) of 1+, 2+ and 3+.
     """
     name = "ratio" if rule.definition.is_ratio else "cells_per_mm2"
     columns: tuple[str, ...] = (
         "pair", "patient_id", "marker", "col", "row", "tissue_fraction", "label_weight", "label_positive",
         "label_tumour_cells", f"label_{name}", name, "tumour_cells", "used", "fold",
     )  # fmt: skip
-    with_classes = any(parse_marker(m).has_classes for m in set(tiles.marker.tolist()))
-    if with_classes:
-        columns += tuple(f"{kind}{grade}" for kind in ("label_class_", "class_") for grade in (1, 2, 3))
+    with_intensities = any(parse_marker(m).has_intensities for m in set(tiles.marker.tolist()))
+    if with_intensities:
+        columns += tuple(f"{kind}{intensity}" for kind in ("label_class_", "class_") for intensity in (1, 2, 3))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
@@ -244,8 +240,8 @@ def predictions_csv(tiles: TileTable, rule: ReadingRule) -> str:
                 f"{tiles.tissue_fraction[i]:.4f}", f"{tiles.weight[i]:g}", f"{tiles.positive[i]:.0f}",
                 f"{tiles.cells[i]:.0f}", _number(truth[i]), _number(tiles.value[i]),
                 f"{tiles.expected_cells[i]:.2f}", int(used[i]), tiles.fold[i],
-                *([_number(v, ".0f") for v in tiles.classes[i]] if with_classes else []),
-                *([_number(v) for v in tiles.class_shares[i]] if with_classes else []),
+                *([_number(v, ".0f") for v in tiles.intensities[i]] if with_intensities else []),
+                *([_number(v) for v in tiles.intensity_shares[i]] if with_intensities else []),
             ]
         )  # fmt: skip
     return text.getvalue()

@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from virtual_stain.evaluation.agreement import agreement
 from virtual_stain.evaluation.bootstrap import RESAMPLES, bootstrap_over_patients
-from virtual_stain.evaluation.classes import class_figures
 from virtual_stain.evaluation.cut_offs import CutOff, cut_offs_of
+from virtual_stain.evaluation.intensities import intensity_figures
 from virtual_stain.evaluation.label_trust import error_by_trust
 from virtual_stain.evaluation.predict import TileTable
 from virtual_stain.evaluation.slide_figures import ReadingRule, SlideFigures, patient_figures, slide_figures
@@ -31,7 +31,8 @@ def marker_figures(tiles: TileTable, rule: ReadingRule, *, resamples: int = RESA
     cut_offs = cut_offs_of(marker, rule.definition)
     known = tiles.select(tiles.labelled)
     slides, patients = slide_figures(tiles, rule), patient_figures(tiles, rule)
-    classes = {"classes": class_figures(tiles, rule)} if marker.has_classes else {}
+    # evaluation.json calls them `classes`, predictions.csv and the bundles' outputs `class_1` to `class_3`
+    of_intensities = {"classes": intensity_figures(tiles, rule)} if marker.has_intensities else {}
     return {
         "tiles": _tile_figures(tiles, known, cut_offs, min(resamples, _TILE_RESAMPLES)),
         "slides": [dataclasses.asdict(s) | {"error": s.error} for s in slides],
@@ -41,7 +42,7 @@ def marker_figures(tiles: TileTable, rule: ReadingRule, *, resamples: int = RESA
         "top_and_global": _top_and_global(slides, resamples),
         "label_trust": error_by_trust(known, rule.definition, resamples=min(resamples, _TILE_RESAMPLES)),
         **_interval(slides, rule.definition),
-        **classes,
+        **of_intensities,
     }
 
 

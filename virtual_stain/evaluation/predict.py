@@ -51,9 +51,9 @@ class TileTable:
     """Read fraction, or cells per mm² of tissue; NaN for a tile of nothing but padding."""
     expected_cells: Column
     """Expected tumour cells."""
-    classes: Column
-    """float64[N, 3]: counted tumour cells of 1+, 2+, 3+; NaN where they are not known, or the marker has no classes."""
-    class_shares: Column
+    intensities: Column
+    """float64[N, 3]: counted tumour cells of 1+, 2+, 3+; NaN where they are not known, or there are none."""
+    intensity_shares: Column
     """float64[N, 3]: read shares of 1+, 2+, 3+ among the tumour cells; NaN where there are none."""
     registration_um: Column
     """Estimated median registration error at the tile, µm; NaN: not known."""
@@ -116,7 +116,7 @@ def _rows(
     by_marker = np.stack([found[m.value] for m in spec.markers], axis=1)
     expected = np.stack([found[m.value + CELLS] for m in spec.markers], axis=1)
     positive, cells = (batch[k].numpy().sum(axis=1)[each, index].astype(np.float64) for k in ("positive", "cells"))
-    counted_classes, shares = _classes(batch, found, marker, spec)
+    counted_intensities, shares = _intensities(batch, found, marker, spec)
     tissue = batch["tissue_fraction"].numpy().astype(np.float64)
     tissue_mm2 = tissue * value.crop_mm2 * crops_per_side(spec.tile_px, spec.crop_px) ** 2
     return {
@@ -135,23 +135,23 @@ def _rows(
         "whole": cells if value.definition.is_ratio else tissue_mm2,
         "value": per_tissue(by_marker[each, index].astype(np.float64), tissue, value.definition),
         "expected_cells": expected[each, index].astype(np.float64),
-        "classes": counted_classes,
-        "class_shares": shares,
+        "intensities": counted_intensities,
+        "intensity_shares": shares,
         "registration_um": batch["registration_um"].numpy().astype(np.float64),
     }
 
 
-def _classes(
+def _intensities(
     batch: dict[str, tf.Tensor], found: dict[str, npt.NDArray], marker: npt.NDArray[np.str_], spec: CropSpec
 ) -> tuple[Column, Column]:
-    """(counted cells, read shares) float64[B, 3] of the membrane classes, NaN where there are none."""
+    """(counted cells, read shares) float64[B, 3] of the intensities, NaN where there are none."""
     counted, shares = (np.full((len(marker), 3), np.nan) for _ in range(2))
     for m in spec.markers:
-        if m.has_classes:
+        if m.has_intensities:
             own = marker == m.value
-            known = own & batch["classes_known"].numpy()
-            counted[known] = batch["classes"].numpy().sum(axis=1)[known]
-            shares[own] = np.stack([found[name] for name in m.class_outputs], axis=1)[own]
+            known = own & batch["intensities_known"].numpy()
+            counted[known] = batch["intensities"].numpy().sum(axis=1)[known]
+            shares[own] = np.stack([found[name] for name in m.intensity_outputs], axis=1)[own]
     return counted, shares
 
 

@@ -70,11 +70,6 @@ def write_bundle_json(folder: Path, card: ModelCard) -> None:
     write_json(folder / BUNDLE_JSON, card.to_json() | {"files": _files(folder)})
 
 
-def read_card(folder: Path) -> ModelCard:
-    """The card without verifying the files. Raises VerificationError when it is not one of ours."""
-    return card_from_json(_bundle_json(folder), str(folder / BUNDLE_JSON))
-
-
 def verify_bundle(model: Path) -> Bundle:
     """Compares every file of the bundle with bundle.json; nothing of it has been loaded before.
 

@@ -10,6 +10,7 @@ from typing import Any
 from virtual_stain.config.tiling import TilingSettings
 from virtual_stain.errors import ConfigError, VerificationError
 from virtual_stain.markers import Marker, ValueDefinition, parse_marker, require_definition
+from virtual_stain.patients import PatientKey
 
 SCHEMA_VERSION = 1
 
@@ -22,7 +23,7 @@ class ModelCard:
     """ASCII letters, digits, _ . -: the model's name for TF Serving."""
     version: int
     markers: tuple[Marker, ...]
-    """Each with the outputs `Marker.outputs`: its value, its expected tumour cells, the shares of its classes."""
+    """Each with the outputs `Marker.outputs`: its value, its expected tumour cells, the shares of its intensities."""
     value_definition: ValueDefinition
     tiling: TilingSettings
     """Window (µm), tile (px) and stride (µm): the same grid as when the records were built."""
@@ -146,6 +147,16 @@ def card_from_json(value: Mapping[str, Any], where: str) -> ModelCard:
     except ConfigError as error:
         raise VerificationError(f"{where}: {error.message}", hint=error.hint) from None
     return card
+
+
+def seen_in_training(card: ModelCard, content_sha256: str, key: PatientKey | None) -> bool | None:
+    """Whether the slide is one of the training slides; None: cannot be known here (no list, or not the key).
+
+    The card holds keyed hashes, so that it gives no slide away.
+    """
+    if not card.training_slides or key is None or key.fingerprint != card.patient_key_fingerprint:
+        return None
+    return key.content_id(content_sha256) in card.training_slides
 
 
 def _require(condition: bool, name: str, expected: str, received: object) -> None:

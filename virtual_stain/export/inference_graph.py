@@ -16,8 +16,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from virtual_stain.export.average_pools import average_after_mixing
-from virtual_stain.export.graph_nodes import node_of, users_of
+from virtual_stain.export.average_pools import average_after_mixing, node_of, users_of
 from virtual_stain.export.weights_apart import Weights, take_out
 
 NETWORK = "vstain_network"

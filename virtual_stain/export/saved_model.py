@@ -29,12 +29,12 @@ from virtual_stain.export.card import ModelCard
 from virtual_stain.export.evaluation import HeldOut, exported_run, held_out
 from virtual_stain.export.inference_graph import freeze_network
 from virtual_stain.export.model_card import MODEL_CARD, model_card_text
-from virtual_stain.export.seen import existing_key, keyed_slides
 from virtual_stain.export.serving import prediction_log, write_serving_files
 from virtual_stain.export.weights_apart import Weights, put_back
 from virtual_stain.files import folder_lock, output_errors, write_text
 from virtual_stain.markers import CELLS, ValueDefinition, parse_marker
 from virtual_stain.model.tile_reading import tile_maps, tile_reading
+from virtual_stain.patients import existing_key, keyed_slides
 from virtual_stain.progress import QUIET, Progress
 from virtual_stain.provenance import RunRecord, refuse_foreign_run, software_versions
 from virtual_stain.training.run_dir import load_run

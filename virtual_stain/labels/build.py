@@ -93,7 +93,7 @@ def build_tile(sources: PairSources, ref: TileRef, settings: TileSettings) -> Ti
     inside = _inside(sources.he.bounds, he_from_tile, size)
     ihc_image, overlap_fraction, cells, quality = _read_and_count(sources, ref.box, he_from_tile, inside, settings)
     cells = sources.regions.mark(cells, he_from_tile.apply(cells.xy), sources.registration.transform)
-    trust = _measure_trust(sources, ref, (he_image, ihc_image), overlap_fraction, quality, settings)
+    trust = _measure_trust(sources, ref, he_image, ihc_image, overlap_fraction, quality, settings)
     counts = cells.counts()
     nuclear = sources.marker.compartment is Compartment.NUCLEUS
     doubtful = ratio_range(cells, sources.stain, tumour_only=True).half_width if nuclear else 0.0
@@ -146,8 +146,8 @@ def _read_and_count(
     mpp = settings.count_mpp
     counted = count_image(image, (mpp, mpp), sources.marker, sources.stain, settings.counting)
     found = counted.cells.moved(tile_from_wide.apply(counted.cells.xy))
-    if sources.marker.has_classes:
-        found = dataclasses.replace(found, grade=counted.grade)
+    if sources.marker.has_intensities:
+        found = dataclasses.replace(found, intensity=counted.intensity)
     cells = _cells_of_tile(found, inside)
     rows, columns = (slice(margin + s.start * fine, margin + s.stop * fine) for s in inside)
     middle = slice(margin, margin + size * fine)
@@ -191,7 +191,8 @@ def _cells_of_tile(counted: Cells, inside: tuple[slice, slice]) -> Cells:
 def _measure_trust(
     sources: PairSources,
     ref: TileRef,
-    images: tuple[_Rgb, _Rgb],
+    he_image: _Rgb,
+    ihc_image: _Rgb,
     overlap_fraction: float,
     quality: Quality,
     settings: TileSettings,
@@ -204,8 +205,8 @@ def _measure_trust(
     return Trust(
         overlap_fraction=overlap_fraction,
         tissue_overlap_fraction=_tissue_overlap(sources, ref.box),
-        focus_he=focus_ratio(images[0], settings.tile_mpp),
-        focus_ihc=focus_ratio(images[1], settings.tile_mpp),
+        focus_he=focus_ratio(he_image, settings.tile_mpp),
+        focus_ihc=focus_ratio(ihc_image, settings.tile_mpp),
         error_median_um=median if math.isfinite(median) else None,
         error_p95_um=p95 if math.isfinite(p95) else None,
         border=ref.border,

@@ -89,9 +89,9 @@ def judge(
     )
     # an error that nobody could estimate is no reason to trust the tile
     misplaced = trust.error_p95_um is None or trust.error_p95_um > max_p95_um
-    blurred_he = trust.focus_he is not None and trust.focus_he < settings.min_focus
-    blurred_ihc = trust.focus_ihc is not None and trust.focus_ihc < settings.min_focus
-    few = n_tumour < settings.min_tumour_cells
+    blurred_he = trust.focus_he is not None and trust.focus_he < settings.min_tile_focus
+    blurred_ihc = trust.focus_ihc is not None and trust.focus_ihc < settings.min_tile_focus
+    few = n_tumour < settings.min_tile_cells
     raised = {
         FEW_CELLS: few,
         POOR_OVERLAP: uncovered,
@@ -139,8 +139,8 @@ def label_id(he: npt.NDArray[np.uint8], ihc: npt.NDArray[np.uint8], transform_sh
     digest.update(transform_sha256.encode("ascii"))
     digest.update(np.ascontiguousarray(cells.xy, "<f4").tobytes())
     digest.update(cells.cell_class.astype(np.uint8).tobytes() + cells.tumour.astype(np.uint8).tobytes())
-    if cells.grade is not None:
-        digest.update(cells.grade.astype(np.uint8).tobytes())
+    if cells.intensity is not None:
+        digest.update(cells.intensity.astype(np.uint8).tobytes())
     return digest.hexdigest()[:32]
 
 

@@ -1,7 +1,7 @@
 """`tiles.h5` and its part files: both tiles' JPEG bytes, cells, counts and flags of one pair.
 
 HDF5 has no crash safety while it is written: a file is written as `.tmp`, synced and renamed, so one that is there is
-whole. Every file carries the hash of what it was made from (`input_key`); a file with another hash is made again.
+whole. Every file carries the hash of what it was made from (`fingerprint`); a file with another hash is made again.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ _CELLS: dict[str, type] = {
     "dab_od": np.float32,
     "area_um2": np.float32,
 }
-_GRADE = "cells/grade"
-"""uint8, there where the marker has membrane classes."""
+_INTENSITY = "cells/grade"
+"""uint8 intensities, where the marker has them. The file is older than the word: stores of any age are read."""
 _RAGGED = ("he_jpeg", "ihc_jpeg", "cells")
 _COPY_BYTES = 32_000_000
 
@@ -95,8 +95,10 @@ class TileStore:
         self._file.close()
 
     @property
-    def input_key(self) -> str:
-        return str(self._file.attrs.get("input_key", ""))
+    def fingerprint(self) -> str:
+        """Of what the tiles were made from; files of earlier versions name it `input_key`."""
+        attributes = self._file.attrs
+        return str(attributes.get("fingerprint") or attributes.get("input_key", ""))
 
     def __len__(self) -> int:
         return int(self._file["columns/col"].shape[0])
@@ -118,7 +120,7 @@ class TileStore:
             tumour=part["tumour"].astype(np.bool_),
             dab_od=part["dab_od"],
             area_um2=part["area_um2"],
-            grade=self._file[_GRADE][start:stop] if _GRADE in self._file else None,
+            intensity=self._file[_INTENSITY][start:stop] if _INTENSITY in self._file else None,
         )
 
     def jpeg(self, index: int, side: str) -> bytes:
@@ -162,23 +164,23 @@ class TileStore:
             yield self.tile(index, table)
 
 
-def stored_key(path: Path) -> str | None:
-    """The `input_key` of a store that exists and opens; None otherwise: then it has to be made (again)."""
+def stored_fingerprint(path: Path) -> str | None:
+    """The fingerprint of a store that exists and opens; None otherwise: then it has to be made (again)."""
     if not path.is_file():
         return None
     try:
         with TileStore(path) as store:
-            return store.input_key
+            return store.fingerprint
     except VerificationError:
         return None
 
 
-def write_tiles(path: Path, tiles: Sequence[TileLabel], input_key: str) -> None:
+def write_tiles(path: Path, tiles: Sequence[TileLabel], fingerprint: str) -> None:
     """Writes a store whole. Raises OutputError."""
     cells = [tile.cells for tile in tiles]
     joined = Cells.concatenated(cells)
     with replacing(path) as temporary, h5py.File(temporary, "w") as file:
-        file.attrs["input_key"] = input_key
+        file.attrs["fingerprint"] = fingerprint
         for name, dtype in _COLUMNS.items():
             file[f"columns/{name}"] = np.array([_column(tile, name) for tile in tiles], dtype)
         for name in _TEXTS:
@@ -192,14 +194,14 @@ def write_tiles(path: Path, tiles: Sequence[TileLabel], input_key: str) -> None:
         values = {"x": joined.xy[:, 0], "y": joined.xy[:, 1]}
         for name, dtype in _CELLS.items():
             file[f"cells/{name}"] = np.asarray(values[name] if name in values else getattr(joined, name), dtype)
-        if joined.grade is not None:
-            file[_GRADE] = joined.grade.astype(np.uint8)
+        if joined.intensity is not None:
+            file[_INTENSITY] = joined.intensity.astype(np.uint8)
 
 
-def join_parts(path: Path, parts: Sequence[Path], input_key: str) -> None:
+def join_parts(path: Path, parts: Sequence[Path], fingerprint: str) -> None:
     """Joins part files, in the order given, into one store; memory stays at one slice. Raises OutputError."""
     with replacing(path) as temporary, h5py.File(temporary, "w") as target:
-        target.attrs["input_key"] = input_key
+        target.attrs["fingerprint"] = fingerprint
         files = [h5py.File(p, "r") for p in parts]
         try:
             for name in [f"columns/{n}" for n in (*_COLUMNS, *_TEXTS)]:
@@ -209,8 +211,8 @@ def join_parts(path: Path, parts: Sequence[Path], input_key: str) -> None:
                 target[f"{group}/offsets"] = _offsets(np.concatenate([*lengths, np.zeros(0, np.int64)]))
                 for name in _CELLS if group == "cells" else ("data",):
                     _concatenate(target, files, f"{group}/{name}")
-            if files and _GRADE in files[0]:
-                _concatenate(target, files, _GRADE)
+            if files and _INTENSITY in files[0]:
+                _concatenate(target, files, _INTENSITY)
         finally:
             for file in files:
                 file.close()

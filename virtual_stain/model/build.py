@@ -15,7 +15,16 @@ from virtual_stain.config.training import ModelSettings
 from virtual_stain.errors import ConfigError
 from virtual_stain.markers import CELLS, Marker
 from virtual_stain.model.auxiliary import auxiliary_head
-from virtual_stain.model.heads import CLASSES, LOG_CELLS, LOGIT, Head, HeadOptions, dense_head, pooled_head, svr_head
+from virtual_stain.model.heads import (
+    INTENSITIES,
+    LOG_CELLS,
+    LOGIT,
+    Head,
+    HeadOptions,
+    dense_head,
+    pooled_head,
+    svr_head,
+)
 from virtual_stain.model.precision import layers_in
 from virtual_stain.model.small_cnn import small_cnn
 from virtual_stain.model.value import MAX_LOG_CELLS, ValueOutput
@@ -152,9 +161,9 @@ def _readings(
     for marker in markers:
         logit, log_cells = logits[marker.value + LOGIT], logits[marker.value + LOG_CELLS]
         readings[marker.value] = value.read(logit, log_cells)
-        if marker.has_classes:  # of all tumour cells: the share of stained ones, divided up
-            shares = keras.ops.sigmoid(logit)[:, None] * keras.ops.softmax(logits[marker.value + CLASSES])
-            readings |= {name: shares[:, i] for i, name in enumerate(marker.class_outputs)}
+        if marker.has_intensities:  # of all tumour cells: the share of stained ones, divided up
+            shares = keras.ops.sigmoid(logit)[:, None] * keras.ops.softmax(logits[marker.value + INTENSITIES])
+            readings |= {name: shares[:, i] for i, name in enumerate(marker.intensity_outputs)}
         readings[marker.value + CELLS] = keras.ops.exp(keras.ops.clip(log_cells, -MAX_LOG_CELLS, MAX_LOG_CELLS))
     return readings
 

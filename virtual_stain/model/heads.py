@@ -21,7 +21,7 @@ from virtual_stain.markers import Marker
 from virtual_stain.model.value import MAX_LOG_CELLS, ValueOutput
 
 LOGIT, LOG_CELLS = "_logit", "_log_cells"
-CLASSES = "_classes"
+INTENSITIES = "_classes"  # the name of the layer in weights files, which are older than the word
 """Suffix of the unnormalised logarithms of 1+, 2+ and 3+ among the stained cells (HER2)."""
 MAP = "_map"
 """Suffix of the dense head's maps."""
@@ -77,12 +77,12 @@ def dense_head(maps: keras.KerasTensor, options: HeadOptions) -> Head:
         negative = keras.ops.logsumexp(log_cells + keras.ops.log_sigmoid(-logit), axis=(1, 2))
         logits[marker.value + LOGIT] = positive - negative
         logits[marker.value + LOG_CELLS] = keras.ops.logsumexp(log_cells, axis=(1, 2))
-        if marker.has_classes:
+        if marker.has_intensities:
             # the cells of each class, added up over the places as those of all are
-            log_share = keras.ops.log_sigmoid(logit)[..., None] + keras.ops.log_softmax(at[marker.value + CLASSES])
-            logits[marker.value + CLASSES] = keras.ops.logsumexp(log_cells[..., None] + log_share, axis=(1, 2))
+            log_share = keras.ops.log_sigmoid(logit)[..., None] + keras.ops.log_softmax(at[marker.value + INTENSITIES])
+            logits[marker.value + INTENSITIES] = keras.ops.logsumexp(log_cells[..., None] + log_share, axis=(1, 2))
             shares = keras.ops.exp(log_share)
-            shown |= {name + MAP: shares[..., i] for i, name in enumerate(marker.class_outputs)}
+            shown |= {name + MAP: shares[..., i] for i, name in enumerate(marker.intensity_outputs)}
         shown[marker.value + MAP] = options.value.read(logit, log_cells, places)
         shown[marker.cells_output + MAP] = keras.ops.exp(log_cells)
     return Head(layers, logits, shown, places=places)
@@ -147,13 +147,13 @@ def _dense_layers(options: HeadOptions) -> tuple[keras.layers.Layer, ...]:
             initializer = keras.initializers.RandomNormal(stddev=0.001, seed=seed)
             layer = keras.layers.Dense(1, kernel_initializer=initializer, name=marker.value + suffix, dtype="float32")
             layers.append(layer)
-        if marker.has_classes:
+        if marker.has_intensities:
             initializer = keras.initializers.RandomNormal(stddev=0.001, seed=options.seed * 1009 + 600 + index)
-            name = marker.value + CLASSES
+            name = marker.value + INTENSITIES
             layers.append(keras.layers.Dense(3, kernel_initializer=initializer, name=name, dtype="float32"))
     return tuple(layers)
 
 
 def _output(layer: keras.layers.Layer, x: keras.KerasTensor) -> keras.KerasTensor:
-    """A number, or of classes a number each."""
+    """A number, or of intensities a number each."""
     return layer(x) if layer.units > 1 else keras.ops.squeeze(layer(x), -1)

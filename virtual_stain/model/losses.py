@@ -3,7 +3,7 @@
 A ratio is k of n cells, so its natural loss is the binomial log-likelihood: the cross-entropy between k/n and the
 prediction, weighted by n. n is capped, so that no crowded crop rules a batch. A count is a number of cells in a known
 area, so its natural loss is the Poisson log-likelihood; every crop has the same area, and so the same exposure.
-Membrane classes are a multinomial: the binomial of stained cells, and the classes among them.
+Intensities are a multinomial: the binomial of stained cells, and the intensities among them.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ def ratio_loss_sum(logit: tf.Tensor, positive: tf.Tensor, cells: tf.Tensor, weig
     return tf.reduce_sum(weights * tf.nn.sigmoid_cross_entropy_with_logits(labels=target, logits=logit))
 
 
-def class_loss_sum(classes: tf.Tensor, counted: tf.Tensor, cells: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+def intensity_loss_sum(logits: tf.Tensor, counted: tf.Tensor, cells: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
     """float32 scalar: Σ weight · (s/n) · cross-entropy of 1+, 2+ and 3+ among the s stained ones of n cells.
 
-    With `ratio_loss_sum` of the same weights this is Σ weight · cross-entropy of the four classes among all n cells:
-    the softmax over 0, 1+, 2+, 3+ in two factors. `classes`: float32[B, 3] unnormalised logarithms; `counted`:
-    float32[B, 3] cells, 0 where the classes are not known; `cells`, `weights`: float32[B].
+    With `ratio_loss_sum` of the same weights this is Σ weight · cross-entropy of the four intensities of all n cells:
+    over 0, 1+, 2+, 3+ in two factors. `logits`: float32[B, 3] unnormalised logarithms; `counted`:
+    float32[B, 3] cells, 0 where they are not known; `cells`, `weights`: float32[B].
     """
-    lost = -tf.reduce_sum(counted * tf.nn.log_softmax(classes), axis=1)
+    lost = -tf.reduce_sum(counted * tf.nn.log_softmax(logits), axis=1)
     return tf.reduce_sum(weights * tf.math.divide_no_nan(lost, cells))
 
 

@@ -59,7 +59,7 @@ class Nuclei:
     """Optical density of the stained membrane at its middle; 0 on nuclear markers."""
     membrane_fraction: Column
     """Stained share of the membrane, 0–1."""
-    membrane_class: npt.NDArray[np.uint8]
+    intensity: npt.NDArray[np.uint8]
     """uint8[N]: 0, 1, 2, 3 for 0, 1+, 2+, 3+."""
 
     def __post_init__(self) -> None:

@@ -32,24 +32,26 @@ def stain_membranes(seed: int, section: str, nuclei: Nuclei, marker: str, *, har
     rng = rng_for(seed, "membranes", section)
     n, tumour = len(nuclei), nuclei.tumour
     if marker == Marker.HER2:
-        grade = rng.binomial(3, np.clip(nuclei.field, 0, 1))
+        intensity = rng.binomial(3, np.clip(nuclei.field, 0, 1))
     else:
-        grade = np.where(rng.random(n) < nuclei.field, rng.integers(1, 4, n), 0)
-    grade = np.where(tumour, grade, 0)
-    # the classes overlap in density and in completeness, as readers' do
+        intensity = np.where(rng.random(n) < nuclei.field, rng.integers(1, 4, n), 0)
+    intensity = np.where(tumour, intensity, 0)
+    # the intensities overlap in density and in completeness, as readers' do
     faint, moderate, strong = rng.uniform(0.2, 0.42, n), rng.uniform(0.26, 0.62, n), rng.uniform(0.5, 1.6, n)
-    od = np.choose(grade, [np.zeros(n), faint, moderate, strong])
-    part = np.choose(grade, [np.zeros(n), rng.uniform(0.25, 0.75, n), rng.uniform(0.7, 1, n), rng.uniform(0.85, 1, n)])
+    od = np.choose(intensity, [np.zeros(n), faint, moderate, strong])
+    part = np.choose(
+        intensity, [np.zeros(n), rng.uniform(0.25, 0.75, n), rng.uniform(0.7, 1, n), rng.uniform(0.85, 1, n)]
+    )
     if hard:
         od *= rng.uniform(0.8, 1.15, n)
     return dataclasses.replace(
         nuclei,
-        positive=grade > 0,
+        positive=intensity > 0,
         dab_od=np.abs(rng.normal(0, 0.01, n)).astype(np.float32),
         mitosis=np.zeros(n, bool),
         membrane_od=od.astype(np.float32),
         membrane_fraction=part.astype(np.float32),
-        membrane_class=grade.astype(np.uint8),
+        intensity=intensity.astype(np.uint8),
     )
 
 

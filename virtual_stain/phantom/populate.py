@@ -96,7 +96,7 @@ def _columns(
         "field": np.zeros(n, np.float32),
         "membrane_od": np.zeros(n, np.float32),
         "membrane_fraction": np.zeros(n, np.float32),
-        "membrane_class": np.zeros(n, np.uint8),
+        "intensity": np.zeros(n, np.uint8),
     }
 
 

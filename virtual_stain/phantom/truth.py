@@ -19,6 +19,8 @@ from virtual_stain.phantom.tile_table import TileTable, read_table, write_table
 from virtual_stain.registration.transform import DisplacementField, PairTransform
 
 SCHEMA_VERSION = 1
+_ON_DISK = {"intensity": "membrane_class"}
+"""Columns of truth.h5 that are named otherwise than in the code: the file is older than the word."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,7 +97,12 @@ def write_truth(folder: Path, truth: PairTruth, extra: dict[str, Any]) -> None:
         for name, nuclei in (("he_nuclei", truth.he_nuclei), ("ihc_nuclei", truth.ihc_nuclei)):
             group = file.create_group(name)
             for column in fields(Nuclei):
-                group.create_dataset(column.name, data=getattr(nuclei, column.name), compression="gzip", shuffle=True)
+                group.create_dataset(
+                    _ON_DISK.get(column.name, column.name),
+                    data=getattr(nuclei, column.name),
+                    compression="gzip",
+                    shuffle=True,
+                )
         file["landmarks_he_px0"] = truth.landmarks_he
         file["landmarks_ihc_px0"] = truth.landmarks_ihc
         if truth.transform.displacement is not None:
@@ -125,7 +132,7 @@ def read_truth(folder: Path, pair: str) -> PairTruth:
     try:
         with h5py.File(place / "truth.h5", "r") as file:
             sections = [
-                Nuclei(**{c.name: file[name][c.name][...] for c in fields(Nuclei)})
+                Nuclei(**{c.name: file[name][_ON_DISK.get(c.name, c.name)][...] for c in fields(Nuclei)})
                 for name in ("he_nuclei", "ihc_nuclei")
             ]
             displacement = None

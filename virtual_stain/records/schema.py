@@ -18,7 +18,7 @@ from virtual_stain.markers import Marker, ValueDefinition
 SCHEMA_VERSION = 1
 CLASSES_UNKNOWN = "classes_unknown"
 """Flag of a tile with a tumour cell that a person called stained without saying 1+, 2+ or 3+: its ratio may train, its
-classes may not."""
+intensities may not."""
 
 Record = dict[str, Any]
 
@@ -109,11 +109,6 @@ BY_KEY: dict[str, Feature] = {f.key: f for f in FEATURES}
 _PYTHON: dict[str, type | tuple[type, ...]] = {"bytes": bytes, "text": str, "float": (float, int), "int": int}
 
 
-def schema_json() -> dict[str, Any]:
-    """What `tfrecords/schema.v1.json` holds."""
-    return {"schema_version": SCHEMA_VERSION, "features": [f.to_dict() for f in FEATURES]}
-
-
 def problems_of(record: Mapping[str, Any]) -> list[str]:
     """Everything that is wrong with a record, as sentences; empty when it is sound."""
     problems = [f"unknown feature {key!r}" for key in record if key not in BY_KEY]
@@ -179,15 +174,15 @@ def _contradictions(record: Mapping[str, Any]) -> list[str]:
 
 def _class_problems(record: Mapping[str, Any]) -> list[str]:
     """What is wrong with the membrane classes."""
-    classes, positive = record.get("cells/intensity"), record["cells/positive"]
+    intensities, positive = record.get("cells/intensity"), record["cells/positive"]
     wanted = record["label/marker"] == Marker.HER2 and CLASSES_UNKNOWN not in record["tile/flags"]
-    if (classes is not None) != wanted:
+    if (intensities is not None) != wanted:
         return [f"cells/intensity: expected of HER2 without the flag {CLASSES_UNKNOWN}, and only then"]
-    if classes is None:
+    if intensities is None:
         return []
-    if len(classes) != len(positive) or any(c not in (0, 1, 2, 3) for c in classes):
+    if len(intensities) != len(positive) or any(i not in (0, 1, 2, 3) for i in intensities):
         return [f"cells/intensity: expected {len(positive)} values 0 to 3"]
-    if any((c > 0) != (p == 1) for c, p in zip(classes, positive, strict=True)):
+    if any((i > 0) != (p == 1) for i, p in zip(intensities, positive, strict=True)):
         return ["cells/intensity: expected above 0 exactly where cells/positive is 1"]
     return []
 

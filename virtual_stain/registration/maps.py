@@ -36,7 +36,7 @@ def draw_maps(he: SideImage, registration: Registration) -> bytes:
     error = registration.evidence.errors_at(coarse.reshape(-1, 2))[1].reshape(coarse.shape[:2])
     error = np.where(inside[::4, ::4], error, np.nan)
     word = "µm" if registration.he_mpp is not None and registration.ihc_mpp is not None else "H&E px"
-    return _figure(size, (length, shifts, inside), error, word)
+    return _figure(size, length, shifts, inside, error, word)
 
 
 def _tissue(he: SideImage, points: Points) -> npt.NDArray[np.bool_]:
@@ -49,11 +49,12 @@ def _tissue(he: SideImage, points: Points) -> npt.NDArray[np.bool_]:
 
 def _figure(
     size: Size,
-    displacement: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.bool_]],
+    length: npt.NDArray[np.float64],
+    shifts: npt.NDArray[np.float64],
+    inside: npt.NDArray[np.bool_],
     error: npt.NDArray[np.float64],
     word: str,
 ) -> bytes:
-    length, shifts, inside = displacement
     width = 2 * (size.width + 150) / _DPI
     figure = Figure(figsize=(width, (size.height + 70) / _DPI), dpi=_DPI, layout="constrained")
     FigureCanvasAgg(figure)

@@ -75,8 +75,8 @@ def _measurements(report: SlideReport, index: int) -> dict[str, float]:
     for marker, scores in report.score.markers.items():
         values[report.shown.column(marker)] = float(scores.value[index])
         values[marker.cells_output] = float(scores.tumour_cells[index])
-        if scores.classes is not None:
-            values |= dict(zip(marker.class_outputs, scores.classes[index].tolist(), strict=True))
+        if scores.intensities is not None:
+            values |= dict(zip(marker.intensity_outputs, scores.intensities[index].tolist(), strict=True))
     values["tissue_fraction"] = report.score.tiles[index].tissue_fraction
     values["used"] = float(any(s.used[index] for s in report.score.markers.values()))
     if len(report.score.markers) > 1:

@@ -58,6 +58,7 @@ def _engine(report: SlideReport) -> str:
 
 def _marker(report: SlideReport, marker: Marker, read_tile: ReadTile) -> dict[str, Any]:
     histogram = histogram_png(report, marker)
+    shown = top_tiles(report.score.markers[marker], report.settings.gallery_tiles)
     return {
         "label": marker.label if marker in report.her2 else report.shown.name(marker),
         "reading": report.readings[marker],
@@ -67,12 +68,8 @@ def _marker(report: SlideReport, marker: Marker, read_tile: ReadTile) -> dict[st
         "of": report.shown.of(marker),
         "definition": report.score.card.value_definition.value,
         "histogram": None if histogram is None else _data_url(histogram, "png"),
-        "gallery": [_thumbnail(report, marker, i, read_tile) for i in _shown(report, marker)],
+        "gallery": [_thumbnail(report, marker, i, read_tile) for i in shown],
     }
-
-
-def _shown(report: SlideReport, marker: Marker) -> list[int]:
-    return top_tiles(report.score.markers[marker], report.settings.gallery_tiles)
 
 
 def _thumbnail(report: SlideReport, marker: Marker, index: int, read_tile: ReadTile) -> dict[str, Any]:

@@ -148,12 +148,12 @@ def reading_notes(
 
 
 def her2_notes(marker: Marker, reading: Her2Reading) -> tuple[Note, ...]:
-    """What a score of predicted classes must not be taken for."""
+    """What a score of predicted intensities must not be taken for."""
     if reading.score is None:
         return ()
     text = (
         f"{marker.label}: the score follows the rule for counted cells, but the shares are expectations of a network, "
-        "which never are 0: rare classes seem less rare and frequent ones less frequent, so scores lean towards 2+."
+        "which never are 0: rare intensities seem less rare and frequent ones less frequent, so scores lean towards 2+."
     )
     notes = [Note("her2_expected_shares", text)]
     if reading.needs_ish:

@@ -71,7 +71,7 @@ class SlideReport:
     intervals: dict[Marker, SlideInterval]
     """Of `global_ratio`."""
     her2: dict[Marker, Her2Reading]
-    """Of the markers that have membrane classes: shares and score over the used tiles."""
+    """Of the markers that have intensities: shares and score over the used tiles."""
 
     @property
     def shown(self) -> ValueText:
@@ -106,8 +106,8 @@ def make_report(
         )
         intervals[marker] = _interval(score, marker, readings[marker], settings, outside)
         notes += reading_notes(marker, readings[marker], intervals[marker], score)
-        if scores.classes is not None:
-            her2[marker] = Her2Reading.of(her2_fractions(scores.classes[used], cells))
+        if scores.intensities is not None:
+            her2[marker] = Her2Reading.of(her2_fractions(scores.intensities[used], cells))
             notes += her2_notes(marker, her2[marker])
     notes += engine_notes(score.engine, settings, score.card.value_definition) + unknown_training_note(seen)
     flags = tuple(dict.fromkeys(note.code for note in about_slide))
@@ -184,8 +184,8 @@ def report_json(report: SlideReport, made_from: dict[str, Any], outputs: dict[st
 
 def _reading_json(report: SlideReport, marker: Marker) -> dict[str, Any]:
     reading, definition = report.readings[marker], report.score.card.value_definition
-    classes = report.her2.get(marker)
-    of_classes = {} if classes is None else {"her2": classes.to_dict("no tile carries a reading")}
+    her2 = report.her2.get(marker)
+    of_her2 = {} if her2 is None else {"her2": her2.to_dict("no tile carries a reading")}
     return {
         "value_definition": definition.value,
         "unit": definition.unit,
@@ -198,7 +198,7 @@ def _reading_json(report: SlideReport, marker: Marker) -> dict[str, Any]:
         "expected_tumour_cells": reading.expected_tumour_cells,
         "interval": _interval_json(report.intervals[marker]),
         "flags": list(report.flags(marker)),
-    } | of_classes
+    } | of_her2
 
 
 def _interval_json(interval: SlideInterval) -> dict[str, Any] | None:
@@ -230,7 +230,7 @@ def tiles_csv(score: SlideScore) -> str:
         row: list[object] = [tile.col, tile.row, *(f"{v:.3f}" for v in (box.x, box.y, box.width, box.height))]
         for scores in score.markers.values():
             row += [_number(scores.value[i], 6), _number(scores.tumour_cells[i], 3)]
-            row += [] if scores.classes is None else [_number(share, 6) for share in scores.classes[i]]
+            row += [] if scores.intensities is None else [_number(share, 6) for share in scores.intensities[i]]
         used = any(scores.used[i] for scores in score.markers.values())
         each = [int(scores.used[i]) for _, scores in several]
         writer.writerow([*row, f"{tile.tissue_fraction:.4f}", int(used), ";".join(score.flags[i]), *each])

@@ -49,7 +49,7 @@ def scores_csv(
     columns = list(_FIRST)
     for marker, prefix in markers.items():
         columns += [f"{prefix}_{name}" for name in (*_VALUES, "interval_low", "interval_high", "flags")]
-        columns += [f"{prefix}_score"] if parse_marker(marker).has_classes else []
+        columns += [f"{prefix}_score"] if parse_marker(marker).has_intensities else []
     text = io.StringIO()
     writer = csv.DictWriter(text, [*columns, *_LAST], lineterminator="\n")
     writer.writeheader()
@@ -78,7 +78,7 @@ def _values(stem: str, report: Mapping[str, Any], markers: Mapping[str, str]) ->
         interval = reading.get("interval") or {}
         row |= {f"{prefix}_interval_{side}": _plain(interval.get(side)) for side in ("low", "high")}
         row[f"{prefix}_flags"] = ";".join(reading.get("flags", ()))
-        if parse_marker(marker).has_classes:
+        if parse_marker(marker).has_intensities:
             row[f"{prefix}_score"] = _plain(reading.get("her2", {}).get("score"))
     slide, model = report["slide"], report["model"]
     definitions = dict.fromkeys(r["value_definition"] for r in report["readings"].values())

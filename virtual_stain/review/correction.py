@@ -15,14 +15,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from virtual_stain.counting.cells import UNKNOWN_GRADE, CellClass, Cells
+from virtual_stain.counting.cells import UNKNOWN_INTENSITY, CellClass, Cells
 from virtual_stain.markers import CellCounts
 
 CLASSES = ("positive", "negative", "ignored")
 """As a person sees a cell; ignored: it does not enter the ratio (no tumour cell, or no nucleus)."""
-GRADES = ("1+", "2+", "3+")
-"""Positive cells of a marker with membrane classes; "positive" is one whose class nobody has said."""
-NAMES = CLASSES + GRADES
+INTENSITIES = ("1+", "2+", "3+")
+"""Positive cells of a marker with intensities; "positive" is one whose intensity nobody has said."""
+NAMES = CLASSES + INTENSITIES
+"""What a person calls a cell, in corrections, API and QuPath."""
 MAX_CHANGES = 20_000
 
 
@@ -31,10 +32,10 @@ class Correction:
     """Changes to a label's cells; equal corrections are equal values."""
 
     changed: tuple[tuple[int, str], ...] = ()
-    """(index, class) of cells that got another class."""
+    """(index, name) of cells that a person calls otherwise."""
     removed: tuple[int, ...] = ()
     added: tuple[tuple[float, float, str], ...] = ()
-    """(x, y, class) in tile px, pixel centres at + 0.5."""
+    """(x, y, name) in tile px, pixel centres at + 0.5."""
 
     def __len__(self) -> int:
         return len(self.changed) + len(self.removed) + len(self.added)
@@ -74,9 +75,9 @@ class Correction:
         """Why it cannot be of a label with these cells in a tile of `tile_px`; None: it can."""
         n_cells = len(cells)
         named = [i for i, _ in self.changed] + list(self.removed)
-        classes = {name for _, name in self.changed} | {a[2] for a in self.added}
-        if cells.grade is None and classes & set(GRADES):
-            return f"correction: expected {', '.join(CLASSES)}: this marker has no membrane classes"
+        names = {name for _, name in self.changed} | {a[2] for a in self.added}
+        if cells.intensity is None and names & set(INTENSITIES):
+            return f"correction: expected {', '.join(CLASSES)}: this marker has no intensities"
         if named and max(named) >= n_cells:
             return f"correction: expected cells 0 to {n_cells - 1}. Received: {max(named)}"
         if any(not (0 <= v < tile_px) for x, y, _ in self.added for v in (x, y)):
@@ -104,15 +105,15 @@ def correct(cells: Cells, correction: Correction) -> CorrectedCells:
     if (problem := correction.problem(cells, math.inf)) is not None:
         raise ValueError(problem)
     cell_class, tumour, touched = cells.cell_class.copy(), cells.tumour.copy(), np.zeros(n, np.bool_)
-    grade = None if cells.grade is None else cells.grade.copy()
+    intensity = None if cells.intensity is None else cells.intensity.copy()
     for index, name in correction.changed:
         cell_class[index], tumour[index] = _stored(name, int(cell_class[index]))
-        if grade is not None:
-            grade[index] = _grade(name, int(grade[index]))
+        if intensity is not None:
+            intensity[index] = _intensity(name, int(intensity[index]))
         touched[index] = True
     keep = np.ones(n, np.bool_)
     keep[list(correction.removed)] = False
-    old = Cells(cells.xy, cell_class, tumour, cells.dab_od, cells.area_um2, grade).select(keep)
+    old = Cells(cells.xy, cell_class, tumour, cells.dab_od, cells.area_um2, intensity).select(keep)
     added = len(correction.added)
     stored = [_stored(name, CellClass.OTHER) for _, _, name in correction.added]
     unknown = np.full(added, np.nan, np.float32)
@@ -123,22 +124,24 @@ def correct(cells: Cells, correction: Correction) -> CorrectedCells:
         tumour=np.array([s[1] for s in stored], np.bool_),
         dab_od=unknown,
         area_um2=unknown,
-        grade=None if grade is None else np.array([_grade(name, 0) for _, _, name in correction.added], np.uint8),
+        intensity=None
+        if intensity is None
+        else np.array([_intensity(name, 0) for _, _, name in correction.added], np.uint8),
     )
     return CorrectedCells(Cells.concatenated([old, new]), np.concatenate([touched[keep], np.ones(added, np.bool_)]))
 
 
-def class_names(cells: Cells) -> list[str]:
-    """The class of each cell as a person sees it."""
+def cell_names(cells: Cells) -> list[str]:
+    """What a person calls each cell, one of NAMES: its class, or where it is positive its intensity."""
     names = [
-        "ignored" if not tumour or kind == CellClass.OTHER else CLASSES[0 if kind == CellClass.POSITIVE else 1]
-        for kind, tumour in zip(cells.cell_class.tolist(), cells.tumour.tolist(), strict=True)
+        "ignored" if not tumour or stain == CellClass.OTHER else CLASSES[0 if stain == CellClass.POSITIVE else 1]
+        for stain, tumour in zip(cells.cell_class.tolist(), cells.tumour.tolist(), strict=True)
     ]
-    if cells.grade is None:
+    if cells.intensity is None:
         return names
     return [
-        GRADES[grade - 1] if name == "positive" and grade != UNKNOWN_GRADE else name
-        for name, grade in zip(names, cells.grade.tolist(), strict=True)
+        INTENSITIES[intensity - 1] if name == "positive" and intensity != UNKNOWN_INTENSITY else name
+        for name, intensity in zip(names, cells.intensity.tolist(), strict=True)
     ]
 
 
@@ -149,12 +152,12 @@ def _stored(name: str, before: int) -> tuple[int, bool]:
     return int(CellClass.NEGATIVE if name == "negative" else CellClass.POSITIVE), True
 
 
-def _grade(name: str, before: int) -> int:
-    """Membrane class of a cell that a person calls `name`; a stained one keeps the class that it has."""
-    if name in GRADES:
-        return GRADES.index(name) + 1
+def _intensity(name: str, before: int) -> int:
+    """Intensity of a cell that a person calls `name`; a stained one keeps the one that it has."""
+    if name in INTENSITIES:
+        return INTENSITIES.index(name) + 1
     if name == "positive":
-        return before or UNKNOWN_GRADE
+        return before or UNKNOWN_INTENSITY
     return before if name == "ignored" else 0
 
 

@@ -20,7 +20,7 @@ from scipy.spatial import cKDTree
 
 from virtual_stain.counting.cells import Cells
 from virtual_stain.geometry import Box
-from virtual_stain.review.correction import NAMES, Correction, class_names
+from virtual_stain.review.correction import NAMES, Correction, cell_names
 from virtual_stain.review.verdicts import Decision, Place, Verdict
 
 _COLOURS = {
@@ -104,7 +104,7 @@ def from_geojson(text: str) -> list[TileIn]:
 
 def difference(cells: Cells, points: Mapping[str, npt.NDArray[np.float64]]) -> Correction | None:
     """What differs between the counted `cells` and `points` (class → float64[N, 2]), both tile px; None: nothing."""
-    names = class_names(cells)
+    names = cell_names(cells)
     kinds = [kind for kind in NAMES for _ in range(len(points.get(kind, ())))]
     found = np.concatenate([points.get(k, np.zeros((0, 2))) for k in NAMES])
     matched = _match(cells.xy, found)
@@ -147,7 +147,7 @@ def _features(tile: TileOut, tile_px: int, offset: tuple[float, float]) -> list[
         return result
     scale = np.array([box.width, box.height]) / tile_px
     xy = tile.cells.xy * scale + (box.x - offset[0], box.y - offset[1])
-    kinds = np.array(class_names(tile.cells))
+    kinds = np.array(cell_names(tile.cells))
     for kind in NAMES:
         mine = xy[kinds == kind]
         if len(mine):

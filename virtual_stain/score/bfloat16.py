@@ -10,6 +10,7 @@ shifts all that follows the same way. In InceptionV3 they are 3 % of the time an
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -19,6 +20,25 @@ _FOLLOWS = {"BiasAdd", "Relu", "MaxPool", "AvgPool", "ConcatV2", "Identity"}
 _STEM, _DEEP = 2, 8  # convolutions on the way from the input that stay float32, and from what depth on
 _FLOAT = tf.float32.as_datatype_enum
 _BFLOAT = tf.bfloat16.as_datatype_enum
+_CPU_INFO = Path("/proc/cpuinfo")
+_AMPERE = 8  # first NVIDIA generation with bfloat16 units
+
+
+def multiplies_bfloat16(cpu_info: Path = _CPU_INFO) -> bool:
+    """Whether the device multiplies bfloat16 in hardware: AMX or AVX-512 BF16, or a GPU from Ampere on.
+
+    Without them bfloat16 is emulated, and slower than float32.
+    """
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        details = tf.config.experimental.get_device_details(gpus[0])
+        return bool(details.get("compute_capability", (0, 0))[0] >= _AMPERE)
+    try:
+        text = cpu_info.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False  # not Linux: nothing is known about the processor
+    flags = next((line.split() for line in text.splitlines() if line.startswith("flags")), [])
+    return "amx_bf16" in flags or "avx512_bf16" in flags
 
 
 def find_network(graph: Any) -> Any | None:

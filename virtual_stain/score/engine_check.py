@@ -15,7 +15,7 @@ import numpy as np
 from virtual_stain.config import ScoringSettings
 from virtual_stain.errors import SlideError
 from virtual_stain.markers import CELLS, ValueDefinition
-from virtual_stain.score.predictor import Answers, Predictor, predictor_engine
+from virtual_stain.score.predictor import Answers, Predictor
 from virtual_stain.slides.slide import Slide
 from virtual_stain.slides.window import read_window
 from virtual_stain.tiles import TilePlan
@@ -32,9 +32,8 @@ _TINY = 1e-9  # cells per mm²: a slide without any
 
 def check_engine(slide: Slide, predictor: Predictor, plan: TilePlan, settings: ScoringSettings) -> dict[str, Any]:
     """Lets the predictor choose its engine on `settings.check_tiles` tiles spread over the slide; what it chose."""
-    check = getattr(predictor, "check", None)
-    if check is None:
-        return predictor_engine(predictor)
+    if not predictor.compares_engines:
+        return predictor.check(None)
     least = predictor.card.min_tissue_fraction
     candidates = [t for t in plan.tiles if t.tissue_fraction >= least] or list(plan.tiles)
     places = np.linspace(0, len(candidates) - 1, min(settings.check_tiles, len(candidates))).round().astype(int)
@@ -44,8 +43,7 @@ def check_engine(slide: Slide, predictor: Predictor, plan: TilePlan, settings: S
             tiles.append(read_window(slide, candidates[place].box, plan.grid.tile_size))
         except SlideError:
             continue  # the run itself reports what cannot be read
-    result: dict[str, Any] = check(np.stack(tiles) if tiles else None)
-    return result
+    return predictor.check(np.stack(tiles) if tiles else None)
 
 
 def difference(reference: Answers, other: Answers, definition: ValueDefinition) -> dict[str, float]:

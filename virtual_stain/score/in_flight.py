@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from collections import deque
@@ -15,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from virtual_stain.appearance import Appearance
-from virtual_stain.score.predictor import Predictor, Tiles, predictor_in_flight
+from virtual_stain.score.predictor import Predictor, Tiles
 
 Floats = npt.NDArray[np.float64]
 
@@ -47,7 +46,7 @@ class InFlight:
 
     def __init__(self, predict: Callable[[Sequence[Tiles]], dict[str, Floats]], predictor: Predictor) -> None:
         self._predict, self._predictor = predict, predictor
-        self._workers = predictor_in_flight(predictor)
+        self._workers = predictor.in_flight
         self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="network")
         self.busy_s = 0.0
         """Time in which the network had something to do, however many calls at once."""
@@ -58,10 +57,11 @@ class InFlight:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        if kind is not None:
-            with contextlib.suppress(AttributeError):
-                self._predictor.cancel()  # type: ignore[attr-defined]
-        self._pool.shutdown(wait=kind is None, cancel_futures=True)
+        try:
+            if kind is not None:
+                self._predictor.cancel()
+        finally:
+            self._pool.shutdown(wait=kind is None, cancel_futures=True)
 
     def answers(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Every batch with its answers, in order. Raises what `predict` or `batches` raise."""

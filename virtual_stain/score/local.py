@@ -13,28 +13,28 @@ import tensorflow as tf
 from virtual_stain.config import ScoringSettings
 from virtual_stain.errors import ModelError
 from virtual_stain.export.bundle import verify_bundle
-from virtual_stain.export.card import ModelCard, card_from_json
-from virtual_stain.score.bfloat16 import find_network, to_bfloat16
+from virtual_stain.export.card import card_from_json
+from virtual_stain.score.bfloat16 import find_network, multiplies_bfloat16, to_bfloat16
 from virtual_stain.score.engine_check import acceptable, difference
-from virtual_stain.score.hardware import multiplies_bfloat16
-from virtual_stain.score.predictor import Answers, Tiles
+from virtual_stain.score.predictor import Answers, Predictor, Tiles
 from virtual_stain.score.signature import Signature, callable_signatures, read_saved_model, signature_graph
 from virtual_stain.score.start_tensorflow import calls_at_once
 
 SIGNATURES = {"quadrants": "uint8", "center": "center_uint8"}
 
 
-class LocalPredictor:
-    """Loads a bundle after every file of it has been verified; fits `Predictor`."""
+class LocalPredictor(Predictor):
+    """Loads a bundle after every file of it has been verified."""
 
+    compares_engines = True
     _keeps_network = False  # its weights once more
 
     def __init__(self, model: Path, settings: ScoringSettings | None = None) -> None:
         """`model`: MODEL or MODEL/<version>. Raises ModelError, VerificationError."""
         settings = settings or ScoringSettings(precision="float32")
         bundle = verify_bundle(model)
-        self.card: ModelCard = bundle.card
-        self.sha256: str = bundle.sha256
+        self.card = bundle.card
+        self.sha256 = bundle.sha256
         self._folder = bundle.folder
         name = SIGNATURES[settings.crops]
         self._network: Any | None = None

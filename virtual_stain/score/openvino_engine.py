@@ -21,8 +21,8 @@ from virtual_stain.config import ScoringSettings
 from virtual_stain.errors import ConfigError, ModelError
 from virtual_stain.markers import CELLS
 from virtual_stain.parallel import available_cores
+from virtual_stain.score.bfloat16 import multiplies_bfloat16
 from virtual_stain.score.engine_check import acceptable, difference
-from virtual_stain.score.hardware import multiplies_bfloat16
 from virtual_stain.score.local import LocalPredictor
 from virtual_stain.score.predictor import Answers, Tiles
 

@@ -19,15 +19,15 @@ from virtual_stain.config import ScoringSettings
 from virtual_stain.errors import ConfigError, ModelError, VerificationError
 from virtual_stain.export.card import ModelCard, card_from_json
 from virtual_stain.score.address import ServerAddress
-from virtual_stain.score.predictor import Answers, Tiles
+from virtual_stain.score.predictor import Answers, Predictor, Tiles
 from virtual_stain.score.transport import Described, ServerBusyError, Transport, VersionGoneError
 
 T = TypeVar("T")
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 10.0
 
 
-class RemotePredictor:
-    """Fits `Predictor`; `predict` is safe for threads."""
+class RemotePredictor(Predictor):
+    """`predict` is safe for threads."""
 
     def __init__(self, address: ServerAddress, settings: ScoringSettings) -> None:
         """Reads the card. Raises ModelError (no such server, model or version, or not one of ours), ConfigError."""
@@ -38,12 +38,12 @@ class RemotePredictor:
         self._transport = _transport(address, settings)
         try:
             described = self._patiently(lambda: self._transport.describe(settings.server_timeout_s), first=True)
-            self.card: ModelCard = _card(described, address)
+            self.card = _card(described, address)
         except BaseException:
             self._transport.close()
             raise
         self._version, self._card_json = described.version, described.card_json
-        self.sha256: str = hashlib.sha256(described.card_json.encode()).hexdigest()
+        self.sha256 = hashlib.sha256(described.card_json.encode()).hexdigest()
         self.in_flight = settings.server_requests
         self.batch_size = 4
         self.engine: dict[str, Any] = {

@@ -22,7 +22,7 @@ from virtual_stain.readings import per_tissue
 from virtual_stain.score.answer_log import AnswerLog
 from virtual_stain.score.engine_check import check_engine
 from virtual_stain.score.in_flight import Batch, InFlight, SeenTile
-from virtual_stain.score.predictor import Predictor, Tiles, predictor_batch
+from virtual_stain.score.predictor import Predictor, Tiles
 from virtual_stain.score.reading import ReadAhead
 from virtual_stain.slides.resolution import READING_RANGE, Mpp, require_mpp
 from virtual_stain.slides.slide import Slide
@@ -46,8 +46,8 @@ class MarkerScores:
     """Expected number ≥ 0; NaN: no reading."""
     used: Bools
     """The tile enters the slide's readings: tissue and expected tumour cells reach the bundle's thresholds."""
-    classes: Floats | None = None
-    """float64[N, 3]: shares of the tumour cells that are 1+, 2+, 3+; NaN: no reading. None: no membrane classes."""
+    intensities: Floats | None = None
+    """float64[N, 3]: shares of the tumour cells that are 1+, 2+, 3+; NaN: no reading. None: no intensities."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +114,7 @@ def score_slide(
         with slide.twin() as own:
             yield lambda index: _seen(read_window(own, plan.tiles[index].box, plan.grid.tile_size), card)
 
-    size = settings.batch_size or predictor_batch(predictor)
+    size = settings.batch_size or predictor.batch_size
     ahead = size * (settings.read_ahead_batches + 1)
     with (
         log.kept_on_error(answers, looks),
@@ -199,8 +199,8 @@ def _marker_scores(
     value, cells = per_tissue(answers[marker.value], tissue, card.value_definition), answers[marker.cells_output]
     known = np.isfinite(value) & np.isfinite(cells)
     enough = np.nan_to_num(cells) >= card.min_tumour_cells
-    classes = [answers[name] for name in marker.class_outputs]
-    shares = np.stack(classes, axis=1) if classes else None
+    intensities = [answers[name] for name in marker.intensity_outputs]
+    shares = np.stack(intensities, axis=1) if intensities else None
     if shares is not None:
         known &= np.isfinite(shares).all(axis=1)
     return MarkerScores(value, cells, known & enough & (tissue >= card.min_tissue_fraction), shares)

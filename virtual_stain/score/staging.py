@@ -11,6 +11,7 @@ import dataclasses
 import os
 import shutil
 import socket
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -46,6 +47,8 @@ def on_network(path: Path, mounts: Path = Path("/proc/mounts")) -> bool:
 
 def remove_left_behind(parent: Path) -> None:
     """Removes copies of processes of this machine that were killed: they are slides of patients."""
+    if sys.platform == "win32":
+        return  # signal 0 asks for nothing there: it is Ctrl-C
     own = f"{_PREFIX}{socket.gethostname()}-"
     for path in parent.glob(f"{own}*"):
         number = path.name.removeprefix(own).partition("-")[0]

@@ -139,6 +139,8 @@ def _copy(part: Rgb, left: int, top: int, image: Rgb, x: int, y: int, full: Size
 
 def accelerated(path: Path, source: OpenSlideSource) -> OpenSlideSource | FastSource:
     """The slide with the fast path where its format allows one."""
+    if not hasattr(os, "pread"):  # Windows
+        return source
     if source.format not in FORMATS or (source.format == "hamamatsu" and source.quickhash() is not None):
         return source
     if source.format == "hamamatsu" and path.suffix.lower() != ".ndpi":

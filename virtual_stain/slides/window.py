@@ -108,16 +108,12 @@ def read_warped_window(
     patch = _read_reduced(slide, level, around, finest)
     to_patch = patch.px0_from_patch.inverse()
     if displaced is None:
-        image = _warp(patch.image, to_patch @ _as_px0(slide_from_out), out, fineness)
+        image = _warp(patch.image, to_patch @ Affine2D("px0", "out", slide_from_out.matrix), out, fineness)
     else:
         (scale_x, _, shift_x), (_, scale_y, shift_y) = to_patch.matrix[:2]
         image = _remap(patch.image, (x * scale_x + shift_x, y * scale_y + shift_y), fineness)
     b, inner = slide.bounds, np.s_[1:-1, 1:-1]
     return image, (x[inner] >= b.x) & (x[inner] < b.x1) & (y[inner] >= b.y) & (y[inner] < b.y1)
-
-
-def _as_px0(slide_from_out: Affine2D) -> Affine2D:
-    return Affine2D("px0", "out", slide_from_out.matrix)
 
 
 def _centres_px0(

@@ -8,9 +8,8 @@ from typing import Any
 
 from virtual_stain.config import Config, TrainingSettings
 from virtual_stain.dataset.folds import FoldPlan
-from virtual_stain.dataset.known_classes import require_classes
 from virtual_stain.dataset.pipeline import TrainingOrder, tile_batches, training_batches
-from virtual_stain.dataset.shards import reading_errors, verify_shards
+from virtual_stain.dataset.shards import reading_errors, require_intensities, verify_shards
 from virtual_stain.errors import ConfigError, InputError, ModelError
 from virtual_stain.files import folder_lock, output_errors
 from virtual_stain.model.build import BuildOptions, build_network, set_starting_outputs
@@ -21,7 +20,7 @@ from virtual_stain.records.duplicates import known_duplicates
 from virtual_stain.remote import Location
 from virtual_stain.training.distribution import Distribution, open_distribution
 from virtual_stain.training.fit_svr import fit_svr
-from virtual_stain.training.identity import claim, describe_data, drop_evaluation
+from virtual_stain.training.identity import claim, describe_data, drop_evaluation, other_code
 from virtual_stain.training.inputs import RunInputs, read_inputs
 from virtual_stain.training.loop import Job, Trainer
 from virtual_stain.training.recipes import make_recipe
@@ -70,6 +69,8 @@ def fit(
         return _follow(inputs, paths, together, progress)
     with folder_lock(run_dir):
         record = claim(paths, config, data, resume=resume, force=force)
+        if record is not None and other_code(record, data):
+            progress.say(f"{run_dir}: other code than this version's began this run; --force begins anew.")
         if record is not None and record.get("status") == "finished":
             together.of_chief(_FINISHED)
             progress.say(f"{run_dir}: this run is finished; nothing to do (--force begins anew).")
@@ -77,7 +78,7 @@ def fit(
         if inputs.other_tiling:
             progress.say(inputs.other_tiling)
         verify_shards(records_dir, inputs.split.train + inputs.split.validation, progress)
-        require_classes(records_dir, inputs.split, inputs.spec.markers)
+        require_intensities(records_dir, inputs.split, inputs.spec.markers)
         data["duplicate_tissue"] = known_duplicates(records_dir, data["manifest_sha256"])
         if data["duplicate_tissue"] is None:
             progress.say(

@@ -13,9 +13,11 @@ from virtual_stain.errors import InputError, OutputError
 from virtual_stain.files import output_errors, sha256_file
 from virtual_stain.records.manifest import MANIFEST, Manifest
 from virtual_stain.remote import Location
+from virtual_stain.reuse import code_sha256
 from virtual_stain.training.run_dir import RunDir, read_run_json
 
 _SECTIONS = ("model", "augment", "training")
+_STAGE = "virtual_stain.training.fit"
 
 
 def describe_data(records: Location, manifest: Manifest, split: Split, weights: str) -> dict[str, Any]:
@@ -28,6 +30,7 @@ def describe_data(records: Location, manifest: Manifest, split: Split, weights: 
         "records": str(records.resolve()),
         "manifest_sha256": sha256_file(records / MANIFEST),
         "weights_sha256": _file_sha256(weights),
+        "code_sha256": code_sha256(_STAGE),
         "fold": split.fold,
         "n_folds": manifest.n_folds,
         "folds": manifest.folds(),
@@ -59,7 +62,7 @@ def differences(record: dict[str, Any], config: Config, data: dict[str, Any]) ->
         recorded = record["config"].get(section, {})
         for key, value in asked[section].items():
             before = recorded.get(key)
-            if _plain(before) != _plain(value):
+            if before != value:
                 found.append(f"{section}.{key}: {before!r} there, {value!r} now")
     for key, what in (("fold", "--fold"), ("manifest_sha256", "the records' manifest (sha256)")):
         if record["data"][key] != data[key]:
@@ -75,8 +78,9 @@ def differences(record: dict[str, Any], config: Config, data: dict[str, Any]) ->
 def claim(paths: RunDir, config: Config, data: dict[str, Any], *, resume: bool, force: bool) -> dict[str, Any] | None:
     """Makes sure that the folder is this run's; returns its record where there is one to go on from, else None.
 
-    Raises OutputError when it belongs to another run, or to this one half done and neither `resume` nor `force` is
-    given. `force` begins anew, and the old run's files go; so do those that lie there without a `run.json`.
+    Raises OutputError when it belongs to another run. Raises it too when neither `resume` nor `force` is given and the
+    run is half done, or other code has finished it: days of training are not thrown away unasked, and not passed off as
+    this version's. `force` begins anew, and the old run's files go; so do those that lie there without a `run.json`.
     """
     if force:
         _clear(paths)
@@ -101,11 +105,28 @@ def claim(paths: RunDir, config: Config, data: dict[str, Any], *, resume: bool, 
             f"{paths.path}: this run was begun here and is not finished.",
             hint="Go on with it: --resume. Begin anew: --force.",
         )
+    if record.get("status") == "finished" and not resume and other_code(record, data):
+        raise OutputError(
+            f"{paths.path}: this run is finished, but other code than this version's has trained it.",
+            hint="Keep it as it is: --resume. Train anew: --force (the old run's files are deleted).",
+        )
     data["weights_sha256"] = data["weights_sha256"] or record["data"].get("weights_sha256")
+    data["earlier_code_sha256"] = _earlier_code(record, data)
     return record
 
 
+def other_code(record: dict[str, Any], data: dict[str, Any]) -> bool:
+    """Whether the recorded run was begun by other code than the one that runs now, or by code that nobody recorded."""
+    return bool(record["data"].get("code_sha256") != data["code_sha256"])
+
+
 _ANOTHER = "Choose another --out, or --force to begin anew here (the old run's files are deleted)."
+
+
+def _earlier_code(record: dict[str, Any], data: dict[str, Any]) -> list[str]:
+    """Other code that has had a part in the run, "unknown" where nobody recorded which."""
+    known = {*record["data"].get("earlier_code_sha256", ()), record["data"].get("code_sha256", "unknown")}
+    return sorted(known - {data["code_sha256"]})
 
 
 def drop_evaluation(paths: RunDir) -> None:
@@ -123,7 +144,3 @@ def _clear(paths: RunDir) -> None:
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(paths.tensorboard)
         paths.run_json.unlink(missing_ok=True)  # last: while a file of the old run lies there, it is the old run's
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value

@@ -115,9 +115,9 @@ def read_inputs(records_dir: Location, config: Config, fold: int, plan: FoldPlan
     crop_px = config.model.crop_px
     crops_per_side(manifest.tiling.tile_px, crop_px)
     spec = crop_spec(manifest, crop_px)
-    if config.model.head == "svr" and any(m.has_classes for m in spec.markers):
+    if config.model.head == "svr" and any(m.has_intensities for m in spec.markers):
         raise ConfigError(
-            'model.head = "svr": a regression per number has no membrane classes, and these records are of HER2.',
+            'model.head = "svr": a regression per number has no intensities, and these records are of HER2.',
             hint='Use model.head = "pooled" or "dense".',
         )
     split = split_by_patient(manifest, fold, config.training.validation_patients)

@@ -20,12 +20,12 @@ from virtual_stain.config.training import AugmentSettings, TrainingSettings
 from virtual_stain.dataset.augment import augment
 from virtual_stain.model.auxiliary import PREFIX as AUXILIARY
 from virtual_stain.model.build import Network
-from virtual_stain.model.heads import CLASSES
+from virtual_stain.model.heads import INTENSITIES
 from virtual_stain.model.losses import (
     cells_loss_sum,
-    class_loss_sum,
     count_loss_sum,
     crop_weights,
+    intensity_loss_sum,
     ratio_loss_sum,
     safe_denominator,
 )
@@ -62,8 +62,8 @@ def value_loss_sum(
     logit = outputs[f"{name}_logit"]
     if value.definition.is_ratio:
         lost = ratio_loss_sum(logit, k, n, weights[:, index])  # of the negative ratio it is the same
-        if f"{name}{CLASSES}" in outputs:  # the auxiliary head has none
-            lost += class_loss_sum(outputs[f"{name}{CLASSES}"], batch["classes"], n, weights[:, index])
+        if f"{name}{INTENSITIES}" in outputs:  # the auxiliary head has none
+            lost += intensity_loss_sum(outputs[f"{name}{INTENSITIES}"], batch["intensities"], n, weights[:, index])
         return lost
     counted = k if value.definition.of_positive else n - k
     return count_loss_sum(outputs[f"{name}_log_cells"] + value.log_share(logit), counted, weights[:, index])

@@ -62,7 +62,7 @@ class Validator:
         rows: list[tuple[bytes, int, float, float]] = []
         for batch in self._tiles:
             parts, values, shown = self._compiled(
-                {k: batch[k] for k in ("tile", "cells", "positive", "trusted", "usable", "classes") if k in batch}
+                {k: batch[k] for k in ("tile", "cells", "positive", "trusted", "usable", "intensities") if k in batch}
             )
             sums += np.array([float(p) for p in parts])
             rows += _labelled(batch, values.numpy(), shown.numpy(), self._network.value)
@@ -107,8 +107,8 @@ class Validator:
             "trusted": tf.repeat(batch["trusted"], per_tile, axis=0),
             "usable": tf.repeat(batch["usable"], per_tile, axis=0),
         }
-        if "classes" in batch:
-            flat["classes"] = tf.reshape(batch["classes"], (-1, 3))
+        if "intensities" in batch:
+            flat["intensities"] = tf.reshape(batch["intensities"], (-1, 3))
         value = self._network.value
         weights = value_weights(flat, self._loss, value)
         lost, cells = tf.constant(0.0), tf.constant(0.0)

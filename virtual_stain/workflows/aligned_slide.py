@@ -15,13 +15,22 @@ from virtual_stain.errors import InputError
 from virtual_stain.geometry import Affine2D, Box, Points, Size
 from virtual_stain.progress import QUIET, Progress
 from virtual_stain.registration.raster import Rgb
+from virtual_stain.registration.store import H5_NAME, JSON_NAME
 from virtual_stain.registration.transform import PairTransform
+from virtual_stain.reuse import MadeFrom, file_hashes, made_from
 from virtual_stain.slides.slide import Slide
 from virtual_stain.slides.window import read_warped_window
 from virtual_stain.workflows.pyramid import TILE_PX, pyramid_levels, tiles_across, write_pyramid
 
 ALIGNED_NAME = "aligned.ome.tif"
 _THREADS = 2
+
+
+def aligned_made_from(folder: Path, mpp: float | None) -> MadeFrom:
+    """What the aligned slide in `folder` depends on: the registration there, with its slides' hashes."""
+    return made_from(
+        __name__, inputs={"registration": file_hashes(folder, (JSON_NAME, H5_NAME))}, settings={"mpp": mpp}
+    )
 
 
 def write_aligned(

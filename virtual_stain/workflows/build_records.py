@@ -50,8 +50,9 @@ from virtual_stain.workflows.output_folder import (
     remove_unlisted_shards,
 )
 from virtual_stain.workflows.packing import Packed, PackJob, candidates, is_outdated, pack
-from virtual_stain.workflows.pair_job import PreparedPair, make_job, prepare_pair
-from virtual_stain.workflows.part_job import TILES, PartJob, build_part, cut, is_built, join_pair
+from virtual_stain.workflows.pair import TILES, PreparedPair
+from virtual_stain.workflows.pair_job import make_job, prepare_pair
+from virtual_stain.workflows.part_job import PartJob, build_part, cut, is_built, join_pair
 from virtual_stain.workflows.scheduling import Failure, Workers, completed, open_workers
 from virtual_stain.workflows.summary import Used, write_summary
 
@@ -249,17 +250,13 @@ def _review(run: _Run, verdicts: Iterable[Verdict]) -> Review:
     return review
 
 
-def _gate(run: _Run, review: Review, prepared: PreparedPair) -> Gate:
-    return Gate(review, run.accept_unreviewed, needs_person=prepared.verdict == "review")
-
-
 def _pack(run: _Run, review: Review) -> list[Packed]:
     done: list[Packed] = []
     folds = assign_folds(run.pairs, run.key, run.config.labels.n_folds)
     patients = {p.pair: run.key.patient_id(p.patient) for p in run.pairs}
     for prepared in run.progress.track(run.alive(), len(run.alive()), "packing", "pair"):
         name = prepared.job.pair
-        gate = _gate(run, review, prepared)
+        gate = Gate(review, run.accept_unreviewed, needs_person=prepared.verdict == "review")
         if not candidates(name, run.tables[name]):
             run.fail(name, Failure(RejectedError("the registration error of every single tile is too large.")))
         elif gate.pending(name):
@@ -340,7 +337,7 @@ def _manifest(run: _Run, entries: Sequence[PairEntry]) -> Manifest:
         value_definition=config.counting.value_definition.value,
         markers=tuple(m.value for m in Marker if m.value in used),
         n_folds=config.labels.n_folds,
-        min_tumour_cells=config.labels.min_tumour_cells,
+        min_tumour_cells=config.labels.min_tile_cells,
         patient_key_fingerprint=run.key.fingerprint,
         accept_unreviewed=run.accept_unreviewed,
         pairs=tuple(entries),

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from virtual_stain.config import Config
-from virtual_stain.counting.cells import UNKNOWN_GRADE, CellClass
+from virtual_stain.counting.cells import UNKNOWN_INTENSITY, CellClass
 from virtual_stain.counting.quality import SATURATED, UNCERTAIN, UNEXPLAINED
 from virtual_stain.errors import VerificationError
 from virtual_stain.labels.label import TileLabel, countable, judge
@@ -44,8 +44,8 @@ def relabelled(tile: TileLabel, correction: Correction, config: Config) -> tuple
         max_p95_um=config.registration.tile_p95_um,
         counting_flags=(*of_picture, *((UNCERTAIN,) if uncertain else ())),
     )
-    graded = countable(corrected.cells).grade
-    unknown = (CLASSES_UNKNOWN,) if graded is not None and (graded == UNKNOWN_GRADE).any() else ()
+    intensity = countable(corrected.cells).intensity
+    unknown = (CLASSES_UNKNOWN,) if intensity is not None and (intensity == UNKNOWN_INTENSITY).any() else ()
     label = dataclasses.replace(
         tile, cells=corrected.cells, flags=(*flags, CORRECTED, *unknown), weight=weight, usable_count=usable
     )

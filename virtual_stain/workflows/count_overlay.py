@@ -33,7 +33,7 @@ class RingStore:
 
     def __init__(self, folder: Path) -> None:
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  # lives as long as the store
-        self._first, self._kind, self._tumour = array("q", [0]), array("B"), array("B")
+        self._first, self._cell_class, self._tumour = array("q", [0]), array("B"), array("B")
 
     def __enter__(self) -> RingStore:
         return self
@@ -42,13 +42,13 @@ class RingStore:
         self._file.close()
 
     def __len__(self) -> int:
-        return len(self._kind)
+        return len(self._cell_class)
 
     def append(self, cell: Outline) -> None:
         # float32 is 1/64 px at 2¹⁷ px: finer than what is drawn
         self._file.write(np.asarray(cell.ring, np.float32).tobytes())
         self._first.append(self._first[-1] + len(cell.ring))
-        self._kind.append(cell.kind)
+        self._cell_class.append(cell.cell_class)
         self._tumour.append(cell.tumour)
 
     def points(self) -> npt.NDArray[np.float32]:
@@ -70,7 +70,7 @@ class RingStore:
     def outline(self, i: int, points: npt.NDArray[np.float32]) -> Outline:
         """The `i`-th; `points`: of `points()`, which is asked for once."""
         ring = points[self._first[i] : self._first[i + 1]]
-        return Outline(self._kind[i], bool(self._tumour[i]), np.asarray(ring, np.float64))
+        return Outline(self._cell_class[i], bool(self._tumour[i]), np.asarray(ring, np.float64))
 
 
 def square(xy: tuple[float, float], mpp: tuple[float, float]) -> Points:

@@ -4,7 +4,6 @@ run.json, and overlay.ome.tif where it is asked for."""
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,7 +33,7 @@ from virtual_stain.counting.stain_plot import draw_stain
 from virtual_stain.counting.tumour import IMPORTED, MODEL, NUCLEAR_FEATURES, REGION
 from virtual_stain.counting.windows import (
     FoundCells,
-    WindowPlan,
+    WindowTask,
     count_windows,
     plan_windows,
     window_tasks,
@@ -47,10 +46,11 @@ from virtual_stain.markers import Compartment, Marker
 from virtual_stain.parallel import local_executor, map_in_order
 from virtual_stain.progress import QUIET, Progress
 from virtual_stain.provenance import RunRecord
+from virtual_stain.reuse import MadeFrom, made_from
 from virtual_stain.slides.slide import Slide, SlideRef, open_slide
 from virtual_stain.slides.tissue import TissueMap, find_tissue, require_tissue
 from virtual_stain.slides.window import read_window
-from virtual_stain.workflows.count_folder import claim, finished, publish, show_refused_stain, staging
+from virtual_stain.workflows.count_folder import claim, finished, show_refused_stain, staging, take_places
 from virtual_stain.workflows.count_overlay import OVERLAY_NAME, RingStore, square, write_overlay
 from virtual_stain.workflows.count_summary import CountFacts, count_pale, read_area_mm2, summarize, title_of
 
@@ -82,7 +82,7 @@ class _Tally:
     """Everything that was counted, in memory: about 60 bytes a cell."""
 
     cells: Cells
-    grade: npt.NDArray[np.uint8]
+    intensity: npt.NDArray[np.uint8]
     quality: tuple[Quality, ...]
     close_up: Box
     outlines: list[Outline]
@@ -120,17 +120,17 @@ def count_slide(
         for extra in (request.roi, request.cells):
             if extra is not None:
                 record.inputs[str(extra)] = sha256_file(extra)
-        identity = _identity(request, config, slide, how.tumour_source)
+        made = _made_from(request, config, slide, how.tumour_source)
         with folder_lock(request.out):
-            claim(request.out, identity, force=force)
+            claim(request.out, made, force=force)
             if not force and region_model is None:
-                kept = finished(request.out, identity, full_overlay=request.full_overlay)
+                kept = finished(request.out, made, full_overlay=request.full_overlay)
                 if kept is not None:
                     progress.say(f"{request.out}: already counted, kept; --force counts again")
                     return kept
-            with staging(request.out) as made:
-                summary = _count(slide, dataclasses.replace(request, out=made), config, how, record, jobs, progress)
-                publish(made, request.out, identity, record)
+            with staging(request.out) as staged:
+                summary = _count(slide, dataclasses.replace(request, out=staged), config, how, record, jobs, progress)
+                take_places(staged, request.out, made, record)
     return summary
 
 
@@ -156,26 +156,23 @@ def _how(slide: Slide, request: CountRequest, region_model: RegionModel | None) 
     return _How(given, None, NUCLEAR_FEATURES if given is None else IMPORTED)
 
 
-def _identity(request: CountRequest, config: Config, slide: Slide, tumour_source: str) -> dict[str, Any]:
-    """What makes two runs the same run."""
+def _made_from(request: CountRequest, config: Config, slide: Slide, tumour_source: str) -> MadeFrom:
     settings = config.to_dict()
     mpp = slide.mpp
     assert mpp is not None
-    return {
-        "content_sha256": slide.content_hash(),
-        "roi_sha256": None if request.roi is None else sha256_file(request.roi),
-        "cells_sha256": None if request.cells is None else sha256_file(request.cells),
-        "tumour_source": tumour_source,
-        "marker": request.marker.value,
-        "mpp": [mpp.x, mpp.y],
-        "geojson_origin": request.geojson_origin,
-        "settings": {name: _plain(settings[name]) for name in ("counting", "tissue")},
-    }
-
-
-def _plain(section: dict[str, Any]) -> Any:
-    """As it will be read back: enums and tuples become strings and lists."""
-    return json.loads(json.dumps(section))
+    return made_from(
+        __name__,
+        inputs={
+            "content_sha256": slide.content_hash(),
+            "roi_sha256": None if request.roi is None else sha256_file(request.roi),
+            "cells_sha256": None if request.cells is None else sha256_file(request.cells),
+            "tumour_source": tumour_source,
+            "marker": request.marker.value,
+            "mpp": [mpp.x, mpp.y],
+            "geojson_origin": request.geojson_origin,
+        },
+        settings={section: settings[section] for section in ("counting", "tissue")},
+    )
 
 
 def _count(
@@ -200,7 +197,9 @@ def _count(
     plan = plan_windows(slide, tissue, settings) if how.given is None else windows_with(how.given, everywhere)
     record.durations_s["stain"] = time.monotonic() - start
     start = time.monotonic()
-    tally = _count_to_files(slide, request, config, how, (plan, evidence.stain), jobs, progress)
+    tasks = window_tasks(request.slide, plan, request.marker, evidence.stain, settings, how.given)
+    found = _count_windows(tasks, jobs, progress)
+    tally = _count_to_files(slide, request, how, evidence.stain, found, progress)
     record.durations_s["cells"] = time.monotonic() - start
     facts = CountFacts(
         marker=request.marker,
@@ -215,7 +214,7 @@ def _count(
         area_of=area_of,
         pale=tally.pale,
     )
-    summary = summarize(slide, facts, tally.cells, tally.grade, tally.quality, settings)
+    summary = summarize(slide, facts, tally.cells, tally.intensity, tally.quality, settings)
     drawn = Drawn(tally.cells, tally.outlines, tally.border, how.tumour_source)
     _write_jpeg(out / "overlay.jpg", draw_overlay(slide, drawn, tally.close_up, title_of(summary)))
     _write_jpeg(out / "overlay_full.jpg", draw_full(slide, drawn, full_box(slide, tally.close_up)))
@@ -267,16 +266,15 @@ def _tissue_and_stain(slide: Slide, config: Config, *, membrane: bool) -> tuple[
 def _count_to_files(
     slide: Slide,
     request: CountRequest,
-    config: Config,
     how: _How,
-    where: tuple[WindowPlan, SlideStain],
-    jobs: int,
+    stain: SlideStain,
+    windows: Iterator[FoundCells],
     progress: Progress,
 ) -> _Tally:
     out = request.out
     offset = (slide.bounds.x, slide.bounds.y) if request.geojson_origin == "bounds" else (0.0, 0.0)
     parts: list[Cells] = []
-    grades: list[npt.NDArray[np.uint8]] = [np.zeros(0, np.uint8)]
+    intensities: list[npt.NDArray[np.uint8]] = [np.zeros(0, np.uint8)]
     quality: list[Quality] = []
     pale = 0
     mpp = slide.mpp
@@ -296,13 +294,13 @@ def _count_to_files(
             tumour_source=how.tumour_source,
         ) as files,
     ):
-        for found in _found(request, config, how.given, where, jobs, progress):
+        for found in windows:
             tumour = found.cells.tumour if how.region is None else _tumour_by(how.region, found.cells)
             files.append(found, tumour)
             parts.append(dataclasses.replace(found.cells, tumour=tumour))
-            grades.append(found.grade)
+            intensities.append(found.intensity)
             quality.append(found.quality)
-            pale += count_pale(found, where[1])
+            pale += count_pale(found, stain)
             for kind, is_tumour, ring, (x, y) in zip(
                 found.cells.cell_class, tumour, found.rings, found.cells.xy, strict=True
             ):
@@ -314,7 +312,7 @@ def _count_to_files(
         cells = Cells.concatenated(parts)
         box = close_up_box(slide, cells, (mpp.x, mpp.y))
         outlines = store.outlines(_in_box(full_box(slide, box), cells.xy))
-    return _Tally(cells, np.concatenate(grades), tuple(quality), box, outlines, pale, border)
+    return _Tally(cells, np.concatenate(intensities), tuple(quality), box, outlines, pale, border)
 
 
 def _in_box(box: Box, xy: Points) -> npt.NDArray[np.intp]:
@@ -322,16 +320,7 @@ def _in_box(box: Box, xy: Points) -> npt.NDArray[np.intp]:
     return np.asarray(np.flatnonzero(((xy >= low) & (xy < high)).all(axis=1)), np.intp)
 
 
-def _found(
-    request: CountRequest,
-    config: Config,
-    given: GivenCells | None,
-    where: tuple[WindowPlan, SlideStain],
-    jobs: int,
-    progress: Progress,
-) -> Iterator[FoundCells]:
-    plan, stain = where
-    tasks = window_tasks(request.slide, plan, request.marker, stain, config.counting, given)
+def _count_windows(tasks: list[WindowTask], jobs: int, progress: Progress) -> Iterator[FoundCells]:
     ahead = _AHEAD * jobs
 
     def results() -> Iterator[FoundCells]:

@@ -16,14 +16,21 @@ from virtual_stain.config.counting import CountingSettings
 from virtual_stain.counting.cells import CellClass, Cells
 from virtual_stain.counting.doubtful import RatioRange, ratio_range
 from virtual_stain.counting.given import GivenCells
-from virtual_stain.counting.membrane_readings import read_her2, read_tps
 from virtual_stain.counting.quality import QUALITY_SENTENCES, Quality, join_quality
-from virtual_stain.counting.readings import ALLRED_BINS, ALLRED_INTENSITY, NO_CELLS, Readings, read_cells
+from virtual_stain.counting.readings import (
+    ALLRED_BINS,
+    ALLRED_INTENSITY,
+    NO_CELLS,
+    Readings,
+    read_cells,
+    read_tps,
+)
 from virtual_stain.counting.region import Region
 from virtual_stain.counting.slide_stain import SlideStain
 from virtual_stain.counting.stain import FLAG_SENTENCES
 from virtual_stain.counting.windows import FoundCells, WindowPlan
 from virtual_stain.geometry import Points
+from virtual_stain.her2 import read_her2
 from virtual_stain.markers import CellCounts, Compartment, Marker, ValueDefinition
 from virtual_stain.slides.slide import Slide
 from virtual_stain.slides.tissue import TissueMap
@@ -61,16 +68,16 @@ def summarize(
     slide: Slide,
     facts: CountFacts,
     cells: Cells,
-    grade: npt.NDArray[np.uint8],
+    intensity: npt.NDArray[np.uint8],
     quality: Sequence[Quality],
     settings: CountingSettings,
 ) -> dict[str, Any]:
-    """What stands in summary.json. `grade`: uint8[N] of `cells`; `quality`: one per window."""
+    """What stands in summary.json. `intensity`: uint8[N] of `cells`; `quality`: one per window."""
     stain, mpp, membrane = facts.stain, slide.mpp, facts.marker.compartment is Compartment.MEMBRANE
     assert mpp is not None
-    tumour = read_cells(cells, settings, tumour_only=True, grade=grade)
-    nuclei = read_cells(cells, settings, tumour_only=False, grade=grade)
-    least = settings.min_membrane_cells if membrane else settings.min_tumour_cells
+    tumour = read_cells(cells, settings, tumour_only=True, intensity=intensity)
+    nuclei = read_cells(cells, settings, tumour_only=False, intensity=intensity)
+    least = settings.min_membrane_cells if membrane else settings.min_slide_cells
     # a class that another program told does not follow from the slide's cut-off
     told = membrane or facts.given is not None
     ranges = [None if told else ratio_range(cells, stain, tumour_only=t) for t in (True, False)]
@@ -88,7 +95,7 @@ def summarize(
         "tumour_source": facts.tumour_source,
         "tumour": _reading(tumour, ranges[0], membrane=membrane),
         "all_nuclei": _reading(nuclei, ranges[1], membrane=membrane),
-        **_of_marker(facts.marker, cells, grade),
+        **_of_marker(facts.marker, cells, intensity),
         "other_objects": int(np.count_nonzero(cells.cell_class == CellClass.OTHER)),
         **_cutoffs(stain, settings, membrane=membrane),
         "searched": "whole image" if facts.whole_image else "windows with tissue",
@@ -162,9 +169,9 @@ def _reading(readings: Readings, doubtful: RatioRange | None, *, membrane: bool)
     return {k: v for k, v in value.items() if not (membrane and k.startswith("allred"))}
 
 
-def _of_marker(marker: Marker, cells: Cells, grade: npt.NDArray[np.uint8]) -> dict[str, Any]:
+def _of_marker(marker: Marker, cells: Cells, intensity: npt.NDArray[np.uint8]) -> dict[str, Any]:
     if marker is Marker.HER2:
-        return {"her2": read_her2(cells, grade).to_dict(NO_CELLS)}
+        return {"her2": read_her2(intensity[cells.tumour]).to_dict(NO_CELLS)}
     return {"pdl1": read_tps(cells)} if marker is Marker.PDL1 else {}
 
 
@@ -180,7 +187,7 @@ def _cutoffs(stain: SlideStain, settings: CountingSettings, *, membrane: bool) -
         }
     return {
         "doubtful_dab_od": [round(v, 6) for v in stain.doubtful_od],
-        "intensity_cutoffs_dab_od": [round(stain.positive_od, 6), settings.class_2_od, settings.class_3_od],
+        "intensity_cutoffs_dab_od": [round(stain.positive_od, 6), settings.intensity_2_od, settings.intensity_3_od],
         "allred_proportion_bins": ALLRED_BINS,
         "allred_intensity_rule": ALLRED_INTENSITY,
     }

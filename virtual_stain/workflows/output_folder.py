@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -10,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from virtual_stain.config import Config
+from virtual_stain.config.load import with_current_names
 from virtual_stain.errors import InputError, OutputError
 from virtual_stain.files import make_folder, output_errors, read_json, write_json
 from virtual_stain.pairs import StainPair
 from virtual_stain.patients import PatientKey
 from virtual_stain.records.manifest import MANIFEST, Manifest
-from virtual_stain.workflows.pair_job import LAYOUT_ONLY, WORK
+from virtual_stain.workflows.pair import WORK, tile_settings
 
 OUTDATED_MANIFEST = "manifest.outdated.json"
 _STATE = "build.json"
@@ -38,8 +38,7 @@ def claim(out: Path, config: Config, pairs: Mapping[str, tuple[str, str]], *, fo
     if force:
         _clear(out)
     state = out / WORK / _STATE
-    mine = {"config": _relevant(config), "pairs": {pair: list(value) for pair, value in pairs.items()}}
-    mine = json.loads(json.dumps(mine))  # as it will be read back: tuples become lists
+    mine = {"config": tile_settings(config, *_SECTIONS), "pairs": {pair: list(value) for pair, value in pairs.items()}}
     if state.is_file():
         _compare(out, state, mine)
     else:
@@ -76,19 +75,11 @@ def put_manifest_aside(out: Path) -> bool:
     return True
 
 
-def _relevant(config: Config) -> dict[str, Any]:
-    settings = config.to_dict()
-    return {
-        section: {k: v for k, v in settings[section].items() if k not in LAYOUT_ONLY.get(section, ())}
-        for section in _SECTIONS
-    }
-
-
 def _compare(out: Path, state: Path, mine: dict[str, Any]) -> None:
     try:
         recorded = read_json(state, "the state of an earlier run")
-        old_config, old_pairs = recorded["config"], recorded["pairs"]
-    except (InputError, KeyError, TypeError):
+        old_config, old_pairs = with_current_names(recorded["config"]), recorded["pairs"]
+    except (InputError, AttributeError, KeyError, TypeError):
         raise OutputError(
             f"{state}: expected the state of an earlier run. Received something else.",
             hint="Choose another --out, or start anew here with --force.",

@@ -11,24 +11,18 @@ import numpy as np
 
 from virtual_stain.config import Config
 from virtual_stain.counting.cells import CellClass
-from virtual_stain.errors import InputError
-from virtual_stain.files import read_json, sha256_file, write_json
 from virtual_stain.labels.label import TileLabel, countable, value_weight
 from virtual_stain.labels.store import TileStore, TileTable
 from virtual_stain.markers import ValueDefinition
-from virtual_stain.provenance import code_sha256
 from virtual_stain.records.manifest import PairEntry, RegistrationEntry, ShardEntry
-from virtual_stain.records.schema import CLASSES_UNKNOWN, SCHEMA_VERSION, Record, filename
+from virtual_stain.records.schema import CLASSES_UNKNOWN, Record, filename
+from virtual_stain.reuse import FILES, MADE_FROM, MadeFrom, is_finished, made_from, publish, read_record
 from virtual_stain.review.gate import Gate, Passed
 from virtual_stain.review.verdicts import Candidate, Place
 from virtual_stain.workflows.corrections import CORRECTED, corrected_table, relabelled, touched_countable
-from virtual_stain.workflows.pair_job import PreparedPair, digest_of
-from virtual_stain.workflows.part_job import TILES
+from virtual_stain.workflows.pair import TILES, PreparedPair
 
 _PACKED = "packed.json"
-_CODE = ("workflows/packing.py", "workflows/corrections.py", "review/correction.py", "labels/label.py",
-         "records/schema.py", "records/write.py")  # fmt: skip
-"""What a record is made with beside its tile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,25 +80,24 @@ def pack(job: PackJob, out: Path, config: Config) -> Packed | None:
         chosen = _chosen(job, table)
         if not chosen:
             return None
-        key = _key(job, store.input_key, table, chosen, config)
-        shards = _reusable(job, out, key)
+        made = _made_from(job, store.fingerprint, table, chosen, config)
+        shards = _kept_shards(job, out, made)
         if shards is None:
             records = _records(job, store, table, chosen, config)
             shards = write_shards(out, job.pair, records, shard_bytes=round(config.labels.shard_mb * 1e6))
-            value = {"key": key, "tiles": store.input_key, "shards": [dataclasses.asdict(s) for s in shards]}
-            write_json(job.prepared.job.folder / _PACKED, value)
+            publish(job.prepared.job.folder / _PACKED, made, (), {"shards": [dataclasses.asdict(s) for s in shards]})
         table = _valued(corrected_table(store, table, chosen, config), config.counting.value_definition)
     return Packed(_entry(job, table, list(chosen), shards), tuple(chosen), table)
 
 
 def is_outdated(prepared: PreparedPair) -> bool:
     """Whether the pair's shards, packed by an earlier run, hold labels of other slides or code than `tiles.h5` does."""
+    record = read_record(prepared.job.folder / _PACKED)
+    if not record:
+        return False  # never packed
+    recorded = record.get(MADE_FROM)
     with TileStore(prepared.job.folder / TILES) as store:
-        try:
-            state = read_json(prepared.job.folder / _PACKED, "the state of packing")
-        except InputError:
-            return False  # never packed
-        return not isinstance(state, dict) or state.get("tiles") != store.input_key
+        return not isinstance(recorded, dict) or recorded.get("tiles") != store.fingerprint
 
 
 def _chosen(job: PackJob, table: TileTable) -> dict[int, Passed]:
@@ -118,17 +111,19 @@ def _chosen(job: PackJob, table: TileTable) -> dict[int, Passed]:
     return result
 
 
-def _key(job: PackJob, input_key: str, table: TileTable, chosen: dict[int, Passed], config: Config) -> str:
-    return digest_of(
-        {
-            "schema_version": SCHEMA_VERSION,
-            "code_sha256": code_sha256(*_CODE),
-            "tiles": input_key,
+def _made_from(job: PackJob, tiles: str, table: TileTable, chosen: dict[int, Passed], config: Config) -> MadeFrom:
+    """`tiles`: the fingerprint of tiles.h5."""
+    return made_from(
+        __name__,
+        inputs={
+            "tiles": tiles,
             "patient_id": job.patient_id,
+            "chosen": [_choice(table.label_ids[i], passed) for i, passed in chosen.items()],
+        },
+        settings={
             "value_definition": config.counting.value_definition.value,
             "shard_mb": config.labels.shard_mb,
-            "chosen": [_choice(table.label_ids[i], passed) for i, passed in chosen.items()],
-        }
+        },
     )
 
 
@@ -137,18 +132,15 @@ def _choice(label_id: str, passed: Passed) -> list[str]:
     return choice if passed.correction is None else [*choice, passed.correction.to_json()]
 
 
-def _reusable(job: PackJob, out: Path, key: str) -> tuple[ShardEntry, ...] | None:
+def _kept_shards(job: PackJob, out: Path, made: MadeFrom) -> tuple[ShardEntry, ...] | None:
     """The shards of an earlier run, when they are what would be written now, byte for byte."""
+    record = read_record(job.prepared.job.folder / _PACKED)
     try:
-        state = read_json(job.prepared.job.folder / _PACKED, "the state of packing")
-        if state["key"] != key:
-            return None
-        shards = tuple(ShardEntry(**value) for value in state["shards"])
-        if all(sha256_file(out / shard.file) == shard.sha256 for shard in shards):
-            return shards
-    except (InputError, KeyError, TypeError):
+        shards = tuple(ShardEntry(**value) for value in record["shards"])
+    except (KeyError, TypeError):
         return None
-    return None
+    files = {shard.file: shard.sha256 for shard in shards}
+    return shards if is_finished({**record, FILES: files}, made, out, files) else None
 
 
 def _records(
@@ -203,8 +195,8 @@ def to_record(job: PackJob, tile: TileLabel, passed: Passed, config: Config) -> 
         "review/reviewer": passed.reviewer,
         "label/id": tile.label_id,
     }
-    if cells.grade is not None and CLASSES_UNKNOWN not in tile.flags:
-        record["cells/intensity"] = cells.grade.tolist()
+    if cells.intensity is not None and CLASSES_UNKNOWN not in tile.flags:
+        record["cells/intensity"] = cells.intensity.tolist()
     if touched is not None:
         record["cells/corrected"] = touched_countable(tile, touched)
     if tile.trust.error_median_um is not None:

@@ -14,21 +14,25 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from virtual_stain.counting.slide_stain import SlideStain
 from virtual_stain.errors import VerificationError
-from virtual_stain.files import make_folder, output_errors
+from virtual_stain.files import make_folder, output_errors, sha256_file
 from virtual_stain.labels.build import PairSources, TileSettings, build_tile, transform_sha256
 from virtual_stain.labels.regions import read_regions
-from virtual_stain.labels.store import join_parts, stored_key, write_tiles
-from virtual_stain.slides.slide import open_slide
+from virtual_stain.labels.store import join_parts, stored_fingerprint, write_tiles
+from virtual_stain.registration.store import H5_NAME, JSON_NAME, read_registration
+from virtual_stain.reuse import MadeFrom, digest_of, file_hashes, made_from
+from virtual_stain.slides.resolution import require_mpp
+from virtual_stain.slides.slide import Slide, open_slide
 from virtual_stain.tiles import TileRef
-from virtual_stain.workflows.pair_job import PreparedPair, digest_of, load_registration, read_tissue
+from virtual_stain.workflows.pair import TILES, PairJob, PreparedPair, tile_settings
+from virtual_stain.workflows.tissue_file import TISSUE_NAME, read_tissue
 
 TILES_PER_PART = 64
 _WANTED_PARTS = 32  # small pairs are cut finer, so that they too use all processors
 _MIN_TILES_PER_PART = 4
-TILES = "tiles.h5"
 _PARTS = "tiles.parts"
 
 
@@ -45,8 +49,8 @@ class PartJob:
         return self.prepared.job.folder / _PARTS / f"{self.index:04d}.h5"
 
     @property
-    def key(self) -> str:
-        return _tiles_key(self.prepared.key, self.tiles)
+    def fingerprint(self) -> str:
+        return _with_windows(self.prepared.fingerprint, self.tiles)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,23 +73,41 @@ def cut(prepared: PreparedPair) -> list[PartJob]:
     return [PartJob(light, index, chunk) for index, chunk in enumerate(chunks)]
 
 
-def tiles_key(prepared: PreparedPair) -> str:
-    """The `input_key` of the pair's whole tiles.h5."""
-    return _tiles_key(prepared.key, prepared.tiles)
+def tiles_made_from(job: PairJob, he: Slide, ihc: Slide, stain: dict[str, Any]) -> MadeFrom:
+    """What the tiles of a registered pair depend on, but the windows. Registration and tissue count by their files."""
+    sides = (("he", he), ("ihc", ihc))
+    mpp = {side: require_mpp(slide) for side, slide in sides}
+    regions = (job.he_roi, job.ihc_roi)
+    return made_from(
+        __name__,
+        inputs={
+            **{side: [slide.content_hash(), [mpp[side].x, mpp[side].y]] for side, slide in sides},
+            "registration": file_hashes(job.folder, (JSON_NAME, H5_NAME, TISSUE_NAME)),
+            "regions": [None if path is None else sha256_file(path) for path in regions],
+            "marker": job.marker.value,
+            "stain": stain,
+        },
+        settings=tile_settings(job.config, "tiling", "registration", "counting", "labels"),
+    )
+
+
+def tiles_fingerprint(prepared: PreparedPair) -> str:
+    """The fingerprint of the pair's whole tiles.h5."""
+    return _with_windows(prepared.fingerprint, prepared.tiles)
 
 
 def is_built(prepared: PreparedPair) -> bool:
     """Whether tiles.h5 is there, made from the same inputs."""
-    return stored_key(prepared.job.folder / TILES) == tiles_key(prepared)
+    return stored_fingerprint(prepared.job.folder / TILES) == tiles_fingerprint(prepared)
 
 
 def build_part(part: PartJob) -> PartDone:
     """Builds the tiles of one part and writes them whole. Raises SlideError, OutputError."""
-    if stored_key(part.path) == part.key:
+    if stored_fingerprint(part.path) == part.fingerprint:
         return PartDone(0, 0.0)
     started = time.process_time()
     job = part.prepared.job
-    registration = load_registration(job.folder)
+    registration = read_registration(job.folder)
     settings = TileSettings(
         tile_px=job.config.tiling.tile_px,
         tile_mpp=job.config.tiling.tile_mpp,
@@ -110,7 +132,7 @@ def build_part(part: PartJob) -> PartDone:
     # a name of its own: a worker that outlives a killed run may still be writing the same part
     own = part.path.with_name(f"{part.path.stem}.{os.getpid()}.{secrets.token_hex(4)}.part")
     try:
-        write_tiles(own, tiles, part.key)
+        write_tiles(own, tiles, part.fingerprint)
         with output_errors(part.path):
             own.replace(part.path)
     finally:
@@ -123,15 +145,15 @@ def join_pair(prepared: PreparedPair) -> None:
     """Joins all parts into tiles.h5 and removes them. Raises OutputError, VerificationError."""
     folder = prepared.job.folder
     parts = cut(prepared)
-    unfit = [part.path for part in parts if stored_key(part.path) != part.key]
+    unfit = [part.path for part in parts if stored_fingerprint(part.path) != part.fingerprint]
     if unfit:
         raise VerificationError(f"{unfit[0]}: expected a part of this run. Received another, or none.")
     if parts:
-        join_parts(folder / TILES, [part.path for part in parts], tiles_key(prepared))
+        join_parts(folder / TILES, [part.path for part in parts], tiles_fingerprint(prepared))
     else:
-        write_tiles(folder / TILES, [], tiles_key(prepared))
+        write_tiles(folder / TILES, [], tiles_fingerprint(prepared))
     shutil.rmtree(folder / _PARTS, ignore_errors=True)  # a leftover costs space only
 
 
-def _tiles_key(key: str, tiles: Sequence[TileRef]) -> str:
-    return digest_of([key, [[t.col, t.row, t.tissue_fraction.hex(), t.border] for t in tiles]])
+def _with_windows(fingerprint: str, tiles: Sequence[TileRef]) -> str:
+    return digest_of([fingerprint, [[t.col, t.row, t.tissue_fraction.hex(), t.border] for t in tiles]])

@@ -23,7 +23,8 @@ from virtual_stain.progress import QUIET, Progress
 from virtual_stain.provenance import Outcome, RunRecord, refuse_foreign_run
 from virtual_stain.registration.result import Registration
 from virtual_stain.version import __version__
-from virtual_stain.workflows.register_files import OVERLAY_NAME, RegistrationJob, register_files
+from virtual_stain.workflows.pair_registration import OVERLAY
+from virtual_stain.workflows.register_files import RegistrationJob, register_files
 from virtual_stain.workflows.register_page import PAGE_NAME, environment, verdict_word
 
 INDEX_NAME, TABLE_NAME = "index.html", "summary.csv"
@@ -190,5 +191,5 @@ def _shown(out: Path, row: CohortRow) -> dict[str, Any]:
         "consensus": number(row.consensus_fraction),
         "overlap": number(row.overlap_fraction),
         "page": link(PAGE_NAME),
-        "overlay": link(OVERLAY_NAME),
+        "overlay": link(OVERLAY),
     }

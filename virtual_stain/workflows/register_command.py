@@ -69,9 +69,10 @@ def run_cohort(
     options: RegisterOptions,
     progress: Progress = QUIET,
     say: Say = print,
-    share: tuple[int, int] = (0, 1),
+    share: int = 0,
+    shares: int = 1,
 ) -> None:
-    """Registers every pair of a table or folder, or share number `share[0]` of `share[1]`.
+    """Registers every pair of a table or folder, or number `share` (from 0) of `shares` equal shares.
 
     Raises BatchError where pairs are rejected or failed, after all are done.
     """
@@ -88,15 +89,15 @@ def run_cohort(
         RegistrationJob(
             p.he, p.ihc, options.out / p.pair, options.config, options.force, marks.get(p.pair), options.aligned_mpp
         )
-        for p in pairs[share[0] :: share[1]]
+        for p in pairs[share::shares]
     ]
     with local_executor(min(options.jobs, max(len(jobs), 1))) as executor:
-        if share[1] == 1:
+        if shares == 1:
             rows = register_cohort(jobs, options.out, executor, progress=progress)
         else:
-            table = f"summary-{share[0]}-of-{share[1]}.csv"
+            table = f"summary-{share}-of-{shares}.csv"
             rows = register_share(jobs, options.out, executor, table, progress=progress)
-    _tell(rows, options.out / (INDEX_NAME if share[1] == 1 else table), say)
+    _tell(rows, options.out / (INDEX_NAME if shares == 1 else table), say)
     if error := error_of(rows, options.out):
         raise error
 

@@ -5,33 +5,29 @@ A pair whose slides, settings and code are those of the last run is not register
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from virtual_stain.config import Config
 from virtual_stain.errors import InputError, OutputError
-from virtual_stain.files import folder_lock, read_json, sha256_file, write_bytes, write_json, write_text
+from virtual_stain.files import folder_lock, read_json, write_bytes, write_json, write_text
 from virtual_stain.progress import QUIET, Progress
-from virtual_stain.provenance import Outcome, RunRecord, code_sha256, refuse_foreign_run
+from virtual_stain.provenance import Outcome, RunRecord, refuse_foreign_run
 from virtual_stain.registration.landmarks import Landmarks
 from virtual_stain.registration.overlay import jpeg
 from virtual_stain.registration.register import register_pair
 from virtual_stain.registration.result import Registration
-from virtual_stain.registration.store import H5_NAME, JSON_NAME, read_registration, write_registration
+from virtual_stain.registration.store import JSON_NAME, read_registration, write_registration
+from virtual_stain.reuse import MadeFrom, is_finished, publish, read_record, vouched
 from virtual_stain.slides.slide import Slide, SlideRef, open_slide
 from virtual_stain.slides.tissue import find_tissue
-from virtual_stain.workflows.aligned_slide import ALIGNED_NAME, write_aligned
-from virtual_stain.workflows.register_page import PAGE_NAME, draw_page
+from virtual_stain.workflows.aligned_slide import ALIGNED_NAME, aligned_made_from, write_aligned
+from virtual_stain.workflows.pair_registration import OVERLAY, REGISTRATION_FILES, registration_made_from
+from virtual_stain.workflows.register_page import PAGE_NAME, draw_page, page_made_from
 
-OVERLAY_NAME = "overlay.jpg"
 _RUN = "run.json"
-_ALIGNED_CODE = ("slides", "registration/transform.py", "workflows/aligned_slide.py", "workflows/pyramid.py")
-_WRITTEN = (JSON_NAME, H5_NAME, OVERLAY_NAME, PAGE_NAME)
+_PAGE_FILES = (OVERLAY, PAGE_NAME)
 _FORCE = "Choose another --out, or overwrite it with --force."
 
 
@@ -64,43 +60,63 @@ def register_files(job: RegistrationJob, progress: Progress = QUIET) -> Registra
         for slide in (he, ihc):
             for warning in slide.warnings:
                 progress.say(f"{slide.path}: {warning}")
-        key = _key(job, he, ihc)
-        registration = None if job.force else _finished(job.out, key)
+        made = registration_made_from(he, ihc, job.config, job.landmarks)
+        registration = None if job.force else _kept(job.out, made)
         if registration is None:
             for slide in (he, ihc):
                 for warning in find_tissue(slide, job.config.tissue).warnings:
                     progress.say(f"{slide.path}: {warning}")
-            registration = _register(job, he, ihc, key)
+            registration = _register(job, he, ihc, made)
         else:
             progress.say(f"{job.out}: registered already; --force does it again.")
+        _draw(job, he, ihc, registration)
         if job.aligned_mpp is not None:
             _align(job, he, ihc, registration, progress)
     return registration
 
 
-def _register(job: RegistrationJob, he: Slide, ihc: Slide, key: str) -> Registration:
+def _kept(out: Path, made: MadeFrom) -> Registration | None:
+    """What an earlier run left, made from the same, where its files are as it left them."""
+    if not is_finished(read_record(out / _RUN), made, out, REGISTRATION_FILES):
+        return None
+    try:
+        return read_registration(out)
+    except InputError:
+        return None
+
+
+def _register(job: RegistrationJob, he: Slide, ihc: Slide, made: MadeFrom) -> Registration:
     started = time.monotonic()
     # the aligned slide of an earlier registration would lie wrong under this one, whatever comes of it
     (job.out / ALIGNED_NAME).unlink(missing_ok=True)
     registration = register_pair(he, ihc, job.config.registration, job.config.tissue, job.landmarks)
     registered = time.monotonic()
     write_registration(registration, job.out)
-    overlay, page = draw_page(he, ihc, registration, job.out.name, job.config)
-    write_bytes(job.out / OVERLAY_NAME, jpeg(overlay))
-    write_text(job.out / PAGE_NAME, page)
     name = f"{registration.he.name} / {registration.ihc.name}"
-    RunRecord(
+    record = RunRecord(
         command="register",
-        config=_settings(job.config),
+        config=dict(made.settings),
         inputs={
             str(job.he.path): registration.he.content_sha256,
             str(job.ihc.path): registration.ihc.content_sha256,
         },
         durations_s={"register": registered - started, "write": time.monotonic() - registered},
         outcomes=[Outcome(name, registration.usable, registration.reason())],
-        extra={"input_key": key, "files": _hashes(job.out)},
-    ).write(job.out)  # last: it vouches for the others
+    )
+    publish(job.out / _RUN, made, REGISTRATION_FILES, record.to_json())
     return registration
+
+
+def _draw(job: RegistrationJob, he: Slide, ihc: Slide, registration: Registration) -> None:
+    """The page and its overlay: drawn again when the way they are drawn has changed, without registering again."""
+    record = read_record(job.out / _RUN)
+    made = page_made_from(job.out, job.config)
+    if is_finished(record.get("page"), made, job.out, _PAGE_FILES):
+        return
+    overlay, page = draw_page(he, ihc, registration, job.out.name, job.config)
+    write_bytes(job.out / OVERLAY, jpeg(overlay))
+    write_text(job.out / PAGE_NAME, page)
+    write_json(job.out / _RUN, {**record, "page": vouched(made, job.out, _PAGE_FILES)})
 
 
 def _align(job: RegistrationJob, he: Slide, ihc: Slide, registration: Registration, progress: Progress) -> None:
@@ -109,45 +125,13 @@ def _align(job: RegistrationJob, he: Slide, ihc: Slide, registration: Registrati
         path.unlink(missing_ok=True)
         progress.say(f"{path}: not written: {registration.reason()}")
         return
-    run = read_json(job.out / _RUN, "the record of a run")
-    wanted = {"mpp": job.aligned_mpp, "code": code_sha256(*_ALIGNED_CODE)}
-    if path.exists() and run.get("aligned") == {**wanted, "sha256": sha256_file(path)}:
+    record = read_record(job.out / _RUN)
+    made = aligned_made_from(job.out, job.aligned_mpp)
+    if is_finished(record.get("aligned"), made, job.out, (ALIGNED_NAME,)):
         progress.say(f"{path}: written already; --force does it again.")
         return
     write_aligned(he, ihc, registration.transform, path, mpp=job.aligned_mpp or None, progress=progress)
-    write_json(job.out / _RUN, {**run, "aligned": {**wanted, "sha256": sha256_file(path)}})
-
-
-def _settings(config: Config) -> dict[str, Any]:
-    return {k: dataclasses.asdict(v) for k, v in (("registration", config.registration), ("tissue", config.tissue))}
-
-
-def _key(job: RegistrationJob, he: Slide, ihc: Slide) -> str:
-    """Hash of everything that the result depends on."""
-    marks = None if job.landmarks is None else [job.landmarks.he_px0.tolist(), job.landmarks.ihc_px0.tolist()]
-    value = {
-        "code": code_sha256("slides", "registration", "workflows/register_page.py", "workflows/templates"),
-        "he": [he.content_hash(), job.he.mpp_override],
-        "ihc": [ihc.content_hash(), job.ihc.mpp_override],
-        "landmarks": marks,
-        **_settings(job.config),
-    }
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode("utf-8")).hexdigest()
-
-
-def _finished(out: Path, key: str) -> Registration | None:
-    """What an earlier run with equal inputs left, where its files are as it left them."""
-    try:
-        run = read_json(out / _RUN, "the record of a run")
-        if run["input_key"] != key or run["files"] != _hashes(out):
-            return None
-        return read_registration(out)
-    except (InputError, KeyError, TypeError):
-        return None
-
-
-def _hashes(out: Path) -> dict[str, str]:
-    return {name: sha256_file(out / name) for name in _WRITTEN if (out / name).exists()}
+    write_json(job.out / _RUN, {**record, "aligned": vouched(made, job.out, (ALIGNED_NAME,))})
 
 
 def _refuse_other_pair(out: Path, he: Slide, ihc: Slide) -> None:

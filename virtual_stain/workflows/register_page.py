@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -19,12 +20,24 @@ from virtual_stain.registration.overlay import draw_overlay, jpeg
 from virtual_stain.registration.raster import Rgb
 from virtual_stain.registration.register import side_images
 from virtual_stain.registration.result import FLAGS, Registration
+from virtual_stain.registration.store import H5_NAME, JSON_NAME
 from virtual_stain.registration.working import SideImage
+from virtual_stain.reuse import MadeFrom, file_hashes, made_from
 from virtual_stain.slides.slide import Slide
 from virtual_stain.version import __version__
 
 PAGE_NAME = "registration.html"
 _PLACES = 400
+
+
+def page_made_from(folder: Path, config: Config) -> MadeFrom:
+    """What the page and the overlay in `folder` depend on: the registration there, with its slides' hashes."""
+    settings = config.to_dict()
+    return made_from(
+        __name__,
+        inputs={"registration": file_hashes(folder, (JSON_NAME, H5_NAME)), "name": folder.name},
+        settings={section: settings[section] for section in ("registration", "tissue")},
+    )
 
 
 def draw_page(he: Slide, ihc: Slide, registration: Registration, name: str, config: Config) -> tuple[Rgb, str]:

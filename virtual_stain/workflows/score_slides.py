@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import hashlib
 import itertools
-import json
 import logging
 import time
 import traceback
@@ -17,27 +16,27 @@ from typing import Any
 
 from virtual_stain.config import ScoringSettings, TissueSettings
 from virtual_stain.errors import BatchError, InputError, OutputError, VirtualStainError
-from virtual_stain.export.seen import existing_key, seen_in_training
+from virtual_stain.export.card import seen_in_training
 from virtual_stain.files import (
     folder_lock,
     make_folder,
     output_errors,
     read_json,
-    sha256_file,
     write_bytes,
     write_json,
     write_text,
 )
 from virtual_stain.geometry import Size
 from virtual_stain.markers import ValueDefinition, parse_marker
-from virtual_stain.patients import PatientKey
+from virtual_stain.patients import PatientKey, existing_key
 from virtual_stain.progress import QUIET, Progress
-from virtual_stain.provenance import Outcome, RunRecord, code_sha256, refuse_foreign_run
+from virtual_stain.provenance import Outcome, RunRecord, refuse_foreign_run
 from virtual_stain.report.geojson import tiles_geojson
 from virtual_stain.report.heatmap import OVERVIEW_PX, heatmap_png
 from virtual_stain.report.html import GALLERY_PX, report_html
-from virtual_stain.report.report import SCHEMA_VERSION, SlideFacts, SlideReport, make_report, report_json, tiles_csv
+from virtual_stain.report.report import SlideFacts, SlideReport, make_report, report_json, tiles_csv
 from virtual_stain.report.table import SCORES_CSV, scores_csv
+from virtual_stain.reuse import FILES, MadeFrom, is_finished, made_from, read_record, withdraw
 from virtual_stain.score.ahead import Ahead
 from virtual_stain.score.answer_log import AnswerLog
 from virtual_stain.score.inputs import ScoreInput
@@ -48,7 +47,6 @@ from virtual_stain.score.staging import Stager, worth_a_copy
 from virtual_stain.slides.slide import Slide, SlideRef, open_slide
 from virtual_stain.slides.window import read_window
 from virtual_stain.value_text import ValueText
-from virtual_stain.version import __version__
 
 _log = logging.getLogger("vstain.score")
 _KEPT = "already scored"
@@ -60,7 +58,6 @@ _HOW_FAST = (
     "server_timeout_s",
     "server_patience_s",
 )
-_CODE = ("slides", "geometry.py", "tiles.py", "score", "readings.py", "intervals.py", "appearance.py", "report")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +113,7 @@ def score_slides(
             with Stager([i.ref for i in inputs], options.stage, progress.say) as stager:
                 return _score_groups(inputs, _Job(model, options, existing_key(), stager, ahead, progress), done)
         finally:
-            if predictor is None and hasattr(model, "close"):
+            if predictor is None:
                 model.close()
 
 
@@ -240,12 +237,12 @@ def _score_one(item: ScoreInput, ref: SlideRef, job: _Job) -> Scored:
     with open_slide(ref) as slide:
         digest = slide.content_hash() if known is None else known.content_hash
         seen = seen_in_training(model.card, digest, job.key)
-        made_from = _made_from(slide, digest, model, options) | {"seen_in_training": seen}
+        made = _made_from(slide, digest, model, options, seen)
         paths = {kind: item.folder / f"{item.stem}.{kind}" for kind in _KINDS}
-        done = None if options.force else _current(paths, made_from)
+        done = None if options.force else _current(paths, made)
         if done is not None:
             return Scored(Outcome(item.stem, True, _KEPT), item.folder, done)
-        journal = AnswerLog(item.folder / f"{item.stem}.partial.npz", _digest(made_from))
+        journal = AnswerLog(item.folder / f"{item.stem}.partial.npz", made.fingerprint)
         if options.force:
             journal.remove()
         score = score_slide(
@@ -260,7 +257,7 @@ def _score_one(item: ScoreInput, ref: SlideRef, job: _Job) -> Scored:
         )
         facts = dataclasses.replace(SlideFacts.of(slide, digest), path=item.ref.path)
         report = make_report(facts, score, model.sha256, options.scoring, seen=seen)
-        value = _write(report, slide, paths, made_from, options)
+        value = _write(report, slide, paths, made, options)
         journal.remove()
     return Scored(Outcome(item.stem, True), item.folder, value)
 
@@ -269,7 +266,7 @@ _KINDS = ("report.json", "tiles.csv", "heatmap.png", "geojson", "report.html")
 
 
 def _write(
-    report: SlideReport, slide: Slide, paths: dict[str, Path], made_from: dict[str, Any], options: ScoreOptions
+    report: SlideReport, slide: Slide, paths: dict[str, Path], made: MadeFrom, options: ScoreOptions
 ) -> dict[str, Any]:
     """Every file whole or not there; report.json goes first and comes last, so that it never vouches for others."""
     picture = heatmap_png(report, slide.overview(max_px=OVERVIEW_PX))
@@ -282,31 +279,27 @@ def _write(
         "report.html": page.encode(),
     }
     with output_errors(paths["report.json"]):
-        paths["report.json"].unlink(missing_ok=True)
+        withdraw(paths["report.json"])
     outputs = {}
     for kind, data in contents.items():
         write_bytes(paths[kind], data)
         outputs[paths[kind].name] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-    value = report_json(report, made_from, outputs)
+    value = report_json(report, made.to_json(), outputs)
     write_json(paths["report.json"], value)
     return value
 
 
-def _made_from(slide: Slide, digest: str, model: Predictor, options: ScoreOptions) -> dict[str, Any]:
-    """Everything that the result depends on: equal means that the report on disk is still right."""
-    return {
-        "slide_sha256": digest,
-        "slide_mpp": None if slide.mpp is None else [slide.mpp.x, slide.mpp.y],
-        "model_sha256": model.sha256,
-        "settings": _settings(options),
-        "schema_version": SCHEMA_VERSION,
-        "virtual_stain": __version__,
-        "code_sha256": code_sha256(*_CODE),
-    }
-
-
-def _digest(value: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+def _made_from(slide: Slide, digest: str, model: Predictor, options: ScoreOptions, seen: bool | None) -> MadeFrom:
+    return made_from(
+        __name__,
+        inputs={
+            "slide_sha256": digest,
+            "slide_mpp": None if slide.mpp is None else [slide.mpp.x, slide.mpp.y],
+            "model_sha256": model.sha256,
+            "seen_in_training": seen,
+        },
+        settings=_settings(options),
+    )
 
 
 def _settings(options: ScoreOptions) -> dict[str, Any]:
@@ -315,28 +308,22 @@ def _settings(options: ScoreOptions) -> dict[str, Any]:
         del scoring[name]  # how fast, not what
     return {
         "scoring": scoring,
-        "tissue": json.loads(json.dumps(dataclasses.asdict(options.tissue))),  # as it comes back from a file
+        "tissue": dataclasses.asdict(options.tissue),
         "geojson_origin": options.geojson_origin,
     }
 
 
-def _current(paths: dict[str, Path], made_from: dict[str, Any]) -> dict[str, Any] | None:
+def _current(paths: dict[str, Path], made: MadeFrom) -> dict[str, Any] | None:
     """The report on disk, if it was made from the same and all its files are there, unchanged."""
-    if not paths["report.json"].is_file():
-        return None
+    report = read_record(paths["report.json"])
     try:
-        value = read_json(paths["report.json"], "a report")
-        outputs = dict(value["outputs"])
-        same = value["made_from"] == made_from and set(outputs) == {paths[k].name for k in _KINDS[1:]}
-        folder = paths["report.json"].parent
-        complete = not value["tiles"]["failed"]  # what could not be read then may be readable now
-        whole = (
-            same and complete and all(sha256_file(folder / name) == entry["sha256"] for name, entry in outputs.items())
-        )
-    except (InputError, KeyError, TypeError, ValueError):
-        return None  # damaged or of another kind: scored again
-    result: dict[str, Any] | None = value if whole else None
-    return result
+        files = {name: entry["sha256"] for name, entry in report["outputs"].items()}
+        complete = not report["tiles"]["failed"]  # what could not be read then may be readable now
+    except (KeyError, TypeError, AttributeError):
+        return None  # none, damaged or of another kind: scored again
+    wanted = [paths[kind].name for kind in _KINDS[1:]]
+    kept = complete and is_finished({**report, FILES: files}, made, paths["report.json"].parent, wanted)
+    return report if kept else None
 
 
 def _note(record: RunRecord, scored: Scored) -> None:

@@ -22,7 +22,7 @@ from virtual_stain.markers import Marker, ValueDefinition, parse_marker
 from virtual_stain.pages import page_environment
 from virtual_stain.records.manifest import Manifest, PairEntry
 from virtual_stain.value_text import ValueText
-from virtual_stain.workflows.pair_job import OVERLAY
+from virtual_stain.workflows.pair_registration import OVERLAY
 
 SUMMARY = "summary.html"
 _THUMBNAIL_PX = 360
@@ -73,7 +73,7 @@ def write_summary(out: Path, manifest: Manifest, used: Mapping[str, Used], folde
         manifest=manifest,
         shown=shown,
         markers=[_marker(manifest, used, m) for m in manifest.markers],
-        pairs=[_pair(entries[name], used[name].counts(manifest), used[name], folders[name]) for name in entries],
+        pairs=[_pair(entries[name], used[name], *used[name].counts(manifest), folders[name]) for name in entries],
         excluded=[
             {"pair": name, "reason": reason, "overlay": _thumbnail(folders[name]) if name in folders else None}
             for name, reason in excluded.items()
@@ -104,9 +104,8 @@ def _quotient(counted: _Column, whole: _Column) -> float | None:
     return float(counted.sum() / whole.sum()) if whole.sum() > 0 else None
 
 
-def _pair(entry: PairEntry, counts: tuple[_Column, _Column], used: Used, folder: Path) -> dict[str, Any]:
+def _pair(entry: PairEntry, used: Used, counted: _Column, whole: _Column, folder: Path) -> dict[str, Any]:
     flags = Counter(flag for tile in used.table.flags for flag in tile)
-    counted, whole = counts
     values = counted / whole
     return {
         "entry": entry,

@@ -152,9 +152,9 @@ def _predicted(path: Path, report: Mapping[str, Any], name: str, reading: str) -
         "source_sha256": sha256_file(path),
         "flags": tuple(str(flag) for flag in values["flags"]),
     }
-    if marker.has_classes:
+    if marker.has_intensities:
         if "her2" not in values:
-            raise InputError(f"{path}: {marker.label} without its membrane classes: a share is no score.")
+            raise InputError(f"{path}: {marker.label} without its intensities: a share is no score.")
         note = "no interval of a score: how sure it is cannot be said"
         return Evidence(score=_score(values["her2"]["score"]), interval_note=note, **common)
     if values["value_definition"] != "positive_ratio":

@@ -7,7 +7,7 @@ from typing import Any
 from virtual_stain.pages import page_environment
 from virtual_stain.report.notes import RESEARCH_USE
 from virtual_stain.report.panel.evidence import Evidence, Panel
-from virtual_stain.report.panel.rules import Finding, RuleSet
+from virtual_stain.report.panel.rules import Finding
 from virtual_stain.version import __version__
 
 SCHEMA_VERSION = 1
@@ -35,16 +35,12 @@ def panel_html(panel: Panel, findings: tuple[Finding, ...], title: str) -> str:
     return environment.get_template("panel.html").render(
         title=title,
         notice=RESEARCH_USE,
-        evidence=[{"e": e, "cutoffs": _cutoffs(rules, e)} for e in panel.evidence],
+        evidence=[{"e": e, "cutoffs": sorted({c for r in rules for c in r.cutoffs(e.marker)})} for e in panel.evidence],
         findings=findings,
         indeterminate=INDETERMINATE,
         warnings=panel.warnings,
         version=__version__,
     )
-
-
-def _cutoffs(rules: list[RuleSet], evidence: Evidence) -> list[float]:
-    return sorted({c for r in rules for c in r.cutoffs(evidence.marker)})
 
 
 def _evidence_json(e: Evidence) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Response
 
 from virtual_stain.config import WebSettings
-from virtual_stain.review.correction import Correction, class_names
+from virtual_stain.review.correction import Correction, cell_names
 from virtual_stain.review.verdicts import Place, Verdict
 from virtual_stain.web.problem import RESPONSES, ApiError
 from virtual_stain.web.review import models as m
@@ -49,7 +49,7 @@ def _add_reading(router: APIRouter, desk: ReviewDesk, settings: WebSettings) -> 
             name=desk.folder.folder.resolve().name,
             tile_px=desk.folder.tile_px,
             tile_mpp=desk.folder.tile_mpp,
-            min_tumour_cells=desk.folder.min_tumour_cells,
+            min_tile_cells=desk.folder.min_tile_cells,
             pairs=[
                 m.PairOut(
                     name=p.name,
@@ -91,8 +91,8 @@ def _add_tiles(router: APIRouter, desk: ReviewDesk) -> None:
             item=m.Item.of(desk.entry(label)),
             x=[round(v, 2) for v in cells.xy[:, 0].tolist()],
             y=[round(v, 2) for v in cells.xy[:, 1].tolist()],
-            kind=class_names(cells),
-            has_classes=cells.grade is not None,
+            name=cell_names(cells),
+            has_intensities=cells.intensity is not None,
             corrections=[
                 m.ReaderCorrection(reviewer=reader, correction=_correction_out(c))
                 for reader, c in desk.corrections(label).items()

@@ -19,7 +19,7 @@ from virtual_stain.review.store import clean_name, standing
 from virtual_stain.review.verdicts import COLUMNS, CORRECTION, Place, Verdict, parse_verdicts, quote_formula
 from virtual_stain.web.review.desk import ReviewDesk
 from virtual_stain.web.review.folder import ReviewPair
-from virtual_stain.workflows.pair_job import read_tissue
+from virtual_stain.workflows.tissue_file import read_tissue
 
 MORE = (CORRECTION, "time_utc", "stale")
 _CELLS_UP_TO = 2000

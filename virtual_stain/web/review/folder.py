@@ -6,6 +6,7 @@ that `build-records` has written anew is noticed by its inode and time, and read
 
 from __future__ import annotations
 
+import math
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,17 +14,21 @@ from typing import Any
 
 import numpy as np
 
+from virtual_stain.config.load import with_current_names
 from virtual_stain.counting.cells import Cells
 from virtual_stain.errors import InputError, VerificationError
 from virtual_stain.files import read_json
 from virtual_stain.labels.store import TileStore, TileTable
 from virtual_stain.markers import CellCounts, parse_marker
-from virtual_stain.review.doubt import doubt
 from virtual_stain.review.verdicts import Place
-from virtual_stain.workflows.pair_job import WORK
-from virtual_stain.workflows.part_job import TILES
+from virtual_stain.workflows.pair import TILES, WORK
 
 BUILD_STATE = "build.json"
+_STANDARD_ERROR = 0.057
+"""Binomial standard error at 50 cells and 20 %: a label that is only just one."""
+_ERROR_UM = 30.0
+"""Median registration error above which a whole pair has to be reviewed."""
+_FLAG = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +47,18 @@ class Label:
     tissue_fraction: float
     error_median_um: float | None
     error_p95_um: float | None
-    doubt: float
+
+    @property
+    def doubt(self) -> float:
+        """≥ 0, larger is more doubtful: a number to order by, never one to report.
+
+        Standard error, registration error and flags, each 1 at its usual limit. The standard error is that of
+        (k + 1) / (n + 2), so that 0 of 5 cells is not taken for certain.
+        """
+        n = self.counts.positive + self.counts.negative + 2
+        p = (self.counts.positive + 1) / n
+        place = 2.0 if self.error_median_um is None else self.error_median_um / _ERROR_UM
+        return round(math.sqrt(p * (1 - p) / n) / _STANDARD_ERROR + place + _FLAG * len(self.flags), 4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +70,7 @@ class ReviewPair:
     """As a pathologist writes it: Ki67."""
     patient_id: str
     labels: tuple[Label, ...]
-    input_key: str
+    fingerprint: str
 
 
 @dataclass(slots=True)
@@ -79,7 +95,7 @@ class RecordFolder:
         self._state_path = state_path
         self._lock = threading.Lock()
         self._loaded: dict[str, _Loaded] = {}
-        self.tile_px, self.tile_mpp, self.min_tumour_cells = self._settings()
+        self.tile_px, self.tile_mpp, self.min_tile_cells = self._settings()
 
     def pairs(self) -> list[ReviewPair]:
         """Pairs with tiles, by name, as they are on disk now."""
@@ -113,7 +129,7 @@ class RecordFolder:
     def _store(self, label: Label) -> TileStore:
         store = TileStore(self.path(label.place.pair))
         known = self._loaded.get(label.place.pair)
-        if known is None or store.input_key != known.pair.input_key:
+        if known is None or store.fingerprint != known.pair.fingerprint:
             store.__exit__(None, None, None)
             raise InputError(f"{label.place.pair}: its tiles have been built anew.", hint="Load the page again.")
         return store
@@ -128,10 +144,10 @@ class RecordFolder:
     def _settings(self) -> tuple[int, float, int]:
         """(tile_px, µm/px of a tile, tumour cells below which a ratio does not train)."""
         try:
-            config = self._state()["config"]
+            config = with_current_names(self._state()["config"])
             tile_px = int(config["tiling"]["tile_px"])
-            return tile_px, float(config["tiling"]["window_um"]) / tile_px, int(config["labels"]["min_tumour_cells"])
-        except (KeyError, TypeError, ValueError) as error:
+            return tile_px, float(config["tiling"]["window_um"]) / tile_px, int(config["labels"]["min_tile_cells"])
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise InputError(f"{self._state_path}: expected the state of build-records. Missing: {error}") from None
 
     def _listed(self) -> dict[str, tuple[str, str]]:
@@ -156,7 +172,7 @@ class RecordFolder:
                 return known
             try:
                 with TileStore(path) as store:
-                    table, key = store.table(), store.input_key
+                    table, key = store.table(), store.fingerprint
             except VerificationError:
                 return None  # damaged: build-records makes it again
             except KeyError as error:
@@ -165,15 +181,11 @@ class RecordFolder:
                     hint="vstain build-records PAIRS.csv --out DIR builds them again; the verdicts are kept.",
                 ) from None
             label = parse_marker(marker).label if marker.islower() else marker
-            pair = ReviewPair(name, label, patient_id, _labels(name, table), key)
+            labels = tuple(_label(name, table, i) for i, dropped in enumerate(table.dropped) if not dropped)
+            pair = ReviewPair(name, label, patient_id, labels, key)
             loaded = _Loaded(stamp, pair, {(x.place.col, x.place.row): x for x in pair.labels})
             self._loaded[name] = loaded
             return loaded
-
-
-def _labels(pair: str, table: TileTable) -> tuple[Label, ...]:
-    dropped = table.dropped
-    return tuple(_label(pair, table, i) for i in range(len(table)) if not dropped[i])
 
 
 def _label(pair: str, table: TileTable, i: int) -> Label:
@@ -191,7 +203,6 @@ def _label(pair: str, table: TileTable, i: int) -> Label:
         tissue_fraction=float(table["tissue_fraction"][i]),
         error_median_um=median,
         error_p95_um=p95,
-        doubt=round(doubt(positive, negative, table.flags[i], median), 4),
     )
 
 

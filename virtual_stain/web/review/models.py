@@ -194,7 +194,7 @@ class FolderOut(BaseModel):
     name: str
     tile_px: int
     tile_mpp: float
-    min_tumour_cells: int
+    min_tile_cells: int
     pairs: list[PairOut]
     flags: list[str]
     reviewers: list[str]
@@ -213,14 +213,14 @@ class ReaderCorrection(BaseModel):
 
 
 class TileOut(BaseModel):
-    """A label with its cells: centres in tile px, and the class of each as a person sees it; of HER2 a positive cell
-    is 1+, 2+ or 3+."""
+    """A label with its cells: centres in tile px, and what a person calls each: positive, negative or ignored; of HER2
+    a positive cell by its intensity, 1+, 2+ or 3+."""
 
     item: Item
     x: list[float]
     y: list[float]
-    kind: list[str]
-    has_classes: bool = Field(description="Positive cells are told apart as 1+, 2+ and 3+ (HER2).")
+    name: list[str]
+    has_intensities: bool = Field(description="Positive cells are told apart as 1+, 2+ and 3+ (HER2).")
     corrections: list[ReaderCorrection] = Field(description="Each reader's own; the cells above are as counted.")
 
 

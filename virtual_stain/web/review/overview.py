@@ -49,7 +49,7 @@ def overview_frame(pair: ReviewPair) -> OverviewFrame:
 
 def overview_jpeg(folder: RecordFolder, pair: ReviewPair) -> bytes:
     """The picture of `overview_frame`; made once for each version of the tiles."""
-    path = folder.path(pair.name).with_name(f"overview-{pair.input_key[:16]}.jpg")
+    path = folder.path(pair.name).with_name(f"overview-{pair.fingerprint[:16]}.jpg")
     with _making:
         if path.is_file():
             return path.read_bytes()

@@ -30,7 +30,7 @@ class Order(enum.StrEnum):
     """How the queue is ordered."""
 
     DOUBT = "doubt"
-    """Largest doubt first (review/doubt.py); tiles whose ratio cannot train come after all others."""
+    """Largest doubt first (`Label.doubt`); tiles whose ratio cannot train come after all others."""
     PLACE = "place"
     RATIO = "ratio"
     ERROR = "error"

@@ -6,8 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import fcntl
-import json
 import os
 import signal
 import sys
@@ -21,7 +19,7 @@ from typing import TypeVar
 from virtual_stain.config import Config
 from virtual_stain.config.load import config_from_dict
 from virtual_stain.errors import InputError, ModelError, VirtualStainError
-from virtual_stain.files import make_folder, read_json, write_json
+from virtual_stain.files import file_lock, make_folder, read_json, write_json
 from virtual_stain.score.inputs import ScoreInput
 from virtual_stain.score.open_model import open_predictor
 from virtual_stain.score.predictor import Predictor
@@ -104,7 +102,7 @@ class JobProgress:
 def write_settings(out: Path, config: Config, root: Path, models: dict[str, str], jobs: int) -> None:
     """What the model process is to know; read again at each of its starts."""
     value = {"config": config.to_dict(), "root": str(root), "models": models, "jobs": jobs}
-    write_json(out / SETTINGS, json.loads(json.dumps(value)))
+    write_json(out / SETTINGS, value)
 
 
 def result_folder(out: Path, number: int) -> Path:
@@ -189,10 +187,9 @@ class ModelProcess:
 
     def _drop(self) -> None:
         if self._loaded is not None:
-            close = getattr(self._loaded[1], "close", None)
+            predictor = self._loaded[1]
             self._loaded = None
-            if close is not None:
-                close()
+            predictor.close()
 
     def _public(self, text: str) -> str:
         """Without the folders of this machine."""
@@ -200,20 +197,20 @@ class ModelProcess:
 
 
 def main(out: Path) -> None:
-    """Runs until the web process ends or stops it; a second one in the same folder ends at once."""
+    """Runs until the web process ends or stops it; a second one in the same folder waits for the first."""
     _die_with_parent()
     signal.signal(signal.SIGTERM, STOPPING.begin)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the web process tells us in order
-    with (out / LOCK).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # an earlier one may still be putting its job back
-        with contextlib.suppress(Stopped):
-            ModelProcess(out).run()
+    # an earlier one may still be putting its job back
+    with file_lock(out / LOCK, wait=True), contextlib.suppress(Stopped):
+        ModelProcess(out).run()
 
 
 def _die_with_parent() -> None:
     """Asks the kernel for a SIGTERM when the web process is gone, however it went (Linux)."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
 if __name__ == "__main__":

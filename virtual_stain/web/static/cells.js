@@ -1,25 +1,25 @@
 // The counted cells of one tile and what a person has changed about them.
 
 export const CLASSES = ["positive", "negative", "ignored"];
-export const GRADES = ["1+", "2+", "3+"]; // HER2: positive cells by membrane class; "positive" is one of unknown class
+export const INTENSITIES = ["1+", "2+", "3+"]; // HER2: positive cells by intensity; "positive" is one whose intensity is unknown
 const NEXT = { positive: "negative", negative: "ignored", ignored: "positive" };
-const NEXT_GRADED = { negative: "1+", "1+": "2+", "2+": "3+", "3+": "ignored", ignored: "negative", positive: "1+" };
+const NEXT_WITH_INTENSITY = { negative: "1+", "1+": "2+", "2+": "3+", "3+": "ignored", ignored: "negative", positive: "1+" };
 
-export const classOf = (kind) => (GRADES.includes(kind) ? "positive" : kind);
+export const classOf = (name) => (INTENSITIES.includes(name) ? "positive" : name);
 
 export class Cells {
   constructor(tile) {
-    this.counted = tile.kind.map((kind, i) => ({ x: tile.x[i], y: tile.y[i], kind, counted: kind, index: i, removed: false }));
+    this.counted = tile.name.map((name, i) => ({ x: tile.x[i], y: tile.y[i], name, counted: name, index: i, removed: false }));
     this.added = [];
-    this.graded = tile.has_classes;
+    this.hasIntensities = tile.has_intensities;
     this.paths = null;
     if (tile.correction) this.apply(tile.correction);
   }
 
   apply(correction) {
-    for (const [i, kind] of correction.changed) this.counted[i].kind = kind;
+    for (const [i, name] of correction.changed) this.counted[i].name = name;
     for (const i of correction.removed) this.counted[i].removed = true;
-    for (const [x, y, kind] of correction.added) this.added.push({ x, y, kind, index: null, removed: false });
+    for (const [x, y, name] of correction.added) this.added.push({ x, y, name, index: null, removed: false });
     this.paths = null;
   }
 
@@ -30,23 +30,23 @@ export class Cells {
   counts() {
     let positive = 0;
     let negative = 0;
-    const grades = [0, 0, 0];
+    const intensities = [0, 0, 0];
     for (const cell of this.all()) {
-      const kind = classOf(cell.kind);
-      if (kind === "positive") positive += 1;
-      else if (kind === "negative") negative += 1;
-      if (GRADES.includes(cell.kind)) grades[GRADES.indexOf(cell.kind)] += 1;
+      const cellClass = classOf(cell.name);
+      if (cellClass === "positive") positive += 1;
+      else if (cellClass === "negative") negative += 1;
+      if (INTENSITIES.includes(cell.name)) intensities[INTENSITIES.indexOf(cell.name)] += 1;
     }
     const n = positive + negative;
     const ratio = n ? positive / n : null;
-    return { positive, negative, grades, unknown: positive - grades[0] - grades[1] - grades[2], ratio, error: n ? Math.sqrt((ratio * (1 - ratio)) / n) : null };
+    return { positive, negative, intensities, unknown: positive - intensities[0] - intensities[1] - intensities[2], ratio, error: n ? Math.sqrt((ratio * (1 - ratio)) / n) : null };
   }
 
   nearest(x, y, reach, shown) {
     let best = null;
     let distance = reach * reach;
     for (const cell of this.all()) {
-      if (!shown[classOf(cell.kind)]) continue;
+      if (!shown[classOf(cell.name)]) continue;
       const d = (cell.x - x) ** 2 + (cell.y - y) ** 2;
       if (d <= distance) [best, distance] = [cell, d];
     }
@@ -54,7 +54,7 @@ export class Cells {
   }
 
   cycle(cell) {
-    cell.kind = (this.graded ? NEXT_GRADED : NEXT)[cell.kind];
+    cell.name = (this.hasIntensities ? NEXT_WITH_INTENSITY : NEXT)[cell.name];
     this.paths = null;
   }
 
@@ -64,15 +64,15 @@ export class Cells {
     this.paths = null;
   }
 
-  add(x, y, kind) {
-    this.added.push({ x: Math.round(x * 100) / 100, y: Math.round(y * 100) / 100, kind, index: null, removed: false });
+  add(x, y, name) {
+    this.added.push({ x: Math.round(x * 100) / 100, y: Math.round(y * 100) / 100, name, index: null, removed: false });
     this.paths = null;
   }
 
   correction() {
-    const changed = this.counted.filter((c) => !c.removed && c.kind !== c.counted).map((c) => [c.index, c.kind]);
+    const changed = this.counted.filter((c) => !c.removed && c.name !== c.counted).map((c) => [c.index, c.name]);
     const removed = this.counted.filter((c) => c.removed).map((c) => c.index);
-    const added = this.added.map((c) => [c.x, c.y, c.kind]);
+    const added = this.added.map((c) => [c.x, c.y, c.name]);
     return changed.length + removed.length + added.length ? { changed, removed, added } : null;
   }
 
@@ -82,10 +82,10 @@ export class Cells {
     const paths = Object.fromEntries([...CLASSES, "touched"].map((k) => [k, new Path2D()]));
     for (const cell of this.all()) {
       const { x, y } = cell;
-      const path = paths[classOf(cell.kind)];
-      if (classOf(cell.kind) === "positive") {
-        // as many rings as the class says; of unknown class one with a bar
-        const rings = this.graded ? GRADES.indexOf(cell.kind) + 1 : 1;
+      const path = paths[classOf(cell.name)];
+      if (classOf(cell.name) === "positive") {
+        // as many rings as the intensity says; where it is unknown one with a bar
+        const rings = this.hasIntensities ? INTENSITIES.indexOf(cell.name) + 1 : 1;
         for (let ring = 0; ring < Math.max(rings, 1); ring += 1) {
           path.moveTo(x + 9 - 3 * ring, y);
           path.arc(x, y, 9 - 3 * ring, 0, 2 * Math.PI);
@@ -94,7 +94,7 @@ export class Cells {
           path.moveTo(x - 9, y);
           path.lineTo(x + 9, y);
         }
-      } else if (cell.kind === "negative") {
+      } else if (cell.name === "negative") {
         path.moveTo(x, y - 10);
         path.lineTo(x + 10, y);
         path.lineTo(x, y + 10);
@@ -106,7 +106,7 @@ export class Cells {
         path.moveTo(x + 6, y - 6);
         path.lineTo(x - 6, y + 6);
       }
-      if (cell.index === null || cell.kind !== cell.counted) paths.touched.rect(x - 14, y - 14, 28, 28);
+      if (cell.index === null || cell.name !== cell.counted) paths.touched.rect(x - 14, y - 14, 28, 28);
     }
     this.paths = paths;
     return paths;

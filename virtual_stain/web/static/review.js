@@ -11,7 +11,7 @@ const AHEAD = 4;
 const POLL_MS = 10000;
 const WORDS = { accept: "accepted", reject: "rejected", skip: "skipped", open: "undecided", disputed: "disputed", stale: "stale verdict" };
 const FLAGS = {
-  few_cells: "few cells", classes_unknown: "classes unknown", poor_overlap: "poor overlap", border: "border of the scan", blur_he: "H&E blurred", blur_ihc: "IHC blurred",
+  few_cells: "few cells", classes_unknown: "intensities unknown", poor_overlap: "poor overlap", border: "border of the scan", blur_he: "H&E blurred", blur_ihc: "IHC blurred",
 };
 
 const reviewer = () => localStorage.getItem("vstain-reviewer") ?? "";
@@ -75,10 +75,10 @@ function describe(shown, tile) {
   const um = (value) => (value === null ? "unknown" : `${value.toFixed(1)} µm`);
   const facts = [
     ["positive", counts.positive], ["negative", counts.negative],
-    ...(tile?.cells.graded ? [["0 / 1+ / 2+ / 3+", [counts.negative, ...counts.grades].join(" / ") + (counts.unknown ? `; class unknown: ${counts.unknown}` : "")]] : []),
+    ...(tile?.cells.hasIntensities ? [["0 / 1+ / 2+ / 3+", [counts.negative, ...counts.intensities].join(" / ") + (counts.unknown ? `; intensity unknown: ${counts.unknown}` : "")]] : []),
     ["registration error", `${um(shown.error_median_um)} (p95 ${um(shown.error_p95_um)})`],
     ["tissue", percent(shown.tissue_fraction, 0)],
-    ["ratio may train", counts.positive + counts.negative < state.folder.min_tumour_cells ? "no: few cells" : shown.weight > 0 || shown.flags.join() === "few_cells" ? "yes" : "no"],
+    ["ratio may train", counts.positive + counts.negative < state.folder.min_tile_cells ? "no: few cells" : shown.weight > 0 || shown.flags.join() === "few_cells" ? "yes" : "no"],
   ];
   const patient = state.folder.pairs.find((p) => p.name === shown.pair)?.patient_id;
   if (patient) facts.push(["patient (hash)", patient.slice(0, 12)]);
@@ -258,7 +258,7 @@ function touch(x, y, remove = false) {
   else if (tool === "remove") tile.cells.remove(hit);
   else {
     tile.cells.cycle(hit);
-    if (hit.kind === "ignored") showClass("ignored", true); // what was just made must not vanish
+    if (hit.name === "ignored") showClass("ignored", true); // what was just made must not vanish
   }
   keepDraft();
   describe(item(), tile);
@@ -317,7 +317,7 @@ function moveCursor(event) {
     view.cursor = [keep(view.cursor[0] + by[0]), keep(view.cursor[1] + by[1])];
   } else if (event.key === "Tab") {
     // the next visible cell in reading order
-    const cells = loader.load(item()).tile.cells.all().filter((c) => view.shown[classOf(c.kind)]);
+    const cells = loader.load(item()).tile.cells.all().filter((c) => view.shown[classOf(c.name)]);
     if (!cells.length) return false;
     const order = cells.sort((a, b) => a.y - b.y || a.x - b.x);
     const rank = (c) => c.y > view.cursor[1] + 0.01 || (Math.abs(c.y - view.cursor[1]) <= 0.01 && c.x > view.cursor[0] + 0.01);
@@ -329,7 +329,7 @@ function moveCursor(event) {
   if (view.cursor) view.reveal(...view.cursor);
   view.draw();
   const near = view.cursor && loader.load(item()).tile.cells.nearest(...view.cursor, 12, view.shown);
-  $("live").textContent = !view.cursor ? "cross hair off" : near ? `${near.kind} cell` : "no cell here";
+  $("live").textContent = !view.cursor ? "cross hair off" : near ? `${near.name} cell` : "no cell here";
   return true;
 }
 

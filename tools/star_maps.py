@@ -1,8 +1,8 @@
 """From the two maps that a StarDist network predicts to cells: the post-processing, without the network.
 
 A StarDist model (Schmidt et al., MICCAI 2018) says for every pixel of a grid how likely it is a nucleus' middle, and
-how far the outline is in each of K directions. That is the star-shaped outline that this package traces by itself; so
-the same choice between rivals is made here.
+how far the outline is in each of K directions. `vstain count` traces star-shaped outlines by itself; so the same choice
+between rivals is made here.
 """
 
 from __future__ import annotations

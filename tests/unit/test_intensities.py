@@ -1,4 +1,4 @@
-"""Membrane classes of HER2 from the count into the label, through a correction, and into the record."""
+"""Intensities of HER2 from the count into the label, through a correction, and into the record."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import h5py
 import numpy as np
 import pytest
 
@@ -14,7 +15,7 @@ from tests.fixtures.records import TinyRecords, tiny_record
 from tests.fixtures.review import tiny_cells, tiny_label, tiny_review
 from tests.fixtures.web import client, review_of
 from virtual_stain.config import Config
-from virtual_stain.counting.cells import UNKNOWN_GRADE, CellClass, Cells
+from virtual_stain.counting.cells import UNKNOWN_INTENSITY, CellClass, Cells
 from virtual_stain.geometry import Box
 from virtual_stain.labels.label import TileLabel, label_id
 from virtual_stain.labels.store import TileStore, join_parts, write_tiles
@@ -22,18 +23,18 @@ from virtual_stain.markers import Marker
 from virtual_stain.records.read import decode_example
 from virtual_stain.records.schema import CLASSES_UNKNOWN, problems_of
 from virtual_stain.records.write import encode_example
-from virtual_stain.review.correction import Correction, class_names, correct
+from virtual_stain.review.correction import Correction, cell_names, correct
 from virtual_stain.review.gate import Passed
 from virtual_stain.review.qupath import TileOut, difference, from_geojson, to_geojson
 from virtual_stain.review.verdicts import Decision, Place, Verdict
 from virtual_stain.workflows.packing import to_record
 
-CELLS = tiny_cells(np.random.default_rng(3), 40, 256, 0.6, graded=True)
-NAMES = class_names(CELLS)
+CELLS = tiny_cells(np.random.default_rng(3), 40, 256, 0.6, intensities=True)
+NAMES = cell_names(CELLS)
 
 
 def _label() -> TileLabel:
-    return tiny_label(np.random.default_rng(1), 2, 3, graded=True)
+    return tiny_label(np.random.default_rng(1), 2, 3, intensities=True)
 
 
 def _record(tile: TileLabel, correction: Correction | None = None) -> dict:
@@ -42,35 +43,42 @@ def _record(tile: TileLabel, correction: Correction | None = None) -> dict:
     return to_record(job, tile, Passed("accept", "Dr. A", correction), Config())  # type: ignore[arg-type]
 
 
-def test_a_stored_tile_keeps_the_class_of_every_cell_and_a_nuclear_one_has_none(tmp_path: Path) -> None:
+def test_a_stored_tile_keeps_the_intensity_of_every_cell_and_a_nuclear_one_has_none(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    for name, graded in (("her2", True), ("ki67", False)):
-        labels = [tiny_label(rng, i, 0, n=20 * i, graded=graded) for i in range(4)]
+    for name, intensities in (("her2", True), ("ki67", False)):
+        labels = [tiny_label(rng, i, 0, n=20 * i, intensities=intensities) for i in range(4)]
         parts = [tmp_path / f"{name}-{i}.h5" for i in range(2)]
         for part, some in zip(parts, (labels[:2], labels[2:]), strict=True):
             write_tiles(part, some, "k")
         join_parts(tmp_path / f"{name}.h5", parts, "k")
         with TileStore(tmp_path / f"{name}.h5") as store:
             for read, written in zip(store.tiles(), labels, strict=True):
-                assert (read.cells.grade is None) == (not graded)
-                if graded:
-                    np.testing.assert_array_equal(read.cells.grade, written.cells.grade)
+                assert (read.cells.intensity is None) == (not intensities)
+                if intensities:
+                    np.testing.assert_array_equal(read.cells.intensity, written.cells.intensity)
 
 
-def test_another_class_is_another_label() -> None:
+def test_another_intensity_is_another_label() -> None:
     image = np.zeros((4, 4, 3), np.uint8)
-    assert CELLS.grade is not None
-    other = np.where(CELLS.grade == 3, 2, CELLS.grade).astype(np.uint8)
-    ids = {label_id(image, image, "t", c) for c in (CELLS, dataclasses.replace(CELLS, grade=other))}
+    assert CELLS.intensity is not None
+    other = np.where(CELLS.intensity == 3, 2, CELLS.intensity).astype(np.uint8)
+    ids = {label_id(image, image, "t", c) for c in (CELLS, dataclasses.replace(CELLS, intensity=other))}
     assert len(ids) == 2
 
 
-def test_cells_with_and_without_classes_do_not_mix() -> None:
-    without = dataclasses.replace(CELLS, grade=None)
+def test_stores_keep_the_name_that_earlier_versions_wrote(tmp_path: Path) -> None:
+    """A store is hours of counting: one that was written before the word must be read."""
+    write_tiles(tmp_path / "tiles.h5", [_label()], "k")
+    with h5py.File(tmp_path / "tiles.h5") as file:
+        assert file["cells/grade"][:].tolist() == _label().cells.intensity.tolist()  # type: ignore[union-attr]
+
+
+def test_cells_with_and_without_intensities_do_not_mix() -> None:
+    without = dataclasses.replace(CELLS, intensity=None)
     with pytest.raises(ValueError, match="Received: both"):
         Cells.concatenated([CELLS, without])
     with pytest.raises(ValueError, match="equal length"):
-        dataclasses.replace(CELLS, grade=np.zeros(3, np.uint8))
+        dataclasses.replace(CELLS, intensity=np.zeros(3, np.uint8))
 
 
 def test_a_person_gives_classes_or_leaves_them_unknown() -> None:
@@ -85,35 +93,35 @@ def test_a_person_gives_classes_or_leaves_them_unknown() -> None:
     )
     assert Correction.parse(correction.to_json()) == correction
     done = correct(CELLS, correction).cells
-    assert done.grade is not None
-    assert done.grade[[negative, three, other, NAMES.index("1+")]].tolist() == [2, 0, UNKNOWN_GRADE, 1]
-    assert done.grade[-3:].tolist() == [1, 0, UNKNOWN_GRADE]
-    assert ((done.grade > 0) == (done.cell_class == CellClass.POSITIVE)).all()
-    assert class_names(done)[other] == "positive"
-    assert class_names(done)[negative] == "2+"
+    assert done.intensity is not None
+    assert done.intensity[[negative, three, other, NAMES.index("1+")]].tolist() == [2, 0, UNKNOWN_INTENSITY, 1]
+    assert done.intensity[-3:].tolist() == [1, 0, UNKNOWN_INTENSITY]
+    assert ((done.intensity > 0) == (done.cell_class == CellClass.POSITIVE)).all()
+    assert cell_names(done)[other] == "positive"
+    assert cell_names(done)[negative] == "2+"
 
 
 def test_classes_are_refused_where_the_marker_has_none() -> None:
-    nuclear = dataclasses.replace(CELLS, grade=None)
-    assert "no membrane classes" in (Correction(changed=((0, "2+"),)).problem(nuclear, 256) or "")
-    assert "no membrane classes" in (Correction(added=((1.0, 1.0, "1+"),)).problem(nuclear, 256) or "")
+    nuclear = dataclasses.replace(CELLS, intensity=None)
+    assert "no intensities" in (Correction(changed=((0, "2+"),)).problem(nuclear, 256) or "")
+    assert "no intensities" in (Correction(added=((1.0, 1.0, "1+"),)).problem(nuclear, 256) or "")
     assert Correction(changed=((0, "2+"),)).problem(CELLS, 256) is None
 
 
-def test_a_record_holds_the_classes_of_its_tumour_cells() -> None:
+def test_a_record_holds_the_intensities_of_its_tumour_cells() -> None:
     tile = _label()
     record = _record(tile)
     assert problems_of(record) == []
     counted = tile.cells.tumour & (tile.cells.cell_class != CellClass.OTHER)
-    assert tile.cells.grade is not None
-    assert record["cells/intensity"] == tile.cells.grade[counted].tolist()
+    assert tile.cells.intensity is not None
+    assert record["cells/intensity"] == tile.cells.intensity[counted].tolist()
     read = decode_example(encode_example(record))
     assert read["cells/intensity"] == record["cells/intensity"]
 
 
-def test_a_corrected_class_reaches_the_record_and_an_unknown_one_takes_the_classes_away() -> None:
+def test_a_corrected_intensity_reaches_the_record_and_an_unknown_one_takes_all_away() -> None:
     tile = _label()
-    names = class_names(tile.cells)
+    names = cell_names(tile.cells)
     at = names.index("negative")
     before = _record(tile)["cells/intensity"]
     known = _record(tile, Correction(changed=((at, "3+"),)))
@@ -128,9 +136,9 @@ def test_a_corrected_class_reaches_the_record_and_an_unknown_one_takes_the_class
     assert unknown["label/weight"] == 1, "the ratio is known all the same"
 
 
-def test_a_cell_of_unknown_class_that_is_ignored_again_does_not_count() -> None:
+def test_a_cell_of_unknown_intensity_that_is_ignored_again_does_not_count() -> None:
     tile = _label()
-    at = class_names(tile.cells).index("negative")
+    at = cell_names(tile.cells).index("negative")
     record = _record(tile, Correction(changed=((at, "ignored"),), added=((3.0, 3.0, "2+"),)))
     assert problems_of(record) == []
     assert record["cells/intensity"][-1] == 2
@@ -147,7 +155,7 @@ def test_a_cell_of_unknown_class_that_is_ignored_again_does_not_count() -> None:
         (lambda r: r["cells/intensity"].__setitem__(0, int(not r["cells/positive"][0])), "exactly where"),
     ],
 )
-def test_classes_that_contradict_the_record_are_found(change, sentence: str) -> None:
+def test_intensities_that_contradict_the_record_are_found(change, sentence: str) -> None:
     settings = TinyRecords(marker="her2", tile_px=64, few_cells_every=0)
     record = tiny_record(np.random.default_rng(0), settings, "case", 0, 0)
     assert problems_of(record) == []
@@ -155,25 +163,25 @@ def test_classes_that_contradict_the_record_are_found(change, sentence: str) -> 
     assert any(sentence in p for p in problems_of(record)), problems_of(record)
 
 
-def test_the_page_shows_and_takes_classes(tmp_path: Path) -> None:
+def test_the_page_shows_and_takes_intensities(tmp_path: Path) -> None:
     folder = tiny_review(tmp_path, pairs=1, tiles=2, tile_px=128, marker="her2")
     page = client(review_of(folder))
     item = next(i for i in page.get("/api/review/queue").json()["items"] if i["positive"])
     tile = page.get(f"/api/review/tiles/{item['pair']}/{item['col']}/{item['row']}").json()
-    assert tile["has_classes"]
-    assert sum(tile["kind"].count(k) for k in ("1+", "2+", "3+")) == item["positive"]
+    assert tile["has_intensities"]
+    assert sum(tile["name"].count(k) for k in ("1+", "2+", "3+")) == item["positive"]
     body = {k: item[k] for k in ("pair", "col", "row", "label_id")} | {"reviewer": "Dr. A", "verdict": "accept"}
-    body["correction"] = {"changed": [[tile["kind"].index("negative"), "3+"]]}
+    body["correction"] = {"changed": [[tile["name"].index("negative"), "3+"]]}
     assert page.post("/api/review/decisions", json=body).status_code == 201
     nuclear = client(review_of(tiny_review(tmp_path / "ki67", pairs=1, tiles=2, tile_px=128)))
     item = nuclear.get("/api/review/queue").json()["items"][0]
     body |= {k: item[k] for k in ("pair", "col", "row", "label_id")}
     answer = nuclear.post("/api/review/decisions", json=body)
     assert answer.status_code == 422
-    assert "no membrane classes" in answer.text
+    assert "no intensities" in answer.text
 
 
-def test_classes_go_to_qupath_and_back() -> None:
+def test_intensities_go_to_qupath_and_back() -> None:
     verdict = Verdict(Place("case", 3, 4), "0123456789abcdef" * 2, Decision.ACCEPT, "Dr. A")
     out = to_geojson([TileOut(verdict.place, verdict.label_id, Box(0, 0, 256, 256), verdict, CELLS)], 256, (0.0, 0.0))
     value = json.loads(out)

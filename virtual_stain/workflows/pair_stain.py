@@ -1,0 +1,39 @@
+"""The stage of `build-records` that estimates the stain of a pair's IHC slide."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from virtual_stain.counting.count import estimate_slide_stain
+from virtual_stain.files import sha256_file
+from virtual_stain.reuse import is_finished, made_from, publish, read_record
+from virtual_stain.slides.resolution import require_mpp
+from virtual_stain.slides.slide import Slide
+from virtual_stain.slides.tissue import TissueMap, find_tissue, require_tissue
+from virtual_stain.workflows.pair import PairJob, tile_settings
+from virtual_stain.workflows.tissue_file import TISSUE_NAME
+
+_RECORD = "stain.json"
+
+
+def estimate_in_work(job: PairJob, ihc: Slide, tissue: TissueMap | None) -> dict[str, Any]:
+    """The slide's stain (`SlideStain.to_dict`), or what an earlier run found of the same. Raises SlideError.
+
+    `tissue`: None where nobody has looked for it in this run.
+    """
+    mpp = require_mpp(ihc)
+    made = made_from(
+        __name__,
+        inputs={
+            "ihc": [ihc.content_hash(), [mpp.x, mpp.y]],
+            "tissue_sha256": sha256_file(job.folder / TISSUE_NAME),
+            "on_membrane": job.marker.on_membrane,
+        },
+        settings=tile_settings(job.config, "counting"),
+    )
+    record = read_record(job.folder / _RECORD)
+    if not is_finished(record, made, job.folder, ()):
+        tissue = tissue or require_tissue(ihc.path, find_tissue(ihc, job.config.tissue))
+        stain = estimate_slide_stain(ihc, tissue, job.config.counting, membrane=job.marker.on_membrane)
+        record = publish(job.folder / _RECORD, made, (), {"stain": stain.to_dict()})
+    return dict(record["stain"])

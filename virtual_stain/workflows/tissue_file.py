@@ -1,0 +1,32 @@
+"""tissue.h5: the tissue masks of a pair, so that no worker looks for tissue again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from virtual_stain.files import replacing
+from virtual_stain.geometry import Affine2D
+from virtual_stain.slides.tissue import TissueMap
+
+TISSUE_NAME = "tissue.h5"
+
+
+def write_tissue(folder: Path, maps: Mapping[str, TissueMap]) -> None:
+    """Writes the masks of the sides ("he", "ihc") whole. Raises OutputError."""
+    with replacing(folder / TISSUE_NAME) as temporary, h5py.File(temporary, "w") as file:
+        for side, tissue in maps.items():
+            file.create_dataset(f"{side}/mask", data=tissue.mask, compression="gzip", compression_opts=1)
+            file[f"{side}/px0_from_ov"] = tissue.px0_from_ov.matrix
+
+
+def read_tissue(folder: Path, side: str) -> TissueMap:
+    """The tissue mask of one side, without its picture."""
+    with h5py.File(folder / TISSUE_NAME, "r") as file:
+        mask = np.asarray(file[f"{side}/mask"][:], np.bool_)
+        matrix = np.asarray(file[f"{side}/px0_from_ov"][:], np.float64)
+    blank = np.zeros((0, 0, 3), np.uint8)
+    return TissueMap(mask, Affine2D("px0", "ov", matrix), blank, brightfield=True)
