@@ -2,17 +2,20 @@ from __future__ import annotations
 
 import json
 
+import cv2
 import numpy as np
 import pytest
 
 from tests.fixtures.counting import DAB, HEMATOXYLIN, FieldStyle, f1_score, stained_field
 from virtual_stain.config.counting import CountingSettings
 from virtual_stain.counting import background, vectors
+from virtual_stain.counting.cells import CellClass
 from virtual_stain.counting.count import count_cells
 from virtual_stain.counting.optical_density import PUBLISHED_HEMATOXYLIN, optical_density, separate
 from virtual_stain.counting.slide_stain import SlideStain
 from virtual_stain.counting.stain import (
     BROWN,
+    BROWN_OUTSIDE,
     FEW_NUCLEI,
     FEW_POSITIVES,
     NO_NEGATIVES,
@@ -85,6 +88,42 @@ def test_all_positive_says_that_negatives_are_unknown() -> None:
 def test_pink_and_blue_is_not_taken_for_dab() -> None:
     field = stained_field(positive_fraction=0.4, style=FieldStyle(dab=(0.2, 0.85, 0.48), positive_od=0.5))
     assert vectors.OTHER_STAIN in estimate_stain([field.rgb], SETTINGS, field.mpp).flags
+
+
+@pytest.mark.parametrize(
+    "chromogen",
+    [(0.85, 0.50, 0.15), (0.88, 0.42, 0.25), (0.75, 0.35, 0.56), (0.45, 0.78, 0.43)],
+    ids=["blue", "teal", "green", "purple"],
+)
+def test_a_chromogen_that_is_not_brown_was_read_as_hardly_a_positive(chromogen: tuple[float, float, float]) -> None:
+    field = stained_field(positive_fraction=0.3, style=FieldStyle(dab=chromogen))
+    stain = estimate_stain([field.rgb], SETTINGS, field.mpp)
+    assert vectors.SECOND_COLOUR in stain.flags
+    assert not stain.colours_are_explained
+
+
+def test_one_counterstain_alone_is_no_second_colour() -> None:
+    assert estimate_stain([stained_field(positive_fraction=0).rgb], SETTINGS, 0.3).colours_are_explained
+
+
+def test_a_red_that_leaves_red_light_alone_is_not_dab() -> None:
+    pixels = np.random.default_rng(0).uniform(0.2, 0.7, (4000, 1)).astype(np.float32)
+    sirius_red = pixels * np.array(vectors.unit((0.14, 0.62, 0.78)), np.float32)
+    assert vectors.OTHER_STAIN in vectors.estimate_vectors(sirius_red).flags
+
+
+def test_black_grains_on_a_negative_slide_were_positive() -> None:
+    field = stained_field(positive_fraction=0)
+    rng = np.random.default_rng(1)
+    black = np.zeros(field.rgb.shape[:2], np.float32)
+    for x, y in rng.uniform(20, 400, (25, 2)).astype(int).tolist():
+        cv2.circle(black, (x, y), int(rng.integers(6, 12)), 1.2, -1)
+    black = cv2.GaussianBlur(black, (0, 0), 1.0)
+    rgb = np.clip((field.rgb + 1.0) * 10 ** -black[..., None] - 1, 0, 255).round().astype(np.uint8)
+    stain = estimate_stain([rgb], SETTINGS, field.mpp)
+    cells = count_cells(rgb, field.mpp, Marker.KI67, stain, SETTINGS)
+    assert (cells.counts(tumour_only=False).ratio or 0) < 0.01
+    assert np.count_nonzero(cells.cell_class == CellClass.OTHER) >= 10
 
 
 def test_tissue_without_glass_says_so() -> None:
@@ -206,3 +245,16 @@ def test_a_pixel_size_twice_too_large_is_told_by_nuclei_that_fill_the_largest_ou
     right, wrong = (estimate_stain([field.rgb], SETTINGS, field.mpp * factor).flags for factor in (1, 2))
     assert TOO_LARGE not in right
     assert TOO_LARGE in wrong
+
+
+def test_brown_that_lies_outside_nuclei_is_told() -> None:
+    field = stained_field(positive_fraction=0.2)
+    brown = np.zeros(field.rgb.shape[:2], np.float32)
+    for x, y in np.random.default_rng(2).uniform(0, 400, (60, 2)).astype(int).tolist():
+        cv2.line(brown, (x, y), (x + 60, y + 20), 0.5, 7)  # streaks of pigment across the tissue
+    brown = cv2.GaussianBlur(brown, (0, 0), 1.5)
+    density = brown[..., None] * np.array(vectors.unit(DAB), np.float32)
+    stained = np.clip((field.rgb + 1.0) * 10**-density - 1, 0, 255).round().astype(np.uint8)
+    with_pigment, without = (estimate_stain([rgb], SETTINGS, field.mpp).flags for rgb in (stained, field.rgb))
+    assert BROWN_OUTSIDE in with_pigment
+    assert BROWN_OUTSIDE not in without

@@ -118,7 +118,7 @@ def quality_flags(
     raised = {
         BLURRED: quality.focus is not None and quality.focus < settings.min_window_focus,
         SATURATED: saturated is not None and saturated > settings.max_saturated_fraction,
-        UNEXPLAINED: not stain.is_hematoxylin_dab
+        UNEXPLAINED: not stain.colours_are_explained
         or (unexplained is not None and unexplained > settings.max_unexplained_fraction),
         UNCERTAIN: uncertainty is not None and uncertainty > settings.max_standard_error,
     }

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from virtual_stain.counting.optical_density import PUBLISHED_DAB, PUBLISHED_HEMATOXYLIN, Vector
-from virtual_stain.counting.vectors import GREY, NOT_SEPARABLE, OTHER_STAIN
+from virtual_stain.counting.vectors import GREY, NOT_SEPARABLE, OTHER_STAIN, SECOND_COLOUR
 from virtual_stain.errors import InputError
 
 NO_CLASS_IS_RIGHT = frozenset({NOT_SEPARABLE, OTHER_STAIN, GREY})
@@ -57,6 +57,11 @@ class SlideStain:
     def is_hematoxylin_dab(self) -> bool:
         """Whether these are the two stains that are looked for; where not (H&E, a red dye), no class is right."""
         return not NO_CLASS_IS_RIGHT & set(self.flags)
+
+    @property
+    def colours_are_explained(self) -> bool:
+        """Whether hematoxylin and DAB are all that was seen; where not, positives may be missed."""
+        return self.is_hematoxylin_dab and SECOND_COLOUR not in self.flags
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; `from_dict` reads them back without loss."""
