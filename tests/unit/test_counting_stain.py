@@ -248,11 +248,11 @@ def test_a_pixel_size_twice_too_large_is_told_by_nuclei_that_fill_the_largest_ou
 
 
 def test_brown_that_lies_outside_nuclei_is_told() -> None:
-    field = stained_field(positive_fraction=0.2)
+    field = stained_field(positive_fraction=0.2, style=FieldStyle(spacing_um=20.0))
     brown = np.zeros(field.rgb.shape[:2], np.float32)
-    for x, y in np.random.default_rng(2).uniform(0, 400, (60, 2)).astype(int).tolist():
-        cv2.line(brown, (x, y), (x + 60, y + 20), 0.5, 7)  # streaks of pigment across the tissue
-    brown = cv2.GaussianBlur(brown, (0, 0), 1.5)
+    for x, y in ((80, 90), (300, 120), (120, 330), (330, 380), (200, 480)):
+        cv2.circle(brown, (x, y), 45, 0.5, -1)  # brown cytoplasm, wider than any nucleus
+    brown = cv2.GaussianBlur(brown, (0, 0), 8)
     density = brown[..., None] * np.array(vectors.unit(DAB), np.float32)
     stained = np.clip((field.rgb + 1.0) * 10**-density - 1, 0, 255).round().astype(np.uint8)
     with_pigment, without = (estimate_stain([rgb], SETTINGS, field.mpp).flags for rgb in (stained, field.rgb))
