@@ -1,6 +1,6 @@
 """Where counting puts the cut-off of positive, and where it should: one row a set of pictures.
 
-    python tools/bench/bench_positive.py REALDATA --work FOLDER [--each]
+    python tools/bench/bench_positive.py REALDATA --work FOLDER [--each] [--held-out]
 
 The sets are the phantom labs (`vstain phantom --lab`), the masked tiles of `deepliif`, and one region on two scanners
 (no truth: only its cut-offs and shares). All with the default settings. Columns:
@@ -32,7 +32,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from tools.bench.counting_data import Scene, masked_scenes, scanner_scenes
 from tools.bench.counting_labs import lab_scenes
 from tools.bench.counting_scores import pairs, score
+from tools.bench.positive_held_out import Nuclei, held_out
 from virtual_stain.config.counting import CountingSettings
+from virtual_stain.config.phantom import LABS
 from virtual_stain.counting.cells import CellClass
 from virtual_stain.counting.count import Counted, count_image
 from virtual_stain.counting.stain import examine_stain
@@ -65,6 +67,7 @@ class Row:
     positive_50: float
     missed: float
     flags: tuple[str, ...]
+    nuclei: Nuclei
 
 
 def read(scene: Scene) -> tuple[float, Counted, tuple[str, ...]]:
@@ -98,6 +101,7 @@ def row(scene: Scene) -> Row:
         positive_50=_percentile(dab[truth], 50),
         missed=float((~ours[truth]).mean()) if truth.any() else np.nan,
         flags=flags,
+        nuclei=Nuclei(counted.measured.dab_od, dab, truth),
     )
 
 
@@ -135,15 +139,15 @@ def main() -> None:
     parser.add_argument("realdata", type=Path)
     parser.add_argument("--work", type=Path, required=True, help="Where the fields of the phantom labs are kept.")
     parser.add_argument("--each", action="store_true", help="Every field, too, with the flags of its stain.")
+    parser.add_argument("--held-out", action="store_true", help="Choose the rule's constants without each set in turn.")
     options = parser.parse_args()
     breast, others = masked_scenes(options.realdata)
     print(HEADER)
-    show("breast, masks", breast, each=options.each)
-    show("co-registered", others, each=options.each)
-    rows = []
-    for lab, scenes in lab_scenes(options.work).items():
-        rows += show(lab, scenes, each=options.each)
-    print(line("all labs", rows))
+    sets = {"breast, masks": breast, "co-registered": others} | lab_scenes(options.work)
+    rows = {name: show(name, scenes, each=options.each) for name, scenes in sets.items()}
+    print(line("all labs", [row for lab in LABS[1:] for row in rows[lab]]))
+    if options.held_out:
+        print("\n".join(held_out({name: [row.nuclei for row in part] for name, part in rows.items()})))
     for scene in scanner_scenes(options.realdata):
         cut, counted, _ = read(scene)
         every, tumour = (counted.cells.counts(tumour_only=t).ratio or 0.0 for t in (False, True))
