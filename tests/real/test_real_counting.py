@@ -16,8 +16,9 @@ from tools.bench.counting_scores import score
 from virtual_stain.config.counting import CountingSettings
 from virtual_stain.counting.cells import Cells
 from virtual_stain.counting.count import count_cells
-from virtual_stain.counting.stain import estimate_stain
+from virtual_stain.counting.stain import BROWN_OUTSIDE, estimate_stain
 from virtual_stain.counting.vectors import OTHER_STAIN
+from virtual_stain.geometry import Size
 from virtual_stain.markers import Marker
 from virtual_stain.slides.slide import SlideRef, open_slide
 
@@ -110,3 +111,10 @@ def test_hematoxylin_and_eosin_is_not_counted_in_silence(root: Path) -> None:
     with open_slide(SlideRef(root / "histomicstk_he/Easy1.png", (0.5, 0.5))) as slide:
         image = slide.read_level(0, 0, 0, slide.size)
     assert OTHER_STAIN in estimate_stain([image], SETTINGS, 0.5).flags
+
+
+@pytest.mark.parametrize(("stain", "flag"), [("32", OTHER_STAIN), ("14", BROWN_OUTSIDE), ("37", BROWN_OUTSIDE)])
+def test_sirius_red_and_brown_outside_nuclei_are_told(root: Path, stain: str, flag: str) -> None:
+    with open_slide(SlideRef(root / f"kidney_stains/stain_{stain}.png", (0.5, 0.5))) as slide:
+        image = slide.read_level(0, 0, 0, Size(600, 600))
+    assert flag in estimate_stain([image], SETTINGS, 0.5).flags

@@ -23,7 +23,6 @@ from virtual_stain.counting.given import GivenCells
 from virtual_stain.counting.given_files import read_given_cells
 from virtual_stain.counting.outlines import Outline
 from virtual_stain.counting.overlay import Drawn, close_up_box, draw_full, draw_overlay, full_box
-from virtual_stain.counting.pigment import count_black
 from virtual_stain.counting.quality import Quality
 from virtual_stain.counting.region import PolygonRegion, Region, read_region
 from virtual_stain.counting.region_border import border_of
@@ -88,8 +87,6 @@ class _Tally:
     close_up: Box
     outlines: list[Outline]
     """Outlines in the close-up and in the part that is shown at full resolution."""
-    black: int
-    """How many positive cells are black rather than brown."""
     pale: int
     """How many show hardly any stain."""
     border: list[Points]
@@ -223,7 +220,6 @@ def _count(
         area_mm2=area_mm2,
         area_of=area_of,
         pale=tally.pale,
-        black=tally.black,
     )
     summary = summarize(slide, facts, tally.cells, tally.intensity, tally.quality, settings)
     drawn = Drawn(tally.cells, tally.outlines, tally.border, how.tumour_source)
@@ -293,7 +289,7 @@ def _count_to_files(
     parts: list[Cells] = []
     intensities: list[npt.NDArray[np.uint8]] = [np.zeros(0, np.uint8)]
     quality: list[Quality] = []
-    pale = black = 0
+    pale = 0
     mpp = slide.mpp
     assert mpp is not None
     with (
@@ -318,7 +314,6 @@ def _count_to_files(
             intensities.append(found.intensity)
             quality.append(found.quality)
             pale += count_pale(found, stain)
-            black += count_black(found, stain)
             for kind, is_tumour, ring, (x, y) in zip(
                 found.cells.cell_class, tumour, found.rings, found.cells.xy, strict=True
             ):
@@ -330,7 +325,7 @@ def _count_to_files(
         cells = Cells.concatenated(parts)
         box = close_up_box(slide, cells, (mpp.x, mpp.y))
         outlines = store.outlines(_in_box(full_box(slide, box), cells.xy))
-    return _Tally(cells, np.concatenate(intensities), tuple(quality), box, outlines, black, pale, border)
+    return _Tally(cells, np.concatenate(intensities), tuple(quality), box, outlines, pale, border)
 
 
 def _in_box(box: Box, xy: Points) -> npt.NDArray[np.intp]:

@@ -14,8 +14,8 @@ from scipy.spatial import cKDTree
 
 from virtual_stain.config.counting import CountingSettings
 from virtual_stain.counting.cells import CellClass, Cells
+from virtual_stain.counting.doubtful import RatioRange, ratio_range
 from virtual_stain.counting.given import GivenCells
-from virtual_stain.counting.pigment import pigment_warning
 from virtual_stain.counting.quality import QUALITY_SENTENCES, Quality, join_quality
 from virtual_stain.counting.readings import (
     ALLRED_BINS,
@@ -61,8 +61,6 @@ class CountFacts:
     """"region of interest", "tissue" or "whole image", glass included."""
     pale: int = 0
     """How many of the cells show hardly any stain (`count_pale`)."""
-    black: int = 0
-    """How many positive cells are black rather than brown (`count_black`)."""
     tissue_warnings: tuple[str, ...] = ()
 
 
@@ -80,7 +78,11 @@ def summarize(
     tumour = read_cells(cells, settings, tumour_only=True, intensity=intensity)
     nuclei = read_cells(cells, settings, tumour_only=False, intensity=intensity)
     least = settings.min_membrane_cells if membrane else settings.min_slide_cells
-    trust = join_quality(quality, cells.counts(), least, settings, stain)
+    # a class that another program told does not follow from the slide's cut-off
+    told = membrane or facts.given is not None
+    ranges = [None if told else ratio_range(cells, stain, tumour_only=t) for t in (True, False)]
+    doubtful = 0.0 if ranges[0] is None else ranges[0].half_width
+    trust = join_quality(quality, cells.counts(), least, settings, stain, doubtful)
     area_mm2 = facts.area_mm2
     summary = {
         "schema_version": 2,
@@ -91,8 +93,8 @@ def summarize(
         "value_definition": settings.value_definition.value,
         "value": value_of(cells.counts(), settings.value_definition, area_mm2),
         "tumour_source": facts.tumour_source,
-        "tumour": _reading(tumour, membrane=membrane),
-        "all_nuclei": _reading(nuclei, membrane=membrane),
+        "tumour": _reading(tumour, ranges[0], membrane=membrane),
+        "all_nuclei": _reading(nuclei, ranges[1], membrane=membrane),
         **_of_marker(facts.marker, cells, intensity),
         "other_objects": int(np.count_nonzero(cells.cell_class == CellClass.OTHER)),
         **_cutoffs(stain, settings, membrane=membrane),
@@ -106,8 +108,6 @@ def summarize(
     warnings = [*slide.warnings, *(f"stain: {FLAG_SENTENCES.get(flag, flag)}" for flag in stain.flags)]
     warnings += facts.tissue_warnings
     warnings += [f"trust: {QUALITY_SENTENCES[flag]}" for flag in trust.flags]
-    if not membrane:
-        warnings += pigment_warning(facts.black, int(np.count_nonzero(cells.cell_class == CellClass.POSITIVE)))
     warnings += _of_given(facts.given, (mpp.x, mpp.y), facts.pale)
     if tumour.ratio is None:
         warnings.append("tumour: every reading is null: no tumour cells were counted")
@@ -166,8 +166,8 @@ def _on_tissue(tissue: TissueMap, points: Points) -> npt.NDArray[np.bool_]:
     return np.asarray(tissue.mask[np.clip(row, 0, height - 1), np.clip(column, 0, width - 1)], np.bool_)
 
 
-def _reading(readings: Readings, *, membrane: bool) -> dict[str, Any]:
-    value = readings.to_dict()
+def _reading(readings: Readings, doubtful: RatioRange | None, *, membrane: bool) -> dict[str, Any]:
+    value = readings.to_dict() | ({} if doubtful is None else doubtful.to_dict())
     # Allred is a score of nuclear stains
     return {k: v for k, v in value.items() if not (membrane and k.startswith("allred"))}
 
@@ -189,6 +189,7 @@ def _cutoffs(stain: SlideStain, settings: CountingSettings, *, membrane: bool) -
             }
         }
     return {
+        "doubtful_dab_od": [round(v, 6) for v in stain.doubtful_od],
         "intensity_cutoffs_dab_od": [round(stain.positive_od, 6), settings.intensity_2_od, settings.intensity_3_od],
         "allred_proportion_bins": ALLRED_BINS,
         "allred_intensity_rule": ALLRED_INTENSITY,
