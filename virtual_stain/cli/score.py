@@ -21,9 +21,7 @@ from virtual_stain.cli.common import Common, common_options, parse_mpp
 @click.option("--slides", "table", type=click.Path(path_type=Path), help="CSV with the columns slide,mpp,name.")
 @click.option("--crops", type=click.Choice(["quadrants", "center"]), help="All of a tile, or its centre: 4 × faster.")
 @click.option("--trusted-key", type=click.Path(path_type=Path), help="Public key that the bundle must be signed with.")
-@click.option(
-    "--stage", type=click.Path(path_type=Path), help="Copy slides here ahead of use [default: if on a share]."
-)
+@click.option("--stage", type=click.Path(path_type=Path), help="Copy slides here ahead of use [default: off a share].")
 @click.option(
     "--geojson-origin",
     type=click.Choice(["bounds", "slide"]),
