@@ -133,10 +133,11 @@ def value_of(counts: CellCounts, definition: ValueDefinition, area_mm2: float) -
 
 
 def read_area_mm2(
-    plan: WindowPlan, mpp: tuple[float, float], tissue: TissueMap | None, region: Region | None
+    plan: WindowPlan, mpp: tuple[float, float], ground: TissueMap, region: Region | None, *, whole_image: bool
 ) -> tuple[float, str]:
-    """Area of the region inside the scan; without one of the tissue, without a mask of the image; and which it is.
+    """Area of the region inside the scan; without one of the tissue, or of a whole small image; and which it is.
 
+    What no camera took belongs to none of them.
     Points 8 µm apart are asked: within 1 % for areas of 0.1 mm² or more.
     """
     sx, sy = plan.scale
@@ -149,11 +150,13 @@ def read_area_mm2(
             for low, high, s, d in ((w.core_x, w.core_x1, sx, step[0]), (w.core_y, w.core_y1, sy, step[1]))
         )
         points = np.stack(np.meshgrid(xs, ys), axis=-1).reshape(-1, 2)
+        known = ~ground.unknown_at(points)
         if region is not None:
-            inside += int(np.count_nonzero(region.contains(points)))
-        else:
-            inside += len(points) if tissue is None else int(np.count_nonzero(_on_tissue(tissue, points)))
-    name = "region of interest" if region is not None else "whole image" if tissue is None else "tissue"
+            known &= region.contains(points)
+        elif not whole_image:
+            known &= _on_tissue(ground, points)
+        inside += int(np.count_nonzero(known))
+    name = "region of interest" if region is not None else "whole image" if whole_image else "tissue"
     return inside * _AREA_STEP_UM**2 / 1e6, name
 
 
@@ -206,7 +209,7 @@ def count_pale(found: FoundCells, stain: SlideStain) -> int:
 def _of_given(given: GivenCells | None, mpp: tuple[float, float], pale: int) -> list[str]:
     if given is None or len(given) == 0:
         return []
-    told = []
+    told = list(given.notes)
     if pale > _PALE_FRACTION * len(given):
         told.append(
             f"cells: {pale} of {len(given)} have less than half the stain of a nucleus of this slide: do they lie on "
