@@ -27,7 +27,8 @@ from bench_memory import StandIn
 from virtual_stain.score.inputs import collect_inputs
 from virtual_stain.workflows.score_slides import ScoreOptions, score_slides
 slides = sorted(Path(sys.argv[2]).glob("*.tiff"))
-score_slides(collect_inputs(slides, None, out=Path(sys.argv[3]), mpp=None), ScoreOptions(model="-"), predictor=StandIn())
+inputs = collect_inputs(slides, None, out=Path(sys.argv[3]), mpp=None)
+score_slides(inputs, ScoreOptions(model="-"), predictor=StandIn())
 """
 
 
