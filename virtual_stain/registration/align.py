@@ -17,6 +17,7 @@ from virtual_stain.config.registration import RegistrationSettings
 from virtual_stain.geometry import Affine2D
 from virtual_stain.registration.estimate import Candidate, apart_fraction, refine_given, refine_starts
 from virtual_stain.registration.flow import add_flow
+from virtual_stain.registration.foreground import Foreground
 from virtual_stain.registration.precision import Precision, measure_precision, no_precision
 from virtual_stain.registration.quality import Evidence, HoldOut, gather_evidence
 from virtual_stain.registration.raster import Matrix
@@ -28,6 +29,7 @@ from virtual_stain.registration.working import WorkingPair
 
 _TRIES = 3
 _ANOTHER = 0.01  # of the diagonal: affine maps nearer than this end alike
+_FINER_PIXELS = 3.0  # level-0 px per working px: from here on the slides hold more than the working images show
 _MEASURE_STRIDE = 3  # of the windows that measure: two held out together leave windows of the fit between them
 
 
@@ -118,10 +120,17 @@ def _judge(
     alignment = dataclasses.replace(alignment, precision=measure(pair, alignment.field, local))
     if not settings.local:
         return alignment
+    if min(_px0_per_px(pair.fixed), _px0_per_px(pair.moving)) >= _FINER_PIXELS:
+        return alignment  # `deepen` reads them: windows of finer levels find bends better than flow of this one
     # after all that judges: flow has seen every pixel, so no window is held out from it. It starts from larger windows
     # than those of the last pass, which only make it inherit their noise.
     field = add_flow(pair.fixed, pair.moving, local.matrix, local.before, settings.max_slope_fraction)
     return dataclasses.replace(alignment, field=field or local.field)
+
+
+def _px0_per_px(side: Foreground) -> float:
+    """Level-0 px per working px."""
+    return float(np.sqrt(abs(np.linalg.det(side.px0_from_work.matrix[:2, :2]))))
 
 
 def _best_first_pass(pair: WorkingPair, candidate: Candidate, settings: RegistrationSettings) -> Local:

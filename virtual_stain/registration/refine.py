@@ -35,7 +35,7 @@ FIRST = Pass(_COARSE, 24.0)
 FOLLOWING = (
     Pass(_COARSE, 8.0),
     Pass(WindowPlan(factor=0.5, window=64, step=14, radius=16), 3.0),
-    Pass(WindowPlan(factor=1.0, window=64, step=24, radius=12), 3.0),
+    Pass(WindowPlan(factor=1.0, window=64, step=16, radius=12), 3.0),
 )
 _PROBES = WindowPlan(factor=0.5, window=48, step=48, radius=16)
 MEASURES = WindowPlan(factor=1.0, window=64, step=64, radius=16)
