@@ -113,18 +113,26 @@ def test_an_output_that_is_a_file_is_refused_in_words(tmp_path: Path) -> None:
         write_shards(tmp_path / "out", "p1", _records(1), shard_bytes=100)
 
 
-def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("when", ["write", "close", "silently"])
+def test_a_full_disk_is_told_and_leaves_the_older_shards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
     class Full:
         def __init__(self, path: str) -> None:
             Path(path).write_bytes(b"half")
 
         def write(self, data: bytes) -> None:
-            raise tf.errors.ResourceExhaustedError(None, None, "No space left on device")
+            if when == "write":
+                raise tf.errors.ResourceExhaustedError(None, None, "No space left on device")
 
         def close(self) -> None:
-            pass
+            if when == "close":
+                raise tf.errors.ResourceExhaustedError(None, None, "No space left on device")
 
+    (older,) = write_shards(tmp_path, "p1", _records(3), shard_bytes=10**9)
+    before = (tmp_path / older.file).read_bytes()
     monkeypatch.setattr(tf.io, "TFRecordWriter", Full)
     with pytest.raises(OutputError, match="the disk is full"):
         write_shards(tmp_path, "p1", _records(2), shard_bytes=10**9)
-    assert list(tmp_path.iterdir()) == []
+    assert [p.name for p in tmp_path.iterdir()] == [older.file]
+    assert (tmp_path / older.file).read_bytes() == before

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
+import signal
 import sys
 import traceback
 
@@ -70,6 +72,7 @@ def run(arguments: list[str] | None = None) -> None:
     # numpy's linear algebra is tiny here (3 × 3 matrices, colours), and OpenBLAS' threads spin for milliseconds after
     # every call of it: reading a window took twice its processor time, at the cost of whoever works beside it
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    _prepare_terminal()
     code = _run(arguments)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -77,6 +80,15 @@ def run(arguments: list[str] | None = None) -> None:
         # after any s3:// access the interpreter aborts while it shuts down; the work is done and the code must stand
         os._exit(code)
     sys.exit(code)
+
+
+def _prepare_terminal() -> None:
+    """A terminal that lacks a letter shows its number; and SIGTERM (Slurm, Docker) ends a command like Ctrl-C."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def _run(arguments: list[str] | None) -> int:
@@ -99,7 +111,13 @@ def _run(arguments: list[str] | None) -> int:
     except MemoryError:
         click.echo("vstain: out of memory. Fewer --jobs or a smaller batch_size need less.", err=True)
         return 1
-    except Exception:
+    except Exception as error:
+        from virtual_stain.files import full_disk
+
+        full = full_disk(error)
+        if full is not None:
+            click.echo(f"vstain: {full}", err=True)
+            return full.exit_code
         traceback.print_exc()
         click.echo("vstain: this is a bug; please report the lines above.", err=True)
         return 1

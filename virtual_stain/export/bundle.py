@@ -17,7 +17,7 @@ from typing import Any
 
 from virtual_stain.errors import ModelError, VerificationError
 from virtual_stain.export.card import ModelCard, card_from_json
-from virtual_stain.files import read_json, sha256_file, write_json
+from virtual_stain.files import read_object, sha256_file, write_json
 
 BUNDLE_JSON = "bundle.json"
 BUNDLE_SIGNATURE = "bundle.sig"
@@ -101,10 +101,7 @@ def _bundle_json(folder: Path) -> dict[str, Any]:
             f"{path}: missing, so the files beside it cannot be verified.",
             hint="A SavedModel of another origin cannot be scored with; export the run: vstain export RUN --out MODEL",
         )
-    value = read_json(path, "a model bundle's card")
-    if not isinstance(value, dict):
-        raise VerificationError(f"{path}: expected a JSON object. Received: {value!r:.80}")
-    return value
+    return read_object(path, "a model bundle's card")
 
 
 def _files(folder: Path) -> dict[str, dict[str, Any]]:

@@ -142,7 +142,7 @@ def card_from_json(value: Mapping[str, Any], where: str) -> ModelCard:
             require_definition(marker, card.value_definition)
     except KeyError as error:
         raise VerificationError(f"{where}: the model card lacks {error}.") from None
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
         raise VerificationError(f"{where}: the model card is not usable: {error}") from None
     except ConfigError as error:
         raise VerificationError(f"{where}: {error.message}", hint=error.hint) from None

@@ -44,6 +44,7 @@ from virtual_stain.score.open_model import open_predictor
 from virtual_stain.score.predictor import Predictor
 from virtual_stain.score.score import score_slide
 from virtual_stain.score.staging import Stager, worth_a_copy
+from virtual_stain.slides.probe import require_survivable
 from virtual_stain.slides.slide import Slide, SlideRef, open_slide
 from virtual_stain.slides.window import read_window
 from virtual_stain.value_text import ValueText
@@ -234,6 +235,7 @@ def _score_one(item: ScoreInput, ref: SlideRef, job: _Job) -> Scored:
     """`ref`: the slide or its local copy."""
     model, options = job.model, job.options
     known = job.ahead.take(ref)
+    require_survivable(ref)
     with open_slide(ref) as slide:
         digest = slide.content_hash() if known is None else known.content_hash
         seen = seen_in_training(model.card, digest, job.key)

@@ -15,6 +15,7 @@ from virtual_stain.config import WebSettings
 from virtual_stain.errors import InputError, VirtualStainError
 from virtual_stain.files import make_folder, output_errors
 from virtual_stain.slides.openslide_source import is_many_files
+from virtual_stain.slides.probe import require_survivable
 from virtual_stain.slides.slide import SlideRef, open_slide
 from virtual_stain.web.problem import ApiError
 from virtual_stain.web.serve.root import SUFFIXES, SlideRoot, is_plain_name
@@ -75,6 +76,7 @@ def _check_opens(path: Path) -> None:
     if is_many_files(path):  # by content: OpenSlide does not ask for the suffix either
         raise ApiError(415, "expected a slide in one file. Received: one of several, or an index of others.")
     try:
+        require_survivable(SlideRef(path))
         with open_slide(SlideRef(path)) as slide:
             slide.overview(max_px=64)
     except InputError:
