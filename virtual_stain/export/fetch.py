@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from virtual_stain.errors import InputError, ModelError, VerificationError
-from virtual_stain.export.bundle import BUNDLE_JSON, BUNDLE_SIGNATURE, newest, verify_bundle
+from virtual_stain.export.bundle import BUNDLE_JSON, BUNDLE_SIGNATURE, newest, require_version, verify_bundle
 from virtual_stain.files import folder_lock, make_folder, output_errors, parse_json
 from virtual_stain.progress import QUIET, Progress
 from virtual_stain.remote import RemotePath
@@ -68,7 +68,7 @@ def fetch_bundle(model: RemotePath, cache: Path | None = None, progress: Progres
                     _copy(folder, name, temporary, files[name])
                 if (folder / BUNDLE_SIGNATURE).is_file():
                     _copy(folder, BUNDLE_SIGNATURE, temporary, _SIGNATURE_BYTES)
-                verify_bundle(temporary)
+                require_version(folder.name, verify_bundle(temporary).card, str(folder))
                 temporary.rename(target)
             except BaseException:
                 shutil.rmtree(temporary, ignore_errors=True)

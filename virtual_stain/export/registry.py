@@ -54,6 +54,10 @@ class Registry:
                 return entry
         return None
 
+    def newest(self, model: str) -> Entry | None:
+        """The last entry of a model: the order of the lines decides, not the number."""
+        return next((entry for entry in reversed(self.entries) if entry.model == model), None)
+
 
 def append(path: Path, bundle: Bundle, key: SigningKey | None) -> str:
     """Adds a verified bundle to the registry, unless it stands there already; returns the head.

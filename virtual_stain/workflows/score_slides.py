@@ -16,6 +16,7 @@ from typing import Any
 
 from virtual_stain.config import ScoringSettings, TissueSettings
 from virtual_stain.errors import BatchError, InputError, OutputError, VirtualStainError
+from virtual_stain.export.bundle import BUNDLE_SIGNATURE, find_bundle
 from virtual_stain.export.card import seen_in_training
 from virtual_stain.files import (
     folder_lock,
@@ -109,6 +110,11 @@ def score_slides(
     with _ahead(inputs, options) as ahead:
         start = time.monotonic()
         model = predictor or open_predictor(options.model, options.scoring, options.trusted_key)
+        if predictor is None and options.trusted_key is None and _is_unsigned(options.model):
+            progress.say(
+                f"{options.model}: the model is not signed: nothing says who made it "
+                "(scoring.require_signature refuses such models)."
+            )
         _log.info("model verified and loaded in %.1f s", time.monotonic() - start)
         try:
             with Stager([i.ref for i in inputs], options.stage, progress.say) as stager:
@@ -116,6 +122,11 @@ def score_slides(
         finally:
             if predictor is None:
                 model.close()
+
+
+def _is_unsigned(model: str) -> bool:
+    """Of a bundle in a folder here."""
+    return "://" not in model and not (find_bundle(Path(model)) / BUNDLE_SIGNATURE).is_file()
 
 
 def _ahead(inputs: Sequence[ScoreInput], options: ScoreOptions) -> Ahead:
