@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
 from tests.fixtures.records import tiny_records
-from virtual_stain.errors import InputError, VerificationError
+from virtual_stain.errors import InputError, OutputError, VerificationError
 from virtual_stain.records.manifest import Manifest, read_manifest, shard_paths, write_manifest
 from virtual_stain.records.verify import require_scale, verify_records
 
@@ -130,3 +131,21 @@ def test_records_at_twice_their_scale_were_trained_and_scored(folder: Path, mani
     with pytest.raises(VerificationError, match=r"tile/mpp: expected .* Received"):
         require_scale(copy, read_manifest(copy))
     require_scale(folder, manifest)
+
+
+def test_a_full_disk_keeps_the_older_manifest_and_nothing_is_put_in_place(
+    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_manifest(tmp_path, manifest)
+    before = (tmp_path / "manifest.json").read_bytes()
+    placed: list[str] = []
+
+    def full(fd: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutputError, match="the disk is full"):
+        write_manifest(tmp_path, manifest, just_before=lambda: placed.append("shards"))
+    assert placed == []
+    assert (tmp_path / "manifest.json").read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["manifest.json"]
