@@ -1,5 +1,5 @@
-"""What every reader of other programs' GeoJSON asks of it: its features, what kind of QuPath object each one is, its
-class and measurements, and which slide its coordinates count from.
+"""What every reader of other programs' GeoJSON asks of it: its objects, nested or not, what kind of QuPath object each
+one is, its class, shape and measurements, and which slide its coordinates count from.
 
 QuPath tells the kind of an object in three ways: `objectType` (since 0.4), `object_type` (0.3), and before that only in
 the feature's id ("PathAnnotationObject"). A derived class ("Tumor: Positive") is `classification.name` or, since 0.4,
@@ -10,8 +10,13 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import shapely
+from shapely.geometry.base import BaseGeometry
 
 from virtual_stain.errors import InputError
 
@@ -32,6 +37,38 @@ _BY_NAME = {
     "tmacoreobject": "tma_core",
 }
 _MAX_OFFSET_ERROR_PX0 = 0.5
+CHILDREN = ("childObjects", "children")
+"""Where an object keeps the objects that lie in it: QuPath's nested export has them among its properties."""
+_MAX_DEPTH = 50
+
+
+@dataclass(frozen=True, slots=True)
+class GeoObject:
+    """One object of a file, whether it stands at the top or within another."""
+
+    feature: dict[str, Any]
+    where: str
+    """For messages: "feature 3", "feature 3, child 2"."""
+    depth: int
+    """0 at the top; what lies in another object says more exactly what is there."""
+
+    @property
+    def kind(self) -> str:
+        return object_type(self.feature)
+
+    @property
+    def class_name(self) -> str:
+        return class_name(self.feature)
+
+    @property
+    def plane(self) -> tuple[int, int]:
+        """(z, t) of the focus plane and time that QuPath drew it on; (0, 0) where the file names none."""
+        geometry = self.feature.get("geometry")
+        plane = geometry.get("plane") if isinstance(geometry, dict) else None
+        if not isinstance(plane, dict):
+            return 0, 0
+        z, t = (plane.get(name) for name in ("z", "t"))
+        return (z if isinstance(z, int) else 0), (t if isinstance(t, int) else 0)
 
 
 def read_geojson(path: Path) -> Any:
@@ -60,6 +97,94 @@ def features_of(value: Any, path: Path, hint: str | None = None) -> list[dict[st
                 f"{path}: feature {i}: expected a feature whose properties are named. Received: {str(feature)[:80]}"
             )
     return found
+
+
+def objects_of(value: Any, path: Path, hint: str | None = None) -> list[GeoObject]:
+    """All objects of a file, each before those that lie in it. Raises InputError that names the object."""
+    objects: list[GeoObject] = []
+    for i, feature in enumerate(features_of(value, path, hint)):
+        objects += _with_children(feature, path, f"feature {i}", 0)
+    return objects
+
+
+def _with_children(feature: Any, path: Path, where: str, depth: int) -> Iterator[GeoObject]:
+    properties = feature.get("properties") if isinstance(feature, dict) else []
+    if not isinstance(properties, dict | None) or depth > _MAX_DEPTH:
+        raise InputError(
+            f"{path}: {where}: expected a feature whose properties are named. Received: {str(feature)[:80]}"
+        )
+    yield GeoObject(feature, where, depth)
+    holders = feature, properties or {}
+    children = [c for holder in holders for key in CHILDREN for c in _listed(holder, key, path, where)]
+    for i, child in enumerate(children):
+        yield from _with_children(child, path, f"{where}, child {i}", depth + 1)
+
+
+def _listed(holder: dict[str, Any], key: str, path: Path, where: str) -> list[Any]:
+    found = holder.get(key)
+    if found is None:
+        return []
+    if isinstance(found, dict) and isinstance(found.get("features"), list):  # a collection of its own
+        found = found["features"]
+    if not isinstance(found, list):
+        raise InputError(f"{path}: {where}: expected a list of {key} (child objects). Received: {str(found)[:80]}")
+    return found
+
+
+def require_one_plane(objects: Iterable[GeoObject], path: Path) -> None:
+    """Raises InputError where objects lie on several focus planes or times: each would count once a plane."""
+    planes = sorted({o.plane for o in objects})
+    if len(planes) > 1:
+        listed = ", ".join(f"z={z} t={t}" for z, t in planes[:6])
+        raise InputError(
+            f"{path}: expected objects on one plane, since a slide has one. Received: {listed}",
+            hint="Export the objects of one z plane (and one time) alone.",
+        )
+
+
+def polygons_of(item: GeoObject, path: Path) -> BaseGeometry | None:
+    """The object's areas as a valid shapely geometry, possibly empty; None where the object has no shape at all (null,
+    or no coordinates). Points and lines have no area. Raises InputError for coordinates that are none."""
+    geometry = item.feature.get("geometry")
+    if geometry is None and "geometry" in item.feature:
+        return None
+    if not isinstance(geometry, dict):
+        raise InputError(f"{path}: expected features with a geometry. Received: {str(item.feature)[:80]}")
+    rings = list(_polygon_rings(geometry))
+    if not rings:
+        listed = geometry.get("geometries") or geometry.get("coordinates")
+        return None if listed in (None, [], [[]], [[[]]]) else shapely.Polygon()
+    return shapely.union_all([_polygon(r, path, item.where) for r in rings])
+
+
+def _polygon_rings(geometry: Any) -> Iterator[list[Any]]:
+    """Of every polygon that has any; what has no coordinates has no shape."""
+    if not isinstance(geometry, dict):
+        return
+    kind, coordinates = geometry.get("type"), geometry.get("coordinates")
+    if kind == "GeometryCollection":
+        for part in geometry.get("geometries") or []:
+            yield from _polygon_rings(part)
+        return
+    found = [coordinates] if kind == "Polygon" else (coordinates or []) if kind == "MultiPolygon" else []
+    for rings in found:
+        if rings and any(rings):
+            yield [ring for ring in rings if ring]
+
+
+def _polygon(rings: list[Any], path: Path, where: str) -> BaseGeometry:
+    try:
+        corners = [[(float(p[0]), float(p[1])) for p in ring] for ring in rings]
+        usable = all(len(ring) >= 3 and all(map(math.isfinite, sum(ring, ()))) for ring in corners)
+    except (TypeError, ValueError, IndexError, KeyError):
+        usable = False
+    if not usable:
+        raise InputError(
+            f"{path}: {where}: expected rings of at least three points (x, y). Received: {str(rings)[:80]}"
+        )
+    shape = shapely.make_valid(shapely.Polygon(corners[0], corners[1:]))  # a ring that crosses itself: even–odd
+    parts = [g for g in shapely.get_parts(shape) if g.geom_type in ("Polygon", "MultiPolygon")]
+    return shapely.union_all(parts)
 
 
 def object_type(feature: dict[str, Any]) -> str:

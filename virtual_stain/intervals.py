@@ -32,6 +32,7 @@ MIN_PATIENTS = 20
 LEVEL = 0.90
 METHOD = "cv_plus"
 SCALE = "arcsine"
+_RESAMPLES = 1000
 Values = npt.NDArray[np.float64]
 
 
@@ -86,7 +87,7 @@ def fit_interval(slides: Iterable[OutOfFold], *, level: float = LEVEL) -> dict[s
     found = _fitted(points)
     if found["calibration"][1] == 0:
         return payload | {"reason": "the out-of-fold readings do not rise with the truth"}
-    return payload | {"available": True, "reason": None} | found
+    return payload | {"available": True, "reason": None, "calibration_intervals": _line_intervals(points)} | found
 
 
 def no_interval(reason: str, *, level: float = LEVEL) -> dict[str, Any]:
@@ -114,6 +115,19 @@ def _fitted(points: Sequence[OutOfFold]) -> dict[str, Any]:
         "left_out_residuals": [round(float(r), 9) for r in residual[order]],
         "reading_range": [float(min(p.reading for p in points)), float(max(p.reading for p in points))],
     }
+
+
+def _line_intervals(points: Sequence[OutOfFold]) -> dict[str, list[float]]:
+    """95 % percentile intervals of the calibration line's numbers, patients drawn anew."""
+    z, truth = _arcsine([p.reading for p in points]), _arcsine([p.truth for p in points])
+    rng = np.random.default_rng(0)
+    rows = rng.integers(0, len(z), (_RESAMPLES, len(z)))
+    x, y = z[rows], truth[rows]
+    dx = x - x.mean(axis=1, keepdims=True)
+    slope = np.maximum(0.0, (dx * y).sum(axis=1) / np.maximum((dx * dx).sum(axis=1), 1e-12 * len(z)))  # as in `_line`
+    intercept = y.mean(axis=1) - slope * x.mean(axis=1)
+    spans = {"intercept": np.quantile(intercept, [0.025, 0.975]), "slope": np.quantile(slope, [0.025, 0.975])}
+    return {name: [float(low), float(high)] for name, (low, high) in spans.items()}
 
 
 def slide_interval(payload: Mapping[str, Any] | None, reading: float | None) -> SlideInterval:
@@ -165,6 +179,23 @@ def left_out_hits(slides: Iterable[OutOfFold], *, level: float = LEVEL) -> list[
         low, high = _ends(_fitted([*points[:index], *points[index + 1 :]]), point.reading, level)
         hits.append(low <= point.truth <= high)
     return hits
+
+
+def left_out_calibrated(slides: Iterable[OutOfFold], *, level: float = LEVEL) -> dict[tuple[str, str], float]:
+    """(patient, slide) → its reading after the calibration that the *other* patients give, fraction.
+
+    Empty where the others are too few. A calibration judged on the patients that it was fitted to would flatter itself.
+    """
+    known = list(slides)
+    points = _one_a_patient(known)
+    if len(points) - 1 < _patients_needed(level):
+        return {}
+    result: dict[tuple[str, str], float] = {}
+    for slide in known:
+        others = [p for p in points if p.patient != slide.patient]
+        intercept, slope = _line(_arcsine([p.reading for p in others]), _arcsine([p.truth for p in others]))
+        result[slide.patient, slide.slide] = _fraction(intercept + slope * float(_arcsine([slide.reading])[0]))
+    return result
 
 
 def _patients_needed(level: float) -> int:

@@ -68,6 +68,11 @@ CELLS = "_tumour_cells"
 _NUCLEAR = frozenset({Marker.KI67, Marker.ER, Marker.PR})
 
 
+def cells_of(name: str) -> str:
+    """The output with the expected tumour cells of the marker that a model's output `name` belongs to."""
+    return next(m.cells_output for m in Marker if name in m.outputs)
+
+
 def parse_marker(text: str) -> Marker:
     """`ki67` (any case) → Marker. Raises ConfigError that lists the known ids."""
     try:

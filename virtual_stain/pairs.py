@@ -5,6 +5,7 @@ Messages name lines, never patients: they land in terminals and logs.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 import re
@@ -15,10 +16,10 @@ from pathlib import Path
 
 from virtual_stain.errors import ConfigError, InputError, PairError
 from virtual_stain.markers import Marker, parse_marker
-from virtual_stain.patients import PatientKey, normalised
+from virtual_stain.patients import PatientKey, damaged_by_spreadsheet, normalised
 from virtual_stain.slides.resolution import READING_RANGE, REGISTRATION_RANGE
 from virtual_stain.slides.slide import SlideRef
-from virtual_stain.tables import read_table
+from virtual_stain.tables import find_file, has_decimal_comma, parse_pixel_size, read_table
 
 REQUIRED = ("pair", "patient", "marker", "he", "ihc")
 OPTIONAL = ("he_mpp", "ihc_mpp", "fold", "he_roi", "ihc_roi")
@@ -71,6 +72,8 @@ def read_pairs(path: Path, *, n_folds: int | None = None) -> tuple[StainPair, ..
         if pair is not None:
             pairs.append(pair)
     problems += _names_twice((p.pair, p.line) for p in pairs)
+    problems += _slides_twice((p.he, p.ihc, p.marker.value, p.line) for p in pairs)
+    problems += damaged_by_spreadsheet((p.patient, p.line) for p in pairs)
     problems += _contradictions(pairs)
     _raise_if_any(path, problems, pairs)
     return tuple(pairs)
@@ -88,6 +91,7 @@ def read_slide_pairs(path: Path) -> tuple[SlidePair, ...]:
         if pair is not None:
             pairs.append(pair)
     problems += _names_twice((p.pair, p.line) for p in pairs)
+    problems += _slides_twice((p.he, p.ihc, "", p.line) for p in pairs)
     _raise_if_any(path, problems, pairs)
     return tuple(pairs)
 
@@ -144,15 +148,11 @@ def _rows(path: Path, required: Sequence[str]) -> Iterator[tuple[int, Mapping[st
         raise PairError(error.message, hint=error.hint) from None
     if not table.header:
         raise PairError(f"{path}: the file is empty.", hint=f"Its first line is: {','.join(required)}")
-    names = _column_names(path, table.names, required)
-    for line, values in table.rows:
-        known = values
-        if len(values) > len(names) and any(v.strip() for v in values[len(names) :]):
-            known = [*values[: len(names)], "…"]
-        yield line, {**dict(zip([*names, "…"], (v.strip() for v in known), strict=False))}
+    _check_columns(path, table.names, required)
+    yield from table.records()
 
 
-def _column_names(path: Path, names: list[str], required: Sequence[str]) -> list[str]:
+def _check_columns(path: Path, names: list[str], required: Sequence[str]) -> None:
     problems = [f"column {name!r} is missing" for name in required if name not in names]
     problems += [
         f"column {name!r} stands there twice" for name in sorted({n for n in names if n and names.count(n) > 1})
@@ -169,7 +169,6 @@ def _column_names(path: Path, names: list[str], required: Sequence[str]) -> list
             f"{path}: the first line does not name the columns:\n" + "\n".join(f"  - {p}" for p in problems),
             hint=f"Its first line is: {','.join(required)}  (optional: {','.join(OPTIONAL)})",
         )
-    return names
 
 
 def _parse_row(
@@ -243,17 +242,17 @@ def _parse_mpp(
     """`0.25` or `0.25,0.26` (x, y), µm/px."""
     if not text:
         return None
-    try:
-        values = [float(part) for part in text.split(",")]
-    except ValueError:
-        values = []
-    if len(values) not in (1, 2) or not all(mpp_range[0] <= v <= mpp_range[1] for v in values):
+    values: tuple[float, float] | None = None
+    with contextlib.suppress(ValueError):
+        values = parse_pixel_size(text)
+    if values is None or not all(mpp_range[0] <= v <= mpp_range[1] for v in values):
+        comma = ": a decimal comma?" if has_decimal_comma(text) else ""
         problems.append(
             f"{column}: expected µm per px from {mpp_range[0]} to {mpp_range[1]}, with a decimal point (0.25, or x,y). "
-            f"Received: {text!r}"
+            f"Received: {text!r}{comma}"
         )
         return None
-    return values[0], values[-1]
+    return values
 
 
 def _parse_fold(text: str, n_folds: int | None, problems: list[str]) -> int | None:
@@ -271,6 +270,7 @@ def _parse_path(folder: Path, column: str, text: str, problems: list[str]) -> Pa
         return None
     path = folder / text
     try:
+        path = find_file(folder, text)
         found = path.is_file()
     except (OSError, ValueError):  # a name too long, or with a null byte
         found = False
@@ -294,6 +294,17 @@ def _names_twice(pairs: Iterable[tuple[str, int]]) -> list[str]:
         first = names.setdefault(name.casefold(), line)  # some file systems do not tell a from A
         if first != line:
             problems.append(f"line {line}: pair {name!r} is also in line {first}")
+    return problems
+
+
+def _slides_twice(pairs: Iterable[tuple[SlideRef, SlideRef, str, int]]) -> list[str]:
+    """Of (H&E, IHC, marker, line): the same two slides under two names would count twice."""
+    problems: list[str] = []
+    seen: dict[tuple[object, ...], int] = {}
+    for he, ihc, marker, line in pairs:
+        first = seen.setdefault((_identity(he.path), _identity(ihc.path), marker), line)
+        if first != line:
+            problems.append(f"line {line}: the same two slides stand in line {first} under another name")
     return problems
 
 

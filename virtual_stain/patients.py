@@ -12,6 +12,7 @@ import hashlib
 import hmac
 import logging
 import os
+import re
 import secrets
 import stat
 import unicodedata
@@ -24,6 +25,8 @@ from virtual_stain.files import output_errors
 
 ENVIRONMENT_NAME = "VSTAIN_PATIENT_KEY"
 _MIN_KEY_BYTES = 16
+_NUMBER = re.compile(r"\+?0*(\d+)(?:[.,]0+)?")
+_SHORTENED = re.compile(r"\d([.,]\d+)?e\+?\d+")
 _log = logging.getLogger("vstain.patients")
 
 
@@ -56,6 +59,30 @@ class PatientKey:
 def normalised(name: str) -> str:
     """Unicode NFKC, case-folded, runs of white space as one space."""
     return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+
+
+def damaged_by_spreadsheet(patients: Iterable[tuple[str, int]]) -> list[str]:
+    """Sentences about names, given as (name, line), that a spreadsheet can have changed: numbers that differ in leading
+    zeros or in ".0" alone, and long numbers shortened to 1.23E+11. Each would be one patient under two names, or two
+    under one. Lines are named, never patients.
+    """
+    problems: list[str] = []
+    written: dict[str, tuple[str, int]] = {}
+    for name, line in patients:
+        plain = normalised(name)
+        if _SHORTENED.fullmatch(plain):
+            problems.append(
+                f"line {line}: patient: a number that a spreadsheet has shortened (1.23E+11): write it in full"
+            )
+        number = _NUMBER.fullmatch(plain)
+        if number:
+            first, at = written.setdefault(number[1], (plain, line))
+            if first != plain:
+                problems.append(
+                    f"line {line}: patient: the same number as in line {at}, but for leading zeros or decimals, which "
+                    "spreadsheets drop and add: write both alike, or with a letter in front if they are two patients"
+                )
+    return problems
 
 
 def default_key_path(environment: Mapping[str, str] | None = None) -> Path:

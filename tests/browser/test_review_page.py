@@ -292,13 +292,13 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONUNBUFFERED": "1"}
 
 
-def test_a_cell_without_a_class_is_marked_and_gets_one_by_clicks(page: Page, tmp_path: Path) -> None:
+def test_a_cell_without_an_intensity_is_marked_and_gets_one_by_clicks(page: Page, tmp_path: Path) -> None:
     folder = tiny_review(tmp_path / "records", pairs=1, tiles=4, tile_px=256, marker="her2")
     with serving(review_of(folder)) as address:
         _begin(page, address)
         page.click("[data-tool=positive]")
         page.click("#ihc")
-        until(page, "document.querySelector('#facts').innerText.includes('class unknown: 1')")
+        until(page, "document.querySelector('#facts').innerText.includes('intensity unknown: 1')")
         page.click("[data-tool=change]")
         for _ in range(3):
             page.click("#ihc")

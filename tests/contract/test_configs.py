@@ -63,3 +63,13 @@ def test_the_demo_starts_from_nothing_and_keeps_the_nuclei():
         assert config.model.weights == "none"
         assert config.tiling.tile_mpp <= 0.6
         assert config.model.batch_norm_momentum <= 0.9
+
+
+def test_configurations_for_few_slides_and_a_processor_end_where_nuclei_are_seen():
+    """They read at the scale of nuclei, weigh crops by their cells and do not leave their statistics to chance."""
+    for name in ("few_slides", "cpu_only", "demo"):
+        config = load_config(ROOT / "configs" / f"{name}.toml")
+        assert (config.model.trunk_end, config.model.head, config.model.crop_weights) == ("mixed2", "dense", "cells")
+        assert config.training.batch_norm_crops > 0
+        assert config.training.warmup_steps > 0
+        assert config.augment == load_config().augment, "the default augmentation"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -88,7 +89,7 @@ def test_the_outline_of_an_ellipse_is_found_from_a_point_inside(
 def test_a_square_contains_what_lies_in_it(points: list[tuple[float, float]]) -> None:
     square = np.array([[0.0, 0.0], [10.0, 0.0], [10.0, 10.0], [0.0, 10.0]])
     xy = np.array(points)
-    inside = PolygonRegion(((square,),)).contains(xy)
+    inside = PolygonRegion(shapely.Polygon(square)).contains(xy)
     border = (np.isin(xy, (0.0, 10.0))).any(axis=1)
     expected = ((xy > 0) & (xy < 10)).all(axis=1)
     assert np.array_equal(inside[~border], expected[~border])

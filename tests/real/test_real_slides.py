@@ -10,9 +10,11 @@ import pytest
 
 from tests.fixtures.slides import rewrap_as_tiled_tiff
 from virtual_stain.cli.main import _run
+from virtual_stain.config import TissueSettings
 from virtual_stain.geometry import Affine2D, Box, Size
 from virtual_stain.slides.fast_source import FastSource
 from virtual_stain.slides.slide import SlideRef, open_slide
+from virtual_stain.slides.tissue import find_tissue
 from virtual_stain.slides.window import read_warped_window, read_window
 
 DATA = os.environ.get("VSTAIN_REALDATA")
@@ -126,3 +128,21 @@ def test_the_fast_reader_gives_openslides_pixels(name):
                 np.testing.assert_array_equal(a, b)
         if name.endswith((".svs", ".ndpi")):
             assert fast._source.cache.decoded > 0
+
+
+def test_one_tissue_in_two_formats_has_one_area():
+    """The DICOM's frames are YCbCr, its header says RGB: its tissue was 1.05 mm² instead of 0.70."""
+    areas = []
+    for name in ("dicom_pyramid/level-0-frames-0-30.dcm", "wsi_small/cmu-1-small-region.svs"):
+        with open_slide(SlideRef(ROOT / name)) as slide:
+            areas.append(find_tissue(slide, TissueSettings()).area_um2(slide.mpp))
+    assert areas[0] == pytest.approx(areas[1], rel=0.005)
+
+
+def test_one_tissue_in_two_formats_has_the_same_pixels():
+    images = []
+    for name in ("dicom_pyramid/level-0-frames-0-30.dcm", "wsi_small/cmu-1-small-region.svs"):
+        with open_slide(SlideRef(ROOT / name)) as slide:
+            images.append(slide.read_level(0, 500, 500, Size(1000, 1000)).astype(int))
+    assert np.abs(images[0] - images[1]).mean() < 6  # one of them was compressed twice
+    assert np.abs((images[0] - images[1]).mean(axis=(0, 1))).max() < 1

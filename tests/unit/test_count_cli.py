@@ -194,6 +194,8 @@ def test_a_finished_count_of_an_earlier_version_is_known_for_the_same_and_counte
     run = json.loads((out / "run.json").read_text(encoding="utf-8"))
     identity = run.pop("made_from")
     code = identity.pop("code_sha256")
+    counting = identity["settings"]["counting"]
+    counting["min_tumour_cells"] = counting.pop("min_slide_cells")
     (out / "run.json").write_text(json.dumps({**run, "identity": identity, "code_sha256": code}), encoding="utf-8")
     calls = Calls(monkeypatch, count_slide, "count_windows")
     assert count(slide, out, "--set", "counting.min_area_um2=30") == 3

@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import shapely
 
 from tests.fixtures.counting import FieldStyle, shoelace, stained_field
 from virtual_stain.cli.main import _run
@@ -87,7 +88,13 @@ SQUARE = np.array([(300.0, 250.0), (700.0, 250.0), (700.0, 650.0), (300.0, 650.0
 
 @pytest.mark.parametrize(
     "region",
-    [PolygonRegion(((SQUARE,),)), _mask(), OnlyPoints(), CheckedRegion("m", OnlyPoints()), CheckedRegion("m", _mask())],
+    [
+        PolygonRegion(shapely.Polygon(SQUARE)),
+        _mask(),
+        OnlyPoints(),
+        CheckedRegion("m", OnlyPoints()),
+        CheckedRegion("m", _mask()),
+    ],
     ids=lambda r: type(r).__name__,
 )
 def test_every_kind_of_region_has_its_border(region: Region) -> None:
@@ -101,7 +108,8 @@ def test_a_border_runs_along_the_scan_where_all_of_it_is_region_and_around_what_
     whole = MaskRegion(np.ones((4, 6), bool), Box(10, 20, 600, 400))
     (ring,) = border_of(whole, Box(10, 20, 600, 400))
     assert [*ring.min(axis=0), *ring.max(axis=0)] == [10, 20, 610, 420]
-    assert len(border_of(PolygonRegion(((SQUARE, SQUARE * 0.9),), ((SQUARE * 0.5,),)), Box(0, 0, 900, 900))) == 3
+    cut = shapely.union(shapely.Polygon(SQUARE, [(SQUARE - 500) * 0.5 + 500]), shapely.box(0, 0, 100, 100))
+    assert len(border_of(PolygonRegion(cut), Box(0, 0, 900, 900))) == 3
     assert border_of(MaskRegion(np.zeros((4, 6), bool), Box(0, 0, 6, 4)), Box(0, 0, 6, 4)) == []
 
 

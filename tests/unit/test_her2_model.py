@@ -185,7 +185,7 @@ def test_records_of_another_marker_do_not_teach_the_classes() -> None:
 
 
 def test_parts_of_a_batch_teach_what_the_whole_batch_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "_backbone", lambda settings: small_cnn(settings.crop_px, batch_norm=False))
+    monkeypatch.setattr(build, "build_backbone", lambda settings: small_cnn(settings.crop_px, batch_norm=False))
     settings = TrainingSettings(recipe="inception", learning_rate=0.01, max_steps=4, batch_size=8)
     results = []
     for parts in (1, 4):

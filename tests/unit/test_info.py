@@ -119,7 +119,7 @@ def test_one_bad_file_does_not_stop_the_others_and_pictures_are_written(good, tm
 
 def test_the_tissue_picture_darkens_glass_only(rgb):
     found = find_tissue(memory_slide(rgb, 4.0), TissueSettings())
-    picture = draw_tissue(found.overview, found.mask)
+    picture = draw_tissue(found)
     kept = cv2.erode(found.mask.astype(np.uint8), np.ones((5, 5))) > 0
     assert np.array_equal(picture[kept], found.overview[kept])
     assert picture[0, 0].max() < 180

@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from virtual_stain.intervals import MIN_PATIENTS, OutOfFold, fit_interval, left_out_hits, slide_interval
+from virtual_stain.intervals import (
+    MIN_PATIENTS,
+    OutOfFold,
+    fit_interval,
+    left_out_calibrated,
+    left_out_hits,
+    slide_interval,
+)
 
 
 def sigmoid(x):
@@ -173,3 +180,29 @@ def test_levels_need_enough_patients():
     slides, _ = cohort(np.random.default_rng(0), 24)
     assert "at least 100 patients" in fit_interval(slides, level=0.99)["reason"]
     assert math.isclose(fit_interval(slides)["level"], 0.9)
+
+
+def test_readings_that_are_pulled_to_the_middle_are_calibrated_back():
+    """A model from few patients reads 70 % of the differences and ten points too much."""
+    rng = np.random.default_rng(4)
+    truth = rng.uniform(0.05, 0.6, 40)
+    read = np.clip(0.15 + 0.6 * truth + rng.normal(0, 0.03, 40), 0, 1)
+    slides = [
+        OutOfFold(f"p{i}", f"s{i}", i % 4, float(r), float(t)) for i, (r, t) in enumerate(zip(read, truth, strict=True))
+    ]
+    payload = fit_interval(slides)
+    spans = payload["calibration_intervals"]
+    assert spans["slope"][0] < payload["calibration"][1] < spans["slope"][1]
+    assert spans["slope"][0] > 1.2, "the raw readings are shown to be flat"
+    assert spans["intercept"][0] < payload["calibration"][0] < spans["intercept"][1]
+    by_others = left_out_calibrated(slides)
+    calibrated = np.array([by_others[s.patient, s.slide] for s in slides])
+    assert np.abs(calibrated - truth).mean() < 0.6 * np.abs(read - truth).mean()
+
+
+def test_a_calibration_is_refused_where_patients_are_too_few():
+    slides, _ = cohort(np.random.default_rng(0), MIN_PATIENTS)
+    assert left_out_calibrated(slides) == {}
+    assert "calibration_intervals" not in fit_interval(slides[:-1])
+    more, _ = cohort(np.random.default_rng(0), MIN_PATIENTS + 1)
+    assert len(left_out_calibrated(more)) == MIN_PATIENTS + 1

@@ -8,7 +8,7 @@ import tensorflow as tf
 from virtual_stain.config import ModelSettings
 from virtual_stain.errors import ConfigError
 from virtual_stain.markers import Marker
-from virtual_stain.model.build import BuildOptions, build_network, set_starting_outputs
+from virtual_stain.model.build import BuildOptions, build_network, constant_outputs, set_starting_outputs
 from virtual_stain.model.precision import layers_in, resolve_precision
 
 SMALL = ModelSettings(kind="small_cnn", weights="none", crop_px=32)
@@ -50,7 +50,9 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others():
 
 def test_the_first_prediction_is_the_mean_of_the_training_set():
     network = build_network(SMALL, MARKERS, BuildOptions())
-    set_starting_outputs(network, {Marker.KI67: 0.2, Marker.ER: 0.0}, {Marker.KI67: 17.0, Marker.ER: 0.0})
+    set_starting_outputs(
+        network, constant_outputs({Marker.KI67: 0.2, Marker.ER: 0.0}, {Marker.KI67: 17.0, Marker.ER: 0.0})
+    )
     out = {k: v.numpy() for k, v in network.model(CROPS).items()}
     np.testing.assert_allclose(out["ki67"], 0.2, atol=0.01)
     np.testing.assert_allclose(out["ki67_tumour_cells"], 17, rtol=0.05)

@@ -15,7 +15,7 @@ from virtual_stain.errors import ConfigError
 from virtual_stain.evaluation.evaluate import evaluate
 from virtual_stain.export.bundle import find_bundle
 from virtual_stain.markers import Marker, ValueDefinition
-from virtual_stain.model.build import BuildOptions, build_network, set_starting_outputs
+from virtual_stain.model.build import BuildOptions, build_network, constant_outputs, set_starting_outputs
 from virtual_stain.model.tile_reading import tile_maps, tile_reading
 from virtual_stain.records.manifest import read_manifest, shard_paths
 from virtual_stain.records.read import iterate_shard
@@ -43,7 +43,7 @@ def test_the_maps_of_the_dense_head_add_up_to_its_readings():
 
 def test_it_starts_at_the_mean_of_the_training_set():
     network = build_network(DENSE, (Marker.KI67,), BuildOptions(seed=1))
-    set_starting_outputs(network, {Marker.KI67: 0.2}, {Marker.KI67: 33.0})
+    set_starting_outputs(network, constant_outputs({Marker.KI67: 0.2}, {Marker.KI67: 33.0}))
     readings = network.model(crops())
     np.testing.assert_allclose(readings["ki67"], 0.2, atol=0.01)
     np.testing.assert_allclose(readings["ki67_tumour_cells"], 33, rtol=0.05)

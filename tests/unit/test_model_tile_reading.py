@@ -82,3 +82,27 @@ def test_crops_that_do_not_cover_the_tile_are_refused(tile, crop):
 
 def test_the_sources_numbers_are_four_quadrants():
     assert crops_per_side(1024, 512) == 2
+
+
+def test_crops_weighted_by_their_cells_read_as_a_ratio_is_counted():
+    tiles = RNG.integers(0, 250, (3, 64, 64, 3), np.uint8)
+    reading = tile_reading(mean_model(32), tf.constant(tiles), RATIO, "cells")
+    crops = tiles.reshape(3, 2, 32, 2, 32, 3).mean(axis=(2, 4))
+    value, cells = crops[..., 0] / 255, crops[..., 1]
+    np.testing.assert_allclose(reading["ki67"], (value * cells).sum(axis=(1, 2)) / cells.sum(axis=(1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(reading["ki67_tumour_cells"], cells.sum(axis=(1, 2)), rtol=1e-5)
+
+
+def test_glass_beside_tissue_does_not_pull_a_reading_that_is_weighted_by_cells():
+    """A tile at the edge: a crop of tissue, and three of glass that is not quite padding and has next to no cells."""
+    tile = np.full((1, 64, 64, 3), (200, 0, 250), np.uint8)
+    tile[0, :32, :32] = (51, 100, 0)
+    by_mean = float(tile_reading(mean_model(32), tf.constant(tile), RATIO)["ki67"][0])
+    by_cells = float(tile_reading(mean_model(32), tf.constant(tile), RATIO, "cells")["ki67"][0])
+    assert by_mean == pytest.approx(0.638, abs=1e-3)
+    assert by_cells == pytest.approx(0.2, abs=1e-6)
+
+
+def test_weighted_by_cells_a_tile_of_padding_still_has_no_ratio():
+    tile = tf.constant(np.full((1, 64, 64, 3), 255, np.uint8))
+    assert np.isnan(float(tile_reading(mean_model(32), tile, RATIO, "cells")["ki67"][0]))

@@ -18,6 +18,7 @@ from virtual_stain.geometry import Box, Size
 from virtual_stain.slides import image_source
 from virtual_stain.slides.openslide_source import _on_white
 from virtual_stain.slides.slide import Slide, SlideRef, open_slide
+from virtual_stain.slides.tiff_description import describe_tiff
 from virtual_stain.slides.window import read_window
 
 
@@ -232,8 +233,15 @@ def test_levels_that_were_halved_keep_their_scale(rgb):
     """4443 px over 2221 is 2 and not 2.0005: at the far end that is one pixel."""
     levels = [np.zeros((3567, 4443, 3), np.uint8), np.zeros((1783, 2221, 3), np.uint8)]
     assert memory_slide(levels).level_scales[1] == (2.0, 2.0)
-    padded = [np.zeros((300, 400, 3), np.uint8), np.zeros((80, 110, 3), np.uint8)]
-    assert memory_slide(padded).level_scales[1] == (400 / 110, 300 / 80)
+
+
+def test_a_level_that_does_not_fit_level_0_is_not_used_and_told():
+    """Its two axes give 3.64 and 3.75: positions on it would be wrong, in silence."""
+    levels = [np.zeros((300, 400, 3), np.uint8), np.zeros((80, 110, 3), np.uint8), np.zeros((75, 100, 3), np.uint8)]
+    slide = memory_slide(levels)
+    assert slide.level_scales == ((1.0, 1.0), (4.0, 4.0))
+    assert slide.read_patch(1, 0, 0, Size(100, 75)).image.shape == (75, 100, 3)
+    assert any("level 1 of 110 × 80 px does not fit level 0 of 400 × 300 px" in w for w in slide.warnings)
 
 
 def test_a_reference_travels_between_processes(tmp_path):
@@ -270,7 +278,9 @@ def test_colours_survive_jpeg_tiles(tmp_path, mode):
     y, x = np.mgrid[:530, :610]
     smooth = np.stack([x * 255 // 610, y * 255 // 530, 255 - x * 255 // 610], axis=-1).astype(np.uint8)
     path = write_tiled_tiff(tmp_path / "a.tif", smooth, 0.25, compression="jpeg")
-    opened = open_slide(SlideRef(path)) if mode == "openslide" else Slide(SlideRef(path), image_source.try_image(path))
+    description = describe_tiff(path)
+    image = image_source.open_page(description, description.slide_page)
+    opened = open_slide(SlideRef(path)) if mode == "openslide" else Slide(SlideRef(path), image)
     with opened as slide:
         image = read_window(slide, Box(0, 0, 610, 530), Size(610, 530))
         difference = np.abs(image.astype(int) - smooth)

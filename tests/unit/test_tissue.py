@@ -17,7 +17,8 @@ from virtual_stain.geometry import Affine2D, Box
 from virtual_stain.slides.glass import glass_color
 from virtual_stain.slides.resolution import Mpp
 from virtual_stain.slides.tissue import TissueMap, find_tissue, require_tissue
-from virtual_stain.slides.tissue_mask import is_brightfield, tissue_mask
+from virtual_stain.slides.tissue_mask import tissue_mask
+from virtual_stain.slides.unknown import is_brightfield
 
 SETTINGS = TissueSettings()
 MPP_UM = 8.0

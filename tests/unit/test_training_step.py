@@ -19,7 +19,7 @@ MODEL = ModelSettings(kind="small_cnn", weights="none", crop_px=32, dropout=0.0)
 @pytest.fixture
 def without_batch_norm(monkeypatch):
     """Batch statistics are a micro-batch's own; without them all ways must agree."""
-    monkeypatch.setattr(build, "_backbone", lambda settings: small_cnn(settings.crop_px, batch_norm=False))
+    monkeypatch.setattr(build, "build_backbone", lambda settings: small_cnn(settings.crop_px, batch_norm=False))
 
 
 def batches(n, size=8):

@@ -157,8 +157,8 @@ def report(name: str, found) -> None:
         return
     tiles, result = found
     tiles = tiles.select(tiles.labelled)
-    within = mean_within(tiles.patient, tiles.truth, tiles.ratio, pearson)
-    pooled, mae = pearson(tiles.truth, tiles.ratio), mean_absolute_error(tiles.truth, tiles.ratio)
+    within = mean_within(tiles.patient, tiles.truth, tiles.value, pearson)
+    pooled, mae = pearson(tiles.truth, tiles.value), mean_absolute_error(tiles.truth, tiles.value)
     shown = ["–" if v is None else f"{v:.2f}" for v in (within, pooled)]
     print(
         f"{name:45} r within {shown[0]}, pooled {shown[1]}, error {100 * (mae or float('nan')):.1f} points, "

@@ -1,17 +1,20 @@
 """Measures registration on everything whose truth is known, and prints one table.
 
     python tools/bench/hard_phantoms.py PHANTOMS                            (once; 20 minutes of one core)
-    python tools/bench/bench_registration.py --real REALDATA --phantoms PHANTOMS --unrelated 40 --rival
+    python tools/bench/bench_registration.py --real REALDATA --phantoms PHANTOMS --bent 30 --unrelated 40 --rival
     python tools/bench/bench_registration.py --real REALDATA --quick        (a minute)
 
-REALDATA holds `birl_pairs` (H&E/IHC serial sections with people's landmarks); each pair is also turned by 8 angles,
-mirrored, rescaled by 0.5–2, with and without pixel sizes. --rival: SimpleITK and, where its module is installed,
-elastix on the same pictures in the same run.
+REALDATA holds `birl_pairs` and `lung_serial` (five pairs of serial sections with people's landmarks, each in twelve
+variants that must not change the answer, then with missing and wrong pixel sizes) and `wsireg_4scanner` (one glass on
+several scanners). --bent: phantoms of the size of thumbnails with bends, tears and folds. --rival: SimpleITK and, where
+its module is installed, elastix on the same pictures in the same run.
 
 Columns: pairs; solved (right, and not rejected; of unrelated slides: rejected);
 mean of the medians, mean of the 90th percentiles, the worst median (rTRE: error in IHC px / diagonal of the IHC image;
 µm for phantoms); how much of the mean the medians spread (largest − smallest); the share of points whose error lies
-below the p95 stated for their place (or where none is stated), mean and least; seconds a pair, mean and most.
+below the p95 stated for their place (or where none is stated), mean and least; processor seconds a pair, mean and most;
+of variants: the largest median distance over the tissue between the map of a variant, composed back, and that of the
+first one, px of the H&E; the verdicts that were given.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ import argparse
 import sys
 import tempfile
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,15 +32,25 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tools.bench.registration_cases import Case, changed_cases, phantom_cases, real_cases, unrelated_cases
+from tools.bench.bent_phantoms import bent_cases
+from tools.bench.registration_cases import (
+    Case,
+    changed_cases,
+    phantom_cases,
+    real_cases,
+    scanner_cases,
+    unrelated_cases,
+    unrelated_real_cases,
+)
 from tools.bench.registration_rival import rivals
 from virtual_stain.config import RegistrationSettings, TissueSettings
 from virtual_stain.registration.register import register_pair
 from virtual_stain.registration.result import Registration
-from virtual_stain.slides.slide import open_slide
+from virtual_stain.slides.slide import Slide, open_slide
+from virtual_stain.slides.tissue import find_tissue
 
 _RIGHT_RTRE, _RIGHT_UM = 0.02, 30.0  # a pair that is not rejected is solved only if its median error is below this
-_RIVAL_TURNS = ("as it is", "37°", "180°")  # it takes many times as long: on some cases only
+_RIVAL_TURNS = ("upright", "37°", "180°")  # it takes many times as long: on some cases only
 _RIVAL_PHANTOM = "p001"
 
 
@@ -50,16 +63,20 @@ class Line:
     p90: float
     below: float
     seconds: float
+    verdict: str = ""
+    places: np.ndarray | None = None
+    """Of variants: where the H&E's tissue lies on the IHC as it is."""
 
 
 def measure(case: Case) -> Line:
-    start = time.perf_counter()
+    start = time.process_time()
     with open_slide(case.he) as he, open_slide(case.ihc) as ihc:
         r = register_pair(he, ihc, RegistrationSettings(), TissueSettings())
-    seconds = time.perf_counter() - start
+        seconds = time.process_time() - start
+        places = None if case.upright_from_ihc is None else _places(he, r, case.upright_from_ihc)
     if not len(case.he_points):
         _say(case, r, f"{r.verdict} 1e{r.chance_log10:.1f}", seconds)
-        return Line(r.verdict == "reject", np.nan, np.nan, np.nan, seconds)
+        return Line(r.verdict == "reject", np.nan, np.nan, np.nan, seconds, str(r.verdict))
     error_px = np.linalg.norm(r.transform.to_ihc(case.he_points) - case.ihc_points, axis=1)
     _, told = r.evidence.errors_at(case.he_points)
     error, below = error_px * case.unit, np.nan
@@ -68,10 +85,18 @@ def measure(case: Case) -> Line:
     median = float(np.median(error))
     right = median < (_RIGHT_RTRE if case.um_per_unit > 1 else _RIGHT_UM)
     solved = right and r.error_median_px0 is not None and r.verdict != "reject"
-    line = Line(solved, median, float(np.percentile(error, 90)), below, seconds)
+    line = Line(solved, median, float(np.percentile(error, 90)), below, seconds, str(r.verdict), places)
     stated = "" if r.error_median_um is None else f"told {r.error_median_um:.1f} {r.error_p95_um:.1f} µm "
     _say(case, r, f"{line.median:.4g} {line.p90:.4g} {stated}{below:.2f}", seconds)
     return line
+
+
+def _places(he: Slide, r: Registration, upright_from_ihc: np.ndarray) -> np.ndarray:
+    tissue = find_tissue(he, TissueSettings())
+    rows, columns = np.nonzero(tissue.mask)
+    some = np.linspace(0, len(rows) - 1, 1500).astype(int)
+    points = tissue.px0_from_ov.apply(np.stack([columns[some], rows[some]], axis=1) + 0.5)
+    return r.transform.to_ihc(points) @ upright_from_ihc[:2, :2].T + upright_from_ihc[:2, 2]
 
 
 def measure_rival(case: Case, name: str) -> Line:
@@ -90,6 +115,7 @@ def _say(case: Case, r: Registration, text: str, seconds: float) -> None:
 
 def table(lines: dict[str, list[Line]]) -> str:
     head = f"{'':38} pairs solved   median      p90    worst  spread  below p95 (least)  s a pair (most)"
+    head += "  variant px  verdicts"
     rows = [head]
     for group, found in lines.items():
         median, p90 = (np.array([getattr(x, k) for x in found if x.solved]) for k in ("median", "p90"))
@@ -102,8 +128,17 @@ def table(lines: dict[str, list[Line]]) -> str:
         else:
             errors = " " * 34
         solved = sum(x.solved for x in found)
-        rows.append(f"{group:38} {len(found):5} {solved:6} {errors} {told} {seconds.mean():8.1f} ({seconds.max():.1f})")
+        verdicts = " ".join(f"{n} {v}" for v, n in Counter(x.verdict for x in found if x.verdict).most_common())
+        row = f"{group:38} {len(found):5} {solved:6} {errors} {told} {seconds.mean():8.1f} ({seconds.max():.1f})"
+        rows.append(f"{row}  {_variant_px(found):>10}  {verdicts}")
     return "\n".join(rows)
+
+
+def _variant_px(found: list[Line]) -> str:
+    maps = [x.places for x in found if x.places is not None]
+    if len(maps) < 2:
+        return ""
+    return f"{max(float(np.median(np.linalg.norm(m - maps[0], axis=1))) for m in maps[1:]):.2f}"
 
 
 def run(cases: Iterable[Case], lines: dict[str, list[Line]], *, rival: bool) -> None:
@@ -116,10 +151,11 @@ def run(cases: Iterable[Case], lines: dict[str, list[Line]], *, rival: bool) -> 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--real", type=Path, help="folder with birl_pairs")
+    parser.add_argument("--real", type=Path, help="folder with birl_pairs, lung_serial, wsireg_4scanner")
     parser.add_argument("--phantoms", type=Path, help="output of hard_phantoms.py")
     parser.add_argument("--changed", type=int, default=6, help="phantoms that are also cut, torn and mislabelled")
     parser.add_argument("--unrelated", type=int, default=0, help="pairs of slides that do not belong together")
+    parser.add_argument("--bent", type=int, default=0, help="bent phantoms")
     parser.add_argument("--rival", action="store_true", help="SimpleITK and elastix side by side (slow)")
     parser.add_argument("--quick", action="store_true", help="every fourth case")
     options = parser.parse_args()
@@ -127,6 +163,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         if options.real:
             run(real_cases(options.real, Path(folder), quick=options.quick), lines, rival=options.rival)
+            run(scanner_cases(options.real), lines, rival=False)
+            if options.unrelated:
+                run(unrelated_real_cases(options.real), lines, rival=False)
+        if options.bent:
+            bent = list(bent_cases(Path(folder), options.bent))
+            run(bent, lines, rival=options.rival)
+            run(unrelated_cases(bent, options.unrelated // 2), lines, rival=False)
         if options.phantoms:
             cases = list(phantom_cases(options.phantoms, quick=options.quick))
             run(cases, lines, rival=options.rival)

@@ -30,7 +30,7 @@ from virtual_stain.config import RegistrationSettings, TissueSettings
 from virtual_stain.registration.estimate import make_level, refine, refine_starts
 from virtual_stain.registration.foreground import Foreground
 from virtual_stain.registration.raster import Matrix, local_norm, pulled
-from virtual_stain.registration.refine import refine_locally
+from virtual_stain.registration.refine import first_pass, refine_locally
 from virtual_stain.registration.register import side_images
 from virtual_stain.registration.search import find_starts
 from virtual_stain.registration.warping import pull, pull_map
@@ -182,11 +182,13 @@ def main() -> None:
                 if method is ours and matrix is not None and apart < 0.05:
                     local[case.group, "affine"].append(error(case, pair, matrix) * case.unit)
                     at = pair.fixed.px0_from_work.inverse().apply(case.he_points)
-                    field = refine_locally(pair.fixed, pair.moving, matrix, SETTINGS.smoothness, 0.4).field
-                    local[case.group, "windows"].append(error(case, pair, matrix, field.at(at)) * case.unit)
-                    field = ngf_windows(pair, matrix, SETTINGS.smoothness, 0.4)
-                    shifts = np.zeros_like(at) if field is None else field.at(at)
-                    local[case.group, "gradient fields"].append(error(case, pair, matrix, shifts) * case.unit)
+                    first = first_pass(pair.fixed, pair.moving, matrix, SETTINGS)
+                    found = refine_locally(pair.fixed, pair.moving, first, SETTINGS)
+                    shifts = np.zeros_like(at) if found.field is None else found.field.at(at)
+                    local[case.group, "windows"].append(error(case, pair, found.matrix, shifts) * case.unit)
+                    found = ngf_windows(pair, matrix, SETTINGS)
+                    shifts = np.zeros_like(at) if found.field is None else found.field.at(at)
+                    local[case.group, "gradient fields"].append(error(case, pair, found.matrix, shifts) * case.unit)
                     rows, columns = np.clip(at.astype(int)[:, ::-1].T, 0, np.array(pair.fixed.shape)[:, None] - 1)
                     shifts = dense_flow(pair, matrix)[rows, columns]
                     local[case.group, "dense flow"].append(error(case, pair, matrix, shifts) * case.unit)

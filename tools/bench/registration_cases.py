@@ -12,14 +12,11 @@ import cv2
 import numpy as np
 
 from tests.fixtures.registration import write_image
-from tests.real import test_real_registration as real
+from tools.bench.registration_variants import MPP, PAIRS, UNTOLD, VARIANTS, variants_of
 from virtual_stain.geometry import Points
 from virtual_stain.pairs import read_pairs
 from virtual_stain.phantom.truth import read_truth
 from virtual_stain.slides.slide import SlideRef, open_slide
-
-ANGLES = (37, 90, 140, 180, 200, 251, 300, 330)
-SCALES = (0.5, 0.7, 1.5, 2.0)
 
 
 @dataclass(frozen=True)
@@ -36,36 +33,47 @@ class Case:
     """What one IHC px counts in the figures: µm (phantoms), or 1 / diagonal (real: rTRE)."""
     um_per_unit: float
     """µm on the IHC per unit."""
+    upright_from_ihc: np.ndarray | None = None
+    """float64[3, 3]: of a variant, to the px of the IHC as it is: maps of one pair can then be compared."""
 
 
 def real_cases(root: Path, folder: Path, *, quick: bool) -> Iterator[Case]:
-    """Two H&E/IHC pairs; each as it is, turned, mirrored, rescaled, without pixel sizes, and with wrong ones."""
-    real.ROOT = str(root)
-    for name in real.PAIRS:
-        pair = real.landmarked(name)
-        with open_slide(SlideRef(pair.ihc)) as slide:
-            diagonal = slide.size.diagonal
-        for label, angle, mirror, scale, told in _variants(quick):
-            place = folder / f"{name} {label}".replace("°", "").replace("×", "x")
-            place.mkdir(parents=True, exist_ok=True)
-            moved = real.turned(pair, place, angle, mirror, scale)
-            he_mpp = None if told is None else (real.MPP,) * 2
-            ihc_mpp = None if told is None else (real.MPP / scale * told,) * 2
-            unit = 1.0 / (diagonal * scale)
-            um = real.MPP * diagonal
-            group = f"{name}, real"
-            he, ihc = SlideRef(moved.he, he_mpp), SlideRef(moved.ihc, ihc_mpp)
-            yield Case(group, label, he, ihc, moved.he_points, moved.ihc_points, unit, um)
+    """Five pairs of serial sections, each in twelve variants, then with missing and wrong pixel sizes."""
+    for name in PAIRS:
+        for told, variants in (("", VARIANTS), (", mpp missing or wrong", UNTOLD)):
+            for pair in variants_of(name, root, folder, variants[::4] if quick else variants):
+                diagonal = pair.diagonal * pair.variant.scale
+                yield Case(
+                    f"{name}, real{told}", pair.variant.name, pair.he, pair.ihc, pair.he_points, pair.ihc_points,
+                    1.0 / diagonal, MPP * pair.diagonal, pair.upright_from_variant,
+                )  # fmt: skip
 
 
-def _variants(quick: bool) -> list[tuple[str, float, bool, float, float | None]]:
-    """(label, angle, mirrored, scale, factor on the stated pixel size or None for no pixel size)."""
-    turned = [(f"{a}°", float(a), False, 1.0, 1.0) for a in ANGLES]
-    everything: list[tuple[str, float, bool, float, float | None]] = [("as it is", 0, False, 1.0, 1.0), *turned]
-    everything += [("mirrored", 0, True, 1.0, 1.0), *((f"× {s}", 20, False, s, 1.0) for s in SCALES)]
-    everything += [(f"× {s}, no mpp", 20, False, s, None) for s in (0.5, 1.0, 2.0)]
-    everything += [("mpp 3 % wrong", 140, True, 1.0, 1.03)]
-    return everything[::4] if quick else everything
+def scanner_cases(root: Path) -> Iterator[Case]:
+    """One glass on two scanners, no pixel size told; figures in px of the second scan."""
+    folder = root / "wsireg_4scanner"
+    for path in sorted(folder.glob("*_derived_matches.csv")):
+        first, second = path.name.removesuffix("_derived_matches.csv").split("__")
+        second = f"{first.split('_')[0]}_{second}"
+        sides = [next(p for p in folder.glob(f"{side}.*")) for side in (first, second)]
+        matches = np.loadtxt(path, delimiter=",", skiprows=2)
+        refs = [SlideRef(p) for p in sides]
+        yield Case("scanners, px", f"{first} {second}", *refs, matches[:, :2], matches[:, 2:], 1.0, 1.0)
+
+
+def unrelated_real_cases(root: Path) -> Iterator[Case]:
+    """Real slides that do not belong together: other organs, also in one stain, and two specimens of one kind."""
+    stems = dict.fromkeys(stem for pair in PAIRS.values() for stem in pair)
+    organs = [(SlideRef((root / stem).with_suffix(".jpg"), (MPP, MPP)), "kidney" in stem.lower()) for stem in stems]
+    none = np.zeros((0, 2))
+    for (he, first), (ihc, second) in itertools.permutations(organs, 2):
+        if first != second:
+            yield Case("unrelated, real", f"{he.path.stem} × {ihc.path.stem}", he, ihc, none, none, 1.0, 1.0)
+    cyto = sorted((root / "wsireg_4scanner").glob("cyto*.*"))
+    scans = [SlideRef(p) for p in cyto if p.suffix != ".csv"]
+    for he, ihc in itertools.product(scans, scans):
+        if he.path.name.startswith("cyto574162") and ihc.path.name.startswith("cyto563479"):
+            yield Case("unrelated, real", f"{he.path.stem} × {ihc.path.stem}", he, ihc, none, none, 1.0, 1.0)
 
 
 def phantom_cases(root: Path, *, quick: bool) -> Iterator[Case]:

@@ -13,11 +13,11 @@ import cv2
 import numpy as np
 import scipy.fft
 
+from virtual_stain.config import RegistrationSettings
 from virtual_stain.registration.estimate import make_level, refine
 from virtual_stain.registration.foreground import Foreground
 from virtual_stain.registration.raster import Image, Matrix, blur, pulled, shrink
-from virtual_stain.registration.refine import refine_locally
-from virtual_stain.registration.transform import DisplacementField
+from virtual_stain.registration.refine import Local, first_pass, refine_locally
 from virtual_stain.registration.warping import pull, pull_map, pull_mask
 from virtual_stain.registration.working import WorkingPair
 
@@ -70,7 +70,7 @@ def ngf(pair: WorkingPair) -> Matrix | None:
     return refine(make_level(pair.fixed, pair.moving, _FINE_PX / float(np.sqrt(pair.fixed.tissue_px))), start, 60)
 
 
-def ngf_windows(pair: WorkingPair, matrix: Matrix, smoothness: float, max_slope: float) -> DisplacementField | None:
+def ngf_windows(pair: WorkingPair, matrix: Matrix, settings: RegistrationSettings) -> Local:
     """Our windows and our field, on gradient directions instead of absorbance; `matrix` is where they start."""
     mapping = pull_map(pair.fixed.shape, matrix, None)
     sides = [
@@ -79,7 +79,8 @@ def ngf_windows(pair: WorkingPair, matrix: Matrix, smoothness: float, max_slope:
         (pull(pair.moving.density, mapping), pull_mask(pair.moving.mask, mapping)),
     ]
     fixed, moving = (_as_foreground(pair.fixed, image, mask) for image, mask in sides)
-    return refine_locally(fixed, moving, np.eye(3), smoothness, max_slope).field
+    found = refine_locally(fixed, moving, first_pass(fixed, moving, np.eye(3), settings), settings)
+    return dataclasses.replace(found, matrix=matrix @ found.matrix)
 
 
 def _as_foreground(like: Foreground, image: Image, mask: np.ndarray) -> Foreground:

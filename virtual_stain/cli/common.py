@@ -76,13 +76,11 @@ class LocationType(click.ParamType):  # type: ignore[type-arg]  # generic in new
 def parse_mpp(text: str | None) -> tuple[float, float] | None:
     """`0.25` or `0.25,0.26` → (x, y) in µm/px; None stays None. Raises ConfigError."""
     from virtual_stain.errors import ConfigError
+    from virtual_stain.tables import parse_pixel_size
 
     if text is None:
         return None
     try:
-        parts = [float(part) for part in text.split(",")]
-    except ValueError:
-        parts = []
-    if len(parts) not in (1, 2):
-        raise ConfigError(f"--mpp: expected a number in µm/px, or two as X,Y. Received: {text!r}")
-    return parts[0], parts[-1]
+        return parse_pixel_size(text)
+    except ValueError as error:
+        raise ConfigError(f"--mpp: {error}") from None

@@ -21,9 +21,7 @@ from virtual_stain.cli.common import Common, common_options, parse_mpp
 @click.option("--slides", "table", type=click.Path(path_type=Path), help="CSV with the columns slide,mpp,name.")
 @click.option("--crops", type=click.Choice(["quadrants", "center"]), help="All of a tile, or its centre: 4 × faster.")
 @click.option("--trusted-key", type=click.Path(path_type=Path), help="Public key that the bundle must be signed with.")
-@click.option(
-    "--stage", type=click.Path(path_type=Path), help="Copy slides here ahead of use [default: if on a share]."
-)
+@click.option("--stage", type=click.Path(path_type=Path), help="Copy slides here ahead of use [default: off a share].")
 @click.option(
     "--geojson-origin",
     type=click.Choice(["bounds", "slide"]),
@@ -31,6 +29,7 @@ from virtual_stain.cli.common import Common, common_options, parse_mpp
     show_default=True,
     help="Frame of the GeoJSON: level-0 px from the corner of the scan (as QuPath counts) or of the whole slide.",
 )
+@click.option("--excel", is_flag=True, help="Write scores.csv so that a spreadsheet shows umlauts right (UTF-8 mark).")
 @common_options
 def command(
     slides: tuple[Path, ...],
@@ -42,6 +41,7 @@ def command(
     trusted_key: Path | None,
     stage: Path | None,
     geojson_origin: str,
+    excel: bool,
     common: Common,
 ) -> None:
     """Score H&E slides with a model. Research use only.
@@ -72,6 +72,7 @@ def command(
         stage=stage,
         tissue=common.config.tissue,
         geojson_origin=geojson_origin,
+        excel=excel,
         jobs=common.jobs,
         force=common.force,
     )

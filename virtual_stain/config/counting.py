@@ -49,12 +49,10 @@ class CountingSettings:
     min_contrast_od: Annotated[float, Range(0.005, 1)] = 0.03
     """Contrast that is noise or cytoplasm, optical density summed over the three channels; at most as much as
     `level_contrast` asks for, since very pale slides have no more."""
-    positive_share: Annotated[float, Range(0.01, 1)] = 0.3
-    """Threshold of positive nuclei, as a share of the DAB optical density of the slide's strong ones."""
     positive_default_od: Annotated[float, Range(0.01, 2)] = 0.2
-    """The threshold on slides with too few positive nuclei for an estimate, mean DAB optical density."""
-    positive_floor_od: Annotated[float, Range(0.01, 1)] = 0.08
-    """The threshold is never below this."""
+    """Cut-off of positive on slides whose negative nuclei cannot be told, mean nuclear DAB optical density."""
+    positive_floor_od: Annotated[float, Range(0.01, 1)] = 0.05
+    """The cut-off, which follows the slide's negatives, is never below this …"""
     positive_ceiling_od: Annotated[float, Range(0.01, 2)] = 0.4
     """… and never above this: what is 2+ is positive on any slide."""
     intensity_2_od: Annotated[float, Range(0.01, 3)] = 0.4

@@ -11,6 +11,7 @@ from virtual_stain.errors import ConfigError
 
 MODES = ("serial", "restain")
 FORMATS = ("tiff", "svs", "ndpi")
+LABS = ("", "tinted", "sky_blue", "broad", "grey_blue", "violet", "clusters")
 ARTEFACTS = ("control", "fold", "pen", "blur", "bubble", "missing")
 
 
@@ -63,6 +64,8 @@ class PhantomSettings:
     """Marker id written to pairs.csv: ki67, er, pr stain nuclei; her2, pdl1 membranes."""
     hard: bool = False
     """Crowded, overlapping, uneven nuclei, faint positives; a blurred and noisy scanner with a colour cast."""
+    lab: str = ""
+    """Laboratory and camera that the IHC slide looks like (phantom/labs.py); "": the usual one. Nuclear markers."""
     artefacts: tuple[str, ...] = ()
     """Any of control, fold, pen, blur, bubble, missing."""
     seed: Annotated[int, Range(0, 2**63)] = 0
@@ -87,6 +90,9 @@ class PhantomSettings:
         require_one_of("mode", self.mode, MODES)
         require_one_of("format", self.format, FORMATS)
         require_one_of("marker", self.marker, ("ki67", "er", "pr", "her2", "pdl1"))
+        require_one_of("lab", self.lab, LABS)
+        if self.lab and self.marker not in ("ki67", "er", "pr"):
+            raise ValueError(f"lab: expected a nuclear marker (ki67, er, pr) beside it. Received: {self.marker}")
         for name in self.artefacts:
             require_one_of("artefacts", name, ARTEFACTS)
 

@@ -12,7 +12,11 @@ PRECISIONS = ("auto", "float32", "mixed_bfloat16")
 SAMPLINGS = ("without_replacement", "with_replacement")
 BALANCES = ("none", "ratio", "patient")
 HEADS = ("pooled", "dense", "svr")
+CROP_WEIGHTS = ("equal", "cells")
 KINDS = ("inception_v3", "small_cnn")
+TRUNK_ENDS = tuple(f"mixed{i}" for i in range(11))
+AUXILIARY_AFTER = 7
+"""The auxiliary head reads the last of the 17 × 17 grids, as in the published network."""
 MIN_CROP_PX = {"inception_v3": 75, "small_cnn": 16}
 """Below this the last feature map of the network is empty, px."""
 
@@ -23,6 +27,8 @@ class ModelSettings:
 
     kind: str = "inception_v3"
     """"inception_v3"; "small_cnn" is a few convolutions to try a set-up with, not a model to read slides with."""
+    trunk_end: str = "mixed10"
+    """InceptionV3: the mixed block that it ends after, "mixed0" … "mixed10"; "mixed10" is the whole network."""
     head: str = "pooled"
     """"pooled": the original; "dense": fully convolutional, also gives a map; "svr": support vectors on pooled
     features of `weights`, nothing else is trained (needs the extra "svr")."""
@@ -32,6 +38,9 @@ class ModelSettings:
     """"imagenet" (Keras' own download and cache), a path to a weights file, or "none" (random)."""
     crop_px: int = 512
     """Side of the square that the network sees, px of the tile (no resizing); the tile is a whole number of them."""
+    crop_weights: str = "equal"
+    """What the crops of a tile weigh in its ratio: "equal" (the source's mean) or "cells", their expected tumour cells,
+    as a ratio is counted: a crop that is half of glass then weighs half."""
     dropout: Annotated[float, Range(0, 0.95)] = 0.2
     """Share of pooled features dropped in training (0.2 in the original InceptionV3)."""
     auxiliary_head: bool = False
@@ -46,10 +55,23 @@ class ModelSettings:
     def __post_init__(self) -> None:
         check_ranges(self)
         require_one_of("kind", self.kind, KINDS)
+        require_one_of("trunk_end", self.trunk_end, TRUNK_ENDS)
         require_one_of("head", self.head, HEADS)
+        require_one_of("crop_weights", self.crop_weights, CROP_WEIGHTS)
         require_range("crop_px", self.crop_px, MIN_CROP_PX[self.kind], 2048)
         if not self.weights:
             raise ValueError('weights: expected "imagenet", "none" or a path. Received: an empty text')
+        self._check_trunk()
+
+    def _check_trunk(self) -> None:
+        if self.kind != "inception_v3":
+            if self.trunk_end != TRUNK_ENDS[-1]:
+                raise ValueError(f'trunk_end: expected kind "inception_v3" beside it. Received: {self.kind!r}')
+        elif self.auxiliary_head and TRUNK_ENDS.index(self.trunk_end) <= AUXILIARY_AFTER:
+            raise ValueError(
+                f"auxiliary_head: it reads after mixed{AUXILIARY_AFTER}, so trunk_end must lie behind. "
+                f"Received: {self.trunk_end}"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +158,9 @@ class TrainingSettings:
     """Weight of the auxiliary head's loss, where model.auxiliary_head is on."""
     weight_average: Annotated[float, Range(0, 0.9999999)] = 0.9999
     """Moving average of weights, decay min(this, (1 + t) / (10 + t)) at step t; 0: none."""
+    batch_norm_crops: Annotated[int, Range(0, 100_000)] = 0
+    """Before a validation, BatchNormalization's statistics are measured on so many training crops under the averaged
+    weights; 0: the moving ones. A short run needs it; crops are kept in memory."""
     warmup_steps: Annotated[int, Range(0, 1_000_000)] = 0
     """Recipes "scratch" and "finetune": linear rise of the rate over the first steps."""
     head_steps: Annotated[int, Range(0, 1_000_000)] = 500
@@ -154,6 +179,8 @@ class TrainingSettings:
     """Optimizer steps between validations."""
     validation_patients: Annotated[float, Range(0, 0.9)] = 0.0
     """Share of the patients outside the test fold that chooses the checkpoint; 0: the whole fold after the test."""
+    max_patients: Annotated[int, Range(0, 1_000_000)] = 0
+    """Train on no more than so many patients; 0: on all. Fewer are always a part of more (`fit --learning-curve`)."""
     validation_tiles: Annotated[int, Range(1, 10_000_000)] = 2000
     """At most this many tiles a validation, the same ones every time, spread over all validation pairs."""
     patience: Annotated[int, Range(0, 1_000_000)] = 20

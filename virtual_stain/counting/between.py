@@ -15,6 +15,7 @@ _BESIDE_UM = (1.5, 4.0)  # from the outlines: what is around nuclei, out of reac
 _PALER = 0.25  # its paler quarter: the darker ones are rims of dark nuclei, and nuclei that were not found
 _MIN_PIXELS = 300
 _TISSUE_OD = 0.1  # summed density of what is tissue, not glass
+_BROWN_OD = 0.2  # DAB density of what is plainly brown
 _CLEAN_OD = 0.05  # DAB density that unmixing leaves there on slides without brown tissue (real ones: 0.02 to 0.04)
 _HAZE_SHARE = 0.5  # of the paler quarter's signal: little tissue has less
 
@@ -40,6 +41,19 @@ def between_nuclei(planes: Sequence[Plane], found: Sequence[Measured]) -> Betwee
         dab.append(plane.dab[near & (plane.signal > _TISSUE_OD)])
     brown, haze = _paler(dab), _paler(signal)
     return Between(brown_od=max(0.0, brown - _CLEAN_OD), haze_od=max(0.0, _HAZE_SHARE * haze))
+
+
+def brown_outside_nuclei(planes: Sequence[Plane], found: Sequence[Measured]) -> float:
+    """Share of the brown pixels that lie beyond a nucleus and its blur; 0 where there is hardly any brown."""
+    outside = brown = 0
+    for plane, nuclei in zip(planes, found, strict=True):
+        is_brown = plane.dab > _BROWN_OD
+        outside_um = (
+            cv2.distanceTransform((nuclei.nuclei.labels == 0).astype(np.uint8), cv2.DIST_L2, 5) * plane.mean_mpp
+        )
+        brown += int(np.count_nonzero(is_brown))
+        outside += int(np.count_nonzero(is_brown & (outside_um > _BESIDE_UM[0])))
+    return outside / brown if brown >= _MIN_PIXELS else 0.0
 
 
 def _paler(parts: list[npt.NDArray[np.float32]]) -> float:

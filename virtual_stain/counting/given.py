@@ -53,6 +53,8 @@ class GivenCells:
     """Outlines float64[M, 2], open, M ≥ 3; None where the file has only a point."""
     strange: dict[str, int]
     """Class names that were not understood, and how many cells have them."""
+    notes: tuple[str, ...] = ()
+    """Sentences: what in the file was passed over."""
 
     def __post_init__(self) -> None:
         lengths = {len(c) for c in (self.xy, self.cell_class, self.intensity, self.tumour, self.rings)}

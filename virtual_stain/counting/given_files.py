@@ -17,11 +17,11 @@ from virtual_stain.geojson import (
     DETECTED,
     NOT_TOLD,
     class_name,
-    features_of,
     measurement,
-    object_type,
+    objects_of,
     offset_of,
     read_geojson,
+    require_one_plane,
 )
 from virtual_stain.geometry import Box, Points
 
@@ -85,24 +85,37 @@ def _require_cell_size(path: Path, rings: tuple[Points | None, ...], mpp: tuple[
 
 def _geojson(path: Path, bounds: Box, origin: str, slide: str | None) -> GivenCells:
     value = read_geojson(path)
-    features = features_of(value, path, HINT)
     offset = offset_of(value, path, (bounds.x, bounds.y), origin, slide)
-    kinds = [object_type(f) for f in features]
-    rows = [_feature(f, path, i) for i, f in enumerate(features) if kinds[i] in (*DETECTED, NOT_TOLD)]
-    if not rows:
-        received = ", ".join(f"{n} of type {kind}" for kind, n in sorted(Counter(kinds).items())) or "none"
-        raise InputError(f"{path}: expected detections or cells. Received: {received}", hint=HINT)
+    objects = objects_of(value, path, HINT)
+    found = [o for o in objects if o.kind in (*DETECTED, NOT_TOLD)]
+    cells = [o for o in found if not _shapeless(o.feature)]
+    if not cells:
+        received = ", ".join(f"{n} of type {kind}" for kind, n in sorted(Counter(o.kind for o in objects).items()))
+        empty = ", none of them with a shape" if found else ""
+        raise InputError(f"{path}: expected detections or cells. Received: {received or 'none'}{empty}", hint=HINT)
+    require_one_plane(cells, path)
+    rows = [_feature(o.feature, f"{path}: {o.where}") for o in cells]
     shift = np.asarray(offset)
     return GivenCells(
         detector="geojson",
         xy=np.array([r[0] for r in rows]) + shift,
         **class_columns([r[1] for r in rows], [r[2] for r in rows]),
         rings=tuple(None if r[3] is None else r[3] + shift for r in rows),
+        notes=_passed_over(len(found) - len(cells), len(found)),
     )
 
 
-def _feature(feature: dict[str, Any], path: Path, index: int) -> tuple[Points, str, bool | None, Points | None]:
-    where = f"{path}: feature {index}"
+def _shapeless(feature: dict[str, Any]) -> bool:
+    """Whether an object has no shape at all: null, or no coordinates."""
+    geometry = feature.get("nucleusGeometry") or feature.get("geometry", {})
+    return geometry is None or (isinstance(geometry, dict) and geometry.get("coordinates", True) in ([], [[]], None))
+
+
+def _passed_over(n: int, of: int) -> tuple[str, ...]:
+    return (f"cells: {n} of {of} objects have no shape and are passed over",) if n else ()
+
+
+def _feature(feature: dict[str, Any], where: str) -> tuple[Points, str, bool | None, Points | None]:
     try:
         geometry = feature.get("nucleusGeometry") or feature["geometry"]
         ring = _outer_ring(geometry)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import math
-import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import numpy as np
 from virtual_stain.counting.given import GivenCells, class_of, misunderstood, tumour_flags
 from virtual_stain.errors import InputError
 from virtual_stain.geojson import DETECTED, NOT_TOLD, plain_type
+from virtual_stain.tables import COMMA_HINT, has_decimal_comma, read_text, table_of
 
 _X_PX = ("x", "centroid x px", "x_px0", "centroid_x")
 _X_UM = ("centroid x um", "x_um", "centroid_x_um", "x um")
@@ -20,8 +19,6 @@ _CLASS = ("class", "classification", "cell_class")
 _TUMOUR = ("tumour", "tumor")
 _TYPE, _NAME = "object type", "name"
 _MICRO = str.maketrans({"µ": "u", "μ": "u", "\ufffd": "u", "^": "", "(": " ", ")": " ", "[": " ", "]": " "})
-_DECIMAL_COMMA = re.compile(r"-?\d+,\d+$")
-_COMMA_HINT = "Are these decimal commas? They could as well part thousands: export with decimal points."
 _YES, _NO, _BLANK = ("1", "true", "yes"), ("0", "false", "no"), ("", "nan", "na", "none", "null")
 _UNNAMED = ("pathannotationobject", "pathtileobject", "pathrootobject", "tmacoreobject")
 HINT = (
@@ -59,8 +56,9 @@ def tumour_told(text: str, where: str) -> bool | None:
 
 def read_table(path: Path, mpp: tuple[float, float], offset: tuple[float, float]) -> GivenCells:
     """The cells of a table; `mpp` µm/px, `offset`: what µm count from, level-0 px. Raises InputError."""
-    header, rows, delimiter = _rows(path)
-    names = [_plain(n) for n in header]
+    table = table_of(read_text(path, "the table of cells", any_encoding=True), str(path), strict=False)
+    rows = table.rows
+    names = [_plain(n) for n in table.header]
     in_um = not any(n in names for n in _X_PX)
     x_at = next((names.index(n) for n in (_X_UM if in_um else _X_PX) if n in names), None)
     y_at = None if x_at is None else _y_of(names, names[x_at])
@@ -75,7 +73,7 @@ def read_table(path: Path, mpp: tuple[float, float], offset: tuple[float, float]
     xy, labels, told = [], [], []
     for line, row in cells:
         where = f"{path}, line {line}"
-        xy.append(_position(row, (x_at, y_at), where, delimiter))
+        xy.append(_position(row, (x_at, y_at), where, table.delimiter))
         labels.append(_at(row, class_at))
         told.append(tumour_told(_at(row, tumour_at), where))
     points = np.array(xy, np.float64).reshape(-1, 2)
@@ -85,28 +83,6 @@ def read_table(path: Path, mpp: tuple[float, float], offset: tuple[float, float]
         **class_columns(labels, told),
         rings=(None,) * len(points),
     )
-
-
-def _rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]], str]:
-    """Header, rows that are not blank with their line, and what parts the columns."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error}") from None
-    utf16 = data.startswith((b"\xff\xfe", b"\xfe\xff"))
-    lines = data.decode("utf-16" if utf16 else "utf-8-sig", errors="replace").splitlines()
-    first = lines[0] if lines else ""
-    declared = re.fullmatch(r"\"?sep=(.)\"?", first.strip("\r\n "), re.IGNORECASE)  # Excel's first line
-    skipped = 1 if declared or first.strip().lower() == "sep=" else 0
-    lines = lines[skipped:]
-    delimiter = declared[1] if declared else max(("\t", ";", ","), key=(lines[0] if lines else "").count)
-    reader = csv.reader(lines, delimiter=delimiter)
-    try:
-        header = next(reader, [])
-        rows = [(reader.line_num + skipped, row) for row in reader if any(cell.strip() for cell in row)]
-    except csv.Error as error:
-        raise InputError(f"{path}, line {reader.line_num + skipped}: expected a table. Received: {error}") from None
-    return header, rows, delimiter
 
 
 def _is_cell(names: list[str], row: list[str]) -> bool:
@@ -131,9 +107,9 @@ def _position(row: list[str], at: tuple[int, int], where: str, delimiter: str) -
         x = y = math.nan
     if math.isfinite(x) and math.isfinite(y):
         return x, y
-    comma = delimiter != "," and any(_DECIMAL_COMMA.match(_at(row, i).strip()) for i in at)
+    comma = delimiter != "," and any(has_decimal_comma(_at(row, i)) for i in at)
     raise InputError(
-        f"{where}: expected numbers for the position. Received: {str(row)[:80]}", hint=_COMMA_HINT if comma else None
+        f"{where}: expected numbers for the position. Received: {str(row)[:80]}", hint=COMMA_HINT if comma else None
     )
 
 

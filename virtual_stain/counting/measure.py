@@ -19,6 +19,12 @@ from virtual_stain.geometry import Points
 # Beyond these it is another dye: pen, ink, a coloured speck. Nuclei of real slides stay below 0.2 and above −0.25.
 _GRID = 1024  # parts of a pixel: a position is the same number in every window
 _OTHER_RESIDUAL = 0.3  # residual / (H + DAB)
+# Carbon and other black grains absorb every colour alike: as much of either stain, and far more hematoxylin than a
+# nucleus has. Positive nuclei have less of it than negative ones. Of 25,000 nuclei on real and drawn slides whose
+# stains could be told apart none is beyond all three.
+_BLACK_HEMATOXYLIN = 2.2  # × the typical nucleus' contrast
+_BLACK_DAB = (0.4, 1.2)  # × hematoxylin
+_BLACK_OD = 0.6  # hematoxylin + DAB
 _OTHER_NEGATIVE = -0.3  # the lesser of both / the greater: no mixture of the two stains makes this colour
 
 
@@ -145,7 +151,7 @@ def measure(plane: Plane, stain: SlideStain, settings: CountingSettings, nuclei:
         circularity=nuclei.shape.circularity.astype(np.float32),
         edge_score=nuclei.edge_score,
         contrast_od=nuclei.contrast_od,
-        other=_is_other(hematoxylin, dab, residual),
+        other=_is_other(hematoxylin, dab, residual) | _is_black(hematoxylin, dab, stain),
         nuclei=nuclei,
         factor=plane.factor,
     )
@@ -158,3 +164,12 @@ def _is_other(
     off_plane = residual > _OTHER_RESIDUAL * np.maximum(hematoxylin + dab, 1e-3)
     beyond = np.minimum(hematoxylin, dab) < _OTHER_NEGATIVE * np.maximum(hematoxylin, dab)
     return np.asarray(off_plane | beyond, np.bool_)
+
+
+def _is_black(
+    hematoxylin: npt.NDArray[np.float64], dab: npt.NDArray[np.float64], stain: SlideStain
+) -> npt.NDArray[np.bool_]:
+    usual = stain.typical_od / sum(stain.hematoxylin)  # typical_od is summed over the channels
+    grey = (dab > _BLACK_DAB[0] * hematoxylin) & (dab < _BLACK_DAB[1] * hematoxylin)
+    dark = (hematoxylin > _BLACK_HEMATOXYLIN * usual) & (hematoxylin + dab > _BLACK_OD)
+    return np.asarray(grey & dark, np.bool_)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from virtual_stain.config.counting import CountingSettings
+from virtual_stain.counting.doubtful import uncertainty_of
 from virtual_stain.counting.focus import focus_ratio
 from virtual_stain.counting.slide_stain import SlideStain
 from virtual_stain.markers import CellCounts
@@ -23,7 +24,7 @@ QUALITY_SENTENCES = {
     BLURRED: "much of the slide is out of focus: pale nuclei are missed there",
     SATURATED: "much of the nuclei is black to the camera: hue is lost there, and 2+ cannot be told from 3+",
     UNEXPLAINED: "much of the colour in the nuclei is neither hematoxylin nor DAB: do not trust the classes",
-    UNCERTAIN: "few cells for the ratio that they have: its standard error is large",
+    UNCERTAIN: "few cells for the ratio that they have, or many doubtful ones: its uncertainty is large",
     FEW_CELLS: "too few tumour cells for a score to be relied on",
 }
 """What each flag means, for people."""
@@ -84,7 +85,7 @@ class SlideQuality:
     """Share of the windows with structure that are out of focus."""
     standard_error: float | None
     uncertainty: float | None
-    """Half the width of Wilson's interval at one standard error."""
+    """Half the width of Wilson's interval at one standard error, joined with half the range of doubtful nuclei."""
     flags: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -105,25 +106,32 @@ def _rounded(value: float | None) -> float | None:
 
 
 def quality_flags(
-    quality: Quality, counts: CellCounts, settings: CountingSettings, stain: SlideStain
+    quality: Quality, counts: CellCounts, settings: CountingSettings, stain: SlideStain, doubtful: float = 0.0
 ) -> tuple[str, ...]:
     """What to beware of in one picture with `counts` tumour cells of a slide with `stain`.
 
+    `doubtful`: half the width of the range that doubtful nuclei leave to the ratio (counting/doubtful.py).
     Eosin that was taken for DAB explains the colours of its slide as well as DAB would: so the slide's stain counts.
     """
     saturated, unexplained = quality.saturated_fraction, quality.unexplained_fraction
+    uncertainty = uncertainty_of(counts, doubtful)
     raised = {
         BLURRED: quality.focus is not None and quality.focus < settings.min_window_focus,
         SATURATED: saturated is not None and saturated > settings.max_saturated_fraction,
-        UNEXPLAINED: not stain.is_hematoxylin_dab
+        UNEXPLAINED: not stain.colours_are_explained
         or (unexplained is not None and unexplained > settings.max_unexplained_fraction),
-        UNCERTAIN: counts.uncertainty is not None and counts.uncertainty > settings.max_standard_error,
+        UNCERTAIN: uncertainty is not None and uncertainty > settings.max_standard_error,
     }
     return tuple(name for name, is_set in raised.items() if is_set)
 
 
 def join_quality(
-    parts: Iterable[Quality], counts: CellCounts, least_cells: int, settings: CountingSettings, stain: SlideStain
+    parts: Iterable[Quality],
+    counts: CellCounts,
+    least_cells: int,
+    settings: CountingSettings,
+    stain: SlideStain,
+    doubtful: float = 0.0,
 ) -> SlideQuality:
     """Of the windows of a slide; blur is flagged where a quarter of them or more is out of focus, fewer tumour cells
     than `least_cells` always."""
@@ -137,9 +145,9 @@ def join_quality(
         focus=float(np.median(focus)) if focus else None,
     )
     blurred = float(np.mean([f < settings.min_window_focus for f in focus])) if focus else None
-    flags = [f for f in quality_flags(total, counts, settings, stain) if f != BLURRED]
+    flags = [f for f in quality_flags(total, counts, settings, stain, doubtful) if f != BLURRED]
     if blurred is not None and blurred >= 0.25:
         flags.insert(0, BLURRED)
     if counts.total < least_cells:
         flags.append(FEW_CELLS)
-    return SlideQuality(total, blurred, counts.standard_error, counts.uncertainty, tuple(flags))
+    return SlideQuality(total, blurred, counts.standard_error, uncertainty_of(counts, doubtful), tuple(flags))

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+import shapely
+import shapely.affinity
+from shapely.geometry.base import BaseGeometry
 
 from virtual_stain.errors import InputError
-from virtual_stain.geojson import NOT_DRAWN, class_name, features_of, object_type, offset_of, read_geojson
+from virtual_stain.geojson import NOT_DRAWN, objects_of, offset_of, polygons_of, read_geojson, require_one_plane
 from virtual_stain.geometry import Box, Points
 
-_CHUNK = 4_000_000  # point–edge pairs at a time
 _ASPECT_FRACTION = 0.02  # a mask may be a rounded-down overview, but not of another slide
 _LEFT_OUT = ("ignore", "exclude", "necrosis", "artifact", "artefact", "stroma")
 _TUMOUR = re.compile(r"tumou?r(\s*:.*)?$")  # QuPath writes derived classes as "Tumor: Positive"
@@ -32,39 +33,15 @@ class Region(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PolygonRegion:
-    """The union of polygons, each one ring and its holes, less the union of others."""
+    """Areas with their holes, level-0 px."""
 
-    polygons: tuple[tuple[Points, ...], ...]
-    excluded: tuple[tuple[Points, ...], ...] = ()
+    shape: BaseGeometry
+    notes: tuple[str, ...] = ()
+    """Sentences: what in the file was passed over."""
 
     def contains(self, points_px0: Points) -> npt.NDArray[np.bool_]:
-        return _in_any(points_px0, self.polygons) & ~_in_any(points_px0, self.excluded)
-
-
-def _in_any(points_px0: Points, polygons: tuple[tuple[Points, ...], ...]) -> npt.NDArray[np.bool_]:
-    inside = np.zeros(len(points_px0), bool)
-    for rings in polygons:
-        low, high = rings[0].min(axis=0), rings[0].max(axis=0)
-        near = np.flatnonzero(((points_px0 >= low) & (points_px0 <= high)).all(axis=1) & ~inside)
-        odd = np.zeros(len(near), bool)
-        for ring in rings:
-            odd ^= _in_ring(points_px0[near], ring)
-        inside[near] |= odd
-    return inside
-
-
-def _in_ring(points: Points, ring: Points) -> npt.NDArray[np.bool_]:
-    """Even–odd rule; half-open in y, so that a point on a vertex is counted once."""
-    start, end = ring, np.roll(ring, -1, axis=0)
-    result = np.zeros(len(points), bool)
-    step = max(1, _CHUNK // len(ring))
-    for i in range(0, len(points), step):
-        x, y = points[i : i + step, :1], points[i : i + step, 1:]
-        crosses = (start[:, 1] <= y) != (end[:, 1] <= y)
-        rise = np.where(start[:, 1] == end[:, 1], 1.0, end[:, 1] - start[:, 1])
-        at = start[:, 0] + (y - start[:, 1]) / rise * (end[:, 0] - start[:, 0])
-        result[i : i + step] = np.count_nonzero(crosses & (x < at), axis=1) % 2 == 1
-    return result
+        shapely.prepare(self.shape)
+        return np.asarray(shapely.contains_xy(self.shape, points_px0[:, 0], points_px0[:, 1]), np.bool_)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,7 +72,8 @@ def read_region(path: Path, bounds: Box, origin: str = "bounds", slide: str | No
     an `origin` that the file itself declares goes before, and its `offset_px0` has to be that of the scan.
     Areas of the class Tumor (or one that begins with this word) are the region, or all areas where there are none;
     those classed Ignore*, Exclude*, Necrosis*, Artifact* or Stroma* are taken out of it. Other classes that speak of
-    a tumour (Non-tumor, Peritumoral) are refused. Detections, cells and tiles are no regions. A mask covers `bounds`
+    a tumour (Non-tumor, Peritumoral) are refused. Objects within objects (QuPath's nested export) count like all
+    others, and go before what they lie in. Detections, cells and tiles are no regions. A mask covers `bounds`
     and is non-zero inside. `slide`: name of the slide; a file that names another one is refused.
     Raises InputError that says what was wrong with the file, or that the region lies outside the scan.
     """
@@ -131,21 +109,47 @@ def _mask(path: Path, bounds: Box) -> MaskRegion:
 def _polygons(path: Path, bounds: Box, origin: str, slide: str | None) -> PolygonRegion:
     value = read_geojson(path)
     offset = offset_of(value, path, (bounds.x, bounds.y), origin, slide)
-    areas: dict[str, list[tuple[Points, ...]]] = {"tumour": [], "excluded": [], "other": []}
-    for feature in features_of(value, path):
-        for name, polygon in _areas(feature, path):
-            areas[_kind(name, path)].append(tuple(ring + offset for ring in polygon))
-    region = PolygonRegion(tuple(areas["tumour"] or areas["other"]), tuple(areas["excluded"]))
-    return _on_scan(_not_empty(region, bool(region.polygons), path), bounds, path)
+    drawn = [item for item in objects_of(value, path) if item.kind not in NOT_DRAWN]
+    areas: list[tuple[int, str, BaseGeometry]] = []
+    shapeless, planes = [], []
+    for item in drawn:
+        shape = polygons_of(item, path)
+        if shape is None:
+            shapeless.append(item.where)
+        elif not shape.is_empty:
+            areas.append((item.depth, _kind(item.class_name, path), shape))
+            planes.append(item)
+    require_one_plane(planes, path)
+    region = PolygonRegion(shapely.affinity.translate(_joined(areas), *offset), _passed_over(shapeless))
+    return _on_scan(_not_empty(region, not region.shape.is_empty, path), bounds, path)
+
+
+def _passed_over(shapeless: list[str]) -> tuple[str, ...]:
+    n = len(shapeless)
+    if not n:
+        return ()
+    listed = ", ".join(shapeless[:5]) + (" …" if n > 5 else "")
+    return (f"region: {n} object{'s have' if n > 1 else ' has'} no shape, passed over: {listed}",)
+
+
+def _joined(areas: list[tuple[int, str, BaseGeometry]]) -> BaseGeometry:
+    """Of (depth, kind, shape): what is tumour, or other areas where nothing is, less what is excluded. What lies in an
+    object goes before the object."""
+    named = any(kind == "tumour" for _, kind, _ in areas)
+    wanted = "tumour" if named else "other"
+    result: BaseGeometry = shapely.Polygon()
+    for depth in sorted({d for d, _, _ in areas}):
+        taken, left_out = (
+            shapely.union_all([s for d, k, s in areas if d == depth and k == kind]) for kind in (wanted, "excluded")
+        )
+        result = shapely.difference(shapely.union(result, taken), left_out)
+    return result
 
 
 def _on_scan(region: PolygonRegion, bounds: Box, path: Path) -> PolygonRegion:
     """Raises InputError where no area touches the scan: no cell would be tumour, and nothing would say why."""
-    low = np.array([rings[0].min(axis=0) for rings in region.polygons])
-    high = np.array([rings[0].max(axis=0) for rings in region.polygons])
-    touches = (low < (bounds.x1, bounds.y1)) & (high > (bounds.x, bounds.y))
-    if not touches.all(axis=1).any():
-        (x, y), (x1, y1) = low.min(axis=0), high.max(axis=0)
+    if not shapely.intersects(region.shape, shapely.box(bounds.x, bounds.y, bounds.x1, bounds.y1)):
+        x, y, x1, y1 = region.shape.bounds
         raise InputError(
             f"{path}: expected a region on the scan, level-0 px {bounds.x:g} to {bounds.x1:g} across and {bounds.y:g} "
             f"to {bounds.y1:g} down. Received: one outside it, {x:g} to {x1:g} across and {y:g} to {y1:g} down",
@@ -176,31 +180,3 @@ def _not_empty(region: R, has_area: bool, path: Path) -> R:
             hint="Draw an annotation with an area in QuPath and export it, or leave --roi out.",
         )
     return region
-
-
-def _areas(feature: dict[str, Any], path: Path) -> Iterator[tuple[str, tuple[Points, ...]]]:
-    if not isinstance(feature.get("geometry"), dict):
-        raise InputError(f"{path}: expected features with a geometry. Received: {str(feature)[:80]}")
-    if object_type(feature) in NOT_DRAWN:
-        return
-    name = class_name(feature)
-    for rings in _rings_of(feature["geometry"]):
-        try:
-            arrays = tuple(np.asarray(ring, np.float64)[:, :2] for ring in rings)
-        except (ValueError, IndexError, TypeError):
-            arrays = ()
-        if not arrays or any(a.shape[1:] != (2,) or len(a) < 3 or not np.isfinite(a).all() for a in arrays):
-            raise InputError(f"{path}: expected rings of at least three points (x, y). Received: {str(rings)[:80]}")
-        yield name, arrays
-
-
-def _rings_of(geometry: dict[str, Any]) -> list[Any]:
-    """Polygons of a geometry; points and lines have no area and are passed over."""
-    kind, coordinates = geometry.get("type"), geometry.get("coordinates")
-    if kind == "Polygon":
-        return [coordinates]
-    if kind == "MultiPolygon":
-        return list(coordinates or [])
-    if kind == "GeometryCollection":
-        return [rings for part in geometry.get("geometries", []) for rings in _rings_of(part)]
-    return []

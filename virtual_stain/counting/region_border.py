@@ -5,6 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import numpy.typing as npt
+import shapely
 from skimage.measure import find_contours
 
 from virtual_stain.counting.region import MaskRegion, PolygonRegion, Region
@@ -20,7 +21,9 @@ def border_of(region: Region, bounds: Box) -> list[Points]:
     region that only answers for points it is looked for on a grid of at most 512 over `bounds`, the scan."""
     inner = region.region if isinstance(region, CheckedRegion) else region
     if isinstance(inner, PolygonRegion):
-        return [ring for polygon in (*inner.polygons, *inner.excluded) for ring in polygon]
+        polygons = [p for p in shapely.get_parts(inner.shape) if p.geom_type == "Polygon"]
+        rings = [r for p in polygons for r in (p.exterior, *p.interiors)]
+        return [np.asarray(shapely.get_coordinates(r)[:-1], np.float64) for r in rings]
     if isinstance(inner, MaskRegion):
         return _around(inner.mask, inner.extent)
     step = max(bounds.width, bounds.height) / _ASKED_PX

@@ -36,7 +36,7 @@ def sample_windows(slide: Slide, tissue: TissueMap, settings: CountingSettings) 
         Box(x - side / mpp.x / 2, y - side / mpp.y / 2, side / mpp.x, side / mpp.y)
         for x, y in _centres(slide, tissue, side / 2 / mpp.x, settings.sample_windows)
     ]
-    return [read_window(slide, box, out) for box in boxes], side / out.width
+    return [tissue.without_unknown(read_window(slide, box, out), box) for box in boxes], side / out.width
 
 
 def _centres(slide: Slide, tissue: TissueMap, reach_px0: float, wanted: int) -> list[tuple[float, float]]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from virtual_stain.counting.optical_density import PUBLISHED_DAB, PUBLISHED_HEMATOXYLIN, Vector
-from virtual_stain.counting.vectors import GREY, NOT_SEPARABLE, OTHER_STAIN
+from virtual_stain.counting.vectors import GREY, NOT_SEPARABLE, OTHER_STAIN, SECOND_COLOUR
 from virtual_stain.errors import InputError
 
 NO_CLASS_IS_RIGHT = frozenset({NOT_SEPARABLE, OTHER_STAIN, GREY})
@@ -34,6 +34,8 @@ class SlideStain:
     """Area of this slide's typical nucleus, µm²: half of the nuclear area lies in larger ones."""
     positive_od: float = 0.15
     """Mean nuclear DAB optical density from which a nucleus is positive."""
+    doubtful_od: tuple[float, float] = (0.15, 0.15)
+    """From where to where a nucleus may be either; holds `positive_od`."""
     flags: tuple[str, ...] = ()
     """What makes the estimate less trustworthy; empty when nothing does."""
 
@@ -46,6 +48,8 @@ class SlideStain:
             raise ValueError(f"Expected two different stains. Received: {self.hematoxylin} and {self.dab}")
         if not min(self.typical_od, self.typical_area_um2, self.positive_od) > 0:
             raise ValueError(f"Expected densities and area > 0. Received: {self}")
+        if not all(np.isfinite(self.doubtful_od)):
+            raise ValueError(f"doubtful_od: expected two finite numbers. Received: {self.doubtful_od}")
         if not 0 <= self.haze_od < float("inf"):
             raise ValueError(f"Expected haze_od ≥ 0. Received: {self.haze_od}")
 
@@ -53,6 +57,11 @@ class SlideStain:
     def is_hematoxylin_dab(self) -> bool:
         """Whether these are the two stains that are looked for; where not (H&E, a red dye), no class is right."""
         return not NO_CLASS_IS_RIGHT & set(self.flags)
+
+    @property
+    def colours_are_explained(self) -> bool:
+        """Whether hematoxylin and DAB are all that was seen; where not, positives may be missed."""
+        return self.is_hematoxylin_dab and SECOND_COLOUR not in self.flags
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; `from_dict` reads them back without loss."""
@@ -69,6 +78,7 @@ class SlideStain:
                 haze_od=float(values["haze_od"]),
                 typical_area_um2=float(values["typical_area_um2"]),
                 positive_od=float(values["positive_od"]),
+                doubtful_od=_pair(values["doubtful_od"]),
                 flags=tuple(str(f) for f in values["flags"]),
             )
         except (KeyError, TypeError, ValueError) as error:
@@ -79,3 +89,8 @@ def _vector(value: Any) -> Vector:
     """Raises ValueError or TypeError unless these are three numbers."""
     x, y, z = (float(v) for v in value)
     return x, y, z
+
+
+def _pair(value: Any) -> tuple[float, float]:
+    low, high = (float(v) for v in value)
+    return low, high

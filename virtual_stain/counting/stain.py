@@ -1,11 +1,9 @@
-"""One slide's stain, estimated from windows spread over it: glass, stain vectors, typical nucleus, threshold.
+"""One slide's stain, estimated from windows spread over it: glass, stain vectors, typical nucleus, cut-off.
 
-Threshold between negative and positive (`SlideStain.positive_od`), the rule: a share (`positive_share`) of the DAB
-density of the slide's own strong positives, but above the noise of its negatives (median + 5 robust standard
-deviations of the DAB density that the unmixing leaves in negative nuclei), within `positive_floor_od` and
-`positive_ceiling_od`. All of these count from the DAB density of the tissue between the nuclei, where that is brown. So
-a slide stained or scanned 20 % stronger gets a threshold 20 % higher. Slides with too few positives for an estimate get
-`positive_default_od`, flagged.
+The cut-off between negative and positive (`SlideStain.positive_od`) lies where the slide's own negatives end
+(counting/populations.py), within `positive_floor_od` and `positive_ceiling_od` of the DAB density that the tissue
+between the nuclei has. A slide without a population of negatives, or with too few nuclei, gets `positive_default_od`,
+flagged.
 """
 
 from __future__ import annotations
@@ -19,9 +17,10 @@ import numpy.typing as npt
 
 from virtual_stain.config.counting import CountingSettings
 from virtual_stain.counting.background import CAST, DARK, NO_GLASS, estimate_background
-from virtual_stain.counting.between import between_nuclei
-from virtual_stain.counting.measure import Measured, measure, stain_plane
+from virtual_stain.counting.between import between_nuclei, brown_outside_nuclei
+from virtual_stain.counting.measure import Measured, Plane, measure, stain_plane
 from virtual_stain.counting.optical_density import F32, Vector, optical_density
+from virtual_stain.counting.populations import Populations, fit_populations, sparsest
 from virtual_stain.counting.resample import AreaResampler
 from virtual_stain.counting.sampling import sample_glass, sample_windows
 from virtual_stain.counting.slide_stain import SlideStain
@@ -32,15 +31,20 @@ from virtual_stain.counting.vectors import (
     HEMATOXYLIN_PUBLISHED,
     NOT_SEPARABLE,
     OTHER_STAIN,
+    SECOND_COLOUR,
+    TWO_COLOURS_DEG,
     estimate_vectors,
+    hue_spread_deg,
 )
 from virtual_stain.slides.slide import Slide
 from virtual_stain.slides.tissue import TissueMap
 
 FEW_NUCLEI = "too_few_negative_nuclei_for_an_estimate"
 FEW_POSITIVES = "too_few_positive_nuclei_for_an_estimate"
+NO_NEGATIVES = "no_negative_population"
 PALE = "counterstain_very_pale"
 BROWN = "brown_tissue"
+BROWN_OUTSIDE = "brown_outside_nuclei"
 TOO_LARGE = "nuclei_larger_than_outlines"
 FLAG_SENTENCES = {
     NO_GLASS: "no empty glass was found; the brightest tissue stands in for it, so densities may be too low",
@@ -50,19 +54,21 @@ FLAG_SENTENCES = {
     HEMATOXYLIN_PUBLISHED: "too little blue to estimate the hematoxylin vector; the published one is used",
     DAB_PUBLISHED: "too little brown to estimate the DAB vector; the published one is used",
     NOT_SEPARABLE: "the two stains cannot be told apart by colour; published vectors are used: trust no class",
-    OTHER_STAIN: "the second stain is pink or red, not brown: is this slide stained with DAB? Do not trust the classes",
+    SECOND_COLOUR: "nuclei have two colours, and neither is brown: is this DAB? Its positives may be missed",
+    OTHER_STAIN: "the second stain is pink, red or yellow, not brown: is this DAB? Do not trust the classes",
     GREY: "nothing is blue, and nothing is clearly brown: positive cannot be told from negative",
     FEW_NUCLEI: "too few negative nuclei to say what a typical one is; a default is used",
     PALE: "negative nuclei are hardly darker than what is around them: some are missed, and haze is taken for some",
     TOO_LARGE: "many nuclei reach beyond the largest outline and come apart: is the pixel size right (--mpp)?",
     BROWN: "the tissue between the nuclei is brown: positive is only what is darker, and faint positives are lost",
-    FEW_POSITIVES: "too few positive nuclei for a threshold of this slide's own; the default is used",
+    BROWN_OUTSIDE: "much of the brown lies outside nuclei: cytoplasm, pigment or background may make nuclei positive",
+    FEW_POSITIVES: "hardly a positive nucleus: the cut-off of positive rests on what other slides are like",
+    NO_NEGATIVES: "no population of negative nuclei was found: the default cut-off of positive is used",
 }
 """What each flag of a SlideStain means, for people."""
 
 _MIN_NEGATIVES = 15
 _MIN_POSITIVES = 8
-_THRESHOLD_ROUNDS = 4
 _REACH_SHARE = 0.9  # of `max_radius_um`, from which a nucleus fills what an outline may be …
 _MOST_AT_REACH = (
     0.12  # … and how much of the nuclear area may. Real slides: 0 to 0.09; with pixels twice too large 0.15 to 0.52
@@ -72,9 +78,13 @@ _PALE_BELOW = 0.06  # nuclei whose typical contrast is less are told from dirt o
 _DEFAULT_TYPICAL = 0.25
 _DEFAULT_AREA_UM2 = 50.0
 _PIXELS_PER_IMAGE = 250_000
-_NOISE_SDS = 5.0
+_NOISE_SDS = 4.0  # of the negatives in focus, that the cut-off is above their level at least
+_NEGATIVE_PEAK_OD = 0.15  # beyond the tissue's own DAB; the peak of the negatives never lies higher
 _CLEARLY_NEGATIVE_OD = 0.10  # DAB density, above the tissue's own, below which a nucleus tells what a negative one is
 _BROWN_FROM = 0.05  # beyond that it is told
+# of the brown pixels, that lie beyond 1.5 µm from a nucleus. Real slides of nuclear markers have 0.003 to 0.067, four
+# kidneys with brown tubules or a red dye 0.078 to 0.136
+_MOST_BROWN_OUTSIDE = 0.072
 _LOOSE_CONTRAST = 0.015
 
 
@@ -102,6 +112,8 @@ class StainEvidence:
     """float32[N, 3]: optical density of a sample of pixels."""
     dab_od: F32
     """float32[M]: mean nuclear DAB of the nuclei in the sampled windows; empty for membrane markers."""
+    populations: Populations | None
+    """The negatives and positives among them; None where they cannot be told apart."""
 
 
 def examine_stain(
@@ -140,27 +152,25 @@ def examine_stain(
     stain = dataclasses.replace(stain, haze_od=between.haze_od)
     planes = [stain_plane(image, (mpp, mpp), stain, settings, membrane=membrane) for image in images]
     typical = _typical_contrast([measure(plane, stain, loose) for plane in planes], negative_below + brown)
-    stain = dataclasses.replace(stain, typical_od=typical or _DEFAULT_TYPICAL)
+    stain = dataclasses.replace(stain, typical_od=typical or _DEFAULT_TYPICAL, flags=vectors.flags)
     nuclei = [measure(plane, stain, settings) for plane in planes]
     dab = np.concatenate([n.dab_od[~n.other] for n in nuclei])
     if membrane:
         dab = dab[:0]
-    threshold, threshold_flags = (settings.positive_default_od, ()) if membrane else _threshold(dab, brown, settings)
+    cutoff = _default_cutoff(0.0, settings) if membrane else find_cutoff(dab, brown, settings)
+    seen = _what_nuclei_show(planes, nuclei, stain, settings, None if membrane else brown)
     if typical is None:
-        threshold_flags = (FEW_NUCLEI, *threshold_flags)
+        seen = (*seen, FEW_NUCLEI)
     elif typical < _PALE_BELOW:
-        threshold_flags = (PALE, *threshold_flags)
-    if brown > _BROWN_FROM:
-        threshold_flags = (BROWN, *threshold_flags)
-    if _area_at_reach(nuclei, planes[0].mean_mpp, settings) > _MOST_AT_REACH:
-        threshold_flags = (TOO_LARGE, *threshold_flags)
+        seen = (*seen, PALE)
     stain = dataclasses.replace(
         stain,
         typical_area_um2=_typical_area(np.concatenate([n.area_um2 for n in nuclei])),
-        positive_od=threshold,
-        flags=(*flags, *vectors.flags, *threshold_flags),
+        positive_od=cutoff.positive_od,
+        doubtful_od=cutoff.doubtful_od,
+        flags=(*flags, *vectors.flags, *seen, *(() if membrane else cutoff.flags)),
     )
-    return StainEvidence(stain, density, dab)
+    return StainEvidence(stain, density, dab, cutoff.populations)
 
 
 def estimate_slide_stain(
@@ -180,6 +190,30 @@ def examine_slide_stain(
     """`estimate_slide_stain` with the evidence."""
     windows, mpp = sample_windows(slide, tissue, settings)
     return examine_stain(windows, settings, mpp, sample_glass(slide, tissue), membrane=membrane)
+
+
+def _what_nuclei_show(
+    planes: list[Plane], found: list[Measured], stain: SlideStain, settings: CountingSettings, brown_od: float | None
+) -> tuple[str, ...]:
+    """Flags. `brown_od`: DAB of the tissue between nuclei; None where the marker is not nuclear."""
+    raised = {
+        TOO_LARGE: _area_at_reach(found, planes[0].mean_mpp, settings) > _MOST_AT_REACH,
+        BROWN: brown_od is not None and brown_od > _BROWN_FROM,
+        BROWN_OUTSIDE: brown_od is not None and brown_outside_nuclei(planes, found) > _MOST_BROWN_OUTSIDE,
+        SECOND_COLOUR: DAB_PUBLISHED in stain.flags and _nuclear_hues_deg(planes, found, stain) > TWO_COLOURS_DEG,
+    }
+    return tuple(name for name, is_set in raised.items() if is_set)
+
+
+def _nuclear_hues_deg(planes: list[Plane], found: list[Measured], stain: SlideStain) -> float:
+    """How much the pixels of nuclei differ in colour."""
+    normal = np.cross(stain.hematoxylin, stain.dab)
+    axes = np.stack([stain.hematoxylin, stain.dab, normal / np.linalg.norm(normal)]).astype(np.float32)
+    parts = []
+    for plane, nuclei in zip(planes, found, strict=True):
+        inside = nuclei.nuclei.labels > 0
+        parts.append(np.stack([plane.hematoxylin[inside], plane.dab[inside], plane.residual[inside]], axis=1) @ axes)
+    return hue_spread_deg(np.concatenate(parts))
 
 
 def _typical_contrast(found: list[Measured], negative_below: float) -> float | None:
@@ -222,21 +256,34 @@ def _typical_area(area_um2: npt.NDArray[np.float32]) -> float:
     return float(area[np.searchsorted(covered, covered[-1] / 2)])
 
 
-def _threshold(dab: npt.NDArray[np.float32], brown: float, settings: CountingSettings) -> tuple[float, tuple[str, ...]]:
-    """The rule at the top of this module, on densities above the tissue's own (`brown`)."""
-    dab = dab - np.float32(brown)
-    negatives = dab[dab < _CLEARLY_NEGATIVE_OD]
-    noise = 0.0
-    if len(negatives) >= _MIN_NEGATIVES:
-        middle = float(np.median(negatives))
-        noise = middle + _NOISE_SDS * 1.4826 * float(np.median(np.abs(negatives - middle)))
-    flags: tuple[str, ...] = (FEW_POSITIVES,)
-    wanted = settings.positive_default_od
-    for _ in range(_THRESHOLD_ROUNDS):
-        # what is strong depends a little on what is positive: a few rounds make both follow the slide's own scale
-        positives = dab[dab >= wanted]
-        if len(positives) < _MIN_POSITIVES:
-            break
-        wanted, flags = settings.positive_share * float(np.percentile(positives, 75)), ()
-    above = float(np.clip(max(wanted, noise), settings.positive_floor_od, settings.positive_ceiling_od))
-    return brown + above, flags
+@dataclass(frozen=True, slots=True)
+class Cutoff:
+    """Where positive begins on one slide; mean nuclear DAB optical densities."""
+
+    positive_od: float
+    doubtful_od: tuple[float, float]
+    """From where to where a nucleus may be either; holds `positive_od`."""
+    populations: Populations | None
+    flags: tuple[str, ...]
+
+
+def find_cutoff(dab_od: npt.NDArray[np.float32], brown_od: float, settings: CountingSettings) -> Cutoff:
+    """From the nuclei of the sampled windows; `brown_od`: DAB of the tissue between them, beyond what is usual."""
+    fit = fit_populations(dab_od, brown_od + _NEGATIVE_PEAK_OD)
+    if fit is None:
+        return _default_cutoff(brown_od, settings)
+    floor, ceiling = brown_od + settings.positive_floor_od, brown_od + settings.positive_ceiling_od
+    reach = max(ceiling - fit.negative_od, fit.width_od)
+    noise = fit.negative_od + _NOISE_SDS * fit.width_od
+    low, high = fit.doubtful(reach)
+    least = max(low, noise, floor)
+    cut = float(np.clip(sparsest(fit, dab_od, least, high), least, max(least, ceiling)))
+    flags = (FEW_POSITIVES,) if fit.positives < _MIN_POSITIVES else ()
+    return Cutoff(cut, (min(low, cut), max(high, cut)), fit, flags)
+
+
+def _default_cutoff(brown_od: float, settings: CountingSettings) -> Cutoff:
+    """Everything between the floor and 2+ is doubtful then."""
+    cut = brown_od + settings.positive_default_od
+    zone = brown_od + settings.positive_floor_od, brown_od + settings.positive_ceiling_od
+    return Cutoff(cut, zone, None, (NO_NEGATIVES,))

@@ -11,9 +11,11 @@ from matplotlib.figure import Figure
 
 from virtual_stain.config.counting import CountingSettings
 from virtual_stain.counting.optical_density import PUBLISHED_DAB, PUBLISHED_HEMATOXYLIN, Vector
+from virtual_stain.counting.populations import Populations
 from virtual_stain.counting.stain import FLAG_SENTENCES, StainEvidence
 
 _FAINT_OD = 0.15  # summed: below it a pixel has no hue to draw
+_BINS = 60
 _LINE = 130  # letters of a flag's sentence that fit on a line
 
 
@@ -69,13 +71,25 @@ def _densities(axes: Axes, evidence: StainEvidence, settings: CountingSettings) 
         axes.set_axis_off()
         return
     top = max(1.0, float(np.percentile(od, 99.5)) * 1.1)
-    axes.hist(np.clip(od, -0.05, top), bins=60, range=(-0.05, top), color="#b08050", log=True)
-    limits = (
-        (evidence.stain.positive_od, "positive, 1+"),
-        (settings.intensity_2_od, "2+"),
-        (settings.intensity_3_od, "3+"),
-    )
-    for at, name in limits:
-        axes.axvline(at, color="black", linestyle="-" if name.startswith("pos") else ":")
-        axes.text(at, 1.01, name, transform=axes.get_xaxis_transform(), fontsize=7, rotation=30)
-    axes.set(xlabel="mean nuclear DAB, optical density", ylabel="nuclei of the sample")
+    stain = evidence.stain
+    axes.hist(np.clip(od, -0.05, top), bins=_BINS, range=(-0.05, top), color="#b08050", log=True)
+    axes.axvspan(*stain.doubtful_od, color="#888888", alpha=0.25, linewidth=0, label="doubtful")
+    if evidence.populations is not None:
+        _populations(axes, evidence.populations, top)
+    limits = [("1+", stain.positive_od), ("2+", settings.intensity_2_od), ("3+", settings.intensity_3_od)]
+    for at in sorted({at for _, at in limits}):
+        names = " = ".join(name for name, limit in limits if limit == at)
+        axes.axvline(at, color="black", linestyle="-" if at == stain.positive_od else ":")
+        axes.text(at, 1.01, names, transform=axes.get_xaxis_transform(), fontsize=7, rotation=30)
+    axes.set(xlabel="mean nuclear DAB, optical density; positive from the solid line", ylabel="nuclei of the sample")
+    axes.legend(fontsize=7, loc="upper right")
+
+
+def _populations(axes: Axes, fit: Populations, top: float) -> None:
+    """The curves that the cut-off follows from, in nuclei per bar."""
+    at = np.linspace(-0.05, top, 400)
+    per_bar = fit.nuclei * (top + 0.05) / _BINS
+    low = axes.get_ylim()[0]
+    negative, positive = (density * per_bar for density in fit.densities(at))
+    for name, nuclei, colour in (("negatives", negative, "#3355bb"), ("positives", positive, "#8a4b10")):
+        axes.plot(at, np.where(nuclei > low, nuclei, np.nan), color=colour, linewidth=1.2, label=name)

@@ -23,7 +23,7 @@ from virtual_stain.counting.slide_stain import SlideStain
 from virtual_stain.errors import ResolutionError
 from virtual_stain.geometry import Box, Points, Size
 from virtual_stain.markers import Marker
-from virtual_stain.slides.resolution import READING_RANGE, require_mpp
+from virtual_stain.slides.resolution import READING_RANGE, require_mpp, what_is_odd
 from virtual_stain.slides.slide import Slide, SlideRef, open_slide
 from virtual_stain.slides.tissue import TissueMap
 
@@ -71,6 +71,18 @@ class FoundCells:
     quality: Quality
     """Of the window, its margin included."""
 
+    def select(self, which: npt.NDArray[np.bool_]) -> FoundCells:
+        """The cells that bool[N] picks."""
+        if which.all():
+            return self
+        return replace(
+            self,
+            cells=self.cells.select(which),
+            intensity=self.intensity[which],
+            columns={name: values[which] for name, values in self.columns.items()},
+            rings=tuple(ring for ring, taken in zip(self.rings, which.tolist(), strict=True) if taken),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class WindowTask:
@@ -94,7 +106,8 @@ def plan_windows(slide: Slide, tissue: TissueMap | None, settings: CountingSetti
     mpp = require_mpp(slide, READING_RANGE)
     if max(mpp.x, mpp.y) > settings.max_mpp:
         raise ResolutionError(
-            f"{slide.path}: expected pixels of at most {settings.max_mpp} µm to count nuclei. Received: {mpp}",
+            f"{slide.path}: expected pixels of at most {settings.max_mpp} µm to count nuclei. "
+            f"Received: {mpp}{what_is_odd(slide)}",
             hint="Give the right pixel size with --mpp, or scan at a higher resolution.",
         )
     level = _level(slide, (mpp.x, mpp.y))

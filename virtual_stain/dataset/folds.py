@@ -6,8 +6,8 @@ that every run records: the same plan from the same manifest, always.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from virtual_stain.dataset.split import split_by_patient
 from virtual_stain.errors import ConfigError, InputError
 from virtual_stain.patients import normalised
 from virtual_stain.records.manifest import Manifest
+from virtual_stain.tables import read_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,20 +97,14 @@ def _number_that_works(manifest: Manifest, validation_share: float) -> int | Non
 def read_sites(path: Path, manifest: Manifest) -> dict[str, str]:
     """pair → site, lower case, from a CSV with the columns `pair,site`. Raises InputError that lists every bad row at
     once."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            rows = list(csv.DictReader(stream))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: the table of sites cannot be read: {error}") from None
-    if not rows or not {"pair", "site"} <= set(rows[0]):
-        raise InputError(
-            f"{path}: expected a CSV with the columns pair,site. Received: {list(rows[0]) if rows else []}"
-        )
+    table = read_table(path, "the table of sites")
+    if not table.rows or not {"pair", "site"} <= set(table.names):
+        raise InputError(f"{path}: expected a CSV with the columns pair,site. Received: {table.header}")
     problems: list[str] = []
     sites: dict[str, str] = {}
-    for line, row in enumerate(rows, 2):
+    for line, row in table.records():
         # like a patient's name: one site under two spellings would stand on two sides
-        pair, site = (row["pair"] or "").strip(), normalised(row["site"] or "")
+        pair, site = unicodedata.normalize("NFC", row["pair"]), normalised(row["site"])
         if not pair or not site:
             problems.append(f"line {line}: a pair or a site is empty")
         elif sites.setdefault(pair, site) != site:

@@ -24,20 +24,24 @@ class Split:
     """Stopping and the choice of the checkpoint see these, and nothing else of them enters the model."""
     test: tuple[PairEntry, ...]
     """Never read while training."""
+    unused: tuple[PairEntry, ...] = ()
+    """Left out of the training, so that it is of so many patients and no more (`training.max_patients`)."""
 
     def sides(self) -> dict[str, tuple[PairEntry, ...]]:
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
     def patients(self) -> dict[str, list[str]]:
         """Keyed hashes of the patients of each side, sorted."""
-        return {side: sorted({p.patient_id for p in pairs}) for side, pairs in self.sides().items()}
+        sides = self.sides() | ({"unused": self.unused} if self.unused else {})
+        return {side: sorted({p.patient_id for p in pairs}) for side, pairs in sides.items()}
 
 
-def split_by_patient(manifest: Manifest, fold: int, validation_share: float = 0.0) -> Split:
+def split_by_patient(manifest: Manifest, fold: int, validation_share: float = 0.0, max_patients: int = 0) -> Split:
     """Test: fold K; validation: fold K + 1 (after the last one comes 0); train: the rest.
 
     `validation_share` > 0: this share of the patients outside fold K validates instead (with three folds a whole one
-    would leave a third to train on). Raises ConfigError for a fold that does not exist, InputError when a side would
+    would leave a third to train on). `max_patients` > 0: no more than this many train, always the same ones, so that
+    fewer are a part of more. Raises ConfigError for a fold that does not exist, InputError when a side would
     have no patient or no label, VerificationError when a patient or a slide would stand on two sides.
     """
     if not 0 <= fold < manifest.n_folds:
@@ -48,11 +52,16 @@ def split_by_patient(manifest: Manifest, fold: int, validation_share: float = 0.
         choosing = _some_patients(manifest, fold, validation_share)
     test = manifest.pairs_in([fold])
     rest = [p for p in manifest.pairs if p.fold != fold]
+    training = [p for p in rest if p.patient_id not in choosing]
+    chosen = {p.patient_id for p in training}
+    if max_patients > 0:
+        chosen = set(_in_order(manifest, chosen, f"training {fold}")[:max_patients])
     split = Split(
         fold,
-        tuple(p for p in rest if p.patient_id not in choosing),
+        tuple(p for p in training if p.patient_id in chosen),
         tuple(p for p in rest if p.patient_id in choosing),
         test,
+        tuple(p for p in training if p.patient_id not in chosen),
     )
     _require_labels(manifest, split)
     _require_disjoint(split)
@@ -62,29 +71,36 @@ def split_by_patient(manifest: Manifest, fold: int, validation_share: float = 0.
 def recorded_split(manifest: Manifest, fold: int, patients: Mapping[str, Sequence[str]]) -> Split:
     """The split of a run as it recorded it: side → keyed hashes of patients. Raises VerificationError."""
     side_of = {p: side for side, ids in patients.items() for p in ids}
-    sides: dict[str, list[PairEntry]] = {"train": [], "validation": [], "test": []}
+    sides: dict[str, list[PairEntry]] = {"train": [], "validation": [], "test": [], "unused": []}
     for pair in manifest.pairs:
         if pair.patient_id not in side_of:
             raise VerificationError(
                 f"pair {pair.pair}: its patient stands on no side of the run. Received other records."
             )
         sides[side_of[pair.patient_id]].append(pair)
-    split = Split(fold, *(tuple(sides[s]) for s in ("train", "validation", "test")))
+    split = Split(fold, *(tuple(pairs) for pairs in sides.values()))
     _require_disjoint(split)
     return split
 
 
 def _some_patients(manifest: Manifest, fold: int, share: float) -> set[str]:
     """Patients with labels outside the test fold, the same ones every time; at least one, never all."""
-    labelled = {p.patient_id for p in manifest.pairs if p.fold != fold and p.n_ratio}
-    order = sorted(labelled, key=lambda p: hashlib.sha256(f"validation {fold} {p}".encode()).digest())
+    order = _in_order(manifest, {p.patient_id for p in manifest.pairs if p.fold != fold}, f"validation {fold}")
     return set(order[: min(max(1, round(share * len(order))), len(order) - 1)])
+
+
+def _in_order(manifest: Manifest, patients: set[str], purpose: str) -> list[str]:
+    """Those of `patients` with labels, in an order that is the same every time and means nothing."""
+    labelled = {p.patient_id for p in manifest.pairs if p.n_ratio} & patients
+    return sorted(labelled, key=lambda p: hashlib.sha256(f"{purpose} {p}".encode()).digest())
 
 
 def require_no_shared_tissue(folder: Location, split: Split, duplicates: Sequence[Mapping[str, Any]] | None) -> None:
     """`duplicates`: what `vstain records verify` found; None: not looked for. Raises VerificationError."""
     side_of = {p.pair: side for side, pairs in split.sides().items() for p in pairs}
-    torn = [d for d in duplicates or () if side_of.get(d["pair"]) != side_of.get(d["other"])]
+    unused = {p.pair for p in split.unused}
+    found = [d for d in duplicates or () if not {d["pair"], d["other"]} & unused]
+    torn = [d for d in found if side_of.get(d["pair"]) != side_of.get(d["other"])]
     if torn:
         raise VerificationError(
             f"{folder}: the same tissue stands on two sides of the split, under two patients:\n"

@@ -51,7 +51,12 @@ class Evaluation:
     figures: dict[str, Any]
     """marker → see docs/evaluation.md; in the unit of the value, None where there is none."""
     tiles: TileTable
-    definition: ValueDefinition
+    rule: ReadingRule
+
+    @property
+    def definition(self) -> ValueDefinition:
+        """What the values mean."""
+        return self.rule.definition
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +112,7 @@ def evaluate(
         _write(folder, run_dir.name, read, figures)
         if folder.resolve() != run_dir.resolve():  # the run's own folder keeps the record of its training
             record.write(folder, tensorflow=True)
-    return Evaluation(folder, figures, read.tiles, read.rule.definition)
+    return Evaluation(folder, figures, read.tiles, read.rule)
 
 
 def _read_run(run_dir: Path, records_dir: Location | None, top_n: int, progress: Progress) -> _Read:

@@ -17,7 +17,7 @@ from virtual_stain.evaluation.label_trust import error_by_trust
 from virtual_stain.evaluation.predict import TileTable
 from virtual_stain.evaluation.slide_figures import ReadingRule, SlideFigures, patient_figures, slide_figures
 from virtual_stain.evaluation.statistics import clopper_pearson, spearman
-from virtual_stain.intervals import LEVEL, OutOfFold, fit_interval, left_out_hits, no_interval
+from virtual_stain.intervals import LEVEL, OutOfFold, fit_interval, left_out_calibrated, left_out_hits, no_interval
 from virtual_stain.markers import ValueDefinition, parse_marker
 from virtual_stain.training.metrics import Values, mean_absolute_error, mean_within, pearson, per_group
 
@@ -33,15 +33,21 @@ def marker_figures(tiles: TileTable, rule: ReadingRule, *, resamples: int = RESA
     slides, patients = slide_figures(tiles, rule), patient_figures(tiles, rule)
     # evaluation.json calls them `classes`, predictions.csv and the bundles' outputs `class_1` to `class_3`
     of_intensities = {"classes": intensity_figures(tiles, rule)} if marker.has_intensities else {}
+    points = _out_of_fold(slides, rule.definition)
+    calibrated = left_out_calibrated(points)
     return {
         "tiles": _tile_figures(tiles, known, cut_offs, min(resamples, _TILE_RESAMPLES)),
-        "slides": [dataclasses.asdict(s) | {"error": s.error} for s in slides],
+        "slides": [
+            dataclasses.asdict(s) | {"error": s.error, "calibrated_ratio": calibrated.get((s.patient, s.pair))}
+            for s in slides
+        ],
         "slide_agreement": agreement(*_columns(slides), cut_offs, resamples=resamples),
+        "calibrated_slide_agreement": _calibrated_agreement(slides, calibrated, resamples),
         "patients": [_patient(p) for p in patients],
         "patient_agreement": agreement(*_columns(patients), cut_offs, resamples=resamples),
         "top_and_global": _top_and_global(slides, resamples),
         "label_trust": error_by_trust(known, rule.definition, resamples=min(resamples, _TILE_RESAMPLES)),
-        **_interval(slides, rule.definition),
+        **_interval(points, rule.definition),
         **of_intensities,
     }
 
@@ -115,15 +121,33 @@ def _top_and_global(slides: list[SlideFigures], resamples: int) -> dict[str, Any
     return result
 
 
-def _interval(slides: list[SlideFigures], definition: ValueDefinition) -> dict[str, Any]:
+def _out_of_fold(slides: list[SlideFigures], definition: ValueDefinition) -> list[OutOfFold]:
+    """The slides that interval and calibration are made of; none of a count."""
+    return [
+        OutOfFold(s.patient, s.pair, s.fold, s.read_global_ratio, s.true_ratio)
+        for s in slides
+        if definition.is_ratio and s.read_global_ratio is not None and s.true_ratio is not None
+    ]
+
+
+def _calibrated_agreement(
+    slides: list[SlideFigures], calibrated: dict[tuple[str, str], float], resamples: int
+) -> dict[str, Any] | None:
+    """Of readings calibrated by the other patients, beside `slide_agreement` of the raw ones; None: too few."""
+    known = [s for s in slides if (s.patient, s.pair) in calibrated and s.true_ratio is not None]
+    if not known:
+        return None
+    patients = np.array([s.patient for s in known])
+    truth, read = np.array([s.true_ratio for s in known]), np.array([calibrated[s.patient, s.pair] for s in known])
+    found = agreement(patients, truth, read, resamples=resamples)
+    del found["cut_offs"]  # of none
+    return found
+
+
+def _interval(points: list[OutOfFold], definition: ValueDefinition) -> dict[str, Any]:
     """The interval of a slide reading, from readings that are all out of fold, and how it fares on these patients."""
     if not definition.is_ratio:
         return {"interval": no_interval("it is made for ratios, and the value is a count"), "interval_check": None}
-    points = [
-        OutOfFold(s.patient, s.pair, s.fold, s.read_global_ratio, s.true_ratio)
-        for s in slides
-        if s.read_global_ratio is not None and s.true_ratio is not None
-    ]
     hits = left_out_hits(points)
     checked = None
     if hits:

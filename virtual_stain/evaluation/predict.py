@@ -88,7 +88,8 @@ def predict_tiles(
 ) -> TileTable:
     """Reads every recorded tile of `pairs` with the run's best weights. Raises VerificationError."""
     spec, batch_tiles = _spec(run)
-    reading = tf.function(lambda tiles: tile_reading(run.model, tiles, run.network.value.definition), autograph=False)
+    definition, weights = run.network.value.definition, run.network.crop_weights
+    reading = tf.function(lambda tiles: tile_reading(run.model, tiles, definition, weights), autograph=False)
     columns: dict[str, list[npt.NDArray]] = {f.name: [] for f in fields(TileTable)}
     total = -(-sum(p.n_records for p in pairs) // batch_tiles)
     marker_of = {p.pair: p.marker for p in pairs}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from virtual_stain.config.tiling import TilingSettings
+from virtual_stain.config.training import CROP_WEIGHTS
 from virtual_stain.errors import ConfigError, VerificationError
 from virtual_stain.markers import Marker, ValueDefinition, parse_marker, require_definition
 from virtual_stain.patients import PatientKey
@@ -31,6 +32,8 @@ class ModelCard:
     """Window (µm), tile (px) and stride (µm): the same grid as when the records were built."""
     crop_px: int
     """Side of the square that the network sees; a tile's reading is the mean over its grid of these."""
+    crop_weights: str = "equal"
+    """What crops weigh in a tile's ratio: "equal", or "cells", their expected tumour cells."""
     min_tissue_fraction: float
     """A tile with less tissue carries no reading."""
     min_tumour_cells: float
@@ -62,6 +65,7 @@ class ModelCard:
             self.markers,
         )
         _require(1 <= self.crop_px <= self.tiling.tile_px, "crop_px", f"1 to {self.tiling.tile_px}", self.crop_px)
+        _require(self.crop_weights in CROP_WEIGHTS, "crop_weights", " or ".join(CROP_WEIGHTS), self.crop_weights)
         _require(
             0 <= self.min_tissue_fraction <= 1, "thresholds.min_tissue_fraction", "0 to 1", self.min_tissue_fraction
         )
@@ -91,6 +95,7 @@ class ModelCard:
             "tile_px": self.tiling.tile_px,
             "tile_mpp": self.tiling.tile_mpp,
             "crop_px": self.crop_px,
+            "crop_weights": self.crop_weights,
             "thresholds": {
                 "min_tissue_fraction": self.min_tissue_fraction,
                 "min_tumour_cells": self.min_tumour_cells,
@@ -129,6 +134,7 @@ def card_from_json(value: Mapping[str, Any], where: str) -> ModelCard:
                 stride_um=float(value["stride_um"]),
             ),
             crop_px=int(value["crop_px"]),
+            crop_weights=str(value.get("crop_weights", "equal")),  # bundles of before know the mean alone
             min_tissue_fraction=float(thresholds["min_tissue_fraction"]),
             min_tumour_cells=float(thresholds["min_tumour_cells"]),
             patient_key_fingerprint=str(value["patient_key_fingerprint"]),

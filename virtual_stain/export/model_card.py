@@ -70,7 +70,9 @@ def _data(card: ModelCard) -> list[str]:
             "",
         ]
     known = {
-        "network": " ".join(str(training[k]) for k in ("kind", "head") if training.get(k)) or None,
+        "network": " ".join(str(training[k]) for k in ("kind", "trunk_end", "head") if training.get(k)) or None,
+        "a place of its last map": _place(training.get("map")),
+        "crops of a tile weigh": "their expected tumour cells" if card.crop_weights == "cells" else "the same",
         "starting weights": training.get("weights"),
         "recipe": training.get("recipe"),
         "test fold": training.get("fold"),
@@ -85,6 +87,15 @@ def _data(card: ModelCard) -> list[str]:
     if look is not None:
         lines.append(f"- look of {look['n_slides']} training slides: measured; slides outside it get no interval")
     return lines
+
+
+def _place(found: Mapping[str, Any] | None) -> str | None:
+    if not found:
+        return None
+    return (
+        f"every {found['stride_px']} px of the crop, sees {found['receptive_field_px']} px, so "
+        f"{found['halo_px']} px to each side where the crop reaches that far"
+    )
 
 
 def _figures(evaluation: Mapping[str, Any] | None, shown: ValueText) -> list[str]:
@@ -137,7 +148,20 @@ def _intervals(card: ModelCard) -> list[str]:
                 f"- {marker.label}: CV+ from {payload['n_patients']} patients in {payload['n_folds']} folds, nominal "
                 f"{100 * payload['level']:.0f} %, for new patients of the same kind"
             )
+            lines += _calibration(payload)
     return lines
+
+
+def _calibration(payload: Mapping[str, Any]) -> list[str]:
+    """The line from raw to calibrated readings; bundles of before know no interval of it."""
+    spans = payload.get("calibration_intervals")
+    if not spans:
+        return []
+    (intercept, slope), between = payload["calibration"], {n: "{:.2f} to {:.2f}".format(*v) for n, v in spans.items()}
+    return [
+        f"  - calibration on the scale arcsin √p: slope {slope:.2f} ({between['slope']}), offset {intercept:+.3f} "
+        f"({between['intercept']}); a report shows the calibrated reading beside the raw one"
+    ]
 
 
 def _with(figures: Mapping[str, Any], name: str, written: Callable[[float | None], str]) -> str:

@@ -75,7 +75,7 @@ def export_run(
     network = freeze_network(lambda crops: run.model(crops, training=False), card.crop_px, weights_apart=True)
 
     def reading(tiles: tf.Tensor) -> Mapping[str, tf.Tensor]:
-        return tile_reading(network, tiles, card.value_definition)
+        return tile_reading(network, tiles, card.value_definition, card.crop_weights)
 
     dense = run.network.dense
     maps = None if dense is None else (lambda tiles: tile_maps(dense, tiles))
@@ -97,6 +97,7 @@ def _run_card(facts: Mapping[str, Any], evaluated: HeldOut, name: str, training_
             window_um=float(tiling["window_um"]), tile_px=int(tiling["tile_px"]), stride_um=tiling["stride_um"]
         ),
         crop_px=int(facts["crop_px"]),
+        crop_weights=str(facts["crop_weights"]),
         min_tissue_fraction=float(thresholds["min_tissue_fraction"]),
         min_tumour_cells=float(thresholds["min_tumour_cells"]),
         patient_key_fingerprint=str(facts["patient_key_fingerprint"]),

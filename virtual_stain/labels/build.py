@@ -19,6 +19,7 @@ from virtual_stain.config.counting import CountingSettings
 from virtual_stain.config.labels import LabelSettings
 from virtual_stain.counting.cells import Cells
 from virtual_stain.counting.count import count_image
+from virtual_stain.counting.doubtful import ratio_range
 from virtual_stain.counting.focus import focus_ratio
 from virtual_stain.counting.quality import Quality, quality_flags
 from virtual_stain.counting.slide_stain import SlideStain
@@ -27,7 +28,7 @@ from virtual_stain.labels.jpeg import encode_jpeg
 from virtual_stain.labels.label import TileLabel, Trust, judge, label_id
 from virtual_stain.labels.raster_map import map_to_ihc
 from virtual_stain.labels.regions import Regions
-from virtual_stain.markers import Marker
+from virtual_stain.markers import Compartment, Marker
 from virtual_stain.registration.result import Registration
 from virtual_stain.registration.transform import PairTransform
 from virtual_stain.slides.slide import Slide
@@ -94,12 +95,14 @@ def build_tile(sources: PairSources, ref: TileRef, settings: TileSettings) -> Ti
     cells = sources.regions.mark(cells, he_from_tile.apply(cells.xy), sources.registration.transform)
     trust = _measure_trust(sources, ref, he_image, ihc_image, overlap_fraction, quality, settings)
     counts = cells.counts()
+    nuclear = sources.marker.compartment is Compartment.NUCLEUS
+    doubtful = ratio_range(cells, sources.stain, tumour_only=True).half_width if nuclear else 0.0
     flags, weight, usable = judge(
         trust,
         counts.total,
         settings.labels,
         max_p95_um=settings.max_p95_um,
-        counting_flags=quality_flags(quality, counts, settings.counting, sources.stain),
+        counting_flags=quality_flags(quality, counts, settings.counting, sources.stain, doubtful),
     )
     return TileLabel(
         col=ref.col,

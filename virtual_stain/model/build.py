@@ -6,12 +6,13 @@ InceptionV3: Szegedy et al., "Rethinking the Inception Architecture for Computer
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import keras
 
-from virtual_stain.config.training import ModelSettings
+from virtual_stain.config.training import AUXILIARY_AFTER, ModelSettings
 from virtual_stain.errors import ConfigError
 from virtual_stain.markers import CELLS, Marker
 from virtual_stain.model.auxiliary import auxiliary_head
@@ -26,12 +27,11 @@ from virtual_stain.model.heads import (
     svr_head,
 )
 from virtual_stain.model.precision import layers_in
-from virtual_stain.model.small_cnn import small_cnn
+from virtual_stain.model.trunk import MapGeometry, build_backbone, map_geometry
 from virtual_stain.model.value import MAX_LOG_CELLS, ValueOutput
 from virtual_stain.model.weights import load_backbone_weights
 
-_AUXILIARY_AT = {"inception_v3": "mixed7", "small_cnn": "relu_2"}
-"""mixed7: the last of the 17 × 17 grids, as in the published network."""
+_AUXILIARY_AT = {"inception_v3": f"mixed{AUXILIARY_AFTER}", "small_cnn": "relu_2"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,10 @@ class Network:
     """The layers of the auxiliary head; empty without one."""
     markers: tuple[Marker, ...]
     crop_px: int
+    crop_weights: str
+    """`ModelSettings.crop_weights`."""
+    geometry: MapGeometry
+    """Where the places of the last feature map lie."""
     value: ValueOutput
 
 
@@ -88,7 +92,7 @@ def build_network(settings: ModelSettings, markers: Sequence[Marker], options: B
         )
     crop = settings.crop_px
     with layers_in(options.precision):
-        backbone = _backbone(settings)
+        backbone = build_backbone(settings)
         _seed_kernels(backbone, options.seed)
         _set_batch_norm(backbone, settings.batch_norm_momentum, freeze=options.freeze_batch_norm)
         if options.load_weights:
@@ -121,15 +125,10 @@ def build_network(settings: ModelSettings, markers: Sequence[Marker], options: B
         auxiliary=auxiliary,
         markers=tuple(markers),
         crop_px=crop,
+        crop_weights=settings.crop_weights,
+        geometry=map_geometry(backbone),
         value=options.value,
     )
-
-
-def _backbone(settings: ModelSettings) -> keras.Model:
-    if settings.kind == "small_cnn":
-        return small_cnn(settings.crop_px)
-    shape = (settings.crop_px, settings.crop_px, 3)
-    return keras.applications.InceptionV3(include_top=False, weights=None, input_shape=shape)
 
 
 def _seed_kernels(backbone: keras.Model, seed: int) -> None:
@@ -168,14 +167,22 @@ def _readings(
     return readings
 
 
-def set_starting_outputs(network: Network, ratio: dict[Marker, float], cells_per_crop: dict[Marker, float]) -> None:
-    """Sets the head's biases so that the first prediction is the mean of the training set, not 0.5 and 1 cell.
+def constant_outputs(ratio: Mapping[Marker, float], cells_per_crop: Mapping[Marker, float]) -> dict[str, float]:
+    """{"ki67_logit": …, "ki67_log_cells": …}: the answer to a crop that nobody has looked at.
 
     `ratio`: positive fraction in 0…1; `cells_per_crop`: mean number of tumour cells of a crop, ≥ 0.
     """
+    outputs = {}
+    for marker, share in ratio.items():
+        p = min(max(share, 0.005), 0.995)
+        outputs[marker.value + LOGIT] = math.log(p / (1 - p))
+        outputs[marker.value + LOG_CELLS] = math.log(max(cells_per_crop[marker], 0.05))
+    return outputs
+
+
+def set_starting_outputs(network: Network, outputs: Mapping[str, float]) -> None:
+    """Sets the head's biases so that the first prediction is the mean of the training set, not 0.5 and 1 cell."""
     by_name = {layer.name: layer for layer in network.head}
-    for marker in network.markers:
-        p = min(max(ratio[marker], 0.005), 0.995)
-        cells = max(cells_per_crop[marker], 0.05)
-        by_name[marker.value + LOGIT].bias.assign([float(keras.ops.log(p / (1 - p)))])
-        by_name[marker.value + LOG_CELLS].bias.assign([float(keras.ops.log(cells / network.places))])
+    for name, value in outputs.items():
+        shared_out = math.log(network.places) if name.endswith(LOG_CELLS) else 0.0
+        by_name[name].bias.assign([value - shared_out])

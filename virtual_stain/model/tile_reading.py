@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from virtual_stain.errors import ConfigError
-from virtual_stain.markers import CELLS, ValueDefinition
+from virtual_stain.markers import CELLS, ValueDefinition, cells_of
 
 PADDING_MIN = 253
 """A crop whose every value is at least this holds nothing but padding or empty glass."""
@@ -32,21 +32,39 @@ def crop_grid(tiles: tf.Tensor, crop_px: int) -> tf.Tensor:
     return tf.reshape(tf.transpose(blocks, (0, 1, 3, 2, 4, 5)), (-1, crop_px, crop_px, 3))
 
 
-def tile_reading(model: keras.Model, tiles: tf.Tensor, definition: ValueDefinition) -> dict[str, tf.Tensor]:
+def tile_reading(
+    model: keras.Model, tiles: tf.Tensor, definition: ValueDefinition, crop_weights: str = "equal"
+) -> dict[str, tf.Tensor]:
     """Graph-side: uint8[B, T, T, 3] → {"ki67": float32[B], "ki67_tumour_cells": float32[B], …}.
 
     A ratio is the mean over the non-overlapping crop grid, the expected cells are its sum; crops that are all
-    padding are left out of both. A count per mm² is that of the whole tile: padding is area without cells, or a scanner
-    whose glass is whiter would read more. A tile that is nothing but padding has value NaN (there is none) and 0 cells.
+    padding are left out of both. `crop_weights` "cells": the mean is weighted by the crops' expected cells, as a ratio
+    is counted, so that a crop of glass says nothing. A count per mm² is that of the whole tile: padding is area without
+    cells, or a scanner whose glass is whiter would read more. A tile of nothing but padding has value NaN and 0 cells.
     """
     crop_px = int(model.input_shape[1])
     crops = crop_grid(tiles, crop_px)
     per_tile = crops_per_side(int(tiles.shape[1]), crop_px) ** 2
     readings = {}
-    for name, values in model(crops, training=False).items():
-        total, count = sum_over_tile(values[:, None], crops, per_tile)
-        readings[name] = total[:, 0] if name.endswith(CELLS) else value_of_tile(total, count, per_tile, definition)
+    outputs = model(crops, training=False)
+    for name, values in outputs.items():
+        if name.endswith(CELLS):
+            readings[name] = sum_over_tile(values[:, None], crops, per_tile)[0][:, 0]
+        else:
+            cells = outputs[cells_of(name)] if crop_weights == "cells" else None
+            readings[name] = value_over_tile(values, cells, crops, per_tile, definition)
     return readings
+
+
+def value_over_tile(
+    values: tf.Tensor, cells: tf.Tensor | None, crops: tf.Tensor, per_tile: int, definition: ValueDefinition
+) -> tf.Tensor:
+    """float32[B] from the crops' values float32[B·g²]; of a ratio weighted by their expected `cells` where given."""
+    if cells is not None and definition.is_ratio:
+        both, shown = sum_over_tile(tf.stack([values * cells, cells], axis=1), crops, per_tile)
+        return tf.where(shown[:, 0] > 0, both[:, 0] / both[:, 1], float("nan"))
+    total, shown = sum_over_tile(values[:, None], crops, per_tile)
+    return value_of_tile(total, shown, per_tile, definition)
 
 
 def value_of_tile(total: tf.Tensor, shown: tf.Tensor, per_tile: int, definition: ValueDefinition) -> tf.Tensor:

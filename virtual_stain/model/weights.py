@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import socket
 import warnings
@@ -12,6 +13,7 @@ import keras
 
 from virtual_stain.config.training import ModelSettings
 from virtual_stain.errors import ModelError
+from virtual_stain.model.trunk import WHOLE, build_backbone, trunk_of
 
 _NOTOP = "inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5"
 _HOST = "storage.googleapis.com"
@@ -26,7 +28,14 @@ def load_backbone_weights(backbone: keras.Model, settings: ModelSettings) -> Non
     if settings.weights == "imagenet":
         _load_imagenet(backbone, settings)
     else:
-        _load_file(backbone, Path(settings.weights).expanduser())
+        path = Path(settings.weights).expanduser()
+        if settings.kind != "inception_v3" or settings.trunk_end == WHOLE or _kernels_in(path) == _kernels_of(backbone):
+            _load_file(backbone, path)
+            return
+        # a file of the whole network: only its first part is used, and Keras would match what it can by position
+        whole = build_backbone(dataclasses.replace(settings, trunk_end=WHOLE))
+        _load_file(whole, path)
+        backbone.set_weights(trunk_of(whole, settings).get_weights())
 
 
 def imagenet_cache() -> Path:
@@ -53,7 +62,7 @@ def _load_imagenet(backbone: keras.Model, settings: ModelSettings) -> None:
         raise _offline(str(error)) from error
     finally:
         socket.setdefaulttimeout(timeout)
-    backbone.set_weights(source.get_weights())
+    backbone.set_weights(trunk_of(source, settings).get_weights())
 
 
 def _reachable() -> bool:
@@ -76,6 +85,24 @@ def _offline(reason: str) -> ModelError:
             '    Without any: weights = "none" with recipe "scratch" (random start, needs more steps).'
         ),
     )
+
+
+def _kernels_of(backbone: keras.Model) -> int:
+    return sum(isinstance(layer, keras.layers.Conv2D) for layer in backbone.layers)
+
+
+def _kernels_in(path: Path) -> int:
+    """Kernels of convolutions in a file; 0 where it is none that can be read."""
+    found = 0
+
+    def count(name: str, item: object) -> None:
+        nonlocal found
+        found += isinstance(item, h5py.Dataset) and item.ndim == 4
+
+    if path.is_file() and h5py.is_hdf5(path):
+        with h5py.File(path, "r") as file:
+            file.visititems(count)
+    return found
 
 
 def _load_file(backbone: keras.Model, path: Path) -> None:

@@ -14,6 +14,7 @@ from virtual_stain.geometry import Affine2D, Points
 from virtual_stain.phantom.artefacts import Bubble, Region, covered, he_artefacts, ihc_bubble, torn
 from virtual_stain.phantom.atlas import Atlas, build_atlas, neighbouring_section, tissue_area_um2, world_points
 from virtual_stain.phantom.cells import Nuclei
+from virtual_stain.phantom.labs import photographed, restained
 from virtual_stain.phantom.noise import Image, rng_for, smooth_field
 from virtual_stain.phantom.populate import populate
 from virtual_stain.phantom.pose import Pose, canvas_um, control_um, landmarks, make_pose
@@ -115,9 +116,10 @@ def _ihc_section(
     if "missing" in settings.artefacts:
         section, missing = torn(section, seed)
     if settings.mode == "serial":
-        return section, _populate(seed, "ihc", section, settings), missing
-    left = section.at(section.tissue, he_nuclei.world_um) > 2
-    return section, he_nuclei.select(left), missing
+        nuclei = _populate(seed, "ihc", section, settings)
+    else:
+        nuclei = he_nuclei.select(section.at(section.tissue, he_nuclei.world_um) > 2)
+    return section, restained(nuclei, seed, settings.lab) if settings.lab else nuclei, missing
 
 
 def _thickness(seed: int, slide: str, atlas: Atlas) -> Image:
@@ -152,6 +154,8 @@ def _ihc_scene(
     if "bubble" in settings.artefacts:
         on_rgb = (ihc_bubble(seed, atlas, lambda p: pose.transform.to_ihc(p / settings.he_mpp) * mpp, mpp),)
     optics = slide_optics(seed, "ihc", hard=settings.hard)
+    if settings.lab:
+        optics = photographed(optics, seed, settings.lab)
     scene = SlideScene(pose.ihc_size, mpp, True, tuple(pieces), optics, seed, (), on_rgb)
     return scene, [bubble.region for bubble in on_rgb]
 
@@ -164,6 +168,8 @@ def _control(seed: int, x_px0: float, settings: PhantomSettings) -> Piece:
     own = int(rng_for(seed, "control").integers(2**62))
     atlas = build_atlas(own, (side, side), size, settings.biology)
     nuclei = _populate(own, "control", atlas, settings)
+    if settings.lab:
+        nuclei = restained(nuclei, own, settings.lab)
     corner = np.array([x_px0, settings.margin_mm * 1000 / mpp])
     placed = PlacedNuclei(nuclei, nuclei.world_um / mpp + corner, nuclei.angle.astype(np.float64), False, mpp)
     return Piece(

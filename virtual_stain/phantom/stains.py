@@ -15,6 +15,7 @@ from virtual_stain.phantom.noise import Image, rng_for
 # directions of absorbance per unit amount, RGB: hematoxylin, eosin and DAB near Ruifrok & Johnston (2001)
 _HE = np.array([[0.66, 0.70, 0.27], [0.16, 0.92, 0.36], [0.10, 0.85, 0.55]])
 _IHC = np.array([[0.74, 0.61, 0.28], [0.50, 0.58, 0.64], [0.29, 0.57, 0.77]])
+_SHARPENED_UM = 0.7
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,6 +32,10 @@ class SlideOptics:
     """Gaussian sigma of the optics, µm."""
     noise: float
     """Standard deviation of the camera's noise, grey levels."""
+    stray_light: float = 0.0
+    """Share of the glass' light that the camera sees everywhere."""
+    sharpening: float = 0.0
+    """How much the camera adds of what is finer than `_SHARPENED_UM`."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able, for the truth."""
@@ -40,6 +45,8 @@ class SlideOptics:
             "background": np.round(self.background, 2).tolist(),
             "blur_um": round(self.blur_um, 4),
             "noise": round(self.noise, 3),
+            "stray_light": round(self.stray_light, 4),
+            "sharpening": round(self.sharpening, 4),
         }
 
     def expose(self, amounts: Image, mpp: float) -> Image:
@@ -47,10 +54,18 @@ class SlideOptics:
         to_ln = -np.log(10) * (self.vectors * self.strength[:, None]).T
         rgb: Image = np.asarray(cv2.exp(cv2.transform(amounts, to_ln.astype(np.float32))), np.float32)
         rgb = np.asarray(rgb, np.float32) * self.background.astype(np.float32)
-        sigma = self.blur_um / mpp
-        if sigma <= 0.25:
-            return rgb
-        return np.asarray(cv2.GaussianBlur(rgb, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE), np.float32)
+        rgb = _blurred(rgb, self.blur_um / mpp)
+        if self.stray_light:
+            rgb += np.float32(self.stray_light) * (self.background.astype(np.float32) - rgb)
+        if self.sharpening:
+            rgb += np.float32(self.sharpening) * (rgb - _blurred(rgb, _SHARPENED_UM / mpp))
+        return rgb
+
+
+def _blurred(rgb: Image, sigma_px: float) -> Image:
+    if sigma_px <= 0.25:
+        return rgb
+    return np.asarray(cv2.GaussianBlur(rgb, (0, 0), sigma_px, borderType=cv2.BORDER_REPLICATE), np.float32)
 
 
 def slide_optics(seed: int, slide: str, *, hard: bool = False) -> SlideOptics:

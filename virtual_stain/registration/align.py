@@ -1,7 +1,8 @@
 """One working pair from start to judged transform: starts → affine → displacement → evidence.
 
-A start that looks best need not be right, so the evidence decides: where the best one is not confirmed by held-out
-windows, the next ones are tried before the pair is given up.
+A start that looks best need not be right, so evidence decides twice. Several affine maps of one place go through the
+first pass of windows, and the one goes on that its windows agree with best. Where held-out windows do not confirm the
+end of it, the next places are tried before the pair is given up.
 """
 
 from __future__ import annotations
@@ -14,17 +15,21 @@ import numpy as np
 
 from virtual_stain.config.registration import RegistrationSettings
 from virtual_stain.geometry import Affine2D
-from virtual_stain.registration.estimate import Candidate, refine_given, refine_starts
+from virtual_stain.registration.estimate import Candidate, apart_fraction, refine_given, refine_starts
+from virtual_stain.registration.flow import add_flow
+from virtual_stain.registration.foreground import Foreground
 from virtual_stain.registration.precision import Precision, measure_precision, no_precision
 from virtual_stain.registration.quality import Evidence, HoldOut, gather_evidence
 from virtual_stain.registration.raster import Matrix
-from virtual_stain.registration.refine import MEASURES, Local, probe_plan, refine_locally
+from virtual_stain.registration.refine import MEASURES, Local, first_pass, probe_plan, refine_locally
 from virtual_stain.registration.search import find_starts
 from virtual_stain.registration.transform import DisplacementField, PairTransform
 from virtual_stain.registration.windows import match_windows
 from virtual_stain.registration.working import WorkingPair
 
 _TRIES = 3
+_ANOTHER = 0.01  # of the diagonal: affine maps nearer than this end alike
+_FINER_PIXELS = 3.0  # level-0 px per working px: from here on the slides hold more than the working images show
 _MEASURE_STRIDE = 3  # of the windows that measure: two held out together leave windows of the fit between them
 
 
@@ -96,23 +101,51 @@ def align(pair: WorkingPair, settings: RegistrationSettings) -> Alignment | None
 def _judge(
     pair: WorkingPair, candidate: Candidate, settings: RegistrationSettings, start: Start = Start.FOUND
 ) -> Alignment:
-    local = refine_locally(pair.fixed, pair.moving, candidate.matrix, settings.smoothness, settings.max_slope_fraction)
+    local = refine_locally(pair.fixed, pair.moving, _best_first_pass(pair, candidate, settings), settings)
     plan = probe_plan(pair.fixed)
-    probes = match_windows(pair.fixed, pair.moving, candidate.matrix, local.field, plan)
+    probes = match_windows(pair.fixed, pair.moving, local.matrix, local.field, plan)
     keep_away = plan.window / plan.factor
     evidence = gather_evidence(pair.fixed.shape, local.fit, probes, local.settings, keep_away)
-    field = local.field if settings.local else None
     alignment = Alignment(
-        candidate.matrix, field, evidence, no_precision(), candidate.overlap, finest_px=pair.coarsest_px, start=start
+        local.matrix,
+        local.field if settings.local else None,
+        evidence,
+        no_precision(),
+        candidate.overlap,
+        finest_px=pair.coarsest_px,
+        start=start,
     )
     if not alignment.shown_by_windows(settings):
         return alignment
-    return dataclasses.replace(alignment, precision=measure(pair, candidate.matrix, field, local))
+    alignment = dataclasses.replace(alignment, precision=measure(pair, alignment.field, local))
+    if not settings.local:
+        return alignment
+    if min(_px0_per_px(pair.fixed), _px0_per_px(pair.moving)) >= _FINER_PIXELS:
+        return alignment  # `deepen` reads them: windows of finer levels find bends better than flow of this one
+    # after all that judges: flow has seen every pixel, so no window is held out from it. It starts from larger windows
+    # than those of the last pass, which only make it inherit their noise.
+    field = add_flow(pair.fixed, pair.moving, local.matrix, local.before, settings.max_slope_fraction)
+    return dataclasses.replace(alignment, field=field or local.field)
 
 
-def measure(pair: WorkingPair, matrix: Matrix, field: DisplacementField | None, local: Local) -> Precision:
-    """How far off `matrix` and `field` (None: the affine alone) are, at working resolution."""
-    windows = match_windows(pair.fixed, pair.moving, matrix, field, MEASURES)
+def _px0_per_px(side: Foreground) -> float:
+    """Level-0 px per working px."""
+    return float(np.sqrt(abs(np.linalg.det(side.px0_from_work.matrix[:2, :2]))))
+
+
+def _best_first_pass(pair: WorkingPair, candidate: Candidate, settings: RegistrationSettings) -> Local:
+    """The one of the candidate's affine maps whose windows agree best, after its first pass."""
+    tried: list[Matrix] = []
+    for matrix in (candidate.matrix, *candidate.others):
+        if all(apart_fraction(matrix, other, pair.fixed) > _ANOTHER for other in tried):
+            tried.append(matrix)
+    passed = [first_pass(pair.fixed, pair.moving, m, settings) for m in tried]
+    return max(passed, key=lambda local: local.agreement)
+
+
+def measure(pair: WorkingPair, field: DisplacementField | None, local: Local) -> Precision:
+    """How far off the local map is (`field` None: its affine alone), at working resolution."""
+    windows = match_windows(pair.fixed, pair.moving, local.matrix, field, MEASURES)
     how = HoldOut(local.settings, MEASURES.window / MEASURES.factor, _MEASURE_STRIDE)
     return measure_precision(pair.fixed.shape, local.fit, windows, field, how)
 

@@ -9,6 +9,7 @@ beside the winner.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -40,6 +41,8 @@ class Candidate:
     """Cosine of the densities, 0–1."""
     structure: float
     """Correlation of the local structure where both are tissue, −1–1."""
+    others: tuple[Matrix, ...] = ()
+    """Affine maps of the same place that it was refined from."""
 
     @property
     def score(self) -> float:
@@ -56,8 +59,8 @@ def refine_starts(fixed: Foreground, moving: Foreground, starts: Sequence[Start]
         # the small level decides which candidate is right (its structure is the most specific), the large one
         # where it lies
         finer = refine(large, candidate.matrix, _LARGE_ITERATIONS)
-        moved = candidate.matrix if finer is None or _apart(finer, candidate.matrix, fixed) > _JUMP else finer
-        yield Candidate(moved, candidate.overlap, candidate.density, candidate.structure)
+        moved = candidate.matrix if finer is None or apart_fraction(finer, candidate.matrix, fixed) > _JUMP else finer
+        yield dataclasses.replace(candidate, matrix=moved, others=(candidate.matrix, *candidate.others))
 
 
 def refine_given(fixed: Foreground, moving: Foreground, matrix: Matrix) -> Candidate:
@@ -66,7 +69,7 @@ def refine_given(fixed: Foreground, moving: Foreground, matrix: Matrix) -> Candi
     small, large = (make_level(fixed, moving, px / side) for px in (_SMALL_PX, _LARGE_PX))
     for level, iterations in ((small, _SMALL_ITERATIONS), (large, _LARGE_ITERATIONS)):
         finer = refine(level, matrix, iterations)
-        if finer is None or _apart(finer, matrix, fixed) > _JUMP or not _plausible(finer, matrix):
+        if finer is None or apart_fraction(finer, matrix, fixed) > _JUMP or not _plausible(finer, matrix):
             continue
         if Candidate(finer, *agreement(level, finer)).score > Candidate(matrix, *agreement(level, matrix)).score:
             matrix = finer
@@ -79,7 +82,7 @@ def _refined(level: Level, matrices: Sequence[Matrix], iterations: int) -> list[
         better = refine(level, matrix, iterations)
         if better is None or not _plausible(better, matrix):
             continue
-        found.append(Candidate(better, *agreement(level, better)))
+        found.append(Candidate(better, *agreement(level, better), others=(matrix,)))
     return sorted(found, key=lambda c: -c.score)
 
 
@@ -92,7 +95,7 @@ def _plausible(matrix: Matrix, start: Matrix) -> bool:
     )
 
 
-def _apart(a: Matrix, b: Matrix, fixed: Foreground) -> float:
+def apart_fraction(a: Matrix, b: Matrix, fixed: Foreground) -> float:
     """Largest distance between two transforms over the fixed image, as a fraction of its diagonal."""
     height, width = fixed.shape
     corners = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float64)
@@ -104,7 +107,7 @@ def _apart(a: Matrix, b: Matrix, fixed: Foreground) -> float:
 def _distinct(candidates: Sequence[Candidate], fixed: Foreground, keep: int) -> list[Candidate]:
     kept: list[Candidate] = []
     for candidate in candidates:
-        if all(_apart(candidate.matrix, other.matrix, fixed) > _SAME for other in kept):
+        if all(apart_fraction(candidate.matrix, other.matrix, fixed) > _SAME for other in kept):
             kept.append(candidate)
         if len(kept) == keep:
             break

@@ -10,6 +10,7 @@ consensus filter. Within its surface every window may change to the peak that fi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -65,9 +66,11 @@ class Grid:
         """float64[nodes, 2]."""
         nodes = np.zeros((self.rows * self.columns, 2))
         identity = sparse.identity(len(nodes), format="csc") * 1e-6
+        transposed, per_row = interpolate.T.tocsr(), np.diff(interpolate.indptr)
         for axis in range(2):
-            weighted = interpolate.multiply(weights[:, axis : axis + 1]).tocsr()
-            system = interpolate.T @ weighted + smoothness * self.penalty + identity
+            weighted = interpolate.copy()
+            weighted.data *= np.repeat(weights[:, axis], per_row)
+            system = transposed @ weighted + smoothness * self.penalty + identity
             nodes[:, axis] = splu(system.tocsc()).solve(weighted.T @ shifts[:, axis])
         return nodes
 
@@ -82,6 +85,7 @@ class Grid:
         return DisplacementField((0.0, 0.0), (self.node_px, self.node_px), values)
 
 
+@lru_cache(maxsize=8)  # every pass and every fold of a pair asks for the same one
 def _bending(rows: int, columns: int) -> sparse.csc_matrix:
     def differences(n: int, stencil: tuple[float, ...]) -> sparse.csr_matrix:
         count = max(n - len(stencil) + 1, 0)

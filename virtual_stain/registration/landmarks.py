@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from virtual_stain.errors import InputError
 from virtual_stain.geometry import Affine2D, Box, Points
-from virtual_stain.tables import read_table
+from virtual_stain.tables import COMMA_HINT, has_decimal_comma, read_table
 
 COLUMNS = ("he_x", "he_y", "ihc_x", "ihc_y")
 _LEAST = 3
@@ -69,7 +70,11 @@ def read_landmarks(path: Path) -> dict[str, Landmarks]:
             values = [math.nan]
         if not all(math.isfinite(v) for v in values):
             received = [row.get(c, "") for c in COLUMNS]
-            raise InputError(f"{path}: row {line}: expected numbers in {','.join(COLUMNS)}. Received: {received}")
+            comma = any(has_decimal_comma(text) for text in received)
+            raise InputError(
+                f"{path}: row {line}: expected numbers in {','.join(COLUMNS)}. Received: {received}",
+                hint=COMMA_HINT if comma else None,
+            )
         name = (row.get("pair") or "").strip()
         points.setdefault(name, []).append(values)
         places.setdefault(name, []).append(f"{path}: row {line}")
@@ -80,7 +85,7 @@ def read_landmarks(path: Path) -> dict[str, Landmarks]:
     }
 
 
-def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
+def _rows(path: Path) -> list[tuple[int, Mapping[str, str]]]:
     table = read_table(path)
     if missing := [c for c in COLUMNS if c not in table.names]:
         raise InputError(
@@ -88,7 +93,7 @@ def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
             f"Received: {','.join(table.names) or 'none'}",
             hint=f"Missing: {', '.join(missing)}. With several pairs add the column pair.",
         )
-    return [(line, dict(zip(table.names, values, strict=False))) for line, values in table.rows]
+    return table.records()
 
 
 def _checked(path: Path, pair: str, values: Points, rows: tuple[str, ...]) -> Landmarks:

@@ -17,6 +17,7 @@ Matrix = npt.NDArray[np.float64]  # float64[3, 3]
 Dense = npt.NDArray[np.float32]  # float32[H, W, 2]
 
 _HALF = np.array([[1.0, 0.0, 0.5], [0.0, 1.0, 0.5], [0.0, 0.0, 1.0]])
+_BLUR_STEP = 4.0  # a sigma of four pixels of the smaller copy is left
 _MINUS_HALF = np.array([[1.0, 0.0, -0.5], [0.0, 1.0, -0.5], [0.0, 0.0, 1.0]])
 
 
@@ -34,6 +35,17 @@ def from_index(matrix: Matrix) -> Matrix:
 
 def blur(image: Image, sigma: float) -> Image:
     return np.asarray(cv2.GaussianBlur(image, (0, 0), sigma), np.float32)
+
+
+def blur_widely(image: Image, sigma: float) -> Image:
+    """`blur`, computed on a smaller copy where `sigma` is so large that none would tell the difference."""
+    step = int(sigma // _BLUR_STEP)
+    height, width = image.shape
+    if step < 2 or min(height, width) < 8 * step:
+        return blur(image, sigma)
+    small = resized(image, (-(-width // step), -(-height // step)))
+    smooth = blur(small, sigma / step)
+    return np.asarray(cv2.resize(smooth, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
 
 
 def resized(image: Image, size: tuple[int, int]) -> Image:
@@ -71,12 +83,12 @@ def local_norm(image: Image, sigma: float, mask: Mask | None = None) -> Image:
     counts for nothing.
     """
     if mask is None:
-        deviation = image - blur(image, sigma)
-        return _whitened(deviation, blur(deviation * deviation, sigma))
+        deviation = image - blur_widely(image, sigma)
+        return _whitened(deviation, blur_widely(deviation * deviation, sigma))
     inside = mask.astype(np.float32)
-    weight = np.maximum(blur(inside, sigma), np.float32(1e-3))
-    deviation = (image - blur(image * inside, sigma) / weight) * inside
-    return _whitened(deviation, blur(deviation * deviation, sigma) / weight) * inside
+    weight = np.maximum(blur_widely(inside, sigma), np.float32(1e-3))
+    deviation = (image - blur_widely(image * inside, sigma) / weight) * inside
+    return _whitened(deviation, blur_widely(deviation * deviation, sigma) / weight) * inside
 
 
 def _whitened(deviation: Image, variance: Image) -> Image:

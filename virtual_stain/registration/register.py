@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 
 from virtual_stain.config.registration import RegistrationSettings
 from virtual_stain.config.tissue import TissueSettings
+from virtual_stain.errors import ResolutionError
 from virtual_stain.geometry import Affine2D
 from virtual_stain.registration.align import Alignment, align
 from virtual_stain.registration.deepen import deepen
@@ -22,6 +26,7 @@ from virtual_stain.slides.slide import Slide
 from virtual_stain.slides.tissue import TissueMap, find_tissue, require_tissue, tissue_mask
 
 _LEAST_DENSE = 0.5  # of the tissue: less would mean that the finer picture is too pale to tell
+_MOST_UNLIKE = 6.0  # of the sides of two tissues' areas: more than several sections on one slide make
 _FINER_FRACTION = 0.97  # an overview within 3 % of the wanted resolution serves as it is
 
 
@@ -35,8 +40,9 @@ def register_pair(
     """Finds where each place of the H&E slide lies on the IHC slide, and how surely; `landmarks`: where to start.
 
     Does not raise on a bad match: the verdict is then REJECT and the flags say why. Raises NoTissueError,
-    SlideError, ResolutionError for an absurd pixel size, and InputError for landmarks outside the scans. With a pixel
-    size missing on either side: errors in px, and no verdict (None) but REJECT.
+    SlideError, ResolutionError for an absurd pixel size or for two that contradict each other, and InputError for
+    landmarks outside the scans. With a pixel size missing on either side: errors in px, and no verdict (None) but
+    REJECT.
     """
     if landmarks is not None:
         landmarks.require_on_scans(he.bounds, ihc.bounds)
@@ -61,11 +67,26 @@ def side_images(
     tissues = [require_tissue(s.path, find_tissue(s, tissue_settings)) for s in (he, ihc)]
     known = he.mpp is not None and ihc.mpp is not None
     coarse = [_side_image(s, t, known) for s, t in zip((he, ihc), tissues, strict=True)]
+    if known:
+        _require_like_sizes(he, ihc, coarse)
     wanted = [max(wanted_resolution(c, settings), settings.finest_mpp if known else 1.0) for c in coarse]
     if known:
         wanted = [min(wanted)] * 2
     fine = [_finer(s, c, w, tissue_settings) for s, c, w in zip((he, ihc), coarse, wanted, strict=True)]
     return fine[0], fine[1]
+
+
+def _require_like_sizes(he: Slide, ihc: Slide, sides: Sequence[SideImage]) -> None:
+    """Raises ResolutionError: at the finer side's resolution the other one would be a picture of gigapixels."""
+    across = [math.sqrt(np.count_nonzero(s.mask) * math.prod(s.unit_per_ov)) / 1000 for s in sides]
+    if max(across) <= _MOST_UNLIKE * min(across):
+        return
+    told = [f"{mm:.3g} mm on {s.path.name} at {s.mpp}" for mm, s in zip(across, (he, ihc), strict=True)]
+    raise ResolutionError(
+        f"{he.path}, {ihc.path}: expected tissue of about one size on both slides (square root of its area). "
+        f"Received: {' and '.join(told)}.",
+        hint="One pixel size is wrong: pass the true one by --mpp-he or --mpp-ihc (he_mpp, ihc_mpp in a table).",
+    )
 
 
 def _side_image(slide: Slide, tissue: TissueMap, known: bool) -> SideImage:

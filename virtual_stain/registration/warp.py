@@ -20,7 +20,7 @@ from virtual_stain.registration.bare import BareTissue, nothing_bare
 from virtual_stain.registration.result import Registration
 from virtual_stain.registration.transform import PairTransform
 from virtual_stain.registration.warp_geojson import Mapping, WarpFrame, warp_geojson
-from virtual_stain.tables import read_table
+from virtual_stain.tables import COMMA_HINT, has_decimal_comma, read_table
 
 _FAR_SHARE = 0.1  # of the scan's longer side: an outline may reach a little beyond the scan, another slide's does more
 
@@ -129,5 +129,9 @@ def _point(row: list[str], x_column: int, y_column: int, path: Path, line: int) 
     except (ValueError, IndexError):
         x = y = math.nan
     if not (math.isfinite(x) and math.isfinite(y)):
-        raise InputError(f"{path}: row {line}: expected numbers in x and y. Received: {','.join(row)}")
+        comma = any(has_decimal_comma(text) for text in row)
+        raise InputError(
+            f"{path}: row {line}: expected numbers in x and y. Received: {','.join(row)}",
+            hint=COMMA_HINT if comma else None,
+        )
     return x, y

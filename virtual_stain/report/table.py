@@ -11,11 +11,13 @@ from virtual_stain.export.card import ModelCard
 from virtual_stain.markers import Marker, ValueDefinition, parse_marker
 from virtual_stain.provenance import Outcome
 from virtual_stain.score.inputs import ScoreInput
+from virtual_stain.tables import quote_formula
 from virtual_stain.value_text import ValueText
 
 SCORES_CSV = "scores.csv"
 _VALUES = ("global_ratio", "global_mean", "top_mean", "top_n", "n_tiles", "expected_tumour_cells")
 _FIRST = ("slide", "status", "reason")
+_TEXTS = ("slide", "reason", "model", "model_version", "report")  # of users: no number begins like a formula
 _LAST = ("value_definition", "tissue_mm2", "mpp_x", "mpp_y", "model", "model_version", "model_sha256", "report")
 
 
@@ -54,10 +56,14 @@ def scores_csv(
     writer = csv.DictWriter(text, [*columns, *_LAST], lineterminator="\n")
     writer.writeheader()
     for index, item in enumerate(items):
-        writer.writerow(_row(item, results[index] if index < len(results) else None, markers))
+        writer.writerow(_quoted(_row(item, results[index] if index < len(results) else None, markers)))
     for stem, report in (earlier or {}).items():
-        writer.writerow({"slide": stem, "status": "earlier"} | _values(stem, report, markers))
+        writer.writerow(_quoted({"slide": stem, "status": "earlier"} | _values(stem, report, markers)))
     return text.getvalue()
+
+
+def _quoted(row: dict[str, object]) -> dict[str, object]:
+    return {k: quote_formula(v) if isinstance(v, str) and k in _TEXTS else v for k, v in row.items()}
 
 
 def _row(item: ScoreInput, result: SlideResult | None, markers: Mapping[str, str]) -> dict[str, object]:

@@ -12,6 +12,7 @@ import re
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ import numpy.typing as npt
 from scipy.spatial import cKDTree
 
 from virtual_stain.counting.cells import Cells
+from virtual_stain.errors import InputError
+from virtual_stain.geojson import class_name, objects_of
 from virtual_stain.geometry import Box
 from virtual_stain.review.correction import NAMES, Correction, cell_names
 from virtual_stain.review.verdicts import Decision, Place, Verdict
@@ -35,6 +38,7 @@ _COLOURS = {
     "3+": (136, 0, 21),
 }
 _PLACE = re.compile(r"(?P<pair>.+) (?P<col>\d{1,9}),(?P<row>\d{1,9})(?P<cells> cells)?")
+_IMPORTED = Path("GeoJSON")
 _CELLS, _WRITTEN = "cells", "written"
 """In a tile's metadata, which QuPath keeps: the file was written with the tile's cells."""
 _SAME_PX = 1.0
@@ -81,16 +85,17 @@ def from_geojson(text: str) -> list[TileIn]:
         value = json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"expected GeoJSON. Received something else: {error}") from None
-    features = value.get("features") if isinstance(value, dict) else value  # QuPath writes a collection or a list
-    if not isinstance(features, list):
-        raise ValueError("expected a FeatureCollection. Received something else")
+    try:
+        objects = objects_of(value, _IMPORTED)
+    except InputError as error:
+        raise ValueError(error.message.removeprefix(f"{_IMPORTED}: ")) from None
     tiles: dict[Place, tuple[str, Decision, str, bool]] = {}
     points: dict[Place, dict[str, list[npt.NDArray[np.float64]]]] = {}
-    for number, feature in enumerate(features):
+    for item in objects:
         try:
-            _take(feature, tiles, points)
+            _take(item.feature, tiles, points)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"feature {number}: {error}") from None
+            raise ValueError(f"{item.where}: {error}") from None
     return [
         TileIn(
             place,
@@ -179,7 +184,7 @@ def _take(
     if found is None:
         return  # somebody's own annotation
     place = Place(found["pair"], int(found["col"]), int(found["row"]))
-    kind = str((properties.get("classification") or {}).get("name", "")).lower()
+    kind = class_name(feature).lower()
     if found["cells"]:
         if kind not in NAMES:
             raise ValueError(f"class: expected {', '.join(k.capitalize() for k in NAMES)}. Received: {kind!r}")
@@ -191,6 +196,8 @@ def _take(
 
 
 def _coordinates(geometry: Any) -> npt.NDArray[np.float64]:
+    if geometry is None:  # all of its points were deleted
+        return np.zeros((0, 2))
     listed = geometry["coordinates"]
     if geometry["type"] == "Point":
         listed = [listed]

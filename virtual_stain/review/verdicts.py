@@ -17,7 +17,7 @@ from pathlib import Path
 from virtual_stain.errors import InputError
 from virtual_stain.files import write_text
 from virtual_stain.review.correction import Correction
-from virtual_stain.tables import read_text
+from virtual_stain.tables import read_text, table_of, unquoted
 
 COLUMNS = ("pair", "col", "row", "label_id", "verdict", "reviewer", "reason")
 CORRECTION = "correction"
@@ -239,33 +239,14 @@ def _to_csv(rows: Iterable[Sequence[str]]) -> str:
 
 
 def _rows(text: str, path: str) -> Iterator[tuple[int, Mapping[str, str]]]:
-    head = text.split("\n", 1)[0]
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=head.count), strict=True)
-    try:
-        names = [name.strip().lower() for name in next(reader, [])]
-        missing = [name for name in COLUMNS if name not in names and name != "reason"]
-        if missing:
-            raise InputError(
-                f"{path}: expected the columns {','.join(COLUMNS)}. Missing: {', '.join(missing)}",
-                hint=f"vstain build-records writes {TEMPLATE} to fill in.",
-            )
-        for values in reader:
-            if any(v.strip() for v in values):
-                yield reader.line_num, dict(zip(names, (v.strip() for v in values), strict=False))
-    except csv.Error as error:
-        raise InputError(f"{path}: line {reader.line_num}: not valid CSV: {error}") from None
-
-
-_FORMULA = ("=", "+", "-", "@")
-
-
-def quote_formula(text: str) -> str:
-    """A text that a spreadsheet would run as a formula, marked as text; `_parse` takes the mark off again."""
-    return f"'{text}" if text.lstrip("'").startswith(_FORMULA) else text
-
-
-def _unquoted(text: str) -> str:
-    return text[1:] if text.startswith("'") and text.lstrip("'").startswith(_FORMULA) else text
+    table = table_of(text, path)
+    missing = [name for name in COLUMNS if name not in table.names and name != "reason"]
+    if missing:
+        raise InputError(
+            f"{path}: expected the columns {','.join(COLUMNS)}. Missing: {', '.join(missing)}",
+            hint=f"vstain build-records writes {TEMPLATE} to fill in.",
+        )
+    yield from table.records()
 
 
 def _parse(line: int, row: Mapping[str, str]) -> Verdict | None:
@@ -287,5 +268,5 @@ def _parse(line: int, row: Mapping[str, str]) -> Verdict | None:
     if correction is not None and decision is not Decision.ACCEPT:
         raise ValueError(f"{CORRECTION}: expected corrected cells only where the verdict is accept")
     place = Place(row["pair"], int(row["col"]), int(row["row"]))
-    texts = (_unquoted(row["reviewer"]), _unquoted(row.get("reason", "")))
+    texts = (unquoted(row["reviewer"]), unquoted(row.get("reason", "")))
     return Verdict(place, row["label_id"], decision, *texts, line, correction)

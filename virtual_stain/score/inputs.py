@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import csv
+import difflib
+import os
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from virtual_stain.errors import ConfigError, InputError
 from virtual_stain.slides.slide import SlideRef
+from virtual_stain.tables import find_file, parse_pixel_size, read_table
 
 COLUMNS = ("slide", "mpp", "name")
 SUFFIXES = (".ndpi", ".svs", ".tif", ".tiff", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide")
@@ -52,7 +54,7 @@ def expand(given: Path) -> list[Path]:
     Hidden files and folders and the results of earlier runs are left out. Raises InputError where there is none.
     """
     if given.is_dir():
-        found = [p for p in given.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file() and not _hidden(p, given)]
+        found = [p for p in _files_below(given) if p.suffix.lower() in SUFFIXES and not _hidden(p, given)]
         what = f"no slide below this folder ({' '.join(SUFFIXES)})"
         hint = "Plain images and DICOM files must be named one by one, or in a table: --slides FILE.csv"
     elif not given.exists() and any(c in given.name for c in "*?["):
@@ -65,6 +67,20 @@ def expand(given: Path) -> list[Path]:
     return sorted(found)
 
 
+def _files_below(folder: Path) -> Iterator[Path]:
+    """All files, also behind links to other folders; a loop of links ends where it began."""
+    entered: set[tuple[int, int]] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        status = Path(place).stat()
+        identity = status.st_dev, status.st_ino
+        if identity in entered:
+            folders.clear()
+            continue
+        entered.add(identity)
+        folders.sort()  # of two ways to a folder always the same one
+        yield from (path for name in names if (path := Path(place) / name).is_file())
+
+
 def _hidden(path: Path, below: Path) -> bool:
     return any(part.startswith(".") or part.endswith("-vstain") for part in path.relative_to(below).parts)
 
@@ -75,29 +91,21 @@ def read_slide_table(path: Path, mpp: tuple[float, float] | None = None) -> list
     `mpp` is the default, in a row `0.25` or `0.25,0.26` (quoted). Raises InputError that lists every bad row with
     its line number.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")  # Excel writes the mark
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: expected a table of slides (CSV, UTF-8). It cannot be read: {error}") from None
-    reader = csv.DictReader(text.splitlines(), restkey="", strict=True)
+    table = read_table(path, "the table of slides")
+    given = [name for name in table.names if name in COLUMNS]
+    if "slide" not in given or len(set(given)) < len(given):
+        raise InputError(
+            f"{path}: expected the columns {','.join(COLUMNS)} (mpp and name may be left out). "
+            f"Received: {','.join(table.header) or 'nothing'}"
+        )
+    _refuse_misspelt(path, table.names)
     refs: list[SlideRef] = []
     problems: list[str] = []
-    try:
-        header = [name.strip() for name in reader.fieldnames or ()]
-        unknown = [name for name in header if name not in COLUMNS]
-        if "slide" not in header or unknown or len(set(header)) < len(header):
-            raise InputError(
-                f"{path}: expected the columns {','.join(COLUMNS)} (mpp and name may be left out). "
-                f"Received: {','.join(header) or 'nothing'}"
-            )
-        reader.fieldnames = header
-        for row in reader:
-            try:
-                refs.append(_ref(row, path.parent, mpp))
-            except ValueError as error:
-                problems.append(f"line {reader.line_num}: {error}")
-    except csv.Error as error:
-        problems.append(f"line {reader.line_num}: {error}")
+    for line, row in table.records():
+        try:
+            refs.append(_ref(row, path.parent, mpp))
+        except ValueError as error:
+            problems.append(f"line {line}: {error}")
     if not refs and not problems:
         problems.append("no rows below the header")
     if problems:
@@ -105,28 +113,36 @@ def read_slide_table(path: Path, mpp: tuple[float, float] | None = None) -> list
     return refs
 
 
-def _ref(row: dict[str, str], folder: Path, default: tuple[float, float] | None) -> SlideRef:
-    if "" in row:
+def _refuse_misspelt(path: Path, names: Sequence[str]) -> None:
+    """A column of notes is welcome, but a misspelt mpp must not be taken for one."""
+    for name in names:
+        close = difflib.get_close_matches(name, COLUMNS, n=1, cutoff=0.6)
+        if name not in COLUMNS and close:
+            raise InputError(f"{path}: unknown column {name!r}: did you mean {close[0]!r}?")
+
+
+def _ref(row: Mapping[str, str], folder: Path, default: tuple[float, float] | None) -> SlideRef:
+    if "…" in row:
         raise ValueError("more fields than columns; an mpp of two numbers must be quoted")
-    values = {name: (row.get(name) or "").strip() for name in COLUMNS}
+    values = {name: row.get(name, "") for name in COLUMNS}
     if not values["slide"]:
         raise ValueError("slide: expected a path. Received: nothing")
     name = values["name"] or None
     if name is not None and (name in (".", "..") or any(c in "/\\\0\n" for c in name)):
         raise ValueError(f"name: expected a file name without folders. Received: {name!r}")
-    return SlideRef(folder / values["slide"], _mpp(values["mpp"]) or default, name)
+    return SlideRef(find_file(folder, values["slide"]), _mpp(values["mpp"]) or default, name)
 
 
 def _mpp(text: str) -> tuple[float, float] | None:
     if not text:
         return None
     try:
-        numbers = [float(part) for part in text.split(",")]
-    except ValueError:
-        numbers = []
-    if len(numbers) not in (1, 2) or not all(0 < n < 1e6 for n in numbers):
-        raise ValueError(f"mpp: expected µm/px, one number or two as X,Y. Received: {text!r}")
-    return numbers[0], numbers[-1]
+        numbers = parse_pixel_size(text)
+    except ValueError as error:
+        raise ValueError(f"mpp: {error}") from None
+    if not all(0 < n < 1e6 for n in numbers):
+        raise ValueError(f"mpp: expected µm/px above 0. Received: {text!r}")
+    return numbers
 
 
 def _refuse_equal_stems(refs: Sequence[SlideRef]) -> None:

@@ -19,7 +19,7 @@ from tensorflow.python.framework.function_def_to_graph import function_def_to_gr
 
 from virtual_stain.config import ScoringSettings
 from virtual_stain.errors import ConfigError, ModelError
-from virtual_stain.markers import CELLS
+from virtual_stain.markers import CELLS, cells_of
 from virtual_stain.parallel import available_cores
 from virtual_stain.score.bfloat16 import multiplies_bfloat16
 from virtual_stain.score.engine_check import acceptable, difference
@@ -106,14 +106,19 @@ class OpenVinoPredictor(LocalPredictor):
         found = np.array(list(self._pool.map(self._read_crop, crops)))
         shown = (crops.reshape(len(crops), -1).min(axis=1) < _PADDING_MIN).reshape(-1, per_tile)
         names = sorted(self.card.outputs)
+        cells_at = {n: p for n, p in zip(names, self._positions, strict=True) if n.endswith(CELLS)}
         result: Answers = {}
         for name, position in zip(names, self._positions, strict=True):
-            total = np.where(shown, found[:, position].reshape(-1, per_tile), 0.0).sum(axis=1)
-            if name.endswith(CELLS):
+            values = found[:, position].reshape(-1, per_tile)
+            weights = shown.astype(np.float64)
+            if self.card.crop_weights == "cells" and self.card.value_definition.is_ratio and name not in cells_at:
+                weights = np.where(shown, found[:, cells_at[cells_of(name)]].reshape(-1, per_tile), 0.0)
+            total = np.where(shown, weights * values, 0.0).sum(axis=1)
+            if name in cells_at:
                 total *= (side / crop) ** 2 if centre else 1.0
             else:
                 with np.errstate(invalid="ignore"):
-                    total = total / shown.sum(axis=1)  # 0 / 0 is NaN on purpose: there is no reading
+                    total = total / weights.sum(axis=1)  # 0 / 0 is NaN on purpose: there is no reading
             result[name] = total.astype(np.float32)
         return result
 

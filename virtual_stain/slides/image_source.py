@@ -5,24 +5,23 @@ The image is decoded on the first read and kept in memory, so its size is limite
 
 from __future__ import annotations
 
-import math
-import re
 import warnings
-import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from virtual_stain.errors import SlideError
 from virtual_stain.geometry import Box, Size
-from virtual_stain.slides.resolution import MppClaim, um_per_px_from_tags
+from virtual_stain.slides.description import FileDescription, Page
+from virtual_stain.slides.resolution import MppClaim
 from virtual_stain.slides.source import Rgb
+from virtual_stain.slides.tiff_description import is_tiff
 
 MAX_IMAGE_MEGAPIXELS = 256.0
 """Largest image that is taken whole into memory (3 bytes a pixel); more needs a tiled TIFF."""
-_UM_PER_UNIT = {"µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6, "pm": 1e-6, "Å": 1e-4}
 _UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, IndexError, TypeError, SyntaxError, EOFError)
 _CONVERT = "Convert it to an 8-bit RGB image or a tiled pyramidal TIFF."
 
@@ -31,10 +30,16 @@ class ImageSource:
     """One plain image with a single level."""
 
     def __init__(
-        self, path: Path, kind: str, size: Size, claims: tuple[MppClaim, ...], notes: tuple[str, ...] = ()
+        self,
+        path: Path,
+        kind: str,
+        size: Size,
+        claims: tuple[MppClaim, ...],
+        notes: tuple[str, ...] = (),
+        page: Page | None = None,
     ) -> None:
         self._path = path
-        self._tiff = kind == "tiff"
+        self._page = page
         self.format = f"image/{kind}"
         self.level_sizes = (size,)
         self.bounds: Box | None = None
@@ -65,7 +70,7 @@ class ImageSource:
 
     def _decode(self, x: int, y: int, size: Size) -> Rgb:
         try:
-            pixels = _decode_tiff(self._path) if self._tiff else _decode_image(self._path)
+            pixels = _decode_image(self._path) if self._page is None else _decode_tiff(self._path, self._page)
         except _UNREADABLE as error:
             codec = "imagecodecs" in str(error)
             raise SlideError(
@@ -88,10 +93,8 @@ def try_image(path: Path) -> ImageSource | None:
 
     Raises SlideError for images that cannot be slides: too large, 16 bit, grey, CMYK.
     """
-    with path.open("rb") as stream:
-        start = stream.read(4)
-    if start[:2] in (b"II", b"MM") and start[2:4] in (b"*\0", b"\0*", b"+\0", b"\0+"):
-        return _open_tiff(path)
+    if is_tiff(path):
+        raise SlideError(f"{path}: the TIFF's header cannot be read.", hint=_CONVERT)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is ours
@@ -115,11 +118,11 @@ def try_image(path: Path) -> ImageSource | None:
     return ImageSource(path, kind, Size(*size), (), notes)
 
 
-def _check_size(path: Path, width: int, height: int) -> None:
+def _check_size(path: Path, width: int, height: int, page: int = 0) -> None:
     if width * height > MAX_IMAGE_MEGAPIXELS * 1e6:
         raise SlideError(
             f"{path}: expected at most {MAX_IMAGE_MEGAPIXELS:g} megapixels in an image that must be decoded whole. "
-            f"Received: {width} × {height} px",
+            f"Received: {width} × {height} px" + (f" (page {page})" if page else ""),
             hint="Convert it to a tiled pyramidal TIFF, which is read in parts.",
         )
 
@@ -135,41 +138,37 @@ def _decode_image(path: Path) -> Rgb:
             return np.array(Image.alpha_composite(white, rgba).convert("RGB"))
 
 
-def _open_tiff(path: Path) -> ImageSource:
-    import tifffile
-
-    try:
-        with tifffile.TiffFile(path) as file:
-            page = file.pages.first
-            width, height = int(page.imagewidth), int(page.imagelength)
-            dtype, samples = str(page.dtype), int(page.samplesperpixel)
-            photometric = str(getattr(page.photometric, "name", page.photometric))
-            claims = _tiff_claims(page, file.ome_metadata)
-    except _UNREADABLE as error:
-        raise SlideError(f"{path}: the TIFF's header cannot be read: {error}", hint=_CONVERT) from None
-    if dtype != "uint8" or samples not in (3, 4) or photometric not in ("RGB", "YCBCR"):
-        raise SlideError(
-            f"{path}: expected an 8-bit RGB image. Received: TIFF of {dtype} with {samples} channel(s), {photometric}.",
-            hint=_CONVERT,
-        )
-    _check_size(path, width, height)
+def open_page(description: FileDescription, page: Page) -> ImageSource:
+    """One page of a TIFF, decoded whole, whatever its codec. Raises SlideError where it is too large for that."""
+    path, claims = description.path, description.claims
+    _check_size(path, page.size.width, page.size.height, page.index)
     notes = () if any(c.x is not None for c in claims) else ("its TIFF resolution tags name no unit of length",)
-    return ImageSource(path, "tiff", Size(width, height), claims, notes)
+    return ImageSource(path, "tiff", page.size, claims, notes, page)
 
 
-def _decode_tiff(path: Path) -> Rgb:
+def _decode_tiff(path: Path, page: Page) -> Rgb:
     import tifffile
 
     with tifffile.TiffFile(path) as file:
-        page: Any = file.pages.first
-        _check_complete(page, path.stat().st_size)
-        pixels = page.asarray()
-        if page.planarconfig == 2 and pixels.shape[0] in (3, 4):
+        found: Any = file.pages[page.index].aspage()
+        _check_complete(found, path.stat().st_size)
+        pixels = found.asarray()
+        if found.planarconfig == 2 and pixels.shape[0] in (3, 4):
             pixels = np.moveaxis(pixels, 0, -1)
         if pixels.shape[-1] == 4:
-            alpha = pixels[..., 3:].astype(np.uint16)
-            pixels = ((pixels[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
-    return np.ascontiguousarray(pixels)
+            pixels = _blended(pixels, page.extra[0]) if page.opacity else pixels[..., :3]
+    pixels = np.ascontiguousarray(pixels)
+    tile, missing = page.table.tile, page.table.missing
+    for row, column in np.argwhere(missing).tolist():  # tifffile fills them with zeros
+        pixels[row * tile.height : (row + 1) * tile.height, column * tile.width : (column + 1) * tile.width] = 255
+    return pixels
+
+
+def _blended(pixels: npt.NDArray[np.uint8], meaning: int) -> Rgb:
+    """RGBA uint8[H, W, 4] on white. `meaning` 1: the colours are multiplied by the opacity already; 2: they are not."""
+    alpha = pixels[..., 3:].astype(np.uint16)
+    colour = pixels[..., :3] if meaning == 1 else (pixels[..., :3] * alpha + 127) // 255
+    return np.minimum(colour + (255 - alpha), 255).astype(np.uint8)
 
 
 def _check_complete(page: Any, file_bytes: int) -> None:
@@ -177,42 +176,3 @@ def _check_complete(page: Any, file_bytes: int) -> None:
     for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True):
         if count and offset + count > file_bytes:
             raise ValueError(f"the file ends at byte {file_bytes}, its pixels at {offset + count}")
-
-
-def _tiff_claims(page: Any, ome_xml: str | None) -> tuple[MppClaim, ...]:
-    claims = [] if ome_xml is None else _ome_claims(ome_xml)
-    unit = {2: "inch", 3: "cm"}.get(int(page.tags.valueof("ResolutionUnit", 2)), "none")
-    values = [_rational(page.tags.valueof(name)) for name in ("XResolution", "YResolution")]
-    x, y = (None if v is None else um_per_px_from_tags(v, unit) for v in values)
-    claims.append(MppClaim(x, y, "tiff-tags", from_print_tags=True))
-    return tuple(claims)
-
-
-def _ome_claims(xml: str) -> list[MppClaim]:
-    """PhysicalSizeX/Y of the first image; entity declarations are refused rather than expanded."""
-    if re.search(r"<!(DOCTYPE|ENTITY)", xml):
-        return []
-    try:
-        root = ElementTree.fromstring(xml)
-    except ElementTree.ParseError:
-        return []
-    pixels = root.find(".//{*}Pixels")
-    if pixels is None:
-        return []
-    values: list[float | None] = []
-    for axis in "XY":
-        text = pixels.get(f"PhysicalSize{axis}")
-        unit = _UM_PER_UNIT.get(pixels.get(f"PhysicalSize{axis}Unit", "µm"))
-        try:
-            values.append(None if text is None or unit is None else float(text) * unit)
-        except ValueError:
-            values.append(math.nan)
-    return [MppClaim(values[0], values[1], "ome-xml")]
-
-
-def _rational(value: Any) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, tuple):
-        return float(value[0]) / float(value[1]) if value[1] else math.nan
-    return float(value)

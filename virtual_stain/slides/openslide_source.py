@@ -17,6 +17,7 @@ import openslide
 from virtual_stain.errors import SlideError
 from virtual_stain.geometry import Box, Size
 from virtual_stain.slides.companions import named_files
+from virtual_stain.slides.dicom_colour import from_ycbcr, ycbcr_called_rgb
 from virtual_stain.slides.resolution import MppClaim, um_per_px_from_tags
 from virtual_stain.slides.source import Rgb
 
@@ -34,10 +35,17 @@ class OpenSlideSource:
         self.format: str = properties.get("openslide.vendor", "unknown")
         self.level_sizes = tuple(Size(w, h) for w, h in handle.level_dimensions)
         self.downsamples = tuple(float(d) for d in handle.level_downsamples)
-        self.notes: tuple[str, ...] = ()
+        odd_colours = ycbcr_called_rgb(path, properties) if self.format == "dicom" else None
+        self.notes: tuple[str, ...] = () if odd_colours is None else (odd_colours,)
+        self._ycbcr = odd_colours is not None
         self.bounds = _bounds(properties)
-        self.claims = _claims(properties, self.format)
+        self.claims: tuple[MppClaim, ...] = _claims(properties, self.format)
         self._quickhash = properties.get("openslide.quickhash-1")
+
+    @property
+    def generic(self) -> bool:
+        """Whether no vendor's rules say which page is the slide and how its samples are meant."""
+        return self.format == "generic-tiff"
 
     def read(self, level: int, x: int, y: int, size: Size) -> tuple[Rgb, float, float]:
         # left of and above the level OpenSlide rounds the region's start towards zero: read what exists only
@@ -67,7 +75,10 @@ class OpenSlideSource:
                 f"cannot be read: {error}",
                 hint="The file is probably truncated or damaged: copy or scan it again.",
             ) from None
-        return _on_white(np.array(image))
+        rgba = np.array(image)
+        if self._ycbcr:
+            rgba[..., :3] = from_ycbcr(rgba[..., :3])
+        return _on_white(rgba)
 
     def quickhash(self) -> str | None:
         return self._quickhash if self.format in _MANY_FILES else None

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from virtual_stain.errors import ResolutionError
+from virtual_stain.geometry import Size
 
 READING_RANGE = (0.05, 2.0)
 """µm/px that the stages which read cells accept (tiles, counting, scoring)."""
@@ -25,6 +26,10 @@ _ANISOTROPY_FRACTION = 0.05  # scanners differ by < 1 % between the axes
 # What software writes into the tags when it knows nothing: print resolutions, never a scanner's.
 _PRINT_DPI = (72, 75, 96, 100, 120, 144, 150, 180, 200, 240, 300, 350, 360, 400, 600, 720, 1200)
 _UM_PER_INCH = 25_400.0
+_SUBJECT = "pixel size: "  # with which every warning about it begins
+_SLIDE_MM = (76.0, 52.0)  # the largest glass slide that scanners take
+_SLIDE_SLACK = 1.05  # scans reach a little beyond the glass
+_SMALLEST_MM = 0.5  # of the longer side
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +86,14 @@ class HasMpp(Protocol):
     def mpp(self) -> Mpp | None: ...
     @property
     def notes(self) -> tuple[str, ...]: ...
+    @property
+    def warnings(self) -> tuple[str, ...]: ...
+
+
+def what_is_odd(slide: HasMpp) -> str:
+    """ " (…)" with what is said against the slide's pixel size, for a refusal; "" where nothing is."""
+    odd = [text.removeprefix(_SUBJECT) for text in slide.warnings if text.startswith(_SUBJECT)]
+    return f" ({'; '.join(odd)})" if odd else ""
 
 
 def check_override(path: Path, override: tuple[float, float]) -> Mpp:
@@ -111,6 +124,47 @@ def resolve_mpp(path: Path, override: tuple[float, float] | None, claims: Iterab
         if abs(chosen.x / chosen.y - 1) > _ANISOTROPY_FRACTION:
             warnings.append(f"pixel size: x and y differ by {abs(chosen.x / chosen.y - 1):.0%}: {chosen}")
     return Resolution(chosen, tuple(notes), tuple(warnings))
+
+
+def of_resized(
+    claims: Iterable[MppClaim], resized: tuple[Size, Size] | None
+) -> tuple[tuple[MppClaim, ...], tuple[str, ...]]:
+    """The claims of a slide that was made smaller (size before, after), as they hold for its pixels now, and a warning.
+
+    Programs that shrink a slide keep the description of the original, its pixel size included.
+    """
+    listed = tuple(claims)
+    known = next((c for c in listed if c.x is not None and c.y is not None and math.isfinite(c.x)), None)
+    if resized is None or known is None or known.x is None:
+        return listed, ()
+    before, after = resized
+    by_x, by_y = before.width / after.width, before.height / after.height
+    scaled = tuple(
+        replace(c, x=None if c.x is None else c.x * by_x, y=None if c.y is None else c.y * by_y) for c in listed
+    )
+    return scaled, (
+        f"pixel size: the slide was resized from {before.width} × {before.height} to {after.width} × {after.height} "
+        f"px, and its {known.x:.4g} µm/px is that of the original: {known.x * by_x:.4g} µm/px is used. "
+        "If that is wrong, pass the right one with --mpp.",
+    )
+
+
+def doubts_of_extent(size: Size, mpp: Mpp | None, *, whole_slide: bool) -> tuple[str, ...]:
+    """A warning where the scan would be larger than a glass slide, or of a whole slide smaller than any tissue."""
+    if mpp is None:
+        return ()
+    width, height = size.width * mpp.x / 1000, size.height * mpp.y / 1000
+    short, long = sorted((width, height))
+    if long > _SLIDE_MM[0] * _SLIDE_SLACK or short > _SLIDE_MM[1] * _SLIDE_SLACK:
+        reason = f"larger than a slide of {_SLIDE_MM[0]:g} × {_SLIDE_MM[1]:g} mm"
+    elif whole_slide and long < _SMALLEST_MM:
+        reason = f"smaller than {_SMALLEST_MM:g} mm"
+    else:
+        return ()
+    return (
+        f"pixel size: {mpp} is implausible: the scan would be {width:.3g} × {height:.3g} mm, {reason}. "
+        "If the file is wrong, pass the right value with --mpp.",
+    )
 
 
 def _usable(claim: MppClaim, notes: list[str], warnings: list[str]) -> Mpp | None:
@@ -156,7 +210,8 @@ def require_mpp(
         )
     if not (low <= slide.mpp.x <= high and low <= slide.mpp.y <= high):
         raise ResolutionError(
-            f"{slide.path}: expected a pixel size of {low} to {high} µm/px here. Received: {slide.mpp}",
+            f"{slide.path}: expected a pixel size of {low} to {high} µm/px here. "
+            f"Received: {slide.mpp}{what_is_odd(slide)}",
             hint=f"If the file is wrong, pass the right value, e.g. {option}; "
             "if it is right, cells cannot be read at this pixel size.",
         )

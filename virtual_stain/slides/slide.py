@@ -13,15 +13,22 @@ from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 
+import numpy as np
+import numpy.typing as npt
+
 from virtual_stain.errors import ResolutionError, SlideError
 from virtual_stain.files import sha256_file
 from virtual_stain.geometry import Affine2D, Box, Size
 from virtual_stain.slides.companions import named_files
+from virtual_stain.slides.description import FileDescription, Page, require_colour
 from virtual_stain.slides.fast_source import FastSource, accelerated
-from virtual_stain.slides.image_source import try_image
-from virtual_stain.slides.openslide_source import try_openslide
-from virtual_stain.slides.resolution import Mpp, resolve_mpp
+from virtual_stain.slides.image_source import open_page, try_image
+from virtual_stain.slides.levels import LevelClaim, usable_levels
+from virtual_stain.slides.openslide_source import OpenSlideSource, try_openslide
+from virtual_stain.slides.resolution import Mpp, doubts_of_extent, of_resized, resolve_mpp
 from virtual_stain.slides.source import Patch, Rgb, Source
+from virtual_stain.slides.tiff_description import describe_tiff, with_range
+from virtual_stain.slides.unknown import MissingTiles, filled_mask, grown
 from virtual_stain.slides.window import read_window
 
 _MAX_OVERVIEW_PX = 64_000_000  # a coarser overview is made beyond this; its transform says how coarse
@@ -50,23 +57,42 @@ class Overview:
     """A small picture of `bounds`."""
 
     image: Rgb
-    """uint8[H, W, 3]."""
+    """uint8[H, W, 3]; white where `unknown`."""
     px0_from_ov: Affine2D
+    unknown: npt.NDArray[np.bool_]
+    """bool[H, W]: what no camera took."""
+    missing: npt.NDArray[np.bool_]
+    """bool[H, W]: the part of it that the file's own tables name, tiles that were never written."""
 
 
 class Slide:
     """An open slide; a context manager. Made by `open_slide`."""
 
-    def __init__(self, ref: SlideRef, source: Source) -> None:
+    def __init__(self, ref: SlideRef, source: Source, description: FileDescription | None = None) -> None:
         self.ref = ref
         self._source = source
-        resolution = resolve_mpp(ref.path, ref.mpp_override, source.claims)
+        self._description = description
+        claims, resized = of_resized(source.claims, None if description is None else description.aperio_resized)
+        resolution = resolve_mpp(ref.path, ref.mpp_override, claims)
         self.mpp: Mpp | None = resolution.mpp
-        self.notes: tuple[str, ...] = source.notes + resolution.notes
-        self.warnings: tuple[str, ...] = resolution.warnings
-        self.level_sizes: tuple[Size, ...] = source.level_sizes
-        self.level_scales: tuple[tuple[float, float], ...] = tuple(_scales(self.size, s) for s in self.level_sizes)
+        pages = [None if description is None else description.page_of(size) for size in source.level_sizes]
+        pyramid = usable_levels(tuple(map(_level_claim, source.level_sizes, pages)))
+        self._levels = pyramid.levels
+        self.level_sizes: tuple[Size, ...] = tuple(level.size for level in self._levels)
+        self.level_scales: tuple[tuple[float, float], ...] = tuple(level.scale for level in self._levels)
         """px0 per level px along x and y."""
+        self.missing: tuple[MissingTiles, ...] = tuple(
+            MissingTiles(page.table, level.scale)
+            for level in self._levels
+            if (page := pages[level.index]) is not None and page.table.count
+        )
+        """Of the levels of which tiles were never written."""
+        self.notes: tuple[str, ...] = source.notes + resolution.notes + pyramid.notes
+        self.warnings: tuple[str, ...] = resolution.warnings + resized + pyramid.warnings
+        if pages[0] is not None and description is not None:
+            self.notes += description.notes(pages[0])
+            self.warnings += description.warnings(pages[0])
+        self.warnings += doubts_of_extent(self.size, self.mpp, whole_slide=not self.format.startswith("image/"))
 
     def __enter__(self) -> Slide:
         return self
@@ -83,7 +109,7 @@ class Slide:
         Raises SlideError.
         """
         if isinstance(self._source, FastSource):
-            return Slide(self.ref, self._source.twin())
+            return Slide(self.ref, self._source.twin(), self._description)
         return open_slide(self.ref, fast=False)
 
     @property
@@ -127,7 +153,7 @@ class Slide:
         The transform is exact, also where the file's levels do not fall on whole pixels.
         Raises SlideError naming file and region.
         """
-        image, x_read, y_read = self._source.read(level, x, y, size)
+        image, x_read, y_read = self._source.read(self._levels[level].index, x, y, size)
         scale_x, scale_y = self.level_scales[level]
         return Patch(
             image,
@@ -164,7 +190,14 @@ class Slide:
         out = Size(max(1, round(bounds.width / scale_x)), max(1, round(bounds.height / scale_y)))
         scale = bounds.width / out.width, bounds.height / out.height
         image = read_window(self, bounds, out)
-        return Overview(image, Affine2D.scale_and_shift("px0", "ov", scale, (bounds.x, bounds.y)))
+        px0_from_ov = Affine2D.scale_and_shift("px0", "ov", scale, (bounds.x, bounds.y))
+        filled = filled_mask(image)
+        missing = np.zeros_like(filled)
+        for tiles in self.missing:
+            missing |= tiles.on(filled.shape, px0_from_ov)
+        if filled.any() or missing.any():
+            image = np.where((grown(filled) | missing)[..., None], np.uint8(255), image)
+        return Overview(image, px0_from_ov, filled | missing, missing)
 
     def content_hash(self) -> str:
         """sha256 (hex) of the file's bytes; where a slide is many files, of those that its index names, or of
@@ -186,20 +219,54 @@ def open_slide(ref: SlideRef, *, fast: bool = True) -> Slide:
     `fast`: decode JPEG tiles without OpenSlide where that gives the same pixels (see `fast_source`).
     Raises SlideError (missing, unreadable, unsupported, too large) or ResolutionError (unusable override).
     """
-    path = ref.path
-    _check_readable(path)
-    slow = try_openslide(path)
-    source: Source | None = try_image(path) if slow is None else accelerated(path, slow) if fast else slow
+    _check_readable(ref.path)
+    description = describe_tiff(ref.path)
+    source = _source(ref.path, description, fast=fast)
     if source is None:
         raise SlideError(
-            f"{path}: expected a slide (NDPI, SVS, MRXS, tiled TIFF, DICOM …) or an image (JPEG, PNG, TIFF). "
+            f"{ref.path}: expected a slide (NDPI, SVS, MRXS, tiled TIFF, DICOM …) or an image (JPEG, PNG, TIFF). "
             "Received: a file of another kind, or a damaged one.",
         )
     try:
-        return Slide(ref, source)
+        return Slide(ref, source, description)
     except BaseException:
         source.close()
         raise
+
+
+def _source(path: Path, description: FileDescription | None, *, fast: bool) -> Source | None:
+    """The reader of the page that is the slide; None for a file of another kind. Raises SlideError."""
+    slow = try_openslide(path)
+    if description is None:
+        if slow is None:
+            return try_image(path)
+        return accelerated(path, slow) if fast else slow
+    page = description.slide_page if slow is None or slow.generic else description.page_of(slow.level_sizes[0])
+    try:
+        if page is not None:
+            require_colour(path, page if page.dtype == "uint8" else with_range(path, page))
+        if slow is not None and (page is None or _opened_as(slow, page)):
+            if slow.generic:
+                slow.claims = tuple(c for c in description.claims if c.origin == "ome-xml") + tuple(slow.claims)
+            return accelerated(path, slow) if fast else slow
+    except BaseException:
+        if slow is not None:
+            slow.close()
+        raise
+    if slow is not None:
+        slow.close()
+    return open_page(description, page or description.slide_page)
+
+
+def _opened_as(slow: OpenSlideSource, page: Page) -> bool:
+    """Whether OpenSlide reads this page, and as it is meant: it takes any fourth sample for opacity."""
+    if not slow.generic:
+        return True
+    return page.index == 0 and slow.level_sizes[0] == page.size and (page.samples == 3 or page.opacity)
+
+
+def _level_claim(size: Size, page: Page | None) -> LevelClaim:
+    return LevelClaim(size) if page is None else LevelClaim(size, page.tile, page.um_per_px)
 
 
 def _check_readable(path: Path) -> None:
@@ -214,17 +281,3 @@ def _check_readable(path: Path) -> None:
         raise SlideError(f"{path}: cannot be read: {error.strerror}.") from None
     if empty:
         raise SlideError(f"{path}: the file is empty.")
-
-
-def _scales(full: Size, level: Size) -> tuple[float, float]:
-    """px0 per level px. Writers halve (or divide by a whole number) and drop or pad what is left over, so a level of
-    2221 px under one of 4443 px has scale 2 and not 4443 / 2221: that would be 1 px wrong at the far end."""
-    ratio = math.sqrt(full.area / level.area)
-    whole = round(ratio)
-    if whole >= 1 and _divided(full.width, level.width, whole) and _divided(full.height, level.height, whole):
-        return float(whole), float(whole)
-    return full.width / level.width, full.height / level.height
-
-
-def _divided(full: int, part: int, by: int) -> bool:
-    return part in (max(1, full // by), -(-full // by))

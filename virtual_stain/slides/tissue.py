@@ -10,16 +10,20 @@ import numpy as np
 import numpy.typing as npt
 
 from virtual_stain.config.tissue import TissueSettings
-from virtual_stain.errors import NoTissueError
-from virtual_stain.geometry import Affine2D, Box
+from virtual_stain.errors import NoTissueError, SlideError
+from virtual_stain.geometry import Affine2D, Box, Points
 from virtual_stain.slides.resolution import Mpp
-from virtual_stain.slides.slide import Slide
+from virtual_stain.slides.slide import Overview, Slide
 from virtual_stain.slides.source import Rgb
-from virtual_stain.slides.tissue_mask import is_brightfield, tissue_mask
+from virtual_stain.slides.tissue_mask import TissueParts, tissue_mask, tissue_parts
+from virtual_stain.slides.unknown import grown, is_brightfield, tissue_behind
 
 __all__ = ["TissueMap", "find_tissue", "require_tissue", "tissue_mask"]
 
 _MOST_TISSUE_FRACTION = 0.9  # of a scan; a section leaves more glass around it
+_MOST_UNKNOWN_SHARE = 0.5  # of what would be tissue
+_DARKEST_EMPTY = 150  # of 255: a picture without anything darker is empty glass
+_TOLD_SHARE = 0.01
 _FIELD_UM2 = 4e6  # smaller files may be fields cut out of a section, whatever their format
 
 
@@ -37,6 +41,10 @@ class TissueMap:
     """False: nearly black, i.e. fluorescence; the mask is empty then."""
     warnings: tuple[str, ...] = ()
     """What makes the mask doubtful."""
+    unknown: npt.NDArray[np.bool_] | None = None
+    """bool[h, w]: what no camera took, in no way tissue; None: not asked."""
+    removed: npt.NDArray[np.bool_] | None = None
+    """bool[h, w]: stained pieces that a rule for dust or lines took away; None: not asked."""
 
     @property
     def px0_per_ov(self) -> tuple[float, float]:
@@ -46,6 +54,32 @@ class TissueMap:
     def area_um2(self, mpp: Mpp) -> float:
         scale_x, scale_y = self.px0_per_ov
         return float(np.count_nonzero(self.mask)) * scale_x * mpp.x * scale_y * mpp.y
+
+    def removed_um2(self, mpp: Mpp) -> float:
+        """Area of the stained pieces that are not counted as tissue."""
+        scale_x, scale_y = self.px0_per_ov
+        pixels = 0 if self.removed is None else np.count_nonzero(self.removed)
+        return float(pixels) * scale_x * mpp.x * scale_y * mpp.y
+
+    def unknown_at(self, points_px0: Points, rim_px: int = 0) -> npt.NDArray[np.bool_]:
+        """float64[N, 2] level-0 px → bool[N]: no camera took this place, or one within `rim_px` overview px."""
+        if self.unknown is None or not self.unknown.any():
+            return np.zeros(len(points_px0), np.bool_)
+        height, width = self.unknown.shape
+        column, row = np.floor(self.px0_from_ov.inverse().apply(points_px0)).astype(np.intp).T
+        mask = grown(self.unknown, rim_px) if rim_px else self.unknown
+        return np.asarray(mask[np.clip(row, 0, height - 1), np.clip(column, 0, width - 1)], np.bool_)
+
+    def without_unknown(self, image: Rgb, box: Box) -> Rgb:
+        """A picture of `box` (level-0 px), white where no camera took it."""
+        if self.unknown is None or not self.unknown.any():
+            return image
+        height, width = image.shape[:2]
+        x = box.x + (np.arange(width) + 0.5) * box.width / width
+        y = box.y + (np.arange(height) + 0.5) * box.height / height
+        points = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
+        unknown = self.unknown_at(points, rim_px=1).reshape(height, width)
+        return np.where(unknown[..., None], np.uint8(255), image) if unknown.any() else image
 
     def fraction_in(self, box: Box) -> float:
         """The part of `box` (level-0 px) that is tissue, 0–1, exact to parts of overview pixels."""
@@ -109,12 +143,37 @@ def find_tissue(slide: Slide, settings: TissueSettings) -> TissueMap:
     else:
         overview = slide.overview(mpp=settings.overview_mpp)
         mpp_um = float(overview.px0_from_ov.matrix[0, 0]) * slide.mpp.x
-    brightfield = is_brightfield(overview.image)
+    known = overview.image[~overview.unknown]
+    brightfield = is_brightfield(known[None]) if known.size else True
+    if brightfield and _is_grey(known):
+        raise SlideError(
+            f"{slide.path}: expected a colour image. Received: a grey one, stored as three equal channels: no stain "
+            "can be told from it.",
+            hint="Scan or export the slide in colour.",
+        )
     if brightfield:
-        mask = tissue_mask(overview.image, mpp_um, settings)
+        parts = tissue_parts(overview.image, mpp_um, settings)
     else:
-        mask = np.zeros(overview.image.shape[:2], np.bool_)
-    return TissueMap(mask, overview.px0_from_ov, overview.image, brightfield, _doubts(slide, mask))
+        nothing = np.zeros(overview.image.shape[:2], np.bool_)
+        parts = TissueParts(nothing, nothing)
+    mask = parts.mask & ~overview.unknown
+    warnings = (*_doubts(slide, mask), *_of_unknown(slide.path, overview, mask))
+    return TissueMap(
+        mask,
+        overview.px0_from_ov,
+        overview.image,
+        brightfield,
+        warnings,
+        overview.unknown,
+        parts.removed & ~overview.unknown,
+    )
+
+
+def _is_grey(pixels: Rgb) -> bool:
+    """Whether uint8[N, 3] shows something, and no colour anywhere: cameras leave at least noise between channels."""
+    if not pixels.size or int(pixels.min()) > _DARKEST_EMPTY:
+        return False
+    return int((pixels.max(axis=-1) - pixels.min(axis=-1)).max()) <= 1
 
 
 def _doubts(slide: Slide, mask: npt.NDArray[np.bool_]) -> tuple[str, ...]:
@@ -127,6 +186,30 @@ def _doubts(slide: Slide, mask: npt.NDArray[np.bool_]) -> tuple[str, ...]:
         f"tissue: {fraction:.0%} of the scan is called tissue. Is its glass missing, or too coloured or dirty to be "
         "recognised? Areas and cells per mm² are then wrong: look at the mask (vstain info SLIDE --out DIR).",
     )
+
+
+def _of_unknown(path: Path, overview: Overview, mask: npt.NDArray[np.bool_]) -> tuple[str, ...]:
+    """A warning with its share. Raises SlideError where more than half of what would be tissue is not there."""
+    unknown = overview.unknown
+    if not unknown.any():
+        return ()
+    behind, tissue = tissue_behind(unknown, overview.missing, mask), int(np.count_nonzero(mask))
+    share = behind / max(1, behind + tissue)
+    if share > _MOST_UNKNOWN_SHARE:
+        raise SlideError(
+            f"{path}: expected the pixels of the tissue. Received: a file in which about {share:.0%} of it was never "
+            "written (missing tiles, black or filled areas).",
+            hint="Export or copy the slide again; vstain info SLIDE --out DIR draws what is missing.",
+        )
+    inside = f", about {share:.0%} of the tissue" if share >= _TOLD_SHARE else ""
+    return (
+        f"pixels: {_per_cent(float(unknown.mean()))} of the scan was taken by no camera (missing tiles, black or "
+        f"filled areas{inside}): it counts neither as glass nor as tissue",
+    )
+
+
+def _per_cent(fraction: float) -> str:
+    return f"{fraction:.0%}" if fraction >= 0.01 else f"{fraction:.2%}"
 
 
 def require_tissue(path: Path, tissue: TissueMap) -> TissueMap:

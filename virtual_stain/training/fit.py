@@ -27,6 +27,7 @@ from virtual_stain.training.loop import Job, Trainer
 from virtual_stain.training.recipes import make_recipe
 from virtual_stain.training.run_dir import RunDir, read_run_json
 from virtual_stain.training.training_range import measure_training_range
+from virtual_stain.training.verdict import verdict
 from virtual_stain.training.watchdog import NAN_BATCH
 
 _BEGINNING, _GOING_ON, _FINISHED = 1.0, 2.0, 3.0  # what the first process tells the others
@@ -43,6 +44,8 @@ class FitResult:
     seconds: float
     reason: str
     """Why it stopped, in words."""
+    verdict: str = ""
+    """A sentence where the validation patients were read hardly better than by the training mean."""
 
 
 def fit(
@@ -141,7 +144,7 @@ def _job(inputs: RunInputs, paths: RunDir, *, load_weights: bool, distribution: 
     _require_equal_parts(settings, together)
     with together.strategy.scope():
         network = build_network(config.model, spec.markers, options)
-        set_starting_outputs(network, inputs.mean_ratio, inputs.mean_cells)
+        set_starting_outputs(network, inputs.constant_outputs)
     return Job(
         network=network,
         recipe=recipe,
@@ -157,6 +160,7 @@ def _job(inputs: RunInputs, paths: RunDir, *, load_weights: bool, distribution: 
             inputs.validation_batch_tiles,
             max_tiles=settings.validation_tiles,
         ),
+        constant=inputs.constant_outputs,
         augment=config.augment,
         distribution=together,
     )
@@ -220,10 +224,14 @@ def _close(run: RunRecord, paths: RunDir, trainer: Trainer, status: str, reason:
 
 def _summary(trainer: Trainer, reason: str) -> dict[str, Any]:
     state = trainer.state
+    found = verdict(state.best_loss, state.constant_loss, state.best_tile_r)
     return {
         "steps": state.step,
         "best_step": state.best_step,
         "best_validation_loss": state.best_loss,
+        "constant_validation_loss": state.constant_loss,
+        "learned": found.learned,
+        "verdict": found.sentence,
         "seconds": round(state.seconds, 1),
         "precision": resolve_precision(trainer.job.settings.precision),
         "devices": trainer.job.distribution.replicas,
@@ -239,4 +247,5 @@ def _result(run_dir: Path, summary: dict[str, Any]) -> FitResult:
         best_validation_loss=summary["best_validation_loss"],
         seconds=summary["seconds"],
         reason=summary["reason"],
+        verdict=summary.get("verdict", ""),
     )

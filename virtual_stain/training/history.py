@@ -60,7 +60,7 @@ class History:
 
     def validation(self, step: int, epoch: float, seconds: float, found: Validation) -> None:
         """A line of a validation."""
-        values = {f"validation_{k}": v for k, v in found.to_dict().items() if k != "n_tiles"}
+        values = {f"validation_{k}": v for k, v in found.to_dict().items() if f"validation_{k}" in COLUMNS}
         self._write(step, epoch, seconds, values)
 
     def _write(self, step: int, epoch: float, seconds: float, values: Mapping[str, float | int | None]) -> None:

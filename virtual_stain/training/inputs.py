@@ -12,6 +12,7 @@ from virtual_stain.dataset.split import Split, require_no_shared_tissue, split_b
 from virtual_stain.errors import ConfigError
 from virtual_stain.files import sha256_file
 from virtual_stain.markers import Marker, ValueDefinition
+from virtual_stain.model.build import constant_outputs
 from virtual_stain.model.tile_reading import crops_per_side
 from virtual_stain.model.value import ValueOutput, value_output
 from virtual_stain.records.duplicates import known_duplicates
@@ -51,6 +52,11 @@ class RunInputs:
         per_tile = crops_per_side(self.spec.tile_px, self.spec.crop_px) ** 2
         counts = {m: self._labelled(m) for m in self.spec.markers}
         return {m: total / max(tiles * per_tile, 1) for m, (_, total, tiles) in counts.items()}
+
+    @property
+    def constant_outputs(self) -> dict[str, float]:
+        """The training set's mean as the network's answer: what it starts from, and what it must beat."""
+        return constant_outputs(self.mean_ratio, self.mean_cells)
 
     def _labelled(self, marker: Marker) -> tuple[int, int, int]:
         """(positive cells, tumour cells, tiles): the manifest counts the cells of the records whose value trains."""
@@ -121,7 +127,7 @@ def read_inputs(records_dir: Location, config: Config, fold: int, plan: FoldPlan
             'model.head = "svr": a regression per number has no intensities, and these records are of HER2.',
             hint='Use model.head = "pooled" or "dense".',
         )
-    split = split_by_patient(manifest, fold, config.training.validation_patients)
+    split = split_by_patient(manifest, fold, config.training.validation_patients, config.training.max_patients)
     require_scale(records_dir, manifest)
     require_no_shared_tissue(records_dir, split, known_duplicates(records_dir, sha256_file(records_dir / MANIFEST)))
     return RunInputs(records_dir, manifest, split, spec, config)

@@ -7,7 +7,7 @@ import dataclasses
 import itertools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,7 @@ from virtual_stain.dataset.augment import augment
 from virtual_stain.errors import ModelError
 from virtual_stain.model.build import Network
 from virtual_stain.progress import Progress
+from virtual_stain.training.batch_statistics import BatchStatistics
 from virtual_stain.training.checkpoint import assign, named_values, read_checkpoint, write_checkpoint
 from virtual_stain.training.distribution import Distribution
 from virtual_stain.training.history import History
@@ -48,6 +49,10 @@ class State:
     """Spent training and validating, over all parts of the run."""
     best_loss: float | None = None
     best_step: int = 0
+    best_tile_r: float | None = None
+    """At the best validation."""
+    constant_loss: float | None = None
+    """Of the training set's mean as the answer to every validation crop."""
     stale: int = 0
     """Validations since the loss last fell."""
     validation_step: int = -1
@@ -67,6 +72,8 @@ class Job:
     batches_from: Callable[[int], tf.data.Dataset]
     """Optimizer step → the endless batches from there on."""
     validation_tiles: tf.data.Dataset
+    constant: Mapping[str, float] | None = None
+    """Outputs of a network that has not looked: what the validation is compared with; None: with nothing."""
     augment: AugmentSettings | None = None
     distribution: Distribution = field(default_factory=Distribution)
 
@@ -79,7 +86,8 @@ class Trainer:
         self._together = job.distribution
         self._step = TrainStep(job.network, job.settings, job.loss, job.augment, job.distribution)
         self._enter(job.recipe.phases[0])
-        self._validator = Validator(job.network, job.loss, job.validation_tiles, job.distribution)
+        self._validator = Validator(job.network, job.loss, job.validation_tiles, job.distribution, job.constant)
+        self._statistics: BatchStatistics | None = None
         self._losses: list[tf.Tensor] = []
         self._names: list[BatchNames] = []
         self._logged_s = 0.0
@@ -194,7 +202,8 @@ class Trainer:
     def _validate(self, history: History) -> None:
         self._log(history)
         state, settings = self.state, self.job.settings
-        with averaged_weights(self._step, use=settings.weight_average > 0):
+        with averaged_weights(self._step, use=settings.weight_average > 0, keep=settings.batch_norm_crops > 0):
+            self._measure_statistics()
             found = self._validator.run()
             found = dataclasses.replace(found, loss=self._together.mean(found.loss))
             if not math.isfinite(found.loss):
@@ -206,9 +215,11 @@ class Trainer:
             improved = state.best_loss is None or found.loss < state.best_loss * (1 - settings.min_improvement)
             if improved:
                 state.best_loss, state.best_step, state.stale = found.loss, state.step, 0
+                state.best_tile_r = found.tile_r
                 self._write_best(found)
             else:
                 state.stale += 1
+        state.constant_loss = found.constant_loss
         state.validation_step = state.step
         self._tick()
         self._logged_s = state.seconds  # the rate is that of training alone
@@ -219,6 +230,15 @@ class Trainer:
             f"step {state.step}: validation loss {found.loss:.4f}, tile r within pairs {r}, tile error {mae}"
             + (" (best so far)" if improved else "")
         )
+
+    def _measure_statistics(self) -> None:
+        settings = self.job.settings
+        if settings.batch_norm_crops and not self.job.recipe.freeze_batch_norm:
+            if self._statistics is None:
+                n = -(-settings.batch_norm_crops // settings.batch_size)
+                batches = list(self.job.batches_from(0).take(n))
+                self._statistics = BatchStatistics(self.job.network, batches, self.job.augment, self._together)
+            self._statistics.measure()
 
     def _write_best(self, found: Validation) -> None:
         state: dict[str, Any] = {

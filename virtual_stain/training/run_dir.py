@@ -105,6 +105,7 @@ def load_run(run_dir: Path, precision: str = "float32") -> TrainedRun:
     network = build_network(config.model, markers, options)
     assign(network.model.weights, groups["weights"], paths.best)
     card = run_card(record, state)
+    card["training"]["map"] = network.geometry.to_dict()
     return TrainedRun(run_dir, network.model, card, config, network, record["data"])
 
 
@@ -134,6 +135,7 @@ def run_card(record: Mapping[str, Any], best_state: Mapping[str, Any]) -> dict[s
         "value_definition": data["value_definition"],
         "tiling": dict(data["tiling"]),
         "crop_px": config["model"]["crop_px"],
+        "crop_weights": config["model"].get("crop_weights", "equal"),
         "thresholds": {
             "min_tissue_fraction": config["model"]["min_tissue_fraction"],
             "min_tumour_cells": config["model"]["min_expected_tumour_cells"],
@@ -146,6 +148,7 @@ def run_card(record: Mapping[str, Any], best_state: Mapping[str, Any]) -> dict[s
         "training": {
             "kind": config["model"]["kind"],
             "head": config["model"].get("head", "pooled"),
+            "trunk_end": config["model"].get("trunk_end"),
             "weights": config["model"]["weights"],
             "recipe": config["training"]["recipe"],
             "fold": data["fold"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ import tensorflow as tf
 from virtual_stain.errors import InputError
 from virtual_stain.model.build import Network
 from virtual_stain.model.losses import cells_loss_sum
-from virtual_stain.model.tile_reading import crop_grid, sum_over_tile, value_of_tile
+from virtual_stain.model.tile_reading import crop_grid, sum_over_tile, value_over_tile
 from virtual_stain.model.value import ValueOutput
 from virtual_stain.training.distribution import Distribution
 from virtual_stain.training.metrics import mean_absolute_error, mean_within, pearson
@@ -35,6 +35,8 @@ class Validation:
     """Mean absolute error of tile values, fraction or cells per mm² of tile; None without labelled tiles."""
     n_tiles: int
     """Tiles with a trusted label."""
+    constant_loss: float | None = None
+    """What `loss` would be if every crop were answered with the training set's mean."""
 
     def to_dict(self) -> dict[str, float | int | None]:
         return {
@@ -43,6 +45,7 @@ class Validation:
             "tile_r": self.tile_r,
             "tile_mae": self.tile_mae,
             "n_tiles": self.n_tiles,
+            "constant_loss": self.constant_loss,
         }
 
 
@@ -50,15 +53,21 @@ class Validator:
     """Runs the network over the validation tiles; compiled once."""
 
     def __init__(
-        self, network: Network, loss: LossWeights, tiles: tf.data.Dataset, distribution: Distribution | None = None
+        self,
+        network: Network,
+        loss: LossWeights,
+        tiles: tf.data.Dataset,
+        distribution: Distribution | None = None,
+        constant: Mapping[str, float] | None = None,
     ) -> None:
-        self._network, self._loss, self._tiles = network, loss, tiles
+        """`constant`: outputs of a network that has not looked at the crops, to compare with."""
+        self._network, self._loss, self._tiles, self._constant = network, loss, tiles, constant
         self._strategy = (distribution or Distribution()).strategy
         self._compiled = tf.function(self._replicated, autograph=False)
 
     def run(self) -> Validation:
         """One pass over the tiles with the network's present weights. Raises InputError when no crop counts."""
-        sums = np.zeros(4)
+        sums = np.zeros(5)
         rows: list[tuple[bytes, int, float, float]] = []
         for batch in self._tiles:
             parts, values, shown = self._compiled(
@@ -76,7 +85,13 @@ class Validator:
             tile_r=mean_within(pairs, truth, read, pearson),
             tile_mae=mean_absolute_error(truth, read),
             n_tiles=len(rows),
+            constant_loss=None if self._constant is None else float(sums[4] / sums[1]),
         )
+
+    def _blind_outputs(self, outputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """As `outputs`, of a network that answers every crop with the same; 0: even odds, equal classes."""
+        constant = self._constant or {}
+        return {name: tf.fill(tf.shape(values), constant.get(name, 0.0)) for name, values in outputs.items()}
 
     def _nothing_to_choose_by(self) -> InputError:
         if not self._network.value.definition.is_ratio:
@@ -111,17 +126,19 @@ class Validator:
             flat["intensities"] = tf.reshape(batch["intensities"], (-1, 3))
         value = self._network.value
         weights = value_weights(flat, self._loss, value)
-        lost, cells = tf.constant(0.0), tf.constant(0.0)
+        lost, cells, unseen = tf.constant(0.0), tf.constant(0.0), tf.constant(0.0)
+        blind = self._blind_outputs(outputs)
         readings = []
-        shown = tf.zeros([0, 1])
+        shown = sum_over_tile(tf.zeros([tf.shape(crops)[0], 1]), crops, per_tile)[1]
         for index, marker in enumerate(self._network.markers):
             logit, log_cells = outputs[f"{marker}_logit"], outputs[f"{marker}_log_cells"]
             lost += value_loss_sum(outputs, str(marker), flat, index, weights, value)
+            unseen += value_loss_sum(blind, str(marker), flat, index, weights, value)
             cells += cells_loss_sum(log_cells, flat["cells"][:, index], flat["usable"][:, index])
-            total, shown = sum_over_tile(value.read(logit, log_cells)[:, None], crops, per_tile)
-            readings.append(value_of_tile(total, shown, per_tile, value.definition))
-        lost *= value_factor(self._loss, value)
-        sums = [lost, tf.reduce_sum(weights), cells, tf.reduce_sum(flat["usable"])]
+            expected = tf.exp(log_cells) if self._network.crop_weights == "cells" else None
+            readings.append(value_over_tile(value.read(logit, log_cells), expected, crops, per_tile, value.definition))
+        factor = value_factor(self._loss, value)
+        sums = [lost * factor, tf.reduce_sum(weights), cells, tf.reduce_sum(flat["usable"]), unseen * factor]
         return sums, tf.stack(readings, axis=1), shown[:, 0]
 
 
@@ -141,10 +158,13 @@ def _labelled(
 
 
 @contextlib.contextmanager
-def averaged_weights(step: TrainStep, *, use: bool) -> Iterator[None]:
-    """The network with its averaged weights inside the block, with its own again after it."""
+def averaged_weights(step: TrainStep, *, use: bool, keep: bool = False) -> Iterator[None]:
+    """The network with its averaged weights inside the block, with its own again after it.
+
+    `keep`: its own come back also where none are averaged, since the block changes them.
+    """
     weights = step.network.model.weights
-    own = [tf.identity(w.value) for w in weights] if use else []
+    own = [tf.identity(w.value) for w in weights] if use or keep else []
     try:
         if use:
             for weight, average in zip(weights, step.averaged, strict=True):

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from virtual_stain.config.load import with_current_names
 from virtual_stain.errors import OutputError
 from virtual_stain.files import make_folder, output_errors, read_json, write_json
 from virtual_stain.provenance import RunRecord, refuse_foreign_run
@@ -29,14 +30,24 @@ _OUTPUTS = (*_ALWAYS, OVERLAY_NAME)
 def refuse_other_run(out: Path, made: MadeFrom) -> None:
     """Raises OutputError where `out` holds the files of another count."""
     present = [name for name in (*_OUTPUTS, _RUN) if (out / name).exists()]
-    record = read_record(out / _RUN)
-    recorded = record.get(MADE_FROM, record.get("identity"))  # its name in folders of earlier versions
-    if present and not made.is_same_request(recorded):
+    if present and not made.is_same_request(_recorded(out)):
         raise OutputError(
             f"{out}: the folder already holds another run's output ({', '.join(present)}): another slide, "
             "region, marker, pixel size or other settings.",
             hint="Choose another --out, or replace it with --force.",
         )
+
+
+def _recorded(out: Path) -> object:
+    """What the count in `out` was made from; under the names of today where an earlier version has written it."""
+    record = read_record(out / _RUN)
+    if MADE_FROM in record:
+        return record[MADE_FROM]
+    earlier = record.get("identity")
+    try:
+        return {**earlier, "settings": with_current_names(earlier["settings"])} if isinstance(earlier, dict) else None
+    except (KeyError, TypeError, AttributeError):
+        return None
 
 
 def claim(out: Path, made: MadeFrom, *, force: bool) -> None:

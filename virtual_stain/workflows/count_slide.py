@@ -24,7 +24,7 @@ from virtual_stain.counting.given_files import read_given_cells
 from virtual_stain.counting.outlines import Outline
 from virtual_stain.counting.overlay import Drawn, close_up_box, draw_full, draw_overlay, full_box
 from virtual_stain.counting.quality import Quality
-from virtual_stain.counting.region import Region, read_region
+from virtual_stain.counting.region import PolygonRegion, Region, read_region
 from virtual_stain.counting.region_border import border_of
 from virtual_stain.counting.region_model import RegionModel, region_of
 from virtual_stain.counting.slide_stain import NO_CLASS_IS_RIGHT, SlideStain
@@ -158,6 +158,10 @@ def _how(slide: Slide, request: CountRequest, region_model: RegionModel | None) 
     return _How(given, None, NUCLEAR_FEATURES if given is None else IMPORTED)
 
 
+def _region_notes(region: Region | None) -> tuple[str, ...]:
+    return region.notes if isinstance(region, PolygonRegion) else ()
+
+
 def _made_from(request: CountRequest, config: Config, slide: Slide, tumour_source: str) -> MadeFrom:
     settings = config.to_dict()
     mpp = slide.mpp
@@ -188,19 +192,22 @@ def _count(
 ) -> dict[str, Any]:
     settings, out = config.counting, request.out
     start = time.monotonic()
-    tissue, evidence = _tissue_and_stain(slide, config, membrane=request.marker.compartment is Compartment.MEMBRANE)
+    ground, evidence = _tissue_and_stain(slide, config, membrane=request.marker.compartment is Compartment.MEMBRANE)
+    tissue = ground if _is_masked(slide) else None
     write_bytes(out / "stain.png", draw_stain(evidence, settings, f"{request.marker.label}: the stain of this slide"))
     _require_dab(slide, evidence.stain, settings, out)
     mpp = slide.mpp
     assert mpp is not None
     everywhere = plan_windows(slide, None, settings)
-    area_mm2, area_of = read_area_mm2(everywhere, (mpp.x, mpp.y), tissue, how.region)
+    area_mm2, area_of = read_area_mm2(everywhere, (mpp.x, mpp.y), ground, how.region, whole_image=tissue is None)
     # cells that are given are all measured, tissue or not
     plan = plan_windows(slide, tissue, settings) if how.given is None else windows_with(how.given, everywhere)
     record.durations_s["stain"] = time.monotonic() - start
     start = time.monotonic()
     tasks = window_tasks(request.slide, plan, request.marker, evidence.stain, settings, how.given)
     found = _count_windows(tasks, jobs, progress)
+    if how.given is None:  # the border of what no camera took looks like dark nuclei
+        found = (f.select(~ground.unknown_at(f.cells.xy, rim_px=1)) for f in found)
     tally = _count_to_files(slide, request, how, evidence.stain, found, progress)
     record.durations_s["cells"] = time.monotonic() - start
     facts = CountFacts(
@@ -211,7 +218,7 @@ def _count(
         plan=plan,
         stain=evidence.stain,
         whole_image=tissue is None,
-        tissue_warnings=() if tissue is None else tissue.warnings,
+        tissue_warnings=(*ground.warnings, *_region_notes(how.region)),
         area_mm2=area_mm2,
         area_of=area_of,
         pale=tally.pale,
@@ -247,22 +254,28 @@ def _write_jpeg(path: Path, picture: npt.NDArray[np.uint8]) -> None:
     write_bytes(path, encoded.tobytes())
 
 
-def _tissue_and_stain(slide: Slide, config: Config, *, membrane: bool) -> tuple[TissueMap | None, StainEvidence]:
-    """None instead of a mask for an image so small that it is all looked at."""
+def _is_masked(slide: Slide) -> bool:
+    """Whether tissue is looked for; an image that is smaller is all looked at."""
+    mpp = slide.mpp
+    assert mpp is not None
+    return slide.bounds.area * mpp.um2_per_px > _FIELD_UM2
+
+
+def _tissue_and_stain(slide: Slide, config: Config, *, membrane: bool) -> tuple[TissueMap, StainEvidence]:
     tissue = find_tissue(slide, config.tissue)
     mpp = slide.mpp
     assert mpp is not None
     b = slide.bounds
-    if b.area * mpp.um2_per_px > _FIELD_UM2:
+    if _is_masked(slide):
         require_tissue(slide.path, tissue)
         return tissue, examine_slide_stain(slide, tissue, config.counting, membrane=membrane)
     if not tissue.brightfield:
         require_tissue(slide.path, tissue)
     factor = max(1.0, _STAIN_MPP / mpp.mean)
     size = Size(max(1, round(b.width / factor)), max(1, round(b.height / factor)))
-    image = read_window(slide, b, size)
+    image = tissue.without_unknown(read_window(slide, b, size), b)
     pixel = mpp.mean * b.width / size.width
-    return None, examine_stain([image], config.counting, pixel, membrane=membrane)
+    return tissue, examine_stain([image], config.counting, pixel, membrane=membrane)
 
 
 def _count_to_files(

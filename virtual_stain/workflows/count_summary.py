@@ -14,6 +14,7 @@ from scipy.spatial import cKDTree
 
 from virtual_stain.config.counting import CountingSettings
 from virtual_stain.counting.cells import CellClass, Cells
+from virtual_stain.counting.doubtful import RatioRange, ratio_range
 from virtual_stain.counting.given import GivenCells
 from virtual_stain.counting.quality import QUALITY_SENTENCES, Quality, join_quality
 from virtual_stain.counting.readings import (
@@ -77,7 +78,11 @@ def summarize(
     tumour = read_cells(cells, settings, tumour_only=True, intensity=intensity)
     nuclei = read_cells(cells, settings, tumour_only=False, intensity=intensity)
     least = settings.min_membrane_cells if membrane else settings.min_slide_cells
-    trust = join_quality(quality, cells.counts(), least, settings, stain)
+    # a class that another program told does not follow from the slide's cut-off
+    told = membrane or facts.given is not None
+    ranges = [None if told else ratio_range(cells, stain, tumour_only=t) for t in (True, False)]
+    doubtful = 0.0 if ranges[0] is None else ranges[0].half_width
+    trust = join_quality(quality, cells.counts(), least, settings, stain, doubtful)
     area_mm2 = facts.area_mm2
     summary = {
         "schema_version": 2,
@@ -88,8 +93,8 @@ def summarize(
         "value_definition": settings.value_definition.value,
         "value": value_of(cells.counts(), settings.value_definition, area_mm2),
         "tumour_source": facts.tumour_source,
-        "tumour": _reading(tumour, membrane=membrane),
-        "all_nuclei": _reading(nuclei, membrane=membrane),
+        "tumour": _reading(tumour, ranges[0], membrane=membrane),
+        "all_nuclei": _reading(nuclei, ranges[1], membrane=membrane),
         **_of_marker(facts.marker, cells, intensity),
         "other_objects": int(np.count_nonzero(cells.cell_class == CellClass.OTHER)),
         **_cutoffs(stain, settings, membrane=membrane),
@@ -128,10 +133,11 @@ def value_of(counts: CellCounts, definition: ValueDefinition, area_mm2: float) -
 
 
 def read_area_mm2(
-    plan: WindowPlan, mpp: tuple[float, float], tissue: TissueMap | None, region: Region | None
+    plan: WindowPlan, mpp: tuple[float, float], ground: TissueMap, region: Region | None, *, whole_image: bool
 ) -> tuple[float, str]:
-    """Area of the region inside the scan; without one of the tissue, without a mask of the image; and which it is.
+    """Area of the region inside the scan; without one of the tissue, or of a whole small image; and which it is.
 
+    What no camera took belongs to none of them.
     Points 8 µm apart are asked: within 1 % for areas of 0.1 mm² or more.
     """
     sx, sy = plan.scale
@@ -144,11 +150,13 @@ def read_area_mm2(
             for low, high, s, d in ((w.core_x, w.core_x1, sx, step[0]), (w.core_y, w.core_y1, sy, step[1]))
         )
         points = np.stack(np.meshgrid(xs, ys), axis=-1).reshape(-1, 2)
+        known = ~ground.unknown_at(points)
         if region is not None:
-            inside += int(np.count_nonzero(region.contains(points)))
-        else:
-            inside += len(points) if tissue is None else int(np.count_nonzero(_on_tissue(tissue, points)))
-    name = "region of interest" if region is not None else "whole image" if tissue is None else "tissue"
+            known &= region.contains(points)
+        elif not whole_image:
+            known &= _on_tissue(ground, points)
+        inside += int(np.count_nonzero(known))
+    name = "region of interest" if region is not None else "whole image" if whole_image else "tissue"
     return inside * _AREA_STEP_UM**2 / 1e6, name
 
 
@@ -158,8 +166,8 @@ def _on_tissue(tissue: TissueMap, points: Points) -> npt.NDArray[np.bool_]:
     return np.asarray(tissue.mask[np.clip(row, 0, height - 1), np.clip(column, 0, width - 1)], np.bool_)
 
 
-def _reading(readings: Readings, *, membrane: bool) -> dict[str, Any]:
-    value = readings.to_dict()
+def _reading(readings: Readings, doubtful: RatioRange | None, *, membrane: bool) -> dict[str, Any]:
+    value = readings.to_dict() | ({} if doubtful is None else doubtful.to_dict())
     # Allred is a score of nuclear stains
     return {k: v for k, v in value.items() if not (membrane and k.startswith("allred"))}
 
@@ -181,6 +189,7 @@ def _cutoffs(stain: SlideStain, settings: CountingSettings, *, membrane: bool) -
             }
         }
     return {
+        "doubtful_dab_od": [round(v, 6) for v in stain.doubtful_od],
         "intensity_cutoffs_dab_od": [round(stain.positive_od, 6), settings.intensity_2_od, settings.intensity_3_od],
         "allred_proportion_bins": ALLRED_BINS,
         "allred_intensity_rule": ALLRED_INTENSITY,
@@ -200,7 +209,7 @@ def count_pale(found: FoundCells, stain: SlideStain) -> int:
 def _of_given(given: GivenCells | None, mpp: tuple[float, float], pale: int) -> list[str]:
     if given is None or len(given) == 0:
         return []
-    told = []
+    told = list(given.notes)
     if pale > _PALE_FRACTION * len(given):
         told.append(
             f"cells: {pale} of {len(given)} have less than half the stain of a nucleus of this slide: do they lie on "

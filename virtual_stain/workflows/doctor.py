@@ -91,6 +91,8 @@ PROBES = (
     Probe("h5py", "h5py", "import h5py as m; print(f'{m.__version__}, HDF5 {m.version.hdf5_version}')", "labels"),
     Probe("scipy", "scipy", "import scipy.ndimage, scipy as m; print(m.__version__)", "registration and counting"),
     Probe("skimage", "scikit-image", "import skimage as m; print(m.__version__)", "counting"),
+    Probe("shapely", "shapely", "import shapely as m; print(m.__version__)", "regions drawn in QuPath"),
+    Probe("filelock", "filelock", "import filelock as m; print(m.__version__)", "locks of folders"),
     Probe("PIL", "pillow", "import PIL.Image, PIL as m; print(m.__version__)", "windows of slides"),
     Probe("tifffile", "tifffile", "import tifffile as m; print(m.__version__)", "TIFF files that OpenSlide refuses"),
     Probe("imagecodecs", "imagecodecs", "import imagecodecs as m; print(m.__version__)", "JPEG-tiled OME-TIFF"),

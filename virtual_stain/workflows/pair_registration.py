@@ -68,7 +68,7 @@ def register_in_work(he: Slide, ihc: Slide, folder: Path, config: Config) -> Reg
         for side, slide in (("he", he), ("ihc", ihc))
     }
     for slide, found in ((he, tissue["he"]), (ihc, tissue["ihc"])):
-        for warning in found.warnings:
+        for warning in (*slide.warnings, *found.warnings):
             _log.warning("%s: %s", slide.path, warning)
     registration = register_pair(he, ihc, config.registration, config.tissue)
     write_registration(registration, folder)

@@ -48,6 +48,7 @@ from virtual_stain.score.staging import Stager, worth_a_copy
 from virtual_stain.slides.probe import require_survivable
 from virtual_stain.slides.slide import Slide, SlideRef, open_slide
 from virtual_stain.slides.window import read_window
+from virtual_stain.tables import BYTE_ORDER_MARK
 from virtual_stain.value_text import ValueText
 
 _log = logging.getLogger("vstain.score")
@@ -70,6 +71,8 @@ class ScoreOptions:
     """A bundle folder, MODEL or MODEL/<version>."""
     scoring: ScoringSettings = field(default_factory=ScoringSettings)
     tissue: TissueSettings = field(default_factory=TissueSettings)
+    excel: bool = False
+    """Begin scores.csv with a byte order mark, so that spreadsheets read umlauts as they are."""
     trusted_key: Path | None = None
     """Public key that the bundle must be signed with; None: signed or not."""
     stage: Path | None = None
@@ -164,7 +167,8 @@ def _score_groups(inputs: Sequence[ScoreInput], job: _Job, done: Callable[[Score
                     _note(record, results[-1])
                     if len(items) > 1 or (folder / SCORES_CSV).exists():
                         earlier = _earlier(folder, {i.stem for i in items})
-                        write_text(folder / SCORES_CSV, scores_csv(items, results[begin:], model.card, earlier))
+                        mark = BYTE_ORDER_MARK if options.excel else ""
+                        write_text(folder / SCORES_CSV, mark + scores_csv(items, results[begin:], model.card, earlier))
                     done(results[-1])
             except BaseException:
                 with contextlib.suppress(OutputError):  # the first error is the one to tell

@@ -21,6 +21,8 @@ from virtual_stain.slides.slide import Slide, SlideRef, open_slide
 from virtual_stain.slides.source import Rgb
 from virtual_stain.slides.tissue import TissueMap, find_tissue, require_tissue
 
+_UNKNOWN_RGB, _REMOVED_RGB = (120, 60, 150), (255, 140, 0)
+
 
 @dataclass(slots=True)
 class SlideReport:
@@ -122,16 +124,30 @@ def _add_tissue_facts(report: SlideReport, slide: Slide, tissue: TissueMap) -> N
         require_tissue(slide.path, tissue)
     except InputError as error:
         report.facts.append(("tissue", "none"))
+        left_out = _left_out(slide, tissue)
+        if left_out:
+            report.facts.append(("left out", left_out))
         report.problems.append(str(error).removeprefix(f"{slide.path}: "))
         return
     share = f"{tissue.mask.mean():.0%} of the scan"
     area = "" if slide.mpp is None else f"{tissue.area_um2(slide.mpp) / 1e6:.2f} mm², "
     report.facts.append(("tissue", area + share))
+    left_out = _left_out(slide, tissue)
+    if left_out:
+        report.facts.append(("left out", left_out))
     report.facts += [("warning", text) for text in tissue.warnings]
 
 
+def _left_out(slide: Slide, tissue: TissueMap) -> str:
+    """What is stained and not counted as tissue; "" where that is nothing."""
+    if tissue.removed is None or not tissue.removed.any():
+        return ""
+    area = "" if slide.mpp is None else f"{tissue.removed_um2(slide.mpp) / 1e6:.3g} mm² of "
+    return f"{area}stained pieces that are too small or thin lines at the edge (orange in the mask picture)"
+
+
 def _write_pictures(target: Path, tissue: TissueMap) -> list[Path]:
-    pictures = {".overview.jpg": tissue.overview, ".tissue.jpg": draw_tissue(tissue.overview, tissue.mask)}
+    pictures = {".overview.jpg": tissue.overview, ".tissue.jpg": draw_tissue(tissue)}
     written = []
     for suffix, image in pictures.items():
         path = target.with_name(target.name + suffix)
@@ -141,10 +157,15 @@ def _write_pictures(target: Path, tissue: TissueMap) -> list[Path]:
     return written
 
 
-def draw_tissue(overview: Rgb, mask: np.ndarray[tuple[int, int], np.dtype[np.bool_]]) -> Rgb:
-    """uint8[H, W, 3]: tissue in its colours inside a green line, the rest darkened."""
-    picture = overview.copy()
+def draw_tissue(tissue: TissueMap) -> Rgb:
+    """uint8[H, W, 3]: tissue in its colours inside a green line, the rest darkened; what no camera took violet, stained
+    pieces that are left out orange."""
+    mask = tissue.mask
+    picture = tissue.overview.copy()
     picture[~mask] = (picture[~mask] * 0.45 + np.array([0, 15, 45])).astype(np.uint8)
+    for part, colour in ((tissue.unknown, _UNKNOWN_RGB), (tissue.removed, _REMOVED_RGB)):
+        if part is not None:
+            picture[part] = colour
     outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     width = max(1, round(max(mask.shape) / 1000))
     return np.asarray(cv2.drawContours(picture, outlines, -1, (0, 220, 0), width), np.uint8)

@@ -10,6 +10,7 @@ from pathlib import Path
 from virtual_stain.config import WebSettings
 from virtual_stain.errors import ConfigError, InputError
 from virtual_stain.files import make_folder, write_text
+from virtual_stain.tables import read_text
 from virtual_stain.web.problem import ApiError
 from virtual_stain.web.review.app import open_desk, review_app
 from virtual_stain.web.review.desk import ReviewDesk
@@ -61,7 +62,7 @@ def _import(desk: ReviewDesk, path: Path, reviewer: str | None) -> str:
     if kind is None:
         raise ConfigError(f"{path}: expected .csv or .geojson. Received: {path.suffix or 'no suffix'}")
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path, "the verdicts")
         verdicts = parse_import(desk, kind, text, reviewer)
         imported, repeated, stale = desk.take_in(verdicts, kind)
     except OSError as error:

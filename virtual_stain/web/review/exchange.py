@@ -16,7 +16,8 @@ from virtual_stain.review.correction import correct
 from virtual_stain.review.qupath import TileIn, TileOut, difference, from_geojson, to_geojson
 from virtual_stain.review.settle import settle_one
 from virtual_stain.review.store import clean_name, standing
-from virtual_stain.review.verdicts import COLUMNS, CORRECTION, Place, Verdict, parse_verdicts, quote_formula
+from virtual_stain.review.verdicts import COLUMNS, CORRECTION, Place, Verdict, parse_verdicts
+from virtual_stain.tables import quote_formula
 from virtual_stain.web.review.desk import ReviewDesk
 from virtual_stain.web.review.folder import ReviewPair
 from virtual_stain.workflows.tissue_file import read_tissue

@@ -1,0 +1,153 @@
+"""What a file says about itself, looked at before any reader is chosen: its pages, what each one is, how its samples
+are meant, which tiles were never written, and every statement about the pixel size.
+
+OpenSlide opens many TIFF files without asking what their samples mean, and plain images have a reader of their own.
+Both are held to the same description, and so are `info` and the refusals. Only TIFF files of any flavour have one;
+other formats are described by their reader alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from virtual_stain.errors import SlideError
+from virtual_stain.geometry import Size
+from virtual_stain.slides.resolution import MppClaim
+
+SLIDE, LEVEL, LABEL, MACRO, THUMBNAIL = "slide", "level", "label", "macro", "thumbnail"
+_BESIDE = (LABEL, MACRO)
+_COLOUR = ("RGB", "YCBCR")
+_GREY = ("MINISBLACK", "MINISWHITE")
+_CONVERT = "Convert it to an 8-bit RGB image or a tiled pyramidal TIFF."
+
+
+@dataclass(frozen=True, slots=True)
+class TileTable:
+    """Which tiles or strips of a page were never written."""
+
+    tile: Size
+    """px of the page."""
+    missing: npt.NDArray[np.bool_]
+    """bool[rows, columns]."""
+
+    @property
+    def count(self) -> int:
+        return int(np.count_nonzero(self.missing))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Page:
+    """One image of the file."""
+
+    index: int
+    size: Size
+    tile: Size | None
+    """None: strips."""
+    kind: str
+    """SLIDE, LEVEL, LABEL, MACRO or THUMBNAIL, by what the page says of itself."""
+    photometric: str
+    """TIFF's name: "RGB", "YCBCR", "MINISBLACK" (grey), "PALETTE" …"""
+    dtype: str
+    """Of a sample: "uint8", "uint16" …"""
+    samples: int
+    extra: tuple[int, ...]
+    """Meaning of the samples beyond colour: 0 none, 1 and 2 opacity."""
+    orientation: int
+    um_per_px: tuple[float, float] | None
+    """By its own resolution tags, whatever they are worth."""
+    table: TileTable
+    largest_value: int | None = None
+    """Of some of its pixels, where samples have more than 8 bits."""
+
+    @property
+    def opacity(self) -> bool:
+        """Whether a fourth sample says how opaque a pixel is."""
+        return bool(self.extra) and self.extra[0] in (1, 2)
+
+
+@dataclass(frozen=True, slots=True)
+class FileDescription:
+    """Of one TIFF file."""
+
+    path: Path
+    pages: tuple[Page, ...]
+    claims: tuple[MppClaim, ...]
+    """About the pixel size of the slide's page, OME-XML before the tags."""
+    aperio_resized: tuple[Size, Size] | None = None
+    """Size before and after, where an Aperio description tells that the slide was made smaller."""
+
+    @property
+    def slide_page(self) -> Page:
+        """The largest page that is no label or macro, whatever stands first; the first of several."""
+        named = [page for page in self.pages if page.kind not in _BESIDE] or list(self.pages)
+        return max(named, key=lambda page: page.size.area)
+
+    def page_of(self, size: Size) -> Page | None:
+        """The first page of that size that is no label or macro."""
+        return next((p for p in self.pages if p.size == size and p.kind not in _BESIDE), None)
+
+    def notes(self, page: Page) -> tuple[str, ...]:
+        """Sentences about what was chosen, for people."""
+        notes = []
+        if page.index > 0:
+            first = self.pages[0]
+            what = "smaller one" if first.kind in (SLIDE, LEVEL) else first.kind
+            notes.append(
+                f"page {page.index} of {page.size.width} × {page.size.height} px is the slide; page 0 of "
+                f"{first.size.width} × {first.size.height} px is a {what}"
+            )
+        same = sum(p.size == page.size for p in self.pages)
+        if same > 1:
+            notes.append(f"{same} pages have the size of the slide (focus planes, channels?): the first is read")
+        if page.samples == 4 and not page.opacity:
+            notes.append("its fourth sample has no stated meaning (ExtraSamples 0): it is left out")
+        return tuple(notes)
+
+    def warnings(self, page: Page) -> tuple[str, ...]:
+        """Sentences about what is missing."""
+        table = page.table
+        if not table.count:
+            return ()
+        total = table.missing.size
+        return (
+            f"pixels: {table.count} of {total} {'tiles' if page.tile else 'strips'} of the slide were never written "
+            f"(missing tiles, {table.count / total:.0%}): they count neither as glass nor as tissue",
+        )
+
+
+def require_colour(path: Path, page: Page) -> None:
+    """Raises SlideError for a page whose samples are no 8-bit colours, or which is stored turned or mirrored."""
+    expected = f"{path}: expected an 8-bit RGB image."
+    which = f"page {page.index}, {page.size.width} × {page.size.height} px"
+    if page.photometric not in _COLOUR:
+        raise SlideError(f"{expected} Received: TIFF of {_meaning(page)} ({which}).", hint=_CONVERT)
+    if page.dtype != "uint8":
+        raise SlideError(
+            f"{expected} Received: TIFF of {page.dtype} with {page.samples} channel(s){_range(page)} ({which}).",
+            hint="Scale its values to 0–255 and write 8 bits a sample: how bright white is only its maker knows.",
+        )
+    if page.samples not in (3, 4):
+        raise SlideError(f"{expected} Received: TIFF with {page.samples} channels ({which}).", hint=_CONVERT)
+    if page.orientation not in (0, 1):
+        raise SlideError(
+            f"{path}: expected pixels stored upright (TIFF orientation 1). Received: orientation {page.orientation} "
+            f"({which}): readers differ in whether they turn it, and positions would not be where a viewer shows them.",
+            hint="Write the file again with the pixels turned (vips autorot), or set its Orientation tag to 1.",
+        )
+
+
+def _meaning(page: Page) -> str:
+    bits = f"{page.dtype} with {page.samples} channel(s), {page.photometric}"
+    if page.photometric in _GREY:
+        return f"grey, not colour: {bits}{_range(page)}"
+    return f"a palette of colours: {bits}" if page.photometric == "PALETTE" else bits
+
+
+def _range(page: Page) -> str:
+    if page.largest_value is None:
+        return ""
+    return f", values up to {page.largest_value} ({max(1, page.largest_value.bit_length())} bits)"
