@@ -53,7 +53,7 @@ def test_the_same_slide_under_two_patients_is_a_leak(manifest):
 
 
 def test_a_value_definition_that_a_marker_does_not_have_is_refused(manifest):
-    with pytest.raises(ConfigError, match="membrane"):
+    with pytest.raises(ConfigError, match="intensities"):
         trained_markers(dataclasses.replace(manifest, markers=("her2",), value_definition="negative_ratio"))
 
 

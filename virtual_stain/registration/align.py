@@ -29,7 +29,7 @@ from virtual_stain.registration.working import WorkingPair
 
 _TRIES = 3
 _ANOTHER = 0.01  # of the diagonal: affine maps nearer than this end alike
-_FINER_PIXELS = 3.0  # level-0 px per working px: from here on the slides hold more than the working images show
+_FINER_PIXELS = 2.5  # level-0 px per working px: from here on the slides hold more than the working images show
 _MEASURE_STRIDE = 3  # of the windows that measure: two held out together leave windows of the fit between them
 
 

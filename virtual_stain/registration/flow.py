@@ -58,7 +58,14 @@ def _flow(first: Grey, second: Grey) -> Dense:
     finder.setFinestScale(0)
     finder.setPatchSize(_PATCH_PX)
     finder.setPatchStride(_STRIDE_PX)
-    return np.asarray(finder.calc(first, second, np.zeros((*first.shape, 2), np.float32)), np.float32)
+    # OpenCV cuts the picture into as many stripes as it has threads, and what is found hangs by the stripes: a worker,
+    # which has one thread, would find another displacement than the main process
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        return np.asarray(finder.calc(first, second, np.zeros((*first.shape, 2), np.float32)), np.float32)
+    finally:
+        cv2.setNumThreads(threads)
 
 
 def _as_grey(image: Image) -> Grey:
