@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import io
 import os
-import signal
 import sys
 import traceback
 
 import click
 
+from virtual_stain.cli.terminal import prepare_terminal
 from virtual_stain.errors import VirtualStainError
 from virtual_stain.version import __version__
 
@@ -72,7 +71,7 @@ def run(arguments: list[str] | None = None) -> None:
     # numpy's linear algebra is tiny here (3 × 3 matrices, colours), and OpenBLAS' threads spin for milliseconds after
     # every call of it: reading a window took twice its processor time, at the cost of whoever works beside it
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    _prepare_terminal()
+    prepare_terminal()
     code = _run(arguments)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -80,15 +79,6 @@ def run(arguments: list[str] | None = None) -> None:
         # after any s3:// access the interpreter aborts while it shuts down; the work is done and the code must stand
         os._exit(code)
     sys.exit(code)
-
-
-def _prepare_terminal() -> None:
-    """A terminal that lacks a letter shows its number; and SIGTERM (Slurm, Docker) ends a command like Ctrl-C."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def _run(arguments: list[str] | None) -> int:
