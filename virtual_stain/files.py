@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,19 +29,50 @@ _UNWRITABLE = {
 }
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_HINT = "Choose another folder with --out, or free the space or the permission."
+
+
 @contextlib.contextmanager
 def output_errors(path: Path) -> Iterator[None]:
-    """Turns the operating system's refusals to write below `path` into OutputError with the path."""
+    """Turns the operating system's refusals to write below `path` into OutputError with the path.
+
+    What is refused elsewhere (a slide, a program, the temporary folder) is not blamed on the output.
+    """
     try:
         yield
     except OSError as error:
         reason = _UNWRITABLE.get(error.errno or 0)
-        if reason is None:
+        if reason is None or (error.errno not in _FULL and not _is_about(error, path)):
             raise
-        raise OutputError(
-            f"{error.filename or path}: cannot be written: {reason}.",
-            hint="Choose another folder with --out, or free the space or the permission.",
-        ) from error
+        raise OutputError(f"{error.filename or path}: cannot be written: {reason}.", hint=_HINT) from error
+
+
+def _is_about(error: OSError, path: Path) -> bool:
+    if not isinstance(error.filename, str | os.PathLike):
+        return True
+    named, folder = Path(error.filename).absolute(), path.absolute()
+    return folder in (named, *named.parents) or named in folder.parents or named.parent == folder.parent
+
+
+def full_disk(error: BaseException | None) -> OutputError | None:
+    """The error of a disk that takes nothing more, where an exception of any library comes of one; else None.
+
+    Libraries tell it each in their own way, and mask it with what they could not do afterwards.
+    """
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, OutputError):
+            return error
+        number = error.errno if isinstance(error, OSError) else None
+        reason = next((n for n in _FULL if n == number or os.strerror(n) in str(error)), None)
+        if reason is not None:
+            name = getattr(error, "filename", None)
+            where = f"{name}: cannot be written" if name else "An output cannot be written"
+            return OutputError(f"{where}: {_UNWRITABLE[reason]}.", hint=_HINT)
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def make_folder(path: Path) -> Path:
@@ -93,17 +125,73 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON atomically, indented, keys in the order given; NaN is a bug and raises ValueError."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """What `write_json` writes."""
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def read_json(path: Location, what: str) -> Any:
     """Reads JSON. Raises InputError that says what the file was expected to be."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        data = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: {what} cannot be read: {error.strerror}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: expected {what} (JSON). Received something else: {error}") from None
+    return parse_json(data, f"{path}: expected {what}")
+
+
+def read_object(path: Location, what: str) -> dict[str, Any]:
+    """Reads a JSON object. Raises InputError."""
+    value = read_json(path, what)
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: expected {what} (a JSON object). Received: {value!r:.80}")
+    return value
+
+
+def parse_json(data: bytes | str, expected: str) -> Any:
+    """JSON (UTF-8) that means one thing to every reader. `expected` begins the message of the InputError it raises.
+
+    Refused: a key that stands twice, NaN and Infinity, numbers that overflow, integers beyond 64 bits, lone surrogates,
+    nesting beyond what can be read.
+    """
+    try:
+        text = data if isinstance(data, str) else data.decode("utf-8")
+        value = json.loads(
+            text, object_pairs_hook=_unique, parse_int=_integer, parse_float=_finite, parse_constant=_refuse_constant
+        )
+        if "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+        return value
+    except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeError are ValueErrors
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise InputError(f"{expected} (JSON). Received something else: {reason:.200}") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(n for n in names if names.count(n) > 1)!r:.80} stands twice")
+    return value
+
+
+def _integer(text: str) -> int:
+    if len(text) > 20 or not -(2**63) <= int(text) < 2**64:
+        raise ValueError(f"the integer {text:.20}… has more than 64 bits")
+    return int(text)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {text:.20} is too large")
+    return value
+
+
+def _refuse_constant(text: str) -> float:
+    raise ValueError(f"{text} is no JSON number")
 
 
 def sha256_file(path: Location) -> str:

@@ -108,24 +108,36 @@ def _raise_if_any(path: Path, problems: list[str], pairs: Sequence[StainPair | S
         raise PairError(f"{path}: expected at least one slide pair. Received a table without rows.")
 
 
-def assign_folds(pairs: Sequence[StainPair], key: PatientKey, n_folds: int) -> dict[str, int]:
-    """patient_id → fold: the `fold` column where a row of the patient has one, else from the hashed patient.
+def assign_folds(
+    pairs: Sequence[StainPair], key: PatientKey, n_folds: int, earlier: Mapping[str, int] | None = None
+) -> dict[str, int]:
+    """patient_id → fold: the `fold` column where a row of the patient has one; the others are spread evenly, in the
+    order of their hashes (by the hash alone, a fold of a small cohort would often stay empty).
 
-    A patient's own fold never changes when patients are added. `read_pairs` has refused a patient in two folds.
+    `earlier`: patient_id → fold of records that were built before: a patient's fold never changes when patients are
+    added. `read_pairs` has refused a patient in two folds.
     """
     given: dict[str, int] = {}
     for pair in pairs:
         if pair.fold is not None:
             given[key.patient_id(pair.patient)] = pair.fold
-    return {
-        patient: given.get(patient, fold_of(patient, n_folds))
-        for patient in (key.patient_id(pair.patient) for pair in pairs)
-    }
+    patients = list(dict.fromkeys(key.patient_id(pair.patient) for pair in pairs))
+    folds = {p: f for p, f in (earlier or {}).items() if p in patients and 0 <= f < n_folds} | given
+    filled = [list(folds.values()).count(fold) for fold in range(n_folds)]
+    for patient in sorted(set(patients) - set(folds), key=_fold_hash):
+        own = fold_of(patient, n_folds)
+        folds[patient] = min(range(n_folds), key=lambda fold: (filled[fold], (fold - own) % n_folds))
+        filled[folds[patient]] += 1
+    return {patient: folds[patient] for patient in patients}
 
 
 def fold_of(patient_id: str, n_folds: int) -> int:
     """The fold that a hashed patient falls into."""
-    return int(hashlib.sha256(f"fold:{patient_id}".encode("ascii")).hexdigest()[:16], 16) % n_folds
+    return _fold_hash(patient_id) % n_folds
+
+
+def _fold_hash(patient_id: str) -> int:
+    return int(hashlib.sha256(f"fold:{patient_id}".encode("ascii")).hexdigest()[:16], 16)
 
 
 def _rows(path: Path, required: Sequence[str]) -> Iterator[tuple[int, Mapping[str, str]]]:

@@ -67,7 +67,13 @@ def local_executor(jobs: int) -> Iterator[concurrent.futures.Executor]:
         yield _Inline()
         return
     context = multiprocessing.get_context("spawn")
-    pool = concurrent.futures.ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker)
+    try:
+        pool = concurrent.futures.ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker)
+    except (OSError, NotImplementedError, ImportError) as error:  # their queues need semaphores
+        raise VirtualStainError(
+            f"{jobs} processes were asked for, and this system gives none the means to work together: {error}",
+            hint="Is /dev/shm there, writable and not full? --jobs 1 does without.",
+        ) from error
     try:
         yield pool
     except BaseException:

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from virtual_stain.errors import ConfigError, InputError
+from virtual_stain.errors import ConfigError, InputError, OutputError
 from virtual_stain.files import output_errors
 
 ENVIRONMENT_NAME = "VSTAIN_PATIENT_KEY"
@@ -105,7 +105,14 @@ def load_patient_key(environment: Mapping[str, str] | None = None) -> PatientKey
     if named is None:
         path = default_key_path(env)
         if not path.exists():
-            _create(path)
+            try:
+                _create(path)
+            except OutputError as error:
+                raise InputError(
+                    f"{path.parent}: the patient key cannot be made there: {error.message}",
+                    hint=f"{ENVIRONMENT_NAME} names a key file elsewhere; make one with: "
+                    f"(umask 077; openssl rand -hex 32 > FILE). Keep it: patients are recognised by it.",
+                ) from error
         return _read(path)
     if not named.strip():
         raise ConfigError(f"{ENVIRONMENT_NAME}: expected the path of a key file. Received an empty value.")

@@ -24,6 +24,7 @@ NEUTRAL = {
     "parallel": "where it is computed",
     "memory": "how much is computed at once",
     "files": "how files come to lie on the disk whole; their content has a hash of its own",
+    "hdf5": "how HDF5 files come to lie on the disk whole",
     "config.check": "refuses settings; those that pass stand in the fingerprint",
     "config.load": "reads settings; their values stand in the fingerprint",
     "provenance": "what run.json tells",

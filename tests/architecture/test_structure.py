@@ -19,6 +19,7 @@ TENSORFLOW_MAY_FILES = {
     "export/saved_model.py",
     "export/inference_graph.py",
     "export/weights_apart.py",
+    "score/allowed_operations.py",
     "score/local.py",
     "score/bfloat16.py",
     "score/openvino_engine.py",

@@ -213,7 +213,7 @@ def test_changed_code_makes_its_stage_again_and_none_before(
         (pair_registration, "register_pair"),
         (pair_stain, "estimate_slide_stain"),
         (part_job, "build_tile"),
-        (records_write, "write_shards"),
+        (records_write, "stage_shards"),
     )
     calls = [Calls(monkeypatch, module, name) for module, name in stages]
     n_tiles = read_manifest(built.out).n_records

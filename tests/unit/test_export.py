@@ -234,6 +234,7 @@ def run(monkeypatch, tmp_path):
         "value_definition": "positive_ratio",
         "tiling": {"window_um": 38.4, "stride_um": 38.4, "tile_px": 128},
         "crop_px": 64,
+        "crop_weights": "equal",
         "thresholds": {"min_tissue_fraction": 0.5, "min_tumour_cells": 50.0},
         "patient_key_fingerprint": key.fingerprint,
         "training_patient_ids": ["secret-patient-id"],

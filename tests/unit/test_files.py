@@ -178,3 +178,39 @@ def test_a_full_disk_met_under_the_lock_is_a_sentence(tmp_path):
 def test_a_folder_that_cannot_be_made_was_a_traceback():
     with pytest.raises(OutputError, match="/proc/x: cannot be written"):
         make_folder(Path("/proc/x"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{"a": 1, "a": 2}',
+        b'{"a": NaN}',
+        b'{"a": -Infinity}',
+        b'{"a": 1e999}',
+        b'{"a": %s}' % (b"9" * 5000),
+        b'{"a": 99999999999999999999999}',
+        b"[" * 100_000,
+        b'{"a":' * 50_000 + b"1" + b"}" * 50_000,
+        b'{"a": "\\ud800"}',
+        b'{"a": "\xff"}',
+        b"",
+        b"\x00",
+    ],
+    ids=lambda text: repr(text[:20]),
+)
+def test_json_that_broke_its_reader_or_means_two_things_is_refused(tmp_path, text):
+    """RecursionError, OverflowError, over 4,300 digits: 29 tracebacks."""
+    (tmp_path / "x.json").write_bytes(text)
+    with pytest.raises(InputError, match="expected a list of things"):
+        read_json(tmp_path / "x.json", "a list of things")
+
+
+def test_ordinary_json_is_read(tmp_path):
+    value = {"a": [1, -2.5, 2**63, "größe \U0001f600", None, True], "b": {"a": 1e300}}
+    write_json(tmp_path / "x.json", value)
+    assert read_json(tmp_path / "x.json", "x") == value
+
+
+def test_a_refusal_elsewhere_was_blamed_on_the_output(tmp_path):
+    with pytest.raises(PermissionError), output_errors(tmp_path / "out" / "x.json"):
+        raise PermissionError(errno.EACCES, "Permission denied", "/slides/a.svs")

@@ -186,7 +186,7 @@ def test_readings_that_are_pulled_to_the_middle_are_calibrated_back():
     """A model from few patients reads 70 % of the differences and ten points too much."""
     rng = np.random.default_rng(4)
     truth = rng.uniform(0.05, 0.6, 40)
-    read = np.clip(0.15 + 0.6 * truth + rng.normal(0, 0.03, 40), 0, 1)
+    read = np.clip(0.15 + 0.6 * truth + rng.normal(0, 0.015, 40), 0, 1)
     slides = [
         OutOfFold(f"p{i}", f"s{i}", i % 4, float(r), float(t)) for i, (r, t) in enumerate(zip(read, truth, strict=True))
     ]

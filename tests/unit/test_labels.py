@@ -181,6 +181,38 @@ def test_a_store_that_is_cut_off_counts_as_not_there(tmp_path: Path) -> None:
         TileStore(path)
 
 
+def test_pixels_that_had_rotted_were_packed_as_good(tmp_path: Path) -> None:
+    """2,000 zeroed bytes of a picture: it still decoded, and nothing compared it with what was labelled."""
+    path = tmp_path / "tiles.h5"
+    tiles = [_tile(0), _tile(1)]
+    write_tiles(path, tiles, "key")
+    data = bytearray(path.read_bytes())
+    at = data.index(tiles[1].he_jpeg) + len(tiles[1].he_jpeg) // 2
+    data[at : at + 40] = bytes(40)
+    path.write_bytes(data)
+    with TileStore(path) as store:
+        _same(tiles[0], store.tile(0))
+        with pytest.raises(VerificationError, match="not the one that was labelled"):
+            store.tile(1)
+    assert stored_fingerprint(path) is None  # so it is made again
+
+
+def test_no_changed_byte_of_a_store_changes_a_label_in_silence(tmp_path: Path) -> None:
+    path = tmp_path / "tiles.h5"
+    tiles = [_tile(0), _tile(1)]
+    write_tiles(path, tiles, "key")
+    whole = path.read_bytes()
+    rng = np.random.default_rng(5)
+    for at in rng.integers(0, len(whole), 60):
+        data = bytearray(whole)
+        data[at] ^= 1 << int(rng.integers(8))
+        path.write_bytes(data)
+        if stored_fingerprint(path) == "key":  # unused space, or a name that nobody reads
+            with TileStore(path) as store:
+                for tile, back in zip(tiles, store.tiles(), strict=True):
+                    _same(tile, back)
+
+
 def test_a_write_that_fails_leaves_the_older_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "tiles.h5"
     write_tiles(path, [_tile(0)], "old")

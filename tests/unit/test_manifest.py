@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from tests.fixtures.records import tiny_records
-from virtual_stain.errors import InputError, VerificationError
+from virtual_stain.errors import InputError, OutputError, VerificationError
 from virtual_stain.records.manifest import Manifest, read_manifest, shard_paths, write_manifest
+from virtual_stain.records.verify import require_scale, verify_records
 
 
 @pytest.fixture(scope="module")
@@ -77,3 +80,72 @@ def test_a_missing_or_unknown_key_is_named(manifest: Manifest, tmp_path: Path) -
     (tmp_path / "manifest.json").write_text(json.dumps(value | {"extra": 1}))
     with pytest.raises(InputError, match=r"missing keys \['n_folds'\], unknown keys \['extra'\]"):
         read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tiling": {"window_um": 0.0}},
+        {"tiling": {"window_um": -1.0}},
+        {"tiling": {"stride_um": 1e9}},
+        {"tiling": {"tile_px": 0}},
+        {"n_folds": 10**12},
+        {"n_folds": 0},
+        {"markers": []},
+        {"markers": ["../x"]},
+        {"markers": ["ki67", "ki67"]},
+        {"markers": ["ki67", "er"]},
+        {"value_definition": "mean"},
+        {"min_tumour_cells": -1},
+        {"pairs": {"n_ratio": 99}},
+        {"pairs": {"positive": -1}},
+        {"pairs": {"patient_id": "Ann"}},
+        {"pairs": {"marker": "p53"}},
+    ],
+    ids=lambda change: json.dumps(change),
+)
+def test_verify_believed_any_value_of_the_manifest(manifest: Manifest, tmp_path: Path, change: dict) -> None:
+    """A window of 0, a trillion folds, no marker: "everything fits"."""
+    value = manifest.to_dict()
+    value = json.loads(json.dumps(value))
+    for key, new in change.items():
+        if key == "tiling":
+            value[key] |= new
+        elif key == "pairs":
+            value[key][0] |= new
+        else:
+            value[key] = new
+    (tmp_path / "manifest.json").write_text(json.dumps(value))
+    with pytest.raises(InputError):
+        read_manifest(tmp_path)
+
+
+def test_records_at_twice_their_scale_were_trained_and_scored(folder: Path, manifest: Manifest, tmp_path: Path) -> None:
+    copy = tmp_path / "records"
+    shutil.copytree(folder, copy)
+    value = json.loads((copy / "manifest.json").read_text())
+    value["tiling"] |= {"window_um": 2 * manifest.tiling.window_um, "stride_um": 2 * manifest.tiling.stride_um}
+    (copy / "manifest.json").write_text(json.dumps(value))
+    with pytest.raises(VerificationError, match="tile/mpp: expected"):
+        verify_records(copy)
+    with pytest.raises(VerificationError, match=r"tile/mpp: expected .* Received"):
+        require_scale(copy, read_manifest(copy))
+    require_scale(folder, manifest)
+
+
+def test_a_full_disk_keeps_the_older_manifest_and_nothing_is_put_in_place(
+    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_manifest(tmp_path, manifest)
+    before = (tmp_path / "manifest.json").read_bytes()
+    placed: list[str] = []
+
+    def full(fd: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutputError, match="the disk is full"):
+        write_manifest(tmp_path, manifest, just_before=lambda: placed.append("shards"))
+    assert placed == []
+    assert (tmp_path / "manifest.json").read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["manifest.json"]

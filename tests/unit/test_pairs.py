@@ -6,7 +6,7 @@ import pytest
 
 from virtual_stain.errors import PairError
 from virtual_stain.markers import Marker
-from virtual_stain.pairs import assign_folds, fold_of, read_pairs, read_slide_pairs
+from virtual_stain.pairs import StainPair, assign_folds, fold_of, read_pairs, read_slide_pairs
 from virtual_stain.patients import PatientKey
 
 HEADER = "pair,patient,marker,he,ihc"
@@ -137,7 +137,38 @@ def test_folds_come_from_the_hashed_patient_unless_given(folder: Path) -> None:
     pairs = read_pairs(_write(folder, "\n".join(rows)))
     key = PatientKey(b"k" * 32)
     folds = assign_folds(pairs, key, 5)
-    assert folds == {key.patient_id("Ann"): 4, key.patient_id("Bob"): fold_of(key.patient_id("Bob"), 5)}
+    bob = fold_of(key.patient_id("Bob"), 5)
+    assert folds == {key.patient_id("Ann"): 4, key.patient_id("Bob"): 0 if bob == 4 else bob}
+
+
+def _cohort(folder: Path, n_patients: int) -> tuple[StainPair, ...]:
+    rows = [HEADER]
+    for i in range(n_patients):
+        for side in ("he", "ihc"):
+            (folder / f"{i}-{side}.svs").write_bytes(f"{i} {side}".encode())
+        rows.append(f"{i},Patient {i},ki67,{i}-he.svs,{i}-ihc.svs")
+    return read_pairs(_write(folder, "\n".join(rows)))
+
+
+@pytest.mark.parametrize("n_patients", [5, 7, 10, 15, 31])
+def test_the_hash_alone_left_folds_of_small_cohorts_empty(folder: Path, n_patients: int) -> None:
+    """Of 10 to 15 patients in five folds, one fold was empty in 17 to 47 % of cohorts."""
+    pairs = _cohort(folder, n_patients)
+    for seed in range(20):
+        key = PatientKey(bytes([seed]) * 32)
+        folds = list(assign_folds(pairs, key, 5).values())
+        sizes = [folds.count(k) for k in range(5)]
+        assert max(sizes) - min(sizes) <= 1
+        assert assign_folds(pairs[::-1], key, 5) == assign_folds(pairs, key, 5)
+
+
+def test_a_patient_keeps_the_fold_of_earlier_records(folder: Path) -> None:
+    pairs = _cohort(folder, 12)
+    key = PatientKey(b"k" * 32)
+    before = assign_folds(pairs[:7], key, 5)
+    after = assign_folds(pairs, key, 5, before)
+    assert before.items() <= after.items()
+    assert {list(after.values()).count(k) for k in range(5)} == {2, 3}
 
 
 def test_hashed_folds_are_about_even() -> None:

@@ -10,7 +10,7 @@ from tests.fixtures.records import TinyRecords, tiny_record
 from virtual_stain.errors import OutputError, VerificationError
 from virtual_stain.records.read import decode_example, iterate_serialized, iterate_shard, parse_example
 from virtual_stain.records.schema import FEATURES, Record
-from virtual_stain.records.write import encode_example, remove_shards, write_shards
+from virtual_stain.records.write import encode_example, remove_shards, stage_shards, write_shards
 
 
 def _records(n: int, pair: str = "p1") -> list[Record]:
@@ -102,6 +102,16 @@ def test_a_shard_cut_off_is_named_with_file_and_record(tmp_path: Path) -> None:
         list(iterate_serialized(path))
 
 
+@pytest.mark.parametrize("length", [2**40, 2**63, 2**64 - 1])
+def test_a_length_beyond_the_file_ended_the_process(tmp_path: Path, length: int) -> None:
+    shard = write_shards(tmp_path, "p1", _records(3), shard_bytes=10**9)[0]
+    path = tmp_path / shard.file
+    data = path.read_bytes()
+    path.write_bytes(length.to_bytes(8, "little") + data[8:])
+    with pytest.raises(VerificationError, match="record 0 is corrupt or cut off"):
+        list(iterate_serialized(path))
+
+
 def test_something_else_in_a_valid_frame_is_refused() -> None:
     with pytest.raises(VerificationError, match=r"tf\.train\.Example"):
         decode_example(b"\xff\xff\xffnot an example")
@@ -113,18 +123,41 @@ def test_an_output_that_is_a_file_is_refused_in_words(tmp_path: Path) -> None:
         write_shards(tmp_path / "out", "p1", _records(1), shard_bytes=100)
 
 
-def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("when", ["write", "close", "silently"])
+def test_a_full_disk_is_told_and_leaves_the_older_shards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
     class Full:
         def __init__(self, path: str) -> None:
             Path(path).write_bytes(b"half")
 
         def write(self, data: bytes) -> None:
-            raise tf.errors.ResourceExhaustedError(None, None, "No space left on device")
+            if when == "write":
+                raise tf.errors.ResourceExhaustedError(None, None, "No space left on device")
 
         def close(self) -> None:
-            pass
+            if when == "close":
+                raise tf.errors.ResourceExhaustedError(None, None, "No space left on device")
 
+    (older,) = write_shards(tmp_path, "p1", _records(3), shard_bytes=10**9)
+    before = (tmp_path / older.file).read_bytes()
     monkeypatch.setattr(tf.io, "TFRecordWriter", Full)
     with pytest.raises(OutputError, match="the disk is full"):
         write_shards(tmp_path, "p1", _records(2), shard_bytes=10**9)
-    assert list(tmp_path.iterdir()) == []
+    assert [p.name for p in tmp_path.iterdir()] == [older.file]
+    assert (tmp_path / older.file).read_bytes() == before
+
+
+def test_a_disk_that_filled_up_at_the_second_pair_left_shards_that_the_manifest_did_not_know(tmp_path: Path) -> None:
+    """The first pair's new shard was in place, its manifest was not: shards are put there with the manifest."""
+    (older,) = write_shards(tmp_path, "p1", _records(3), shard_bytes=10**9)
+    before = (tmp_path / older.file).read_bytes()
+    staged = stage_shards(tmp_path, "p1", _records(2), shard_bytes=10**9)
+    assert (tmp_path / older.file).read_bytes() == before
+    staged.discard()  # the second pair met the full disk
+    assert [p.name for p in tmp_path.iterdir()] == [older.file]
+    staged = stage_shards(tmp_path, "p1", _records(2), shard_bytes=10**9)
+    staged.commit()
+    staged.discard()
+    assert [p.name for p in tmp_path.iterdir()] == [staged.entries[0].file]
+    assert len(list(iterate_shard(tmp_path / staged.entries[0].file))) == 2

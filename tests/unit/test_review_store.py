@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import multiprocessing
 import os
 import signal
@@ -18,7 +19,7 @@ from virtual_stain.errors import InputError, OutputError
 from virtual_stain.review.agreement import agreement, cohens_kappa
 from virtual_stain.review.correction import Correction
 from virtual_stain.review.settle import merge_verdicts, people_verdicts, settle
-from virtual_stain.review.store import ReviewStore, clean_name
+from virtual_stain.review.store import RepeatedRequestError, ReviewStore, clean_name
 from virtual_stain.review.verdicts import Decision, Place, Verdict, read_verdicts
 
 A, R, S = Decision.ACCEPT, Decision.REJECT, Decision.SKIP
@@ -78,6 +79,19 @@ def test_a_batch_is_taken_back_as_a_whole(store: ReviewStore) -> None:
 def test_imported_decisions_are_not_undone(store: ReviewStore) -> None:
     store.add([_verdict(0)], origin="csv")
     assert store.undo("A") == []
+
+
+def test_another_decision_under_the_same_request_was_swallowed(store: ReviewStore) -> None:
+    first = _verdict(0)
+    store.add([first], request_id="x" * 8)
+    for other in (
+        _verdict(1),
+        dataclasses.replace(first, reason="seen again"),
+        dataclasses.replace(first, reviewer="B"),
+    ):
+        with pytest.raises(RepeatedRequestError):
+            store.add([other], request_id="x" * 8)
+    assert [d.verdict for d in store.decisions()] == [first]
 
 
 def test_a_decision_sent_twice_is_written_once(store: ReviewStore) -> None:

@@ -10,6 +10,7 @@ from tests.fixtures.models import tiny_card
 from virtual_stain.cli.main import _run
 from virtual_stain.errors import InputError, OutputError, VerificationError
 from virtual_stain.export.bundle import verify_bundle, write_bundle_json
+from virtual_stain.export.card import model_name
 from virtual_stain.export.registry import append, read_registry
 from virtual_stain.export.signing import (
     create_key,
@@ -26,7 +27,7 @@ def _bundle(model, version):
     folder = model / str(version)
     folder.mkdir(parents=True)
     (folder / "saved_model.pb").write_bytes(b"graph %d" % version)
-    write_bundle_json(folder, dataclasses.replace(tiny_card(), version=version))
+    write_bundle_json(folder, dataclasses.replace(tiny_card(), name=model_name(model), version=version))
     return folder
 
 
@@ -171,7 +172,7 @@ def test_the_commands_and_their_exit_codes(model, tmp_path, capsys):
     assert "by the trusted key" in capsys.readouterr().out
     assert _run(["models", "verify", str(model), "--all", *trusted]) == 3  # version 1 is not signed
     assert _run(["models", "verify", str(model / "1")]) == 3  # there is a registry, and it does not know version 1
-    assert "expected an entry of tiny version 1" in capsys.readouterr().err
+    assert "expected an entry of m_del_1 version 1" in capsys.readouterr().err
     (model / "2" / "saved_model.pb").write_bytes(b"another")
     assert _run(["models", "verify", str(model)]) == 3
     assert _run(["models", "verify", str(tmp_path)]) == 5

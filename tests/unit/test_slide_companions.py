@@ -8,9 +8,13 @@ import cv2
 import numpy as np
 import pytest
 
-from virtual_stain.slides.companions import named_files
+from virtual_stain.errors import SlideError
+from virtual_stain.slides.companions import is_index, named_files
 from virtual_stain.slides.openslide_source import is_many_files
 from virtual_stain.slides.slide import SlideRef, open_slide
+from virtual_stain.web.problem import ApiError
+from virtual_stain.web.serve.root import SlideRoot
+from virtual_stain.web.serve.upload import _check_opens
 
 INDEX = """[Virtual Microscope Specimen]
 NoLayers=1
@@ -86,3 +90,61 @@ def test_an_upload_that_is_an_index_read_files_outside_the_root(tmp_path: Path) 
 
     with pytest.raises(ApiError, match="expected a slide in one file"):
         _check_opens(_vms(tmp_path / "uploads", "evil.tif", "../secret/label.jpg"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace("ImageFile", "  ImageFile"),
+        lambda text: text.replace("ImageFile", "\tImageFile"),
+        lambda text: text.replace("ImageFile=", "ImageFile  =  "),
+        lambda text: text.replace("[Virtual", "# x\n\n[Virtual").replace("\n", "\r\n"),
+        lambda text: "\n".join("   " + line for line in text.split("\n")),
+    ],
+)
+def test_an_indented_index_was_understood_by_the_library_alone(tmp_path: Path, change) -> None:
+    """Over HTTP, a picture from outside the root was read so."""
+    path = _vms(tmp_path / "served", image="../outside/pixels.jpg")
+    path.write_bytes(change(path.read_text()).encode())
+    assert tmp_path / "served" / "../outside/pixels.jpg" in named_files(path)
+    assert is_index(path)
+    with pytest.raises(ApiError, match="no such slide"):
+        SlideRoot(tmp_path / "served").slide("a.vms")
+    (tmp_path / "served" / "b.tif").write_bytes(path.read_bytes())
+    with pytest.raises(ApiError, match="expected a slide in one file"):
+        _check_opens(tmp_path / "served" / "b.tif")
+
+
+def test_an_index_with_escapes_is_refused(tmp_path: Path) -> None:
+    path = _vms(tmp_path)
+    path.write_text(INDEX.format(image="..\\\\sx.jpg"))
+    with pytest.raises(SlideError, match="backslash"):
+        named_files(path)
+
+
+def test_an_index_below_the_root_is_served(tmp_path: Path) -> None:
+    _vms(tmp_path)
+    assert SlideRoot(tmp_path).slide("a.vms") == (tmp_path / "a.vms").resolve()
+
+
+@pytest.mark.parametrize("line", ["FILE_0 = ../../outside.dat", "  INDEXFILE=/etc/passwd", "FILE_1=a\\\\sb"])
+def test_a_mirax_folder_that_names_files_outside_is_not_served(tmp_path: Path, line: str) -> None:
+    root = tmp_path / "root"
+    (root / "a").mkdir(parents=True)
+    (root / "a.mrxs").write_bytes(b"x")
+    (root / "a" / "Slidedat.ini").write_text(f"[DATAFILE]\nFILE_COUNT=1\n{line}\n")
+    with pytest.raises(ApiError, match="no such slide"):
+        SlideRoot(root).slide("a.mrxs")
+    (root / "a" / "Slidedat.ini").write_text("[DATAFILE]\nFILE_0=Data0000.dat\n")
+    assert SlideRoot(root).slide("a.mrxs").name == "a.mrxs"
+
+
+def test_a_dicom_whose_folder_holds_a_link_out_of_the_root_is_not_served(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "a.dcm").write_bytes(bytes(128) + b"DICM")
+    assert SlideRoot(root).slide("a.dcm").name == "a.dcm"
+    (tmp_path / "secret.dcm").write_bytes(bytes(128) + b"DICM")
+    (root / "b.dcm").symlink_to(tmp_path / "secret.dcm")
+    with pytest.raises(ApiError, match="no such slide"):
+        SlideRoot(root).slide("a.dcm")

@@ -9,6 +9,7 @@ import traceback
 
 import click
 
+from virtual_stain.cli.terminal import prepare_terminal
 from virtual_stain.errors import VirtualStainError
 from virtual_stain.version import __version__
 
@@ -70,6 +71,7 @@ def run(arguments: list[str] | None = None) -> None:
     # numpy's linear algebra is tiny here (3 × 3 matrices, colours), and OpenBLAS' threads spin for milliseconds after
     # every call of it: reading a window took twice its processor time, at the cost of whoever works beside it
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    prepare_terminal()
     code = _run(arguments)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -99,7 +101,13 @@ def _run(arguments: list[str] | None) -> int:
     except MemoryError:
         click.echo("vstain: out of memory. Fewer --jobs or a smaller batch_size need less.", err=True)
         return 1
-    except Exception:
+    except Exception as error:
+        from virtual_stain.files import full_disk
+
+        full = full_disk(error)
+        if full is not None:
+            click.echo(f"vstain: {full}", err=True)
+            return full.exit_code
         traceback.print_exc()
         click.echo("vstain: this is a bug; please report the lines above.", err=True)
         return 1

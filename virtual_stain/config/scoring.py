@@ -44,6 +44,8 @@ class ScoringSettings:
     """Less tissue than this on a slide is flagged low_tissue."""
     few_cells: Annotated[int, Range(0, 1_000_000)] = 500
     """Fewer expected tumour cells on a slide are flagged (IKWG: count at least 500)."""
+    require_signature: bool = False
+    """Refuse a model without --trusted-key: one whose maker nobody vouches for."""
     gallery_tiles: Annotated[int, Range(0, 200)] = 30
     """Tiles with the highest readings shown in the HTML report."""
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from virtual_stain.dataset.split import split_by_patient
 from virtual_stain.errors import ConfigError, InputError
 from virtual_stain.patients import normalised
 from virtual_stain.records.manifest import Manifest
@@ -43,6 +44,10 @@ def plan_folds(manifest: Manifest, n_folds: int | None = None, sites: Mapping[st
         raise ConfigError(f"--cv: expected at least 3 folds (test, validation, training). Received: {k}")
     if sites is None and k == manifest.n_folds:
         return FoldPlan(k, manifest.folds(), False)
+    return _spread(manifest, k, sites)
+
+
+def _spread(manifest: Manifest, k: int, sites: Mapping[str, str] | None) -> FoldPlan:
     units = _units(manifest, sites)
     if len(units) < k:
         what = "patients" if sites is None else "sites that share no patient"
@@ -59,6 +64,34 @@ def plan_folds(manifest: Manifest, n_folds: int | None = None, sites: Mapping[st
         filled[fold] += sum(tiles[p] + 1 for p in unit)
         folds |= dict.fromkeys(unit, fold)
     return FoldPlan(k, folds, sites is not None)
+
+
+def require_every_fold(manifest: Manifest, validation_share: float) -> None:
+    """Every fold can be tested on, before the first one is trained. Raises InputError that names the K that works."""
+    for fold in range(manifest.n_folds):
+        try:
+            split_by_patient(manifest, fold, validation_share)
+        except InputError as error:
+            works = _number_that_works(manifest, validation_share)
+            raise InputError(
+                f"--cv {manifest.n_folds}: {error.message} No fold was trained.",
+                hint=error.hint if works is None else f"--cv {works} works: it spreads the same patients anew.",
+            ) from None
+
+
+def _number_that_works(manifest: Manifest, validation_share: float) -> int | None:
+    labelled = {p.patient_id for p in manifest.pairs if p.n_ratio}
+    for k in range(min(len(labelled), 20), 2, -1):
+        if k == manifest.n_folds:
+            continue
+        try:
+            planned = _spread(manifest, k, None).apply(manifest)
+            for fold in range(k):
+                split_by_patient(planned, fold, validation_share)
+        except InputError:
+            continue
+        return k
+    return None
 
 
 def read_sites(path: Path, manifest: Manifest) -> dict[str, str]:

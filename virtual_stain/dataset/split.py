@@ -109,6 +109,23 @@ def require_no_shared_tissue(folder: Location, split: Split, duplicates: Sequenc
         )
 
 
+def equal_labels(manifest: Manifest, split: Split) -> list[str]:
+    """A sentence for every marker whose training labels are all 0 % or all 100 %: there is nothing to learn from."""
+    if not ValueDefinition(manifest.value_definition).is_ratio:
+        return []
+    said = []
+    for marker in manifest.markers:
+        pairs = [p for p in split.train if p.marker == marker]
+        positive, negative = sum(p.positive for p in pairs), sum(p.negative for p in pairs)
+        if (positive == 0) != (negative == 0):
+            share = "0 %" if positive == 0 else "100 %"
+            said.append(
+                f"{marker}: every training label is the same, {share} positive of {positive + negative} cells. "
+                "A model can learn nothing else from them: is the IHC slide the right one, and its stain counted?"
+            )
+    return said
+
+
 def _require_labels(manifest: Manifest, split: Split) -> None:
     empty = [side for side, pairs in split.sides().items() if not any(p.n_ratio for p in pairs)]
     # a marker that is never taught, or never chosen by, would read its starting value for ever

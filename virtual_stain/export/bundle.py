@@ -17,7 +17,7 @@ from typing import Any
 
 from virtual_stain.errors import ModelError, VerificationError
 from virtual_stain.export.card import ModelCard, card_from_json
-from virtual_stain.files import read_json, sha256_file, write_json
+from virtual_stain.files import read_object, sha256_file, write_json
 
 BUNDLE_JSON = "bundle.json"
 BUNDLE_SIGNATURE = "bundle.sig"
@@ -48,7 +48,7 @@ def newest(names: Iterable[str]) -> int | None:
 
 
 def _numbers(names: Iterable[str]) -> tuple[int, ...]:
-    return tuple(sorted(int(n) for n in names if n.isascii() and n.isdigit() and str(int(n)) == n))
+    return tuple(sorted(int(n) for n in names if n.isascii() and n.isdigit() and len(n) < 19 and str(int(n)) == n))
 
 
 def find_bundle(model: Path) -> Path:
@@ -91,7 +91,17 @@ def verify_bundle(model: Path) -> Bundle:
             f"{folder}: the bundle is not the one that was exported:\n" + "\n".join(f"  - {p}" for p in problems),
             hint="Copy it again from its source, or export the run again; nothing of it was loaded.",
         )
+    require_version(folder.resolve().name, card, str(folder))
     return Bundle(folder=folder, card=card, sha256=sha256_file(folder / BUNDLE_JSON))
+
+
+def require_version(name: str, card: ModelCard, where: str) -> None:
+    """Raises VerificationError where a folder that is named as a version holds another one."""
+    if _numbers([name]) and int(name) != card.version:
+        raise VerificationError(
+            f"{where}: expected version {name}. Received: version {card.version} of {card.name}, under another number.",
+            hint=f"Copy it to a folder named {card.version}, or export the run again.",
+        )
 
 
 def _bundle_json(folder: Path) -> dict[str, Any]:
@@ -101,10 +111,7 @@ def _bundle_json(folder: Path) -> dict[str, Any]:
             f"{path}: missing, so the files beside it cannot be verified.",
             hint="A SavedModel of another origin cannot be scored with; export the run: vstain export RUN --out MODEL",
         )
-    value = read_json(path, "a model bundle's card")
-    if not isinstance(value, dict):
-        raise VerificationError(f"{path}: expected a JSON object. Received: {value!r:.80}")
-    return value
+    return read_object(path, "a model bundle's card")
 
 
 def _files(folder: Path) -> dict[str, dict[str, Any]]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from virtual_stain.config.tiling import TilingSettings
@@ -148,11 +150,17 @@ def card_from_json(value: Mapping[str, Any], where: str) -> ModelCard:
             require_definition(marker, card.value_definition)
     except KeyError as error:
         raise VerificationError(f"{where}: the model card lacks {error}.") from None
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
         raise VerificationError(f"{where}: the model card is not usable: {error}") from None
     except ConfigError as error:
         raise VerificationError(f"{where}: {error.message}", hint=error.hint) from None
     return card
+
+
+def model_name(folder: Path) -> str:
+    """The name of a model's folder as a model name: what a URL cannot hold becomes _."""
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "_", folder.resolve().name).strip("_.-")
+    return name or "model"
 
 
 def seen_in_training(card: ModelCard, content_sha256: str, key: PatientKey | None) -> bool | None:

@@ -7,16 +7,15 @@ between the check and the loading.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from virtual_stain.errors import ModelError, VerificationError
-from virtual_stain.export.bundle import BUNDLE_JSON, BUNDLE_SIGNATURE, newest, verify_bundle
-from virtual_stain.files import folder_lock, make_folder, output_errors
+from virtual_stain.errors import InputError, ModelError, VerificationError
+from virtual_stain.export.bundle import BUNDLE_JSON, BUNDLE_SIGNATURE, newest, require_version, verify_bundle
+from virtual_stain.files import folder_lock, make_folder, output_errors, parse_json
 from virtual_stain.progress import QUIET, Progress
 from virtual_stain.remote import RemotePath
 
@@ -69,7 +68,7 @@ def fetch_bundle(model: RemotePath, cache: Path | None = None, progress: Progres
                     _copy(folder, name, temporary, files[name])
                 if (folder / BUNDLE_SIGNATURE).is_file():
                     _copy(folder, BUNDLE_SIGNATURE, temporary, _SIGNATURE_BYTES)
-                verify_bundle(temporary)
+                require_version(folder.name, verify_bundle(temporary).card, str(folder))
                 temporary.rename(target)
             except BaseException:
                 shutil.rmtree(temporary, ignore_errors=True)
@@ -95,9 +94,9 @@ def _find(model: RemotePath) -> RemotePath:
 def _files(card: bytes, where: str) -> dict[str, int]:
     """Name → bytes of every file; a name that would leave the folder is refused."""
     try:
-        value: Any = json.loads(card)
+        value: Any = parse_json(card, f"{where}: expected a bundle's card")
         files = {str(name): int(entry["bytes"]) for name, entry in value["files"].items()}
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (InputError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise VerificationError(f"{where}: expected a bundle's card. Received something else: {error!r}") from None
     for name, size in files.items():
         parts = PurePosixPath(name).parts

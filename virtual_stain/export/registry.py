@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from virtual_stain.errors import VerificationError
+from virtual_stain.errors import InputError, VerificationError
 from virtual_stain.export.bundle import Bundle
 from virtual_stain.export.signing import PublicKey, SigningKey, decoded, public_key_of, require_cryptography
-from virtual_stain.files import folder_lock, write_bytes
+from virtual_stain.files import folder_lock, parse_json, write_bytes
 
 REGISTRY = "registry.jsonl"
 _GENESIS = "0" * 64
@@ -53,6 +53,10 @@ class Registry:
             if (entry.model, entry.version, entry.bundle_sha256) == _identity(bundle):
                 return entry
         return None
+
+    def newest(self, model: str) -> Entry | None:
+        """The last entry of a model: the order of the lines decides, not the number."""
+        return next((entry for entry in reversed(self.entries) if entry.model == model), None)
 
 
 def append(path: Path, bundle: Bundle, key: SigningKey | None) -> str:
@@ -108,13 +112,15 @@ _RESTORE = "The registry was changed or cut off: restore it from a copy, and fin
 
 def _entry(line: bytes, number: int, previous: str, where: str) -> Entry:
     try:
-        value = json.loads(line)
-    except (json.JSONDecodeError, UnicodeDecodeError):
+        value = parse_json(line, where)
+    except InputError:
         value = None
     signed = isinstance(value, dict) and "signature" in value
     keys = (*_KEYS, "public_key", "signature") if signed else _KEYS
     if not isinstance(value, dict) or tuple(value) != keys or _line(value) != line:
         raise VerificationError(f"{where}: expected a line of the registry. Received: {line[:80]!r}", hint=_RESTORE)
+    if not _is_typed(value):
+        raise VerificationError(f"{where}: expected names, versions and hashes. Received: {line[:80]!r}", hint=_RESTORE)
     if value["previous"] != previous or value["index"] != number - 1:
         raise VerificationError(
             f"{where}: expected index {number - 1} after a line of sha256 {previous:.16}…. "
@@ -128,6 +134,11 @@ def _entry(line: bytes, number: int, previous: str, where: str) -> Entry:
         if not signer.accepts(_message(value), decoded(value["signature"], 64, f"{where}: signature")):
             raise VerificationError(f"{where}: the signature (key {signer.fingerprint}) is not one of this line.")
     return Entry(str(value["model"]), int(value["version"]), str(value["bundle_sha256"]), value["time_utc"], signer)
+
+
+def _is_typed(value: dict[str, Any]) -> bool:
+    numbers = all(type(value[key]) is int and value[key] >= 0 for key in ("index", "version"))
+    return numbers and all(isinstance(value[key], str) for key in _KEYS if key not in ("index", "version"))
 
 
 def _identity(bundle: Bundle) -> tuple[str, int, str]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -25,7 +24,7 @@ import tensorflow as tf
 from virtual_stain.config.tiling import TilingSettings
 from virtual_stain.errors import ModelError, OutputError
 from virtual_stain.export.bundle import versions, write_bundle_json
-from virtual_stain.export.card import ModelCard
+from virtual_stain.export.card import ModelCard, model_name
 from virtual_stain.export.evaluation import HeldOut, exported_run, held_out
 from virtual_stain.export.inference_graph import freeze_network
 from virtual_stain.export.model_card import MODEL_CARD, model_card_text
@@ -71,7 +70,7 @@ def export_run(
             "training slides, and `vstain score` cannot warn about them."
         )
     evaluated = held_out(run_dir)
-    card = _run_card(run.card, evaluated, name or _model_name(out), slides)
+    card = _run_card(run.card, evaluated, name or model_name(out), slides)
     refuse_foreign_run(out, "export")
     network = freeze_network(lambda crops: run.model(crops, training=False), card.crop_px, weights_apart=True)
 
@@ -108,12 +107,6 @@ def _run_card(facts: Mapping[str, Any], evaluated: HeldOut, name: str, training_
         training_range=facts["training_range"],
         software=software_versions(tensorflow=True),
     )
-
-
-def _model_name(out: Path) -> str:
-    """The folder's name as a model name: what a URL cannot hold becomes _."""
-    name = re.sub(r"[^A-Za-z0-9_.-]+", "_", out.resolve().name).strip("_.-")
-    return name or "model"
 
 
 def write_bundle(

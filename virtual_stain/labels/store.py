@@ -2,10 +2,12 @@
 
 HDF5 has no crash safety while it is written: a file is written as `.tmp`, synced and renamed, so one that is there is
 whole. Every file carries the hash of what it was made from (`fingerprint`); a file with another hash is made again.
+Every tile carries the hash of all that is kept of it (`sha256`): one that has rotted since is never packed.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +20,8 @@ import numpy.typing as npt
 
 from virtual_stain.counting.cells import Cells
 from virtual_stain.errors import VerificationError
-from virtual_stain.files import replacing
 from virtual_stain.geometry import Box
+from virtual_stain.hdf5 import replacing_hdf5
 from virtual_stain.labels.label import REGISTRATION, TileLabel, Trust
 
 _COLUMNS: dict[str, type] = {
@@ -45,6 +47,8 @@ _COLUMNS: dict[str, type] = {
     "negative": np.int64,
 }
 _TEXTS = ("flags", "label_id")
+_SHA256 = "columns/sha256"
+"""Files of before have none; their code is another, so they are made again."""
 _CELLS: dict[str, type] = {
     "x": np.float32,
     "y": np.float32,
@@ -57,6 +61,9 @@ _INTENSITY = "cells/grade"
 """uint8 intensities, where the marker has them. The file is older than the word: stores of any age are read."""
 _RAGGED = ("he_jpeg", "ihc_jpeg", "cells")
 _COPY_BYTES = 32_000_000
+_UNREADABLE = (OSError, RuntimeError, KeyError, ValueError, IndexError, TypeError, MemoryError, UnicodeDecodeError)
+"""What h5py raises of a damaged file."""
+_AGAIN = "Run the same vstain build-records again: damaged tiles are made anew."
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +137,30 @@ class TileStore:
         return data
 
     def tile(self, index: int, table: TileTable | None = None) -> TileLabel:
-        """One tile, whole; pass `table` when reading many."""
+        """One tile, whole, as it was labelled; pass `table` when reading many. Raises VerificationError."""
+        try:
+            tile = self._tile(index, table)
+            recorded = self._file[_SHA256].asstr()[index] if _SHA256 in self._file else None
+        except _UNREADABLE as error:
+            raise VerificationError(f"{self.path}: tile {index} cannot be read: {error}", hint=_AGAIN) from error
+        if recorded is not None and _sha256(tile) != recorded:
+            raise VerificationError(
+                f"{self.path}: tile {tile.col},{tile.row} is not the one that was labelled: its bytes have changed.",
+                hint=_AGAIN,
+            )
+        return tile
+
+    def is_sound(self) -> bool:
+        """Whether every tile is as it was labelled. Reads all of the file."""
+        try:
+            table = self.table()
+            for index in range(len(table)):
+                self.tile(index, table)
+            return _SHA256 in self._file
+        except (VerificationError, *_UNREADABLE):
+            return False
+
+    def _tile(self, index: int, table: TileTable | None) -> TileLabel:
         t = self.table() if table is None else table
         value = {name: t[name][index].item() for name in _COLUMNS}
         return TileLabel(
@@ -165,12 +195,12 @@ class TileStore:
 
 
 def stored_fingerprint(path: Path) -> str | None:
-    """The fingerprint of a store that exists and opens; None otherwise: then it has to be made (again)."""
+    """The fingerprint of a store that is there and undamaged; None otherwise: then it has to be made (again)."""
     if not path.is_file():
         return None
     try:
         with TileStore(path) as store:
-            return store.fingerprint
+            return store.fingerprint if store.is_sound() else None
     except VerificationError:
         return None
 
@@ -179,13 +209,15 @@ def write_tiles(path: Path, tiles: Sequence[TileLabel], fingerprint: str) -> Non
     """Writes a store whole. Raises OutputError."""
     cells = [tile.cells for tile in tiles]
     joined = Cells.concatenated(cells)
-    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+    with replacing_hdf5(path) as file:
         file.attrs["fingerprint"] = fingerprint
         for name, dtype in _COLUMNS.items():
             file[f"columns/{name}"] = np.array([_column(tile, name) for tile in tiles], dtype)
         for name in _TEXTS:
             texts = [",".join(t.flags) if name == "flags" else t.label_id for t in tiles]
             file.create_dataset(f"columns/{name}", data=np.array(texts, object), dtype=h5py.string_dtype())
+        digests = np.array([_sha256(tile) for tile in tiles], object)
+        file.create_dataset(_SHA256, data=digests, dtype=h5py.string_dtype())
         for side in ("he_jpeg", "ihc_jpeg"):
             blobs: list[bytes] = [getattr(tile, side) for tile in tiles]
             file[f"{side}/offsets"] = _offsets([len(b) for b in blobs])
@@ -200,11 +232,11 @@ def write_tiles(path: Path, tiles: Sequence[TileLabel], fingerprint: str) -> Non
 
 def join_parts(path: Path, parts: Sequence[Path], fingerprint: str) -> None:
     """Joins part files, in the order given, into one store; memory stays at one slice. Raises OutputError."""
-    with replacing(path) as temporary, h5py.File(temporary, "w") as target:
+    with replacing_hdf5(path) as target:
         target.attrs["fingerprint"] = fingerprint
         files = [h5py.File(p, "r") for p in parts]
         try:
-            for name in [f"columns/{n}" for n in (*_COLUMNS, *_TEXTS)]:
+            for name in [f"columns/{n}" for n in (*_COLUMNS, *_TEXTS, "sha256")]:
                 _concatenate(target, files, name)
             for group in _RAGGED:
                 lengths = [np.diff(f[f"{group}/offsets"][:]) for f in files]
@@ -230,6 +262,22 @@ def _concatenate(target: h5py.File, files: Sequence[h5py.File], name: str) -> No
             part = source[i : i + step]
             joined[start : start + len(part)] = part
             start += len(part)
+
+
+def _sha256(tile: TileLabel) -> str:
+    """Of everything that is kept of a tile, as it is kept."""
+    digest = hashlib.sha256(b"vstain tile 1")
+    for name, dtype in _COLUMNS.items():
+        digest.update(np.asarray(_column(tile, name), dtype).tobytes())
+    xy = tile.cells.xy
+    values = {"x": xy[:, 0], "y": xy[:, 1]}
+    blobs = [",".join(tile.flags).encode(), tile.label_id.encode(), tile.he_jpeg, tile.ihc_jpeg]
+    blobs += [np.asarray(values.get(n, getattr(tile.cells, n, None)), t).tobytes() for n, t in _CELLS.items()]
+    if tile.cells.intensity is not None:
+        blobs.append(tile.cells.intensity.astype(np.uint8).tobytes())
+    for blob in blobs:
+        digest.update(len(blob).to_bytes(8, "little") + blob)
+    return digest.hexdigest()
 
 
 def _column(tile: TileLabel, name: str) -> Any:

@@ -11,8 +11,9 @@ import numpy as np
 
 from virtual_stain.counting.cells import Cells
 from virtual_stain.errors import InputError
-from virtual_stain.files import make_folder, read_json, replacing, write_json
+from virtual_stain.files import make_folder, read_json, write_json
 from virtual_stain.geometry import Affine2D, Box, Points
+from virtual_stain.hdf5 import replacing_hdf5
 from virtual_stain.markers import CellCounts
 from virtual_stain.phantom.cells import Nuclei
 from virtual_stain.phantom.tile_table import TileTable, read_table, write_table
@@ -93,7 +94,7 @@ def summarize(ihc: Nuclei, tiles: TileTable, top_n: int = 30) -> dict[str, Any]:
 def write_truth(folder: Path, truth: PairTruth, extra: dict[str, Any]) -> None:
     """Writes truth.h5 and tiles.csv, then truth.json, whose presence says that all is there. Raises OutputError."""
     make_folder(folder)
-    with replacing(folder / "truth.h5") as temporary, h5py.File(temporary, "w", track_order=True) as file:
+    with replacing_hdf5(folder / "truth.h5", track_order=True) as file:
         for name, nuclei in (("he_nuclei", truth.he_nuclei), ("ihc_nuclei", truth.ihc_nuclei)):
             group = file.create_group(name)
             for column in fields(Nuclei):

@@ -6,15 +6,17 @@ Byte-equal for equal inputs: no times, no host names, no paths. Patients are key
 from __future__ import annotations
 
 import dataclasses
+import os
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from virtual_stain.errors import InputError, VerificationError
-from virtual_stain.files import read_json, write_json
+from virtual_stain.files import json_text, read_json, replacing
+from virtual_stain.records.manifest_values import manifest_problems
 from virtual_stain.records.schema import SCHEMA_VERSION
 from virtual_stain.remote import Location
 
@@ -122,11 +124,21 @@ def shard_paths(folder: Location, pairs: Iterable[PairEntry]) -> list[Location]:
     return [folder / shard.file for pair in pairs for shard in pair.shards]
 
 
-def write_manifest(folder: Path, manifest: Manifest) -> Path:
-    """Writes `folder`/manifest.json atomically, after checking it. Raises VerificationError, OutputError."""
+def write_manifest(folder: Path, manifest: Manifest, just_before: Callable[[], None] | None = None) -> Path:
+    """Writes `folder`/manifest.json atomically, after checking it. Raises VerificationError, OutputError.
+
+    `just_before` puts the shards in place: it is called when the new manifest lies whole on the disk and has but to be
+    renamed. A disk that is full before keeps the older manifest and its shards.
+    """
     path = folder / MANIFEST
     _check(path, manifest)
-    write_json(path, manifest.to_dict())
+    with replacing(path) as temporary:
+        with temporary.open("w", encoding="utf-8") as stream:
+            stream.write(json_text(manifest.to_dict()))
+            stream.flush()
+            os.fsync(stream.fileno())
+        if just_before is not None:
+            just_before()
     return path
 
 
@@ -158,28 +170,7 @@ def read_manifest(folder: Location) -> Manifest:
 
 
 def _check(path: Location, manifest: Manifest) -> None:
-    problems: list[str] = []
-    folds: dict[str, int] = {}
-    slides: dict[str, str] = {}
-    names: set[str] = set()
-    files: set[str] = set()
-    for pair in manifest.pairs:
-        if folds.setdefault(pair.patient_id, pair.fold) != pair.fold:
-            problems.append(f"the patient of pair {pair.pair} is in two folds")
-        if not 0 <= pair.fold < manifest.n_folds:
-            problems.append(f"pair {pair.pair}: fold {pair.fold} is not one of 0 to {manifest.n_folds - 1}")
-        if pair.pair in names:
-            problems.append(f"pair {pair.pair} is listed twice")
-        names.add(pair.pair)
-        if sum(s.records for s in pair.shards) != pair.n_records:
-            problems.append(f"pair {pair.pair}: its shards do not add up to {pair.n_records} records")
-        for content in (pair.he_content_sha256, pair.ihc_content_sha256):
-            if slides.setdefault(content, pair.patient_id) != pair.patient_id:
-                problems.append(f"pair {pair.pair}: one of its slides also stands under another patient")
-        for shard in pair.shards:
-            if Path(shard.file).name != shard.file or shard.file in files:
-                problems.append(f"pair {pair.pair}: shard {shard.file!r} is outside the folder or listed twice")
-            files.add(shard.file)
+    problems = manifest_problems(manifest)
     if problems:
         raise VerificationError(f"{path}: the manifest contradicts itself:\n" + "\n".join(f"  - {p}" for p in problems))
 

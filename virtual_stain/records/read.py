@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
@@ -12,6 +14,8 @@ from virtual_stain.records.schema import BY_KEY, FEATURES, Feature, Record
 from virtual_stain.remote import Location
 
 _BUFFER_BYTES = 8 << 20
+_LENGTH_BYTES, _FRAMING_BYTES = 8, 16  # TFRecord: length, its CRC (4), data, their CRC (4)
+_AGAIN = "Remove the file and run vstain build-records again; it is packed anew from the work folder."
 _TF_TYPES = {"bytes": tf.string, "text": tf.string, "float": tf.float32, "int": tf.int64}
 
 
@@ -84,6 +88,8 @@ def iterate_serialized(path: Location) -> Iterator[bytes]:
 
     Raises VerificationError that names the file and the record (from 0) at which it is corrupt or cut off.
     """
+    if isinstance(path, Path):
+        _require_frames(path)
     index = 0
     try:
         for item in shard_dataset(str(path)):
@@ -92,10 +98,30 @@ def iterate_serialized(path: Location) -> Iterator[bytes]:
     except (tf.errors.DataLossError, tf.errors.OutOfRangeError) as error:
         raise VerificationError(
             f"{path}: record {index} is corrupt or cut off (its CRC does not match).",
-            hint="Remove the file and run vstain build-records again; it is packed anew from the work folder.",
+            hint=_AGAIN,
         ) from error
     except tf.errors.OpError as error:
         raise VerificationError(f"{path}: cannot be read: {error.message}") from error
+
+
+def _require_frames(path: Path) -> None:
+    """Every record's length fits into the file: TensorFlow takes the memory for it before it looks, and dies of it."""
+    try:
+        with path.open("rb") as stream:
+            size, at, index = os.fstat(stream.fileno()).st_size, 0, 0
+            while at < size:
+                header = stream.read(_LENGTH_BYTES)
+                length = int.from_bytes(header, "little")
+                at += length + _FRAMING_BYTES
+                if len(header) < _LENGTH_BYTES or at > size:
+                    raise VerificationError(
+                        f"{path}: record {index} is corrupt or cut off (its length does not fit into the file).",
+                        hint=_AGAIN,
+                    )
+                stream.seek(at)
+                index += 1
+    except OSError as error:
+        raise VerificationError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def iterate_shard(path: Location) -> Iterator[Record]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from virtual_stain.records.schema import Record, problems_of
 from virtual_stain.remote import Location
 
 _LISTED = 30
+_LABEL_ID = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(slots=True)
@@ -45,6 +48,9 @@ class _Seen:
     """What was read so far."""
 
     names: set[str] = field(default_factory=set)
+    labels: set[str] = field(default_factory=set)
+    sizes: dict[str, tuple[object, object]] = field(default_factory=dict)
+    """pair → width and height of its windows, level-0 px."""
     tissue: TissueIndex = field(default_factory=TissueIndex)
 
 
@@ -94,6 +100,13 @@ def _check_shard(
             place = f"{path}: record {count}"
             found = problems_of(record) or _misfits(manifest, pair, record)
             problems += [f"{place}: {p}" for p in found]
+            label = str(record.get("label/id"))
+            if label in seen.labels:
+                problems.append(f"{place}: label {label} is there twice")
+            seen.labels.add(label)
+            sizes = (record.get("tile/width_px0"), record.get("tile/height_px0"))
+            if seen.sizes.setdefault(pair.pair, sizes) != sizes:
+                problems.append(f"{place}: its window is of another size than those before, {sizes} px")
             name = str(record.get("image/filename"))
             if name in seen.names:
                 problems.append(f"{place}: {name} is there twice")
@@ -120,6 +133,7 @@ def _misfits(manifest: Manifest, pair: PairEntry, record: Record) -> list[str]:
         "image/width": manifest.tiling.tile_px,
         "image/height": manifest.tiling.tile_px,
         "registration/verdict": pair.registration.verdict or "",
+        "image/format": "jpeg",
     }
     problems = [
         f"{key}: expected {value!r}. Received: {record[key]!r}"
@@ -131,7 +145,47 @@ def _misfits(manifest: Manifest, pair: PairEntry, record: Record) -> list[str]:
     is_ratio = ValueDefinition(manifest.value_definition).is_ratio
     if is_ratio and record["label/weight"] > 0 and len(record["cells/x"]) < manifest.min_tumour_cells:
         problems.append(f"its ratio may train with {len(record['cells/x'])} of {manifest.min_tumour_cells} cells")
-    return problems + _picture_problems(record)
+    return problems + _scale_problems(manifest, record) + _picture_problems(record)
+
+
+_SLIDE_MPP = (0.02, 5.0)
+"""µm per level-0 px of slides that tiles are cut from."""
+
+
+def _scale_problems(manifest: Manifest, record: Record) -> list[str]:
+    """The record's own pixel size and window against the manifest's: a wrong scale reads wrong, and looks right."""
+    problems: list[str] = []
+    mpp = float(record["tile/mpp"])
+    if not math.isclose(mpp, manifest.tiling.mpp, rel_tol=1e-5):
+        problems.append(f"tile/mpp: expected {manifest.tiling.mpp:g} (window_um / tile_px). Received: {mpp:g}")
+    for side in ("width", "height"):
+        size = float(record[f"tile/{side}_px0"])
+        low, high = (manifest.tiling.window_um / limit for limit in reversed(_SLIDE_MPP))
+        if not low <= size <= high:
+            problems.append(f"tile/{side}_px0: expected {low:.0f} to {high:.0f} px. Received: {size:g}")
+    if not 0 <= record["tile/tissue_fraction"] <= 1:
+        problems.append(f"tile/tissue_fraction: expected 0 to 1. Received: {record['tile/tissue_fraction']}")
+    if not _LABEL_ID.fullmatch(record["label/id"]):
+        problems.append(f"label/id: expected 32 hex digits. Received: {record['label/id']!r:.60}")
+    return problems
+
+
+def require_scale(folder: Location, manifest: Manifest) -> None:
+    """The first record of every pair is at the manifest's scale. Raises VerificationError.
+
+    A cheap look before training: what all of the records say is checked by `verify_records`.
+    """
+    from virtual_stain.records.read import iterate_shard
+
+    for pair in manifest.pairs:
+        for shard in pair.shards[:1]:
+            record = next(iterate_shard(folder / shard.file), None)
+            problems = [] if record is None else problems_of(record) or _scale_problems(manifest, record)
+            if problems:
+                raise VerificationError(
+                    f"{folder / shard.file}: the records are not those of {MANIFEST}: {'; '.join(problems[:3])}",
+                    hint=f"See all of it: vstain records verify {folder}",
+                )
 
 
 def _picture_problems(record: Record) -> list[str]:

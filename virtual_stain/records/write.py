@@ -6,9 +6,11 @@ The bytes depend on the records alone: features in a fixed order, no times, no n
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -51,59 +53,103 @@ def _feature(key: str, value: Any) -> tf.train.Feature:
     return tf.train.Feature(int64_list=tf.train.Int64List(value=items))
 
 
+@dataclass(frozen=True, slots=True)
+class StagedShards:
+    """A pair's shards, whole and on the disk under names that no reader takes, beside the older ones."""
+
+    folder: Path
+    pair: str
+    entries: tuple[ShardEntry, ...]
+    """As the manifest will list them."""
+
+    def commit(self) -> None:
+        """Puts them in place of the pair's older shards by renames alone, which a full disk does not stop.
+
+        Raises OutputError.
+        """
+        with output_errors(self.folder):
+            for entry in self.entries:
+                self._temporary(entry).replace(self.folder / entry.file)
+        remove_shards(self.folder, self.pair, keep=[self.folder / entry.file for entry in self.entries])
+
+    def discard(self) -> None:
+        """Removes them again; after `commit` there is nothing to remove."""
+        for entry in self.entries:
+            with contextlib.suppress(OSError):
+                self._temporary(entry).unlink(missing_ok=True)
+
+    def _temporary(self, entry: ShardEntry) -> Path:
+        return self.folder / f"{entry.file}.tmp"
+
+
 def write_shards(
     folder: Path, pair: str, records: Iterable[Mapping[str, Any]], *, shard_bytes: int
 ) -> tuple[ShardEntry, ...]:
     """Writes the shard set of one pair in place of an older one; no records give no shard.
 
-    Each file is written as `.tmp`, synced, and renamed when the number of shards is known. Memory: one record.
+    Raises OutputError, VerificationError: then the older one is as it was.
+    """
+    staged = stage_shards(folder, pair, records, shard_bytes=shard_bytes)
+    staged.commit()
+    return staged.entries
+
+
+def stage_shards(folder: Path, pair: str, records: Iterable[Mapping[str, Any]], *, shard_bytes: int) -> StagedShards:
+    """Writes the shard set of one pair beside an older one. Memory: one record.
+
     Raises OutputError, VerificationError.
     """
     make_folder(folder)
-    parts: list[tuple[Path, int]] = []
+    parts: list[_Part] = []
     with output_errors(folder):
         try:
             _write_parts(folder, pair, records, shard_bytes, parts)
-            remove_shards(folder, pair, keep=[path for path, _ in parts])
-            return tuple(_finish(folder, pair, parts))
-        finally:
-            for path, _ in parts:
+            entries = [_entry(part, f"{pair}-{i:05d}-of-{len(parts):05d}.tfrecord") for i, part in enumerate(parts)]
+            for part, entry in zip(parts, entries, strict=True):
+                part.path.replace(folder / f"{entry.file}.tmp")
+        except BaseException:
+            for part in parts:
                 with contextlib.suppress(OSError):
-                    path.unlink(missing_ok=True)
+                    part.path.unlink(missing_ok=True)
+            raise
+    return StagedShards(folder, pair, tuple(entries))
+
+
+@dataclass(slots=True)
+class _Part:
+    """A shard while the number of shards is not known yet."""
+
+    path: Path
+    records: int = 0
+    bytes: int = 0
 
 
 def _write_parts(
-    folder: Path,
-    pair: str,
-    records: Iterable[Mapping[str, Any]],
-    shard_bytes: int,
-    parts: list[tuple[Path, int]],
+    folder: Path, pair: str, records: Iterable[Mapping[str, Any]], shard_bytes: int, parts: list[_Part]
 ) -> None:
-    """Fills `parts` with (temporary file, number of records)."""
     writer: tf.io.TFRecordWriter | None = None
-    size = 0
     try:
-        for record in records:
-            data = encode_example(record)
-            if writer is None or (size and size + len(data) + _FRAMING_BYTES > shard_bytes):
-                if writer is not None:
-                    writer.close()
-                parts.append((folder / f"{pair}-{len(parts):05d}.tfrecord.tmp", 0))
-                writer, size = tf.io.TFRecordWriter(str(parts[-1][0])), 0
-            writer.write(data)
-            size += len(data) + _FRAMING_BYTES
-            parts[-1] = (parts[-1][0], parts[-1][1] + 1)
+        try:
+            for record in records:
+                data = encode_example(record)
+                size = len(data) + _FRAMING_BYTES
+                if writer is None or (parts[-1].bytes and parts[-1].bytes + size > shard_bytes):
+                    if writer is not None:
+                        writer.close()
+                    parts.append(_Part(folder / f"{pair}-{len(parts):05d}.tfrecord.tmp"))
+                    writer = tf.io.TFRecordWriter(str(parts[-1].path))
+                writer.write(data)
+                parts[-1].bytes += size
+                parts[-1].records += 1
+        finally:
+            if writer is not None:
+                writer.close()  # much is written only now, and refused only now
     except tf.errors.OpError as error:
         # TensorFlow's file system has its own errors: a full or read-only disk must read like everywhere else
-        raise _as_os_error(error, parts[-1][0] if parts else folder) from error
-    finally:
-        if writer is not None:
-            writer.close()
+        raise _as_os_error(error, parts[-1].path if parts else folder) from error
 
 
 def _as_os_error(error: tf.errors.OpError, path: Path) -> OSError:
-    import errno
-
     kinds = {
         tf.errors.PermissionDeniedError: errno.EACCES,
         tf.errors.ResourceExhaustedError: errno.ENOSPC,
@@ -113,14 +159,14 @@ def _as_os_error(error: tf.errors.OpError, path: Path) -> OSError:
     return OSError(number, error.message, str(path))
 
 
-def _finish(folder: Path, pair: str, parts: list[tuple[Path, int]]) -> Iterable[ShardEntry]:
-    for index, (temporary, count) in enumerate(parts):
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
-        path = folder / f"{pair}-{index:05d}-of-{len(parts):05d}.tfrecord"
-        digest, size = sha256_file(temporary), temporary.stat().st_size
-        temporary.replace(path)
-        yield ShardEntry(file=path.name, sha256=digest, bytes=size, records=count)
+def _entry(part: _Part, name: str) -> ShardEntry:
+    """A written part as the manifest lists it. Raises OSError unless all of it is on the disk."""
+    with part.path.open("rb") as stream:
+        os.fsync(stream.fileno())
+    size = part.path.stat().st_size
+    if size != part.bytes:
+        raise OSError(errno.ENOSPC, f"{size} of {part.bytes} bytes were written", str(part.path))
+    return ShardEntry(file=name, sha256=sha256_file(part.path), bytes=size, records=part.records)
 
 
 def remove_shards(folder: Path, pair: str, keep: Collection[Path] = ()) -> None:

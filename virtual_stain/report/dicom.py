@@ -25,6 +25,7 @@ from virtual_stain.files import read_json, sha256_file
 from virtual_stain.her2 import NEEDS_ISH
 from virtual_stain.markers import Marker, ValueDefinition, parse_marker
 from virtual_stain.report.colours import ColourScale
+from virtual_stain.slides.probe import require_survivable
 from virtual_stain.slides.slide import SlideRef, open_slide
 from virtual_stain.value_text import ValueText
 from virtual_stain.version import __version__
@@ -106,6 +107,7 @@ def find_base_instance(source: Path, report: Mapping[str, Any]) -> Any:
     import pydicom
 
     slide = report["slide"]
+    require_survivable(SlideRef(source))
     with open_slide(SlideRef(source)) as opened:
         if opened.content_hash() != slide["content_sha256"]:
             raise InputError(

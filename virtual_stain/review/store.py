@@ -7,6 +7,7 @@ answered (WAL, synchronous = FULL): a kill between two verdicts loses none. Read
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import sqlite3
 import time
 import unicodedata
@@ -51,6 +52,10 @@ _FIELDS = "id, time_unix_s, reviewer, pair, col, row, label_id, verdict, reason,
 _STANDS = "NOT EXISTS (SELECT 1 FROM decision u WHERE u.undoes = d.id)"
 
 
+class RepeatedRequestError(InputError):
+    """A decision under the id of another one: taken for a repetition, it would be lost."""
+
+
 @dataclass(frozen=True, slots=True)
 class StoredDecision:
     """One row."""
@@ -79,13 +84,16 @@ class ReviewStore:
         """Appends decisions in one transaction, synced to disk when it returns; their ids.
 
         `request_id`: of a single decision; one that is there already, sent again because its answer was lost, is not
-        written twice. Raises OutputError.
+        written twice. Raises OutputError; RepeatedRequestError where it stood with another decision.
         """
         now = time.time()
         with self._connection(write=True) as db, transaction(db):
             if request_id is not None:
-                known = db.execute("SELECT id FROM decision WHERE request_id = ?", (request_id,)).fetchone()
+                query = f"SELECT {_FIELDS} FROM decision WHERE request_id = ?"
+                known = db.execute(query, (request_id,)).fetchone()
                 if known is not None:
+                    if [_stored(known).verdict] != [dataclasses.replace(v, line=0) for v in verdicts]:
+                        raise RepeatedRequestError("this request_id was given with another decision before.")
                     return [known["id"]]
             ids: list[int] = []
             for verdict in verdicts:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from virtual_stain.config import TissueSettings
 from virtual_stain.errors import VirtualStainError
 from virtual_stain.score.score import locate_tissue
+from virtual_stain.slides.probe import require_survivable
 from virtual_stain.slides.slide import SlideRef, open_slide
 from virtual_stain.slides.tissue import TissueMap
 
@@ -66,6 +67,7 @@ class Ahead:
 
     def _find(self, ref: SlideRef) -> Known:
         stamp = _stamp(ref)
+        require_survivable(ref)
         with open_slide(ref) as slide:
             digest = slide.content_hash()
             tissue = locate_tissue(slide, self._settings) if self._wants_tissue(ref) else None

@@ -9,7 +9,14 @@ import numpy as np
 from virtual_stain.errors import ConfigError, ModelError
 from virtual_stain.score.address import ServerAddress
 from virtual_stain.score.predictor import Answers, Tiles
-from virtual_stain.score.transport import Described, ServerBusyError, VersionGoneError, encode_jpeg
+from virtual_stain.score.transport import (
+    Described,
+    ServerBusyError,
+    VersionGoneError,
+    encode_jpeg,
+    is_loopback_target,
+    too_large,
+)
 
 _DT_FLOAT, _DT_UINT8, _DT_STRING = 1, 4, 7
 _RAW = {"quadrants": "uint8", "center": "center_uint8"}
@@ -33,6 +40,8 @@ class GrpcTransport:
         self._signature = (_ENCODED if jpeg else _RAW)[crops]
         self._grpc, self._request = grpc, predict_pb2.PredictRequest
         options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+        if is_loopback_target(address.target):
+            options.append(("grpc.enable_http_proxy", 0))
         if address.scheme == "grpcs":
             self._channel = grpc.secure_channel(address.target, grpc.ssl_channel_credentials(), options)
         else:
@@ -82,6 +91,8 @@ class GrpcTransport:
             return self._stub.Predict(request, timeout=timeout_s)
         except self._grpc.RpcError as error:
             code, text = error.code(), str(error.details())
+            if code == self._grpc.StatusCode.RESOURCE_EXHAUSTED and "message larger" in text.lower():
+                raise too_large(str(self._address), request.ByteSize(), text) from None
             if code in self._busy:
                 raise ServerBusyError(f"{code.name}: {text}") from None
             if code == self._grpc.StatusCode.NOT_FOUND:

@@ -14,6 +14,7 @@ from virtual_stain.config import ScoringSettings
 from virtual_stain.errors import ModelError
 from virtual_stain.export.bundle import verify_bundle
 from virtual_stain.export.card import card_from_json
+from virtual_stain.score.allowed_operations import require_allowed
 from virtual_stain.score.bfloat16 import find_network, multiplies_bfloat16, to_bfloat16
 from virtual_stain.score.engine_check import acceptable, difference
 from virtual_stain.score.predictor import Answers, Predictor, Tiles
@@ -43,6 +44,7 @@ class LocalPredictor(Predictor):
         self._fast_compared: Signature | None = None
         try:
             meta = read_saved_model(bundle.folder)
+            require_allowed(meta, str(bundle.folder))
             compared = SIGNATURES["center"] if SIGNATURES["center"] in meta.signature_def else name
             graph = signature_graph(meta, name, compared, "describe")
             if graph is None:  # exported before the network was frozen

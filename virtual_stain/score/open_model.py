@@ -22,7 +22,7 @@ def open_predictor(model: str, settings: ScoringSettings | None = None, trusted_
     Raises ConfigError, ModelError, VerificationError, InputError.
     """
     if is_server(model):
-        if trusted_key is not None:
+        if trusted_key is not None or (settings is not None and settings.require_signature):
             raise ConfigError(
                 "--trusted-key: a server's bundle cannot be checked from here; its files are on the server.",
                 hint="Verify it there: vstain models verify MODEL --public-key KEY.pub",
@@ -46,10 +46,15 @@ def open_predictor(model: str, settings: ScoringSettings | None = None, trusted_
 def _local(model: Path, settings: ScoringSettings | None, trusted_key: Path | None) -> Predictor:
     if trusted_key is not None:
         # before anything of the bundle is loaded; the files themselves are compared with bundle.json when it is opened
-        from virtual_stain.export.bundle import find_bundle
-        from virtual_stain.export.signing import load_public_key, require_signer
+        from virtual_stain.export.signing import load_public_key
+        from virtual_stain.export.trust import require_trusted
 
-        require_signer(find_bundle(model), load_public_key(trusted_key))
+        require_trusted(model, load_public_key(trusted_key))
+    elif settings is not None and settings.require_signature:
+        raise ConfigError(
+            "scoring.require_signature: expected a key that the bundle must be signed with. Received: none.",
+            hint="vstain score … --trusted-key KEY.pem.pub",
+        )
     start_tensorflow()  # seconds and 300 MB, only when needed
     if settings is not None and settings.engine == "openvino":
         from virtual_stain.score.openvino_engine import OpenVinoPredictor

@@ -8,7 +8,6 @@ numbers of another model; after a failure the card is read again before any furt
 from __future__ import annotations
 
 import hashlib
-import json
 import random
 import threading
 import time
@@ -16,11 +15,12 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from virtual_stain.config import ScoringSettings
-from virtual_stain.errors import ConfigError, ModelError, VerificationError
+from virtual_stain.errors import ConfigError, InputError, ModelError, VerificationError
 from virtual_stain.export.card import ModelCard, card_from_json
+from virtual_stain.files import parse_json
 from virtual_stain.score.address import ServerAddress
 from virtual_stain.score.predictor import Answers, Predictor, Tiles
-from virtual_stain.score.transport import Described, ServerBusyError, Transport, VersionGoneError
+from virtual_stain.score.transport import Described, ServerBusyError, Transport, VersionGoneError, proxy_note
 
 T = TypeVar("T")
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 10.0
@@ -100,7 +100,7 @@ class RemotePredictor(Predictor):
     def _down(self, text: str, patience: float, first: bool) -> ModelError:
         if first:
             return ModelError(
-                f"{self._address}: no answer: {text}",
+                f"{self._address}: no answer: {text}{proxy_note(self._address.target)}",
                 hint="Is TF Serving running there, and is this the right port (gRPC 8500, REST 8501)?",
             )
         return ModelError(
@@ -133,9 +133,9 @@ def _transport(address: ServerAddress, settings: ScoringSettings) -> Transport:
 
 def _card(described: Described, address: ServerAddress) -> ModelCard:
     try:
-        value = json.loads(described.card_json)
+        value = parse_json(described.card_json, f"{address}: expected a model card")
         return card_from_json(value, f"{address}: describe")
-    except (json.JSONDecodeError, AttributeError):
+    except (InputError, AttributeError):
         raise ModelError(f"{address}: expected a model card. Received: {described.card_json[:120]!r}") from None
     except (VerificationError, ConfigError) as error:
         raise ModelError(error.message, hint=error.hint) from None

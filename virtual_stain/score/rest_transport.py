@@ -15,7 +15,15 @@ import numpy as np
 from virtual_stain.errors import ConfigError, ModelError
 from virtual_stain.score.address import ServerAddress
 from virtual_stain.score.predictor import Answers, Tiles
-from virtual_stain.score.transport import Described, ServerBusyError, VersionGoneError, encode_jpeg, encode_png
+from virtual_stain.score.transport import (
+    Described,
+    ServerBusyError,
+    VersionGoneError,
+    encode_jpeg,
+    encode_png,
+    is_loopback_target,
+    too_large,
+)
 
 _SIGNATURES = {"quadrants": "serving_default", "center": "center"}
 _BUSY = {408, 429, 500, 502, 503, 504}
@@ -37,7 +45,8 @@ class RestTransport:
         self._signature = _SIGNATURES[crops]
         self._httpx = httpx
         limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
-        self._client = httpx.Client(base_url=f"{address.scheme}://{address.target}", limits=limits)
+        near = is_loopback_target(address.target)  # no proxy of the environment stands between this machine and itself
+        self._client = httpx.Client(base_url=f"{address.scheme}://{address.target}", limits=limits, trust_env=not near)
 
     def describe(self, timeout_s: float) -> Described:
         version = self._address.version
@@ -94,6 +103,8 @@ class RestTransport:
         except (self._httpx.TransportError, OSError) as error:
             raise ServerBusyError(f"{type(error).__name__}: {error}") from None
         text = answer.text
+        if answer.status_code == 413:
+            raise too_large(str(self._address), len(content or ""), text[:200])
         if answer.status_code == 404:
             raise VersionGoneError(text[:500])
         # the graph's own refusals come as 400 or, from some servers, as 500 with the sentence inside

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+import os
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,6 +12,8 @@ import numpy as np
 
 from virtual_stain.errors import ModelError
 from virtual_stain.score.predictor import Answers, Tiles
+
+_PROXIES = ("http_proxy", "https_proxy", "grpc_proxy", "all_proxy")
 
 
 class ServerBusyError(Exception):
@@ -37,6 +41,37 @@ class Transport(Protocol):
     def predict(self, tiles: Tiles, version: int | None, timeout_s: float) -> Answers: ...
 
     def close(self) -> None: ...
+
+
+def too_large(address: str, n_bytes: int, text: str) -> ModelError:
+    """A refusal that the same request meets every time."""
+    return ModelError(
+        f"{address}: the server takes no message of {n_bytes / 2**20:.1f} MiB: {text}",
+        hint='Smaller messages: --set scoring.batch_size=1, or scoring.transport="jpeg" (a tenth of the bytes); '
+        "or a server that takes larger ones.",
+    )
+
+
+def is_loopback_target(target: str) -> bool:
+    """Whether `host:port` is this machine."""
+    host = target.rpartition(":")[0].strip("[]").lower()
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def proxy_note(target: str) -> str:
+    """A sentence about the proxy that the environment sets for this server; empty without one."""
+    if is_loopback_target(target):
+        return ""
+    named = [name for name in _PROXIES if os.environ.get(name) or os.environ.get(name.upper())]
+    if not named:
+        return ""
+    host = target.rpartition(":")[0]
+    return f" It is asked through the proxy that {', '.join(named)} names; no_proxy={host} goes around it."
 
 
 def encode_png(tile: Tiles) -> bytes:

@@ -13,8 +13,8 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from virtual_stain.errors import ModelError, OutputError
-from virtual_stain.files import replacing
+from virtual_stain.errors import ModelError
+from virtual_stain.hdf5 import replacing_hdf5
 
 FORMAT = 1
 Array = npt.NDArray[Any]
@@ -35,20 +35,14 @@ def named_values(variables: Sequence[Any]) -> list[Named]:
 
 def write_checkpoint(path: Path, groups: Mapping[str, Sequence[Named]], state: Mapping[str, Any]) -> None:
     """Writes `groups` of arrays and the JSON-able `state` atomically. Raises OutputError."""
-    with replacing(path) as temporary:
-        try:
-            with h5py.File(temporary, "w") as file:
-                file.attrs["format"] = FORMAT
-                file.attrs["state"] = json.dumps(state, allow_nan=False)
-                for group, arrays in groups.items():
-                    folder = file.create_group(group)
-                    folder.attrs["count"] = len(arrays)
-                    for index, item in enumerate(arrays):
-                        folder.create_dataset(f"{index:05d}", data=item.value).attrs["name"] = item.name
-        except OSError as error:
-            if error.errno is None:  # h5py reports a full disk without the number
-                raise OutputError(f"{path}: cannot be written: {error}") from error
-            raise
+    with replacing_hdf5(path) as file:
+        file.attrs["format"] = FORMAT
+        file.attrs["state"] = json.dumps(state, allow_nan=False)
+        for group, arrays in groups.items():
+            folder = file.create_group(group)
+            folder.attrs["count"] = len(arrays)
+            for index, item in enumerate(arrays):
+                folder.create_dataset(f"{index:05d}", data=item.value).attrs["name"] = item.name
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, list[Named]], dict[str, Any]]:

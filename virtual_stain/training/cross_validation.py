@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from virtual_stain.config import Config
-from virtual_stain.dataset.folds import plan_folds
+from virtual_stain.dataset.folds import plan_folds, require_every_fold
 from virtual_stain.errors import InputError, OutputError
 from virtual_stain.files import folder_lock, read_json, sha256_file
 from virtual_stain.progress import QUIET, Progress
@@ -39,6 +39,7 @@ def fit_cross_validated(
     """
     manifest = read_manifest(records_dir)
     plan = plan_folds(manifest, n_folds, sites)
+    require_every_fold(plan.apply(manifest), config.training.validation_patients)
     digest = sha256_file(records_dir / MANIFEST)
     described = {"manifest_sha256": digest, "n_folds": plan.n_folds, "folds": plan.folds, "grouped": plan.grouped}
     refuse_foreign_run(out, COMMAND)

@@ -10,6 +10,7 @@ from virtual_stain.config import Config, TrainingSettings
 from virtual_stain.dataset.folds import FoldPlan
 from virtual_stain.dataset.pipeline import TrainingOrder, tile_batches, training_batches
 from virtual_stain.dataset.shards import reading_errors, require_intensities, verify_shards
+from virtual_stain.dataset.split import equal_labels
 from virtual_stain.errors import ConfigError, InputError, ModelError
 from virtual_stain.files import folder_lock, output_errors
 from virtual_stain.model.build import BuildOptions, build_network, set_starting_outputs
@@ -74,6 +75,8 @@ def fit(
         record = claim(paths, config, data, resume=resume, force=force)
         if record is not None and other_code(record, data):
             progress.say(f"{run_dir}: other code than this version's began this run; --force begins anew.")
+        for sentence in equal_labels(inputs.manifest, inputs.split):
+            progress.say(sentence)
         if record is not None and record.get("status") == "finished":
             together.of_chief(_FINISHED)
             progress.say(f"{run_dir}: this run is finished; nothing to do (--force begins anew).")

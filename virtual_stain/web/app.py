@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -14,9 +15,10 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from fastapi.staticfiles import StaticFiles
 
 from virtual_stain.version import __version__
-from virtual_stain.web.guard import COOKIE, MAX_BODY, Access, Guard
+from virtual_stain.web.guard import COOKIE, MAX_BODY, Access, Guard, way_up
 from virtual_stain.web.health import Health, add_health
-from virtual_stain.web.problem import RESPONSES, add_handlers
+from virtual_stain.web.problem import RESPONSES, add_handlers, problem_response
+from virtual_stain.web.throttle import Throttle
 
 _HERE = Path(__file__).parent
 
@@ -54,9 +56,10 @@ def make_app(
     return app
 
 
-def page(name: str, **values: Any) -> HTMLResponse:
-    """A page from virtual_stain/web/templates."""
-    return HTMLResponse(_environment().get_template(name).render(version=__version__, **values))
+def page(request: Request, name: str, **values: Any) -> HTMLResponse:
+    """A page from virtual_stain/web/templates, with all its links relative."""
+    text = _environment().get_template(name).render(version=__version__, base=way_up(request.url.path), **values)
+    return HTMLResponse(text)
 
 
 def _environment() -> jinja2.Environment:
@@ -66,18 +69,28 @@ def _environment() -> jinja2.Environment:
 
 
 def _add_login(app: FastAPI, access: Access) -> None:
+    throttle = Throttle()
+
     @app.get("/login", include_in_schema=False)
-    def login() -> Response:
-        return page("login.html", wrong=False) if access.token is not None else RedirectResponse("/", 303)
+    def login(request: Request) -> Response:
+        return page(request, "login.html", wrong=False) if access.token is not None else RedirectResponse("./", 303)
 
     @app.post("/login", include_in_schema=False)
     async def enter(request: Request) -> Response:
+        address = request.client.host if request.client else ""
+        wait_s = throttle.wait_s(address)
+        if wait_s > 0:
+            refusal = problem_response(429, "too many wrong tokens from this address.", f"Wait {wait_s:.0f} s.")
+            refusal.headers["Retry-After"] = str(math.ceil(wait_s))
+            return refusal
         form = parse_qs((await request.body()).decode("utf-8", "replace"))
         if not access.is_token(form.get("token", [""])[0].strip()):
-            response: Response = page("login.html", wrong=True)
+            throttle.failed(address)
+            response: Response = page(request, "login.html", wrong=True)
             response.status_code = 403
             return response
-        response = RedirectResponse("/", 303)
+        throttle.succeeded(address)
+        response = RedirectResponse("./", 303)
         response.set_cookie(
             COOKIE, access.session, httponly=True, samesite="strict", secure=request.url.scheme == "https"
         )

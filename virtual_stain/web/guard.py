@@ -35,7 +35,7 @@ MAX_BODY = 2_000_000
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
-    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "connect-src 'self'; form-action 'self'; base-uri 'self'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "same-origin",  # no-referrer would make browsers send "Origin: null" with our own form
@@ -140,7 +140,7 @@ class Guard:
         if hmac.compare_digest(_cookie(headers).encode(), self._access.session.encode()):
             return None
         if scope["method"] == "GET" and "text/html" in headers.get("accept", ""):
-            return RedirectResponse("/login", 303)
+            return RedirectResponse(f"{way_up(path)}login", 303)
         refusal = problem_response(401, "expected the token of this server.", "Authorization: Bearer TOKEN, or /login")
         refusal.headers["WWW-Authenticate"] = "Bearer"
         return refusal
@@ -166,6 +166,15 @@ class Guard:
         if int(length) > limit:
             return problem_response(413, f"expected at most {limit} bytes. Received: {length}")
         return None
+
+
+def way_up(path: str) -> str:
+    """From a page's path to the server's own root, relatively: links hold below whatever prefix a proxy puts before.
+
+    >>> way_up("/"), way_up("/jobs/5")
+    ('./', '../')
+    """
+    return "../" * (path.count("/") - 1) or "./"
 
 
 def _same(origin: str, headers: Headers) -> bool:

@@ -10,6 +10,7 @@ from fastapi import FastAPI
 
 from virtual_stain.config import WebSettings
 from virtual_stain.errors import ConfigError
+from virtual_stain.web.connections import LimitedProtocol, max_connections
 from virtual_stain.web.guard import Access
 
 TOKEN = "VSTAIN_WEB_TOKEN"
@@ -45,7 +46,14 @@ def url_of(sock: socket.socket) -> str:
 
 def run(app: FastAPI, sock: socket.socket) -> None:
     """Serves until Ctrl-C or SIGTERM. No access log: addresses hold names of slides."""
+    LimitedProtocol.limit = max_connections()
     config = uvicorn.Config(
-        app, log_level="warning", access_log=False, server_header=False, lifespan="on", timeout_graceful_shutdown=3
+        app,
+        http=LimitedProtocol,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        lifespan="on",
+        timeout_graceful_shutdown=3,
     )
     uvicorn.Server(config).run(sockets=[sock])

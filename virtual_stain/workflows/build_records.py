@@ -7,13 +7,14 @@ manifest is written last and vouches for what is there.
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from virtual_stain.config import Config
-from virtual_stain.errors import InputError, OutputError, PairError, RejectedError, VerificationError
+from virtual_stain.errors import InputError, OutputError, PairError, RejectedError, VerificationError, VirtualStainError
 from virtual_stain.files import folder_lock, sha256_file
 from virtual_stain.labels.store import TileStore, TileTable
 from virtual_stain.markers import Marker, require_definition
@@ -28,7 +29,6 @@ from virtual_stain.records.manifest import (
     PairEntry,
     TilingEntry,
     read_manifest,
-    write_manifest,
 )
 from virtual_stain.review.gate import Gate
 from virtual_stain.review.settle import people_verdicts
@@ -49,7 +49,7 @@ from virtual_stain.workflows.output_folder import (
     put_manifest_aside,
     remove_unlisted_shards,
 )
-from virtual_stain.workflows.packing import Packed, PackJob, candidates, is_outdated, pack
+from virtual_stain.workflows.packing import Packed, PackJob, candidates, discard, is_outdated, pack, put_in_place
 from virtual_stain.workflows.pair import TILES, PreparedPair
 from virtual_stain.workflows.pair_job import make_job, prepare_pair
 from virtual_stain.workflows.part_job import PartJob, build_part, cut, is_built, join_pair
@@ -88,7 +88,7 @@ class BuildResult:
     """Processor seconds of a worker per tile built."""
 
 
-@dataclass(slots=True)
+@dataclass
 class _Run:
     """The state of one run, filled stage by stage."""
 
@@ -108,6 +108,22 @@ class _Run:
     tables: dict[str, TileTable] = field(default_factory=dict)
     built: int = 0
     worker_seconds: float = 0.0
+
+    @functools.cached_property
+    def patients(self) -> dict[str, str]:
+        """pair → patient_id."""
+        return {p.pair: self.key.patient_id(p.patient) for p in self.pairs}
+
+    @functools.cached_property
+    def folds(self) -> dict[str, int]:
+        """patient_id → fold; those of the older records stay."""
+        n_folds = self.config.labels.n_folds
+        try:
+            older = read_manifest(self.out)
+            earlier = older.folds() if older.n_folds == n_folds else {}
+        except InputError:  # none, or none that can be read
+            earlier = {}
+        return assign_folds(self.pairs, self.key, n_folds, earlier)
 
     def fail(self, pair: str, failure: Failure) -> None:
         """Leaves a pair out. A disk that takes nothing more ends the run: the other pairs are not at fault."""
@@ -192,7 +208,7 @@ def _rejected(prepared: PreparedPair) -> RejectedError:
 
 def _refuse_shared_slides(run: _Run) -> None:
     """The same pixels under two patients, in copies of a file, would leak across the split."""
-    patients = {p.pair: run.key.patient_id(p.patient) for p in run.pairs}
+    patients = run.patients
     owners: dict[str, list[str]] = {}
     for pair, prepared in run.prepared.items():
         for content in (prepared.he_sha256, prepared.ihc_sha256):
@@ -252,40 +268,65 @@ def _review(run: _Run, verdicts: Iterable[Verdict]) -> Review:
 
 def _pack(run: _Run, review: Review) -> list[Packed]:
     done: list[Packed] = []
-    folds = assign_folds(run.pairs, run.key, run.config.labels.n_folds)
-    patients = {p.pair: run.key.patient_id(p.patient) for p in run.pairs}
-    for prepared in run.progress.track(run.alive(), len(run.alive()), "packing", "pair"):
-        name = prepared.job.pair
-        gate = Gate(review, run.accept_unreviewed, needs_person=prepared.verdict == "review")
-        if not candidates(name, run.tables[name]):
-            run.fail(name, Failure(RejectedError("the registration error of every single tile is too large.")))
-        elif gate.pending(name):
-            run.pending.append(name)
-            uncertain = " (its registration is uncertain: --accept-unreviewed does not cover it)"
-            run.left_out[name] = "no tile has a verdict yet" + (uncertain if gate.needs_person else "")
-        else:
-            job = PackJob(prepared, patients[name], folds[patients[name]], gate)
-            try:
-                packed = pack(job, run.out, run.config)
-            except VerificationError as error:  # e.g. a correction that cannot be of this label
-                run.fail(name, Failure(error))
-                continue
-            if packed is None:
-                run.left_out[name] = _NONE_ACCEPTED
-            else:
+    try:
+        for prepared in run.progress.track(run.alive(), len(run.alive()), "packing", "pair"):
+            packed = _pack_pair(run, review, prepared)
+            if packed is not None:
                 done.append(packed)
+    except BaseException:
+        discard(done)
+        raise
     return done
+
+
+def _pack_pair(run: _Run, review: Review, prepared: PreparedPair) -> Packed | None:
+    name = prepared.job.pair
+    gate = Gate(review, run.accept_unreviewed, needs_person=prepared.verdict == "review")
+    if not candidates(name, run.tables[name]):
+        run.fail(name, Failure(RejectedError("the registration error of every single tile is too large.")))
+        return None
+    if gate.pending(name):
+        run.pending.append(name)
+        uncertain = " (its registration is uncertain: --accept-unreviewed does not cover it)"
+        run.left_out[name] = "no tile has a verdict yet" + (uncertain if gate.needs_person else "")
+        return None
+    patient = run.patients[name]
+    try:
+        packed = pack(PackJob(prepared, patient, run.folds[patient], gate), run.out, run.config)
+    except VerificationError as error:  # e.g. a correction that cannot be of this label
+        run.fail(name, Failure(error))
+        return None
+    if packed is None:
+        run.left_out[name] = _NONE_ACCEPTED
+    return packed
+
+
+def _refuse_to_lose(run: _Run) -> None:
+    """A pair that failed for a reason of ours keeps the records that an earlier run made of it: nothing is written."""
+    unexpected = {name: failure for name, failure in run.failed.items() if failure.unexpected}
+    if not unexpected or not (run.out / MANIFEST).is_file():
+        return
+    try:
+        listed = [p.pair for p in read_manifest(run.out).pairs if p.pair in unexpected]
+    except InputError:
+        return
+    if listed:
+        raise VirtualStainError(
+            f"pair {listed[0]}: {unexpected[listed[0]].error.message}\nThe records in {run.out} are as they were.",
+            hint="Run the same command again: finished work is kept. If it fails again, please report it.",
+        )
 
 
 def _finish(run: _Run, review: Review) -> BuildResult:
     """Shards, manifest, summary, run.json; then the error, if there is one to tell."""
     started = time.perf_counter()
+    _refuse_to_lose(run)
     packed = _pack(run, review)
     entries = [p.entry for p in packed]
     manifest = _manifest(run, entries)
     out = run.out
     if entries or not (run.failed or run.pending):
-        write_manifest(out, manifest)
+        put_in_place(out, manifest, packed)
         remove_unlisted_shards(out, manifest)
     elif (any(is_outdated(p) for p in run.alive()) or _holds_rejected(run)) and put_manifest_aside(out):
         run.progress.say(

@@ -47,6 +47,7 @@ from virtual_stain.parallel import local_executor, map_in_order
 from virtual_stain.progress import QUIET, Progress
 from virtual_stain.provenance import RunRecord
 from virtual_stain.reuse import MadeFrom, made_from
+from virtual_stain.slides.probe import require_survivable
 from virtual_stain.slides.slide import Slide, SlideRef, open_slide
 from virtual_stain.slides.tissue import TissueMap, find_tissue, require_tissue
 from virtual_stain.slides.window import read_window
@@ -113,6 +114,7 @@ def count_slide(
     """
     require_one_of("geojson_origin", request.geojson_origin, ORIGINS)
     record = RunRecord("count", config=config.to_dict())
+    require_survivable(request.slide)
     with open_slide(request.slide) as slide:
         plan_windows(slide, None, config.counting)  # refuses a wrong pixel size before anything slow
         how = _how(slide, request, region_model)

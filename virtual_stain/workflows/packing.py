@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,13 +15,16 @@ from virtual_stain.counting.cells import CellClass
 from virtual_stain.labels.label import TileLabel, countable, value_weight
 from virtual_stain.labels.store import TileStore, TileTable
 from virtual_stain.markers import ValueDefinition
-from virtual_stain.records.manifest import PairEntry, RegistrationEntry, ShardEntry
+from virtual_stain.records.manifest import Manifest, PairEntry, RegistrationEntry, ShardEntry, write_manifest
 from virtual_stain.records.schema import CLASSES_UNKNOWN, Record, filename
 from virtual_stain.reuse import FILES, MADE_FROM, MadeFrom, is_finished, made_from, publish, read_record
 from virtual_stain.review.gate import Gate, Passed
 from virtual_stain.review.verdicts import Candidate, Place
 from virtual_stain.workflows.corrections import CORRECTED, corrected_table, relabelled, touched_countable
 from virtual_stain.workflows.pair import TILES, PreparedPair
+
+if TYPE_CHECKING:
+    from virtual_stain.records.write import StagedShards  # TensorFlow
 
 _PACKED = "packed.json"
 
@@ -54,13 +58,24 @@ def candidates(pair: str, table: TileTable) -> list[Candidate]:
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """What became of a pair's tiles."""
+    """What became of a pair's tiles. New shards are staged: the older ones stay until `commit`."""
 
     entry: PairEntry
     chosen: tuple[int, ...]
     """Indices in the store of the tiles that are records."""
     table: TileTable
     """The labels that they carry: with the corrected cells of the review."""
+    made: MadeFrom
+    folder: Path
+    """Of the pair's work."""
+    staged: StagedShards | None = None
+    """None: the shards of an earlier run are kept."""
+
+    def publish(self) -> None:
+        """Says, once the shards are in place, what they were made from. Raises OutputError."""
+        if self.staged is not None:
+            shards = [dataclasses.asdict(shard) for shard in self.staged.entries]
+            publish(self.folder / _PACKED, self.made, (), {"shards": shards})
 
     @property
     def n_corrected(self) -> int:
@@ -68,12 +83,32 @@ class Packed:
         return sum(CORRECTED in self.table.flags[i] for i in self.chosen)
 
 
+def put_in_place(out: Path, manifest: Manifest, packed: Sequence[Packed]) -> None:
+    """The staged shards and the manifest that lists them, in place of the older ones. Raises OutputError."""
+
+    def commit() -> None:
+        for one in packed:
+            if one.staged is not None:
+                one.staged.commit()
+
+    write_manifest(out, manifest, just_before=commit)
+    for one in packed:
+        one.publish()
+
+
+def discard(packed: Sequence[Packed]) -> None:
+    """Removes what is staged: the run ends without it."""
+    for one in packed:
+        if one.staged is not None:
+            one.staged.discard()
+
+
 def pack(job: PackJob, out: Path, config: Config) -> Packed | None:
-    """Writes the pair's shards, unless equal ones are there; None when no tile passes the gate.
+    """Stages the pair's shards, unless equal ones are there; None when no tile passes the gate.
 
     Raises OutputError, VerificationError.
     """
-    from virtual_stain.records.write import write_shards
+    from virtual_stain.records.write import stage_shards
 
     with TileStore(job.store) as store:
         table = store.table()
@@ -81,13 +116,13 @@ def pack(job: PackJob, out: Path, config: Config) -> Packed | None:
         if not chosen:
             return None
         made = _made_from(job, store.fingerprint, table, chosen, config)
-        shards = _kept_shards(job, out, made)
+        shards, staged = _kept_shards(job, out, made), None
         if shards is None:
             records = _records(job, store, table, chosen, config)
-            shards = write_shards(out, job.pair, records, shard_bytes=round(config.labels.shard_mb * 1e6))
-            publish(job.prepared.job.folder / _PACKED, made, (), {"shards": [dataclasses.asdict(s) for s in shards]})
+            staged = stage_shards(out, job.pair, records, shard_bytes=round(config.labels.shard_mb * 1e6))
+            shards = staged.entries
         table = _valued(corrected_table(store, table, chosen, config), config.counting.value_definition)
-    return Packed(_entry(job, table, list(chosen), shards), tuple(chosen), table)
+    return Packed(_entry(job, table, list(chosen), shards), tuple(chosen), table, made, job.store.parent, staged)
 
 
 def is_outdated(prepared: PreparedPair) -> bool:

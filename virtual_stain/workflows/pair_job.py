@@ -12,6 +12,7 @@ from virtual_stain.errors import ResolutionError
 from virtual_stain.files import make_folder
 from virtual_stain.labels.regions import read_regions
 from virtual_stain.pairs import StainPair
+from virtual_stain.slides.probe import require_survivable
 from virtual_stain.slides.resolution import require_mpp
 from virtual_stain.slides.slide import Slide, open_slide
 from virtual_stain.tiles import plan_tiles
@@ -42,6 +43,7 @@ def prepare_pair(job: PairJob) -> PreparedPair:
     Raises SlideError, ResolutionError, NoTissueError, ConfigError; a rejected registration is not an error here.
     """
     make_folder(job.folder)
+    require_survivable(job.he, job.ihc)
     with open_slide(job.he) as he, open_slide(job.ihc) as ihc:
         require_mpp(he)
         _require_countable(ihc, job.config.counting.max_mpp)

@@ -20,6 +20,7 @@ from virtual_stain.registration.register import register_pair
 from virtual_stain.registration.result import Registration
 from virtual_stain.registration.store import JSON_NAME, read_registration, write_registration
 from virtual_stain.reuse import MadeFrom, is_finished, publish, read_record, vouched
+from virtual_stain.slides.probe import require_survivable
 from virtual_stain.slides.slide import Slide, SlideRef, open_slide
 from virtual_stain.slides.tissue import find_tissue
 from virtual_stain.workflows.aligned_slide import ALIGNED_NAME, aligned_made_from, write_aligned
@@ -53,6 +54,7 @@ def register_files(job: RegistrationJob, progress: Progress = QUIET) -> Registra
     Raises SlideError, NoTissueError, ResolutionError, and OutputError where the folder cannot be written or holds the
     registration of other slides (unless `force`).
     """
+    require_survivable(job.he, job.ihc)
     with open_slide(job.he) as he, open_slide(job.ihc) as ihc, folder_lock(job.out):
         refuse_foreign_run(job.out, "register")
         if not job.force:

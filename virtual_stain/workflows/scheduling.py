@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from virtual_stain.errors import ConfigError, VirtualStainError
+from virtual_stain.files import full_disk
 from virtual_stain.parallel import local_executor
 
 T = TypeVar("T")
@@ -71,6 +72,9 @@ def _result(future: concurrent.futures.Future[R]) -> R | Failure:
     except VirtualStainError as error:
         return Failure(error)
     except Exception as error:
+        full = full_disk(error)
+        if full is not None:
+            return Failure(full)
         # a bug must not take the other pairs with it; it is told to the user and its traceback kept
         _log.warning("%s", "".join(traceback.format_exception(error)))
         return Failure(VirtualStainError(f"unexpected {type(error).__name__}: {error}"), unexpected=True)

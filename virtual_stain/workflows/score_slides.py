@@ -16,6 +16,7 @@ from typing import Any
 
 from virtual_stain.config import ScoringSettings, TissueSettings
 from virtual_stain.errors import BatchError, InputError, OutputError, VirtualStainError
+from virtual_stain.export.bundle import BUNDLE_SIGNATURE, find_bundle
 from virtual_stain.export.card import seen_in_training
 from virtual_stain.files import (
     folder_lock,
@@ -44,6 +45,7 @@ from virtual_stain.score.open_model import open_predictor
 from virtual_stain.score.predictor import Predictor
 from virtual_stain.score.score import score_slide
 from virtual_stain.score.staging import Stager, worth_a_copy
+from virtual_stain.slides.probe import require_survivable
 from virtual_stain.slides.slide import Slide, SlideRef, open_slide
 from virtual_stain.slides.window import read_window
 from virtual_stain.tables import BYTE_ORDER_MARK
@@ -111,6 +113,11 @@ def score_slides(
     with _ahead(inputs, options) as ahead:
         start = time.monotonic()
         model = predictor or open_predictor(options.model, options.scoring, options.trusted_key)
+        if predictor is None and options.trusted_key is None and _is_unsigned(options.model):
+            progress.say(
+                f"{options.model}: the model is not signed: nothing says who made it "
+                "(scoring.require_signature refuses such models)."
+            )
         _log.info("model verified and loaded in %.1f s", time.monotonic() - start)
         try:
             with Stager([i.ref for i in inputs], options.stage, progress.say) as stager:
@@ -118,6 +125,11 @@ def score_slides(
         finally:
             if predictor is None:
                 model.close()
+
+
+def _is_unsigned(model: str) -> bool:
+    """Of a bundle in a folder here."""
+    return "://" not in model and not (find_bundle(Path(model)) / BUNDLE_SIGNATURE).is_file()
 
 
 def _ahead(inputs: Sequence[ScoreInput], options: ScoreOptions) -> Ahead:
@@ -238,6 +250,7 @@ def _score_one(item: ScoreInput, ref: SlideRef, job: _Job) -> Scored:
     """`ref`: the slide or its local copy."""
     model, options = job.model, job.options
     known = job.ahead.take(ref)
+    require_survivable(ref)
     with open_slide(ref) as slide:
         digest = slide.content_hash() if known is None else known.content_hash
         seen = seen_in_training(model.card, digest, job.key)

@@ -15,6 +15,7 @@ from virtual_stain.errors import BatchError, InputError, OutputError
 from virtual_stain.files import make_folder, write_bytes
 from virtual_stain.geometry import Box
 from virtual_stain.provenance import Outcome, RunRecord, refuse_foreign_run
+from virtual_stain.slides.probe import require_survivable
 from virtual_stain.slides.resolution import REGISTRATION_RANGE, require_mpp
 from virtual_stain.slides.slide import Slide, SlideRef, open_slide
 from virtual_stain.slides.source import Rgb
@@ -79,6 +80,7 @@ def describe_slide(ref: SlideRef, settings: TissueSettings, target: Path | None 
     """
     report = SlideReport(ref.path)
     try:
+        require_survivable(ref)
         with open_slide(ref) as slide:
             _add_slide_facts(report, slide)
             tissue = find_tissue(slide, settings)

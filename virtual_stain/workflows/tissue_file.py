@@ -8,8 +8,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from virtual_stain.files import replacing
 from virtual_stain.geometry import Affine2D
+from virtual_stain.hdf5 import replacing_hdf5
 from virtual_stain.slides.tissue import TissueMap
 
 TISSUE_NAME = "tissue.h5"
@@ -17,7 +17,7 @@ TISSUE_NAME = "tissue.h5"
 
 def write_tissue(folder: Path, maps: Mapping[str, TissueMap]) -> None:
     """Writes the masks of the sides ("he", "ihc") whole. Raises OutputError."""
-    with replacing(folder / TISSUE_NAME) as temporary, h5py.File(temporary, "w") as file:
+    with replacing_hdf5(folder / TISSUE_NAME) as file:
         for side, tissue in maps.items():
             file.create_dataset(f"{side}/mask", data=tissue.mask, compression="gzip", compression_opts=1)
             file[f"{side}/px0_from_ov"] = tissue.px0_from_ov.matrix

@@ -10,6 +10,7 @@ from virtual_stain.export import registry as registry_file
 from virtual_stain.export.bundle import Bundle, find_bundle, verify_bundle, versions
 from virtual_stain.export.registry import REGISTRY, read_registry
 from virtual_stain.export.signing import PublicKey, SigningKey, require_signer, sign_bundle, signer_of
+from virtual_stain.export.trust import require_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,7 @@ def check_model(
     signer = signer_of(bundle.folder)
     if trusted is not None:
         require_signer(bundle.folder, trusted)
+        require_name(bundle)
     path = registry or default_registry(model)
     registered, found_head = None, None
     if registry is not None or head is not None or path.exists():
@@ -73,6 +75,13 @@ def check_model(
             )
         if trusted is not None and entry.signer != trusted:
             raise VerificationError(f"{path}: the entry of {bundle.folder} is not signed with {trusted.fingerprint}.")
+        last = chain.newest(bundle.card.name)
+        if trusted is not None and bundle.folder != model and last is not None and last.version != bundle.card.version:
+            raise VerificationError(
+                f"{bundle.folder}: expected version {last.version}, the newest of {path}. "
+                f"Received: version {bundle.card.version}.",
+                hint=f"To check it all the same, name it: {bundle.folder}",
+            )
         registered, found_head = entry.time_utc, chain.head
     n_files = sum(1 for p in bundle.folder.rglob("*") if p.is_file())
     return ModelCheck(bundle, n_files, signer, signer is not None and signer == trusted, registered, found_head)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse
 
 from virtual_stain.config import WebSettings
@@ -30,8 +30,8 @@ def review_app(desk: ReviewDesk, access: Access, settings: WebSettings, reviewer
 
     def pages(app: FastAPI) -> None:
         @app.get("/", include_in_schema=False)
-        def index() -> HTMLResponse:
-            return page("review.html", reviewer=reviewer)
+        def index(request: Request) -> HTMLResponse:
+            return page(request, "review.html", reviewer=reviewer)
 
     def ready() -> None:
         desk.folder.pairs()

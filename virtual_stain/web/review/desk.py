@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from virtual_stain.review.agreement import Agreement, agreement
 from virtual_stain.review.correction import Correction, correct
-from virtual_stain.review.store import ReviewStore, clean_name
+from virtual_stain.review.store import RepeatedRequestError, ReviewStore, clean_name
 from virtual_stain.review.verdicts import Decision, Place, Verdict
 from virtual_stain.web.problem import ApiError
 from virtual_stain.web.review.folder import Label, RecordFolder, ReviewPair
@@ -71,7 +71,10 @@ class ReviewDesk:
             problem = verdict.correction.problem(self.folder.cells(label), self.folder.tile_px)
             if problem is not None:
                 raise ApiError(422, problem)
-        (number,) = self.store.add([verdict], request_id=request_id)
+        try:
+            (number,) = self.store.add([verdict], request_id=request_id)
+        except RepeatedRequestError as error:
+            raise ApiError(409, f"{error.message} Nothing was stored.", "Send it with an id of its own.") from None
         return number, self.entry(label)
 
     def undo(self, reviewer: str) -> tuple[int, list[Entry], int]:

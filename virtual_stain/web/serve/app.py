@@ -6,7 +6,7 @@ import functools
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse
 
 from virtual_stain.errors import ConfigError
@@ -25,12 +25,12 @@ def serve_app(office: Office, access: Access, supervisor: Supervisor | None) -> 
 
     def pages(app: FastAPI) -> None:
         @app.get("/", include_in_schema=False)
-        def index() -> HTMLResponse:
-            return page("serve.html", uploads=uploads)
+        def index(request: Request) -> HTMLResponse:
+            return page(request, "serve.html", uploads=uploads)
 
         @app.get("/jobs/{number}", include_in_schema=False)
-        def result(number: int) -> HTMLResponse:
-            return page("result.html", number=number)
+        def result(number: int, request: Request) -> HTMLResponse:
+            return page(request, "result.html", number=number)
 
     def ready() -> None:
         office.jobs.counts()

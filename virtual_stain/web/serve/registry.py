@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from urllib.parse import urlsplit
 from virtual_stain.errors import ConfigError, VirtualStainError
 from virtual_stain.export.bundle import BUNDLE_JSON, find_bundle
 from virtual_stain.export.card import card_from_json
+from virtual_stain.files import read_object
 from virtual_stain.web.serve.models import ModelOut
 
 
@@ -56,7 +56,7 @@ def _describe(name: str, place: str) -> ModelOut:
     try:
         folder = find_bundle(Path(place))
         # its files are verified when it is loaded; this is for the list only
-        card = card_from_json(json.loads((folder / BUNDLE_JSON).read_text(encoding="utf-8")), str(folder / BUNDLE_JSON))
+        card = card_from_json(read_object(folder / BUNDLE_JSON, "a model bundle's card"), str(folder / BUNDLE_JSON))
     except (VirtualStainError, OSError, ValueError, KeyError, TypeError):
         problem = "no model bundle is there, or it cannot be read"
         return ModelOut(id=name, kind="bundle", markers=[], version=None, tile_um=None, problem=problem)

@@ -11,9 +11,9 @@ import unicodedata
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from virtual_stain.errors import ConfigError
-from virtual_stain.slides.companions import named_files
+from virtual_stain.errors import ConfigError, InputError
 from virtual_stain.web.problem import ApiError
+from virtual_stain.web.serve.reach import files_behind
 
 _SUFFIXES = "svs ndpi mrxs tif tiff scn vms vmu bif svslide dcm png jpg jpeg"
 SUFFIXES = frozenset(f".{kind}" for kind in _SUFFIXES.split())
@@ -52,10 +52,10 @@ class SlideRoot:
         return path
 
     def _leads_outside(self, path: Path) -> bool:
-        """Whether it is an index of files that do not all lie below the root, links followed."""
+        """Whether a library that opens it could read a file that does not lie below the root, links followed."""
         try:
-            return not all(part.resolve().is_relative_to(self.folder) for part in named_files(path))
-        except (OSError, RuntimeError, ValueError):
+            return not all(part.resolve().is_relative_to(self.folder) for part in files_behind(path))
+        except (OSError, RuntimeError, ValueError, InputError):
             return True
 
     def listing(self, relative: str) -> tuple[list[str], list[Listed], bool]:

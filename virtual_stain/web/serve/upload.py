@@ -14,9 +14,12 @@ from starlette.requests import Request
 from virtual_stain.config import WebSettings
 from virtual_stain.errors import InputError, VirtualStainError
 from virtual_stain.files import make_folder, output_errors
+from virtual_stain.slides.companions import is_index
 from virtual_stain.slides.openslide_source import is_many_files
+from virtual_stain.slides.probe import require_survivable
 from virtual_stain.slides.slide import SlideRef, open_slide
 from virtual_stain.web.problem import ApiError
+from virtual_stain.web.serve.reach import is_dicom
 from virtual_stain.web.serve.root import SUFFIXES, SlideRoot, is_plain_name
 
 FOLDER = "uploads"
@@ -72,9 +75,13 @@ async def _write(request: Request, path: Path, limit: int) -> int:
 
 
 def _check_opens(path: Path) -> None:
-    if is_many_files(path):  # by content: OpenSlide does not ask for the suffix either
-        raise ApiError(415, "expected a slide in one file. Received: one of several, or an index of others.")
+    several = ApiError(415, "expected a slide in one file. Received: one of several, or an index of others.")
+    if is_index(path) or is_dicom(path):  # by content: OpenSlide does not ask for the suffix either
+        raise several
     try:
+        require_survivable(SlideRef(path))
+        if is_many_files(path):
+            raise several
         with open_slide(SlideRef(path)) as slide:
             slide.overview(max_px=64)
     except InputError:

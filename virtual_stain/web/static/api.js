@@ -15,7 +15,7 @@ async function answer(response) {
   } catch {
     // not one of ours: the status has to do
   }
-  if (response.status === 401) location.assign("/login");
+  if (response.status === 401) location.assign("login");
   throw new Refused(response.status, problem);
 }
 

@@ -6,7 +6,7 @@ import { Cells } from "./cells.js";
 const KEPT = 9;
 
 export const keyOf = (item) => `${item.pair}/${item.col}/${item.row}/${item.label_id}`;
-const pathOf = (item) => `/api/review/tiles/${encodeURIComponent(item.pair)}/${item.col}/${item.row}`;
+const pathOf = (item) => `api/review/tiles/${encodeURIComponent(item.pair)}/${item.col}/${item.row}`;
 
 export class Loader {
   constructor(reader) {

@@ -27,7 +27,7 @@ export class SlideMap {
     if (this.pair !== item.pair) {
       this.pair = item.pair;
       this.picture = null;
-      const path = `/api/review/pairs/${encodeURIComponent(item.pair)}/overview`;
+      const path = `api/review/pairs/${encodeURIComponent(item.pair)}/overview`;
       try {
         const frame = await get(path);
         if (this.pair !== item.pair) return;

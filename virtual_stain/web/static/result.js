@@ -104,7 +104,7 @@ function show(i) {
   draw();
   $("tile-title").textContent = say(i);
   $("tile-picture").alt = `H&E tile, ${say(i)}`;
-  $("tile-picture").src = `/api/jobs/${number}/tiles/${column("col")[i]}/${column("row")[i]}.jpg`;
+  $("tile-picture").src = `api/jobs/${number}/tiles/${column("col")[i]}/${column("row")[i]}.jpg`;
   $("tile").showModal();
 }
 
@@ -198,7 +198,7 @@ function gallery() {
   $("gallery").replaceChildren(
     ...best.map((i, rank) =>
       element("li", {}, element("button", { type: "button", onclick: () => show(i), ariaLabel: `Tile ${rank + 1}: ${say(i)}` },
-        element("img", { loading: "lazy", alt: "", src: `/api/jobs/${number}/tiles/${column("col")[i]}/${column("row")[i]}.jpg?px=192` }),
+        element("img", { loading: "lazy", alt: "", src: `api/jobs/${number}/tiles/${column("col")[i]}/${column("row")[i]}.jpg?px=192` }),
         element("span", { textContent: `${rank + 1}. ${shown(values[i])}` }))),
     ),
   );
@@ -216,8 +216,8 @@ function facts() {
   $("warnings").replaceChildren(...report.warnings.map((w) => element("li", { textContent: w.message })));
   if (!report.warnings.length) $("warnings").append(element("li", { textContent: "none" }));
   $("downloads").replaceChildren(
-    element("a", { href: `/api/jobs/${number}/files/report.html?show=true`, target: "_blank", rel: "noopener", textContent: "Open report" }),
-    ...DOWNLOADS.map(([kind, text]) => element("a", { href: `/api/jobs/${number}/files/${kind}`, download: "", textContent: text })),
+    element("a", { href: `api/jobs/${number}/files/report.html?show=true`, target: "_blank", rel: "noopener", textContent: "Open report" }),
+    ...DOWNLOADS.map(([kind, text]) => element("a", { href: `api/jobs/${number}/files/${kind}`, download: "", textContent: text })),
   );
 }
 
@@ -242,7 +242,7 @@ function choose(marker) {
 
 async function begin() {
   try {
-    state.data = await get(`/api/jobs/${number}/result`);
+    state.data = await get(`api/jobs/${number}/result`);
   } catch (error) {
     return banner(error.message);
   }
@@ -263,7 +263,7 @@ async function begin() {
   });
   heat.addEventListener("keydown", move);
   try {
-    state.picture = await createImageBitmap(await getBlob(`/api/jobs/${number}/overview.jpg`));
+    state.picture = await createImageBitmap(await getBlob(`api/jobs/${number}/overview.jpg`));
     draw();
   } catch (error) {
     banner(error.message);

@@ -91,7 +91,7 @@ function describe(shown, tile) {
   $("adopt").hidden = !tile || !othersCells(tile).length;
   $("marker").textContent = state.folder.pairs.find((p) => p.name === shown.pair)?.marker ?? "IHC";
   $("ihc").setAttribute("aria-label", `IHC tile with ${counts.positive} positive and ${counts.negative} negative cells`);
-  $("geojson").href = `/api/review/pairs/${encodeURIComponent(shown.pair)}/export.geojson`;
+  $("geojson").href = `api/review/pairs/${encodeURIComponent(shown.pair)}/export.geojson`;
   $("live").textContent = `Tile ${shown.col}, ${shown.row}: ${percent(counts.ratio)}, ${WORDS[shown.status]}`;
   pace();
 }
@@ -158,7 +158,7 @@ async function send() {
   while (state.queue.length) {
     const { body, before } = state.queue[0];
     try {
-      const answer = await post("/api/review/decisions", body);
+      const answer = await post("api/review/decisions", body);
       state.queue.shift();
       keepQueue();
       state.lastId = Math.max(state.lastId, answer.id);
@@ -209,7 +209,7 @@ async function undo() {
   if (!reviewer()) return askName();
   while (state.queue.length) await new Promise((resolve) => setTimeout(resolve, 30));
   try {
-    const answer = await post("/api/review/undo", { reviewer: reviewer() });
+    const answer = await post("api/review/undo", { reviewer: reviewer() });
     state.lastId = Math.max(state.lastId, answer.last_id);
     if (!answer.undone) return banner("There is nothing to take back.");
     banner(answer.undone > 1 ? `${answer.undone} decisions taken back.` : "");
@@ -359,7 +359,7 @@ function number(text) {
 async function loadQueue() {
   keepDraft();
   try {
-    const query = await get(`/api/review/queue?${new URLSearchParams(filterValues())}`);
+    const query = await get(`api/review/queue?${new URLSearchParams(filterValues())}`);
     const before = item();
     state.items = query.items;
     state.lastId = query.last_id;
@@ -380,7 +380,7 @@ async function loadQueue() {
 async function poll() {
   try {
     if (!document.hidden) {
-      const changed = await get(`/api/review/changes?after=${state.lastId}`);
+      const changed = await get(`api/review/changes?after=${state.lastId}`);
       state.lastId = Math.max(state.lastId, changed.last_id);
       changed.items.forEach(update);
     }
@@ -403,7 +403,7 @@ async function batch() {
   $("ask-batch").onclose = async () => {
     if ($("ask-batch").returnValue !== "ok") return;
     try {
-      const answer = await post("/api/review/batch", { reviewer: reviewer(), filter, expected: waiting });
+      const answer = await post("api/review/batch", { reviewer: reviewer(), filter, expected: waiting });
       await loadQueue();
       banner(`${answer.accepted} tiles accepted. Undo (U) takes them back together.`);
     } catch (error) {
@@ -413,7 +413,7 @@ async function batch() {
 }
 
 async function agreement() {
-  const { readers } = await get("/api/review/agreement");
+  const { readers } = await get("api/review/agreement");
   const text = $("agreement-text");
   text.replaceChildren();
   if (!readers.length) text.append(element("p", { textContent: "No two readers have decided on the same tile yet." }));
@@ -531,7 +531,7 @@ async function begin() {
   $("who").textContent = reviewer() || "Who reviews?";
   wire();
   try {
-    state.folder = await get("/api/review");
+    state.folder = await get("api/review");
   } catch (error) {
     return banner(error.message, true);
   }

@@ -3,7 +3,8 @@
 import { $, element, get, post, Refused } from "./api.js";
 
 const POLL_MS = 1000;
-const state = { folder: "", folders: [], slides: [], truncated: false, chosen: new Set(), jobs: new Map() };
+const JOBS_SHOWN = 100;
+const state = { folder: "", folders: [], slides: [], truncated: false, chosen: new Set(), jobs: new Map(), befores: [] };
 
 function banner(text, bad = true) {
   $("banner").hidden = !text;
@@ -22,7 +23,7 @@ export function duration(seconds) {
 
 async function open(folder) {
   try {
-    Object.assign(state, await get(`/api/slides?${new URLSearchParams({ folder })}`));
+    Object.assign(state, await get(`api/slides?${new URLSearchParams({ folder })}`));
     draw();
   } catch (error) {
     banner(error.message);
@@ -72,7 +73,7 @@ async function submit(event) {
     body.mpp_um = [Number(mpp), Number(mpp)];
   }
   try {
-    await post("/api/jobs", body);
+    await post("api/jobs", body);
     state.chosen.clear();
     banner("");
     draw();
@@ -83,7 +84,15 @@ async function submit(event) {
 }
 
 async function refresh() {
-  const { jobs } = await get("/api/jobs?limit=200");
+  const before = state.befores.at(-1);
+  const { jobs } = await get(`api/jobs?limit=${JOBS_SHOWN + 1}${before ? `&before=${before}` : ""}`);
+  const older = jobs.length > JOBS_SHOWN;
+  if (older) jobs.pop();
+  $("pages").hidden = !older && !before;
+  $("older").disabled = !older;
+  $("newer").disabled = !before;
+  $("older").dataset.before = jobs.at(-1)?.id ?? "";
+  $("which").textContent = jobs.length ? `Jobs ${jobs.at(-1).id} to ${jobs[0].id}${older ? "; there are older ones" : ""}` : "";
   $("empty").hidden = jobs.length > 0;
   const seen = new Set();
   jobs.forEach((job, index) => {
@@ -114,7 +123,7 @@ function line(job) {
     if (job.message) what.append(element("p", { className: "why", textContent: job.hint ? `${job.message} → ${job.hint}` : job.message }));
   }
   const act = element("td");
-  if (job.state === "done") act.append(element("a", { href: `/jobs/${job.id}`, textContent: "Open", ariaLabel: `Open the result of ${job.name}` }));
+  if (job.state === "done") act.append(element("a", { href: `jobs/${job.id}`, textContent: "Open", ariaLabel: `Open the result of ${job.name}` }));
   else if (job.state === "queued" || job.state === "running") act.append(element("button", { type: "button", textContent: "Cancel", ariaLabel: `Cancel ${job.name}`, onclick: () => cancel(job.id) }));
   const row = element("tr", {}, element("th", { scope: "row", textContent: job.slide }), element("td", { textContent: job.model }), what, act);
   row.dataset.job = job.id;
@@ -122,9 +131,14 @@ function line(job) {
   return row;
 }
 
+function turn(befores) {
+  state.befores = befores;
+  refresh().catch((error) => banner(error.message));
+}
+
 async function cancel(id) {
   try {
-    const response = await fetch(`/api/jobs/${id}`, { method: "DELETE" });
+    const response = await fetch(`api/jobs/${id}`, { method: "DELETE" });
     if (!response.ok) throw new Refused(response.status, await response.json());
     await refresh();
   } catch (error) {
@@ -137,7 +151,7 @@ function upload(event) {
   const file = $("file").files[0];
   if (!file) return banner("Choose a file to upload.");
   const request = new XMLHttpRequest(); // fetch does not tell how much is up
-  request.open("PUT", `/api/uploads/${encodeURIComponent(file.name)}`);
+  request.open("PUT", `api/uploads/${encodeURIComponent(file.name)}`);
   request.setRequestHeader("Content-Type", "application/octet-stream");
   request.upload.onprogress = (e) => ($("uploading").value = e.total ? e.loaded / e.total : 0);
   request.onloadend = () => {
@@ -175,9 +189,11 @@ async function begin() {
     shownSlides().forEach((s) => state.chosen.add(s.path));
     draw();
   });
+  $("older").addEventListener("click", () => turn([...state.befores, Number($("older").dataset.before)]));
+  $("newer").addEventListener("click", () => turn(state.befores.slice(0, -1)));
   $("upload")?.addEventListener("submit", upload);
   try {
-    const { models } = await get("/api/models");
+    const { models } = await get("api/models");
     $("model").append(
       ...models.map((m) => element("option", { value: m.id, disabled: Boolean(m.problem), textContent: m.problem ? `${m.id}: ${m.problem}` : `${m.id}${m.markers.length ? ` (${m.markers.join(", ")})` : ""}` })),
     );

@@ -1,0 +1,114 @@
+"""Half-open connections, wrong tokens, and pages behind a prefix."""
+
+from __future__ import annotations
+
+import re
+import socket
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import uvicorn
+from fastapi.testclient import TestClient
+
+from virtual_stain.config import WebSettings
+from virtual_stain.web.app import make_app
+from virtual_stain.web.connections import LimitedProtocol, max_connections
+from virtual_stain.web.guard import Access, way_up
+from virtual_stain.web.health import Health
+from virtual_stain.web.server import listen
+from virtual_stain.web.throttle import Throttle
+
+TOKEN = "0123456789abcdef"
+STATIC = Path(__file__).parents[2] / "virtual_stain" / "web"
+
+
+def _app(token: str | None = None):
+    access = Access("127.0.0.1", (), token)
+    return make_app("t", access, [], Health(ready=lambda: None, gauges={}), pages=lambda app: None)
+
+
+@pytest.fixture
+def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, int]]:
+    monkeypatch.setattr(LimitedProtocol, "limit", 8)
+    monkeypatch.setattr(LimitedProtocol, "header_s", 0.5)
+    sock = listen(WebSettings(port=0))
+    server = uvicorn.Server(uvicorn.Config(_app(), http=LimitedProtocol, log_level="warning", lifespan="off"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
+    thread.start()
+    yield sock.getsockname()[:2]
+    server.should_exit = True
+    thread.join(20)
+    sock.close()
+
+
+def test_half_open_connections_starved_the_health_check(address: tuple[str, int]) -> None:
+    held = [socket.create_connection(address, timeout=10) for _ in range(40)]
+    try:
+        for connection in held[-4:]:
+            connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n")  # and never the end
+        with urllib.request.urlopen(f"http://127.0.0.1:{address[1]}/healthz", timeout=10) as answer:
+            assert answer.status == 200
+        deadline = time.monotonic() + 10
+        held[-1].settimeout(10)
+        with pytest.raises(ConnectionError):  # none stays for ever
+            while time.monotonic() < deadline:
+                if not held[-1].recv(100):
+                    raise ConnectionResetError
+    finally:
+        for connection in held:
+            connection.close()
+
+
+def test_the_limit_leaves_descriptors_for_the_work() -> None:
+    assert 8 <= max_connections() <= 400
+
+
+def test_wrong_tokens_cost_time_by_address() -> None:
+    now = [0.0]
+    throttle = Throttle(lambda: now[0])
+    for _ in range(5):
+        assert throttle.wait_s("a") == 0
+        throttle.failed("a")
+    assert (throttle.wait_s("a"), throttle.wait_s("b")) == (1.0, 0.0)
+    now[0] += 1
+    throttle.failed("a")
+    assert throttle.wait_s("a") == 2.0
+    throttle.succeeded("a")
+    assert throttle.wait_s("a") == 0
+    for i in range(20_000):
+        throttle.failed(str(i))
+    assert len(throttle._known) == 10_000
+
+
+def test_tokens_could_be_guessed_as_fast_as_the_server_answers() -> None:
+    client = TestClient(_app(TOKEN), base_url="http://127.0.0.1")
+    kind = {"content-type": "application/x-www-form-urlencoded"}
+    codes = [client.post("/login", content="token=wrong", headers=kind).status_code for _ in range(7)]
+    assert codes == [403] * 5 + [429] * 2
+    assert client.get("/healthz").status_code == 200
+
+
+def test_the_way_up_is_relative() -> None:
+    assert [way_up(p) for p in ("/", "/login", "/jobs/5", "/a/b/c")] == ["./", "./", "../", "../../"]
+
+
+def test_links_and_redirects_left_the_prefix_of_a_proxy() -> None:
+    client = TestClient(_app(TOKEN), base_url="http://127.0.0.1", follow_redirects=False)
+    for path, place in (("/", "./login"), ("/jobs/5", "../login")):
+        answer = client.get(path, headers={"accept": "text/html"})
+        assert (answer.status_code, answer.headers["location"]) == (303, place)
+    entered = client.post("/login", data={"token": TOKEN})
+    assert entered.headers["location"] == "./"
+    text = client.get("/login").text
+    assert '<base href="./">' in text
+    assert not re.findall(r'(?:href|src|action)="/', text)
+
+
+def test_no_page_and_no_script_names_an_absolute_path() -> None:
+    for file in [*STATIC.glob("templates/*.html"), *STATIC.glob("static/*.js")]:
+        found = re.findall(r"""["'`]/(?:api|static|login|jobs)\b""", file.read_text(encoding="utf-8"))
+        assert not found, file.name

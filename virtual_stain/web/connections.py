@@ -1,0 +1,90 @@
+"""Connections that nobody has been let in by yet: few enough, and not for long.
+
+A half-open connection costs its sender nothing and the server a descriptor. Beyond the limit the longest waiting one
+gives way to the new one, so that those who do ask are answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from typing import Any
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+HEADER_S = 10.0
+"""From the connection, or the last answer, to a whole header."""
+BODY_S = 30.0
+"""Between two pieces of a body."""
+MAX_CONNECTIONS = 400
+_SPARE_DESCRIPTORS = 100
+"""Slides, databases and libraries need some, too."""
+
+
+def max_connections() -> int:
+    """As many as the process's descriptors allow, and no more than there is use for."""
+    if sys.platform == "win32":
+        return MAX_CONNECTIONS
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 4096)), hard))
+        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return max(8, min(MAX_CONNECTIONS, soft - _SPARE_DESCRIPTORS))
+
+
+class LimitedProtocol(H11Protocol):
+    """uvicorn's HTTP/1.1 with a bound on connections and on the time that a header and a body may take."""
+
+    limit = MAX_CONNECTIONS
+    header_s = HEADER_S
+    body_s = BODY_S
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        if len(self.connections) >= self.limit:
+            waiting = [c for c in self.connections if isinstance(c, LimitedProtocol) and c.is_waiting]
+            oldest = min(waiting, key=lambda c: c.since, default=None)
+            if oldest is None:  # all are at work
+                transport.abort()
+                self.transport = transport
+                return
+            self.connections.discard(oldest)
+            oldest.transport.abort()
+        super().connection_made(transport)
+        self.since = self.loop.time()
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+        if self in self.connections:
+            super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self.in_body:
+            self.since = self.loop.time()
+        super().data_received(data)
+
+    def on_response_complete(self) -> None:
+        self.since = self.loop.time()
+        super().on_response_complete()
+
+    @property
+    def is_waiting(self) -> bool:
+        """Nobody has been asked anything: the header is not there yet."""
+        return self.cycle is None or self.cycle.response_complete
+
+    @property
+    def in_body(self) -> bool:
+        return not self.is_waiting and self.conn.their_state is h11.SEND_BODY
+
+    def _watch(self) -> None:
+        allowed = self.header_s if self.is_waiting else self.body_s if self.in_body else None
+        if allowed is not None and self.loop.time() - self.since > allowed:
+            self.transport.abort()
+            return
+        self._deadline = self.loop.call_later(min(self.header_s, self.body_s) / 4, self._watch)
