@@ -110,9 +110,9 @@ def test_a_corrected_membrane_changes_the_tps_of_its_tile(way: Way) -> None:
     item = next(i for i in page.get("/api/review/queue").json()["items"] if i["weight"] > 0)
     place = f"{item['pair']}/{item['col']}/{item['row']}"
     tile = page.get(f"/api/review/tiles/{place}").json()
-    assert tile["kind"].count("positive") == item["positive"]
+    assert tile["name"].count("positive") == item["positive"]
     body = {k: item[k] for k in ("pair", "col", "row", "label_id")} | {"reviewer": "Dr. A", "verdict": "accept"}
-    body["correction"] = {"changed": [[tile["kind"].index("negative"), "positive"]]}
+    body["correction"] = {"changed": [[tile["name"].index("negative"), "positive"]]}
     assert page.post("/api/review/decisions", json=body).status_code == 201
     assert way.build("--accept-unreviewed") == 0
     name = f"{item['pair']}/{item['col']}_{item['row']}"
