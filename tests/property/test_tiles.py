@@ -32,7 +32,7 @@ def _slide(bounds, mpp=(MPP, MPP)):
     class Flat:
         """Only what planning asks of a slide; pixels are never read."""
 
-        path, notes = "flat.svs", ()
+        path, notes, warnings = "flat.svs", (), ()
 
     flat = Flat()
     flat.bounds, flat.mpp = bounds, None if mpp is None else Mpp(*mpp, "override")

@@ -129,8 +129,8 @@ def test_records_at_twice_their_scale_were_trained_and_scored(folder: Path, mani
     with pytest.raises(VerificationError, match="tile/mpp: expected"):
         verify_records(copy)
     with pytest.raises(VerificationError, match=r"tile/mpp: expected .* Received"):
-        require_scale(copy, read_manifest(copy))
-    require_scale(folder, manifest)
+        require_scale(copy, read_manifest(copy), read_manifest(copy).pairs)
+    require_scale(folder, manifest, manifest.pairs)
 
 
 def test_a_full_disk_keeps_the_older_manifest_and_nothing_is_put_in_place(

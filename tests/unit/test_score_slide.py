@@ -179,7 +179,7 @@ def test_overlapping_windows_are_scored_on_the_bundles_stride(tmp_path):
 def test_a_slide_with_bounds_is_scored_from_their_corner_in_uncropped_coordinates(tmp_path, monkeypatch):
     """A scan that begins at (128, 256) of level 0, as MRXS slides do: tiles are px0, GeoJSON is QuPath's frame."""
     monkeypatch.setattr("virtual_stain.slides.openslide_source._bounds", lambda _: Box(128.0, 256.0, 300.0, 128.0))
-    path = block_slide(tmp_path / "a.tiff", [[None] * 4, [None] * 4, [100, 150, 200, 120]])
+    path = block_slide(tmp_path / "a.tiff", [[None] * 4, [None] * 4, [100, 150, 200, 120]], noise=4)
     score = run(path)
     places = [(t.col, round(t.box.x, 3), round(t.box.y, 3)) for t in score.tiles]
     assert places == [(0, 128.0, 256.0), (1, 256.0, 256.0), (2, 384.0, 256.0)]

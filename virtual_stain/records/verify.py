@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -170,14 +171,14 @@ def _scale_problems(manifest: Manifest, record: Record) -> list[str]:
     return problems
 
 
-def require_scale(folder: Location, manifest: Manifest) -> None:
-    """The first record of every pair is at the manifest's scale. Raises VerificationError.
+def require_scale(folder: Location, manifest: Manifest, pairs: Sequence[PairEntry]) -> None:
+    """The first record of each of `pairs` is at the manifest's scale. Raises VerificationError.
 
     A cheap look before training: what all of the records say is checked by `verify_records`.
     """
     from virtual_stain.records.read import iterate_shard
 
-    for pair in manifest.pairs:
+    for pair in pairs:
         for shard in pair.shards[:1]:
             record = next(iterate_shard(folder / shard.file), None)
             problems = [] if record is None else problems_of(record) or _scale_problems(manifest, record)

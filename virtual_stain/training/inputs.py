@@ -128,6 +128,6 @@ def read_inputs(records_dir: Location, config: Config, fold: int, plan: FoldPlan
             hint='Use model.head = "pooled" or "dense".',
         )
     split = split_by_patient(manifest, fold, config.training.validation_patients, config.training.max_patients)
-    require_scale(records_dir, manifest)
+    require_scale(records_dir, manifest, split.train + split.validation)
     require_no_shared_tissue(records_dir, split, known_duplicates(records_dir, sha256_file(records_dir / MANIFEST)))
     return RunInputs(records_dir, manifest, split, spec, config)
