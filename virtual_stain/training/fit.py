@@ -18,6 +18,7 @@ from virtual_stain.model.precision import resolve_precision
 from virtual_stain.progress import QUIET, Progress
 from virtual_stain.provenance import RunRecord
 from virtual_stain.records.duplicates import known_duplicates
+from virtual_stain.records.verify import require_scale
 from virtual_stain.remote import Location
 from virtual_stain.training.distribution import Distribution, open_distribution
 from virtual_stain.training.fit_svr import fit_svr
@@ -84,6 +85,7 @@ def fit(
         if inputs.other_tiling:
             progress.say(inputs.other_tiling)
         verify_shards(records_dir, inputs.split.train + inputs.split.validation, progress)
+        require_scale(records_dir, inputs.manifest, inputs.split.train + inputs.split.validation)
         require_intensities(records_dir, inputs.split, inputs.spec.markers)
         data["duplicate_tissue"] = known_duplicates(records_dir, data["manifest_sha256"])
         if data["duplicate_tissue"] is None:

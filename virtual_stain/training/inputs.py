@@ -17,7 +17,6 @@ from virtual_stain.model.tile_reading import crops_per_side
 from virtual_stain.model.value import ValueOutput, value_output
 from virtual_stain.records.duplicates import known_duplicates
 from virtual_stain.records.manifest import MANIFEST, Manifest, read_manifest
-from virtual_stain.records.verify import require_scale
 from virtual_stain.remote import Location
 from virtual_stain.training.step import LossWeights
 
@@ -128,6 +127,5 @@ def read_inputs(records_dir: Location, config: Config, fold: int, plan: FoldPlan
             hint='Use model.head = "pooled" or "dense".',
         )
     split = split_by_patient(manifest, fold, config.training.validation_patients, config.training.max_patients)
-    require_scale(records_dir, manifest, split.train + split.validation)
     require_no_shared_tissue(records_dir, split, known_duplicates(records_dir, sha256_file(records_dir / MANIFEST)))
     return RunInputs(records_dir, manifest, split, spec, config)
