@@ -56,6 +56,7 @@ class SourceTree:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._sources: dict[str, _Source] = {}
+        self._hashes: dict[str, str] = {}  # asked for at every slide of a folder
 
     def closure(self, module: str) -> frozenset[str]:
         """Modules (dotted, relative to the package) that `module` depends on, itself included, neutral ones not.
@@ -88,6 +89,11 @@ class SourceTree:
 
     def sha256(self, module: str) -> str:
         """Hash (hex) of the closure of `module`: names, syntax without docstrings, bytes of data files."""
+        if module not in self._hashes:
+            self._hashes[module] = self._compute(module)
+        return self._hashes[module]
+
+    def _compute(self, module: str) -> str:
         digest = hashlib.sha256()
         for name in sorted(self.closure(module)):
             digest.update(f"{name}\0{self._source(name).syntax_sha256}\0".encode())
