@@ -38,8 +38,10 @@ def _with_tag(source: Path, target: Path, tag: int, value: int) -> Path:
 
 def test_a_sound_slide_is_asked_about_once(slide: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     require_survivable(SlideRef(slide))
-    monkeypatch.setattr(probe._CHILD, "_ask", lambda path: pytest.fail("asked again"))
+    asked: list[Path] = []
+    monkeypatch.setattr(probe._CHILD, "_ask", asked.append)
     require_survivable(SlideRef(slide))
+    assert asked == []
 
 
 def test_a_tile_length_of_two_gigapixels_ended_the_batch(slide: Path, tmp_path: Path) -> None:
@@ -72,6 +74,8 @@ def test_a_child_that_died_is_replaced(slide: Path, tmp_path: Path) -> None:
 def test_what_cannot_be_opened_is_left_to_the_opening(tmp_path: Path) -> None:
     (tmp_path / "x.svs").write_bytes(b"no slide")
     require_survivable(SlideRef(tmp_path / "x.svs"), SlideRef(tmp_path / "missing.svs"), SlideRef(tmp_path))
+    with pytest.raises(SlideError), open_slide(SlideRef(tmp_path / "x.svs")):
+        pass
 
 
 def test_how_the_child_ended_is_told(slide: Path, monkeypatch: pytest.MonkeyPatch) -> None:
