@@ -7,6 +7,7 @@ Every tile carries the hash of all that is kept of it (`sha256`): one that has r
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -94,6 +95,10 @@ class TileStore:
             self._file = h5py.File(path, "r")
         except OSError as error:
             raise VerificationError(f"{path}: expected a store of tiles (HDF5). Received: {error}") from error
+        # a dataset is looked up once and not at every tile: that is most of the time of reading a small one
+        self._dataset = functools.cache(self._file.__getitem__)
+        self._has = functools.cache(self._file.__contains__)
+        self._starts = functools.cache(lambda group: self._dataset(f"{group}/offsets")[:])
 
     def __enter__(self) -> TileStore:
         return self
@@ -119,28 +124,28 @@ class TileStore:
 
     def cells(self, index: int) -> Cells:
         """The nuclei of one tile, tile px."""
-        start, stop = self._file["cells/offsets"][index : index + 2]
-        part = {name: self._file[f"cells/{name}"][start:stop] for name in _CELLS}
+        start, stop = self._starts("cells")[index : index + 2]
+        part = {name: self._dataset(f"cells/{name}")[start:stop] for name in _CELLS}
         return Cells(
             xy=np.stack([part["x"], part["y"]], axis=1).astype(np.float64),
             cell_class=part["cell_class"],
             tumour=part["tumour"].astype(np.bool_),
             dab_od=part["dab_od"],
             area_um2=part["area_um2"],
-            intensity=self._file[_INTENSITY][start:stop] if _INTENSITY in self._file else None,
+            intensity=self._dataset(_INTENSITY)[start:stop] if self._has(_INTENSITY) else None,
         )
 
     def jpeg(self, index: int, side: str) -> bytes:
         """The JPEG bytes of one tile; `side` is "he" or "ihc"."""
-        start, stop = self._file[f"{side}_jpeg/offsets"][index : index + 2]
-        data: bytes = self._file[f"{side}_jpeg/data"][start:stop].tobytes()
+        start, stop = self._starts(f"{side}_jpeg")[index : index + 2]
+        data: bytes = self._dataset(f"{side}_jpeg/data")[start:stop].tobytes()
         return data
 
     def tile(self, index: int, table: TileTable | None = None) -> TileLabel:
         """One tile, whole, as it was labelled; pass `table` when reading many. Raises VerificationError."""
         try:
             tile = self._tile(index, table)
-            recorded = self._file[_SHA256].asstr()[index] if _SHA256 in self._file else None
+            recorded = self._dataset(_SHA256).asstr()[index] if self._has(_SHA256) else None
         except _UNREADABLE as error:
             raise VerificationError(f"{self.path}: tile {index} cannot be read: {error}", hint=_AGAIN) from error
         if recorded is not None and _sha256(tile) != recorded:
@@ -156,7 +161,7 @@ class TileStore:
             table = self.table()
             for index in range(len(table)):
                 self.tile(index, table)
-            return _SHA256 in self._file
+            return bool(self._has(_SHA256))
         except (VerificationError, *_UNREADABLE):
             return False
 

@@ -52,7 +52,7 @@ from virtual_stain.workflows.output_folder import (
 from virtual_stain.workflows.packing import Packed, PackJob, candidates, discard, is_outdated, pack, put_in_place
 from virtual_stain.workflows.pair import TILES, PreparedPair
 from virtual_stain.workflows.pair_job import make_job, prepare_pair
-from virtual_stain.workflows.part_job import PartJob, build_part, cut, is_built, join_pair
+from virtual_stain.workflows.part_job import PartJob, build_part, cut, join_pair
 from virtual_stain.workflows.scheduling import Failure, Workers, completed, open_workers
 from virtual_stain.workflows.summary import Used, write_summary
 
@@ -222,7 +222,7 @@ def _refuse_shared_slides(run: _Run) -> None:
 
 def _build(run: _Run) -> None:
     """All tiles of all pairs, in parts."""
-    parts = [part for prepared in run.alive() if not is_built(prepared) for part in cut(prepared)]
+    parts = [part for prepared in run.alive() if not prepared.built for part in cut(prepared)]
     total = sum(len(part.tiles) for part in parts)
     for _ in run.progress.track(_tiles_of(run, parts), total, "tiles", "tile"):
         pass
@@ -241,7 +241,7 @@ def _tiles_of(run: _Run, parts: Sequence[PartJob]) -> Iterator[None]:
 
 
 def _join(run: _Run) -> None:
-    waiting = [prepared for prepared in run.alive() if not is_built(prepared)]
+    waiting = [prepared for prepared in run.alive() if not prepared.built]
     for prepared, result in completed(run.workers, join_pair, waiting):
         if isinstance(result, Failure):
             run.fail(prepared.job.pair, result)

@@ -56,6 +56,8 @@ class PreparedPair:
     n_glass: int
     n_little_tissue: int
     """Windows with less tissue than labels.min_tissue_fraction, which are not built."""
+    built: bool = False
+    """Whether tiles.h5 is there, made from the same, and every tile in it as it was labelled."""
 
     @property
     def usable(self) -> bool:

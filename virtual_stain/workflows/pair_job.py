@@ -5,6 +5,7 @@ Everything lands in `work/<pair>/`. Each stage keeps its work while it would be 
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from virtual_stain.config import Config
@@ -19,7 +20,7 @@ from virtual_stain.tiles import plan_tiles
 from virtual_stain.workflows.pair import WORK, PairJob, PreparedPair
 from virtual_stain.workflows.pair_registration import register_in_work
 from virtual_stain.workflows.pair_stain import estimate_in_work
-from virtual_stain.workflows.part_job import tiles_made_from
+from virtual_stain.workflows.part_job import is_built, tiles_made_from
 from virtual_stain.workflows.tissue_file import read_tissue
 
 
@@ -55,7 +56,7 @@ def prepare_pair(job: PairJob) -> PreparedPair:
         plan = plan_tiles(he, read_tissue(job.folder, "he"), job.config.tiling)
         tiles = tuple(t for t in plan.tiles if t.tissue_fraction >= job.config.labels.min_tissue_fraction)
         made = tiles_made_from(job, he, ihc, stain)
-    return PreparedPair(
+    prepared = PreparedPair(
         job=job,
         fingerprint=made.fingerprint,
         he_sha256=he_sha256,
@@ -69,6 +70,7 @@ def prepare_pair(job: PairJob) -> PreparedPair:
         n_glass=plan.n_glass,
         n_little_tissue=len(plan.tiles) - len(tiles),
     )
+    return dataclasses.replace(prepared, built=is_built(prepared))
 
 
 def _require_countable(ihc: Slide, max_mpp: float) -> None:
