@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -81,5 +83,8 @@ class OutputFolder:
     """The folder of a result: the caller's, or a temporary one that lives as long as the result."""
 
     def __init__(self, out: PathLike | None) -> None:
-        self._temporary = tempfile.TemporaryDirectory(prefix="vstain-") if out is None else None
-        self.path = Path(self._temporary.name if self._temporary else out or ".")
+        if out is not None:
+            self.path = Path(out)
+            return
+        self.path = Path(tempfile.mkdtemp(prefix="vstain-"))
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)

@@ -154,7 +154,5 @@ def count(
         roi=None if roi is None else Path(roi),
         cells=None if cells is None else Path(cells),
     )
-    summary = count_slide(
-        request, config_of(config, settings), jobs=jobs, force=force, progress=progress_of(progress)
-    )
+    summary = count_slide(request, config_of(config, settings), jobs=jobs, force=force, progress=progress_of(progress))
     return Count(summary, folder)

@@ -14,7 +14,7 @@ def read_frame(path: Path) -> pandas.DataFrame:
     """A CSV of ours as a table; names stay text, empty fields are missing values."""
     import pandas
 
-    return pandas.read_csv(path, dtype={name: str for name in ("slide", "pair", "patient", "flags", "reason")})
+    return pandas.read_csv(path, dtype=dict.fromkeys(("slide", "pair", "patient", "flags", "reason"), str))
 
 
 def show_picture(path: Path, axes: Axes | None, title: str) -> Axes:

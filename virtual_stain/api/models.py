@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from virtual_stain.api.arguments import PathLike, Settings, config_of
 from virtual_stain.errors import InputError
-from virtual_stain.score.open_model import open_predictor
-from virtual_stain.score.predictor import Predictor
+from virtual_stain.scoring.open_model import open_predictor
+from virtual_stain.scoring.predictor import Predictor
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,9 +103,9 @@ class Records:
         Examples
         --------
         >>> import virtual_stain as vs
-        >>> crops, ratio, weight = next(iter(vs.open_records("records").dataset(crop_px=512, batch_size=4)))
+        >>> crops, ratio, weight = next(iter(vs.open_records("records").dataset(crop_px=64, batch_size=4)))
         >>> crops.shape, ratio.shape, weight.shape
-        (TensorShape([4, 512, 512, 3]), TensorShape([4]), TensorShape([4]))
+        (TensorShape([4, 64, 64, 3]), TensorShape([4]), TensorShape([4]))
         """
         from virtual_stain.api.crops import CropOptions, crops_with_ratio
 
@@ -178,7 +178,7 @@ def build_records(
     Examples
     --------
     >>> import virtual_stain as vs
-    >>> records = vs.build_records("pairs.csv", "records", accept_unreviewed=True)
+    >>> records = vs.build_records("pairs.csv", "built", accept_unreviewed=True)
     >>> records.markers, len(records) > 0
     (('ki67',), True)
     """

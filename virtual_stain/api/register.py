@@ -50,7 +50,7 @@ class PairRegistration:
 
     @property
     def verdict(self) -> str | None:
-        """"accept", "review" or "reject"; None where a pixel size is missing."""
+        """ "accept", "review" or "reject"; None where a pixel size is missing."""
         return None if self.details.verdict is None else self.details.verdict.value
 
     @property

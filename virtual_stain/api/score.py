@@ -22,7 +22,7 @@ from virtual_stain.api.models import Model
 from virtual_stain.config import Config
 from virtual_stain.errors import InputError
 from virtual_stain.files import read_json
-from virtual_stain.score.inputs import ScoreInput
+from virtual_stain.scoring.inputs import ScoreInput
 from virtual_stain.workflows.score_slides import ScoreOptions, score_slides
 
 if TYPE_CHECKING:

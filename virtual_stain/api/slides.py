@@ -39,7 +39,7 @@ def open_slide(slide: PathLike, *, mpp: Mpp = None) -> Slide:
     >>> import virtual_stain as vs
     >>> with vs.open_slide("he.tiff") as slide:
     ...     print(slide.mpp.x, "µm/px", slide.level_count, "levels")
-    0.5 µm/px 3 levels
+    0.5 µm/px 2 levels
     """
     ref = slide_of(slide, mpp)
     require_survivable(ref)

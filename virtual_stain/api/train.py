@@ -108,7 +108,7 @@ def fit(
     >>> import virtual_stain as vs
     >>> run = vs.fit("records", "run", config="tiny.toml")
     >>> run.keras_model().input_shape
-    (None, 128, 128, 3)
+    (None, 64, 64, 3)
     """
     from virtual_stain.training.cross_validation import fit_cross_validated
     from virtual_stain.training.fit import fit as fit_one
@@ -135,7 +135,7 @@ def load_run(folder: PathLike) -> Run:
     Examples
     --------
     >>> import virtual_stain as vs
-    >>> sorted(vs.load_run("run").keras_model().output_names)
+    >>> sorted(vs.load_run("run").keras_model().output)
     ['ki67', 'ki67_tumour_cells']
     """
     from virtual_stain.training.run_dir import read_run_json
@@ -206,7 +206,7 @@ def export(
     Examples
     --------
     >>> import virtual_stain as vs
-    >>> vs.export("run", "model").name
+    >>> vs.export("run", "exported").name
     '1'
     """
     from virtual_stain.workflows.export_model import export_model
