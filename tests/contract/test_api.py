@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import virtual_stain as vs
 from tests.fixtures.models import write_tiny_bundle
@@ -214,3 +215,16 @@ def test_an_unknown_option_of_a_phantom_is_refused(tmp_path):
     with pytest.raises(vs.VirtualStainError, match="sise_mm"):
         vs.make_phantom(tmp_path, sise_mm=1)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_pixels_are_counted_as_their_file_is_and_refused_without_a_pixel_size(folder):
+    with vs.open_slide(folder / "ihc.tiff") as slide:
+        pixels = slide.read_level(0, 400, 400, (800, 800))
+    with pytest.raises(vs.VirtualStainError, match="pixel size"):
+        vs.count(pixels, "ki67")
+    with pytest.raises(vs.VirtualStainError, match="uint8"):
+        vs.count(pixels / 255, "ki67", mpp=0.46)
+    Image.fromarray(pixels).save(folder / "pixels.png")
+    by_file = vs.count(folder / "pixels.png", "ki67", mpp=0.46)
+    by_pixels = vs.count(pixels, "ki67", mpp=0.46)
+    assert (by_pixels.positive, by_pixels.negative) == (by_file.positive, by_file.negative)

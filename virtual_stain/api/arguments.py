@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -11,8 +12,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
 from virtual_stain.config import Config, load_config
-from virtual_stain.errors import ConfigError
+from virtual_stain.errors import ConfigError, InputError, ResolutionError
 from virtual_stain.progress import QUIET, Console, Progress
 from virtual_stain.slides.slide import SlideRef
 
@@ -77,6 +82,22 @@ def config_of(config: PathLike | Config | None, settings: Settings) -> Config:
         return config
     changes = [f"{name}={json.dumps(value)}" for name, value in (settings or {}).items()]
     return load_config(None if config is None else Path(config), changes)
+
+
+@contextlib.contextmanager
+def written_picture(picture: PathLike | npt.NDArray[np.uint8], mpp: Mpp) -> Iterator[PathLike]:
+    """A path as it is; pixels as a lossless file that is gone afterwards. Raises InputError, ResolutionError."""
+    if not isinstance(picture, np.ndarray):
+        yield picture
+        return
+    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
+        raise InputError(f"expected pixels as uint8[H, W, 3], RGB. Received: {picture.dtype}{list(picture.shape)}")
+    if mpp is None:
+        raise ResolutionError("pixels have no pixel size of their own.", hint="Give mpp=…, µm per px.")
+    with tempfile.TemporaryDirectory(prefix="vstain-") as folder:
+        path = Path(folder) / "pixels.png"
+        Image.fromarray(picture).save(path)
+        yield path
 
 
 class OutputFolder:

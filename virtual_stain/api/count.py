@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
+
 from virtual_stain.api.arguments import (
     Mpp,
     OutputFolder,
@@ -16,6 +19,7 @@ from virtual_stain.api.arguments import (
     config_of,
     progress_of,
     slide_of,
+    written_picture,
 )
 from virtual_stain.api.frames import read_frame, show_picture
 from virtual_stain.config import Config
@@ -46,6 +50,16 @@ class Count:
         """Positive tumour cells of all tumour cells, 0–1; None where no tumour cell was counted."""
         value: float | None = self.summary["tumour"]["ratio"]
         return value
+
+    @property
+    def positive(self) -> int:
+        """Positive tumour cells."""
+        return int(self.summary["tumour"]["positive"])
+
+    @property
+    def negative(self) -> int:
+        """Negative tumour cells."""
+        return int(self.summary["tumour"]["nuclei"]) - self.positive
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -82,7 +96,7 @@ class Count:
 
 
 def count(
-    slide: PathLike,
+    slide: PathLike | npt.NDArray[np.uint8],
     marker: str,
     *,
     mpp: Mpp = None,
@@ -100,11 +114,12 @@ def count(
     Parameters
     ----------
     slide
-        The IHC slide, or a picture of a field.
+        The IHC slide, a picture of a field, or its pixels: uint8[H, W, 3], RGB.
     marker
         "ki67", "er", "pr", "her2" or "pdl1".
     mpp
-        µm per level-0 px, one number or (x, y). A picture that says none is refused without it.
+        µm per level-0 px, one number or (x, y), in place of what the file says. There is no default: a wrong pixel
+        size gives a wrong count, so pixels, and files that say nothing, are refused without it.
     roi
         The tumour: QuPath's GeoJSON, or a mask of the scan. None: nuclei and their neighbourhood decide.
     cells
@@ -142,17 +157,26 @@ def count(
     >>> found = vs.count("ihc.tiff", "ki67")
     >>> 0 < found.ratio < 1, len(found.to_frame()) > 100
     (True, True)
+    >>> pixels = vs.open_slide("ihc.tiff").read_level(0, 400, 400, (800, 800))
+    >>> vs.count(pixels, "ki67", mpp=0.46).positive > 10
+    True
     >>> low, high = found.interval
     >>> low <= found.ratio <= high
     True
     """
     folder = OutputFolder(out)
-    request = CountRequest(
-        slide=slide_of(slide, mpp),
-        marker=parse_marker(marker),
-        out=folder.path,
-        roi=None if roi is None else Path(roi),
-        cells=None if cells is None else Path(cells),
-    )
-    summary = count_slide(request, config_of(config, settings), jobs=jobs, force=force, progress=progress_of(progress))
+    with written_picture(slide, mpp) as path:
+        summary = count_slide(
+            CountRequest(
+                slide=slide_of(path, mpp),
+                marker=parse_marker(marker),
+                out=folder.path,
+                roi=None if roi is None else Path(roi),
+                cells=None if cells is None else Path(cells),
+            ),
+            config_of(config, settings),
+            jobs=jobs,
+            force=force,
+            progress=progress_of(progress),
+        )
     return Count(summary, folder)
