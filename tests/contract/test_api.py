@@ -208,7 +208,7 @@ def test_a_config_object_and_settings_together_are_refused(folder):
     from virtual_stain.config import Config
 
     with pytest.raises(vs.VirtualStainError, match="settings"):
-        vs.find_tissue(folder / "he.tiff", config=Config(), settings={"tissue.min_area_mm2": 0.1})
+        vs.find_tissue(folder / "he.tiff", config=Config(), settings={"tissue.min_area_um2": 1e5})
 
 
 def test_an_unknown_option_of_a_phantom_is_refused(tmp_path):

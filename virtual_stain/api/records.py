@@ -81,7 +81,7 @@ class Records:
         folds
             Folds to read; None: all. Keep test folds out of training.
         augment
-            Change the crops as `vstain fit` does, by `settings` such as `{"augment.blur_fraction": 0.1}`.
+            Change the crops as `vstain fit` does, by `settings` such as `{"augment.blur_px": 0.5}`.
         seed
             The same seed gives the same batches.
         min_cells, max_cells

@@ -130,7 +130,7 @@ def register(
     out
         Folder for the files. None: a temporary one.
     config, settings
-        A TOML file, and single settings such as `{"registration.review_um": 50.0}`.
+        A TOML file, and single settings such as `{"registration.review_median_um": 50.0}`.
     force
         Register again, and take over a folder of another pair.
     progress

@@ -62,7 +62,7 @@ def find_tissue(
     mpp
         µm per level-0 px of a file, in place of what it says.
     config, settings
-        A TOML file, and single settings such as `{"tissue.mpp": 8.0}`.
+        A TOML file, and single settings such as `{"tissue.overview_mpp": 8.0}`.
 
     Returns
     -------
