@@ -1,7 +1,7 @@
-"""Writes docs/reference/configuration.md from the dataclasses of the configuration.
+"""Writes the pages of docs/reference/ that come from the program: its settings, and every option of every command.
 
-python tools/write_config_reference.py            # writes it
-python tools/write_config_reference.py --check    # exit code 1 where the file is out of date
+python tools/write_reference.py            # writes them
+python tools/write_reference.py --check    # exit code 1 where one is out of date
 """
 
 from __future__ import annotations
@@ -13,20 +13,25 @@ import enum
 import itertools
 import sys
 import typing
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import click
+
+from virtual_stain.cli.main import main as vstain
 from virtual_stain.config import Config
 from virtual_stain.config.check import Range
 
-TARGET = Path(__file__).parents[1] / "docs" / "reference" / "configuration.md"
+REFERENCE = Path(__file__).parents[1] / "docs" / "reference"
+_WIDTH = 100
 _HEAD = """# Configuration
 
 Settings stand in a TOML file (`--config FILE`), one section a stage, or after `--set section.key=value`.
 What is left out has its default. An unknown name, a wrong type or a value out of range is refused, all of them at once.
 
-This page is written by `tools/write_config_reference.py`.
+This page is written by `tools/write_reference.py`.
 """
 
 
@@ -80,20 +85,40 @@ def section_text(name: str, section: type) -> str:
     return "\n".join([f"## [{name}]", "", about, "", "| key | default | allowed | |", "|---|---|---|---|", *rows])
 
 
-def page() -> str:
-    """The whole page."""
+def configuration() -> str:
+    """The page of all settings."""
     hints = typing.get_type_hints(Config)
-    return (
-        "\n\n".join([_HEAD.rstrip(), *(section_text(f.name, hints[f.name]) for f in dataclasses.fields(Config))]) + "\n"
-    )
+    sections = (section_text(f.name, hints[f.name]) for f in dataclasses.fields(Config))
+    return "\n\n".join([_HEAD.rstrip(), *sections]) + "\n"
+
+
+def help_texts(command: click.Command, context: click.Context, depth: int = 2) -> Iterator[str]:
+    """A command's help as the terminal shows it, then those of the commands below it."""
+    yield f"{'#' * depth} {context.command_path}\n\n```text\n{command.get_help(context).rstrip()}\n```"
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            below = command.get_command(context, name)
+            if below is not None:
+                inner = click.Context(below, info_name=name, parent=context, terminal_width=_WIDTH)
+                yield from help_texts(below, inner, depth=3 if depth > 2 else 2)
+
+
+def options() -> str:
+    """The page of all options."""
+    head = "# Every option\n\nWhat `--help` says. This page is written by `tools/write_reference.py`."
+    context = click.Context(vstain, info_name="vstain", terminal_width=_WIDTH)
+    return "\n\n".join([head, *help_texts(vstain, context)]) + "\n"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true")
-    if parser.parse_args().check:
-        return 0 if TARGET.is_file() and TARGET.read_text(encoding="utf-8") == page() else 1
-    TARGET.write_text(page(), encoding="utf-8")
+    check = parser.parse_args().check
+    pages = {REFERENCE / "configuration.md": configuration(), REFERENCE / "command-line.md": options()}
+    if check:
+        return int(any(not p.is_file() or p.read_text(encoding="utf-8") != text for p, text in pages.items()))
+    for path, text in pages.items():
+        path.write_text(text, encoding="utf-8")
     return 0
 
 
