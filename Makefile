@@ -10,7 +10,7 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3; do \
 	if $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' >/dev/null 2>&1; \
 	then echo $$p; break; fi; done)
 
-.PHONY: help env demo axe test test-slow lint format clean
+.PHONY: help env demo axe test test-slow lint format docs release-check clean
 
 help:
 	@echo "make demo         install, then the whole way on synthetic slides (15 minutes; FULL=1: an hour)"
@@ -19,6 +19,8 @@ help:
 	@echo "make axe          what the browser tests check accessibility with (needs npm; they also need a Chromium)"
 	@echo "make lint         ruff, mypy, import-linter"
 	@echo "make format       ruff format and the fixes that are safe"
+	@echo "make docs         the documentation as a site: build/site/index.html"
+	@echo "make release-check  wheel and sdist, installed afresh, and the small demo"
 	@echo "make clean        remove the environment and the caches"
 
 env: $(STAMP)
@@ -63,6 +65,13 @@ lint: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(STAMP)
+	$(BIN)/python tools/write_reference.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+release-check: $(STAMP)
+	PYTHON=$(BIN)/python tools/release_check.sh
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info build

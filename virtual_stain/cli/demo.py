@@ -12,8 +12,9 @@ from virtual_stain.cli.common import Common, common_options
 @click.command("demo")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("demo-out"), show_default=True, help="Folder.")
 @click.option("--full", is_flag=True, help="More patients and a longer training: an hour instead of 15 minutes.")
+@click.option("--small", is_flag=True, help="Only shows that the installation works: three minutes, no figures.")
 @common_options
-def command(out: Path, full: bool, common: Common) -> None:
+def command(out: Path, full: bool, small: bool, common: Common) -> None:
     """All of it on synthetic slide pairs, each stage compared with the truth.
 
     \b
@@ -26,7 +27,7 @@ def command(out: Path, full: bool, common: Common) -> None:
     from virtual_stain.config import Config
     from virtual_stain.errors import ConfigError
     from virtual_stain.workflows.demo.picture import write_flow_picture
-    from virtual_stain.workflows.demo.plan import DEFAULT, FULL
+    from virtual_stain.workflows.demo.plan import DEFAULT, FULL, SMALL
     from virtual_stain.workflows.demo.run import run_demo
     from virtual_stain.workflows.demo.summary import summary_text, write_result
 
@@ -35,7 +36,10 @@ def command(out: Path, full: bool, common: Common) -> None:
             "the demo has its own configuration: --config and --set are not taken.",
             hint="Try settings with the single commands on its folders, e.g. vstain fit demo-out/records --out run.",
         )
-    result = run_demo(out, FULL if full else DEFAULT, jobs=common.jobs, force=common.force, progress=common.progress)
+    if full and small:
+        raise click.UsageError("Expected --full or --small. Received: both")
+    plan = FULL if full else SMALL if small else DEFAULT
+    result = run_demo(out, plan, jobs=common.jobs, force=common.force, progress=common.progress)
     write_result(result)
     write_flow_picture(result)
     click.echo(summary_text(result))

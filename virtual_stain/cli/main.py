@@ -56,7 +56,7 @@ class _LazyGroup(click.Group):
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="vstain")
 def main() -> None:
-    """Reads Ki67, ER or PR from an H&E whole-slide image. Research use only.
+    """Predicts Ki67, ER, PR, HER2 or PD-L1 from an H&E whole-slide image. Research use only.
 
     \b
     vstain demo --out demo-out      the whole way on synthetic slides

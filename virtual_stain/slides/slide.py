@@ -160,13 +160,14 @@ class Slide:
             Affine2D.scale_and_shift("px0", "patch", (scale_x, scale_y), (x_read * scale_x, y_read * scale_y)),
         )
 
-    def read_level(self, level: int, x_px0: float, y_px0: float, size: Size) -> Rgb:
+    def read_level(self, level: int, x_px0: float, y_px0: float, size: Size | tuple[int, int]) -> Rgb:
         """uint8[H, W, 3] RGB of `level`, from the level pixel nearest to the level-0 position (x_px0, y_px0) on.
 
-        White outside the scan. Raises SlideError naming file and region.
+        `size`: width and height, px of the level. White outside the scan. Raises SlideError naming file and region.
         """
         scale_x, scale_y = self.level_scales[level]
-        return self.read_patch(level, round(x_px0 / scale_x), round(y_px0 / scale_y), size).image
+        wanted = size if isinstance(size, Size) else Size(*size)
+        return self.read_patch(level, round(x_px0 / scale_x), round(y_px0 / scale_y), wanted).image
 
     def overview(self, *, mpp: float | None = None, max_px: int | None = None) -> Overview:
         """A picture of `bounds` at `mpp` µm/px, or with its longer side at most `max_px`; give exactly one.

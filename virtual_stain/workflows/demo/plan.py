@@ -21,7 +21,7 @@ class DemoPlan:
     """A cohort of phantoms and the configuration that is trained on it."""
 
     name: str
-    """"default" or "full"."""
+    """"default", "full" or "small"."""
     phantom: PhantomSettings
     held_out: int
     """Patients that no step of the training sees."""
@@ -44,6 +44,8 @@ class DemoPlan:
 
 
 DEFAULT = DemoPlan("default", PhantomSettings(pairs=10, seed=11), 2, 1, "demo.toml")
+SMALL = DemoPlan("small", PhantomSettings(pairs=4, size_mm=1.0, seed=11), 1, 1, "demo_small.toml")
+"""Shows that an installation works, in about two minutes. Its model has learned nothing."""
 FULL = DemoPlan("full", PhantomSettings(pairs=16, seed=11), 4, 2, "demo_full.toml")
 
 

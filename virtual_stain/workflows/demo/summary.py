@@ -78,7 +78,9 @@ def _prediction(result: DemoResult) -> str:
         f"  labels permuted, head refitted 20 times         {result.permuted_r:+.3f} (goal within ±0.1); "
         f"same refit, true labels: {_number(result.unpermuted_r)}",
     ]
-    if not full:
+    if result.plan == "small":
+        lines.append("  This demo only shows that the installation works: its model has learned nothing.")
+    elif not full:
         lines.append(
             "  This model is under-trained: minutes on two cores, from random weights. Do not judge slides by it."
         )

@@ -1,0 +1,79 @@
+"""The documentation as a site: it builds without a dead link, and what is written by a program is current."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from virtual_stain.config import load_config
+
+ROOT = Path(__file__).parents[2]
+TUTORIAL = ROOT / "docs" / "tutorial.md"
+
+
+def test_the_references_that_the_program_writes_are_current():
+    done = subprocess.run(
+        [sys.executable, ROOT / "tools" / "write_reference.py", "--check"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, "python tools/write_reference.py writes them"
+
+
+def test_the_site_builds_and_no_link_leads_nowhere(tmp_path):
+    pytest.importorskip("mkdocs")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", tmp_path / "site"],
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "site" / "reference" / "configuration.html").is_file()
+
+
+def test_every_page_has_its_place_in_the_navigation():
+    text = (ROOT / "mkdocs.yml").read_text()
+    pages = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
+    assert pages == set(re.findall(r"[\w/.-]+\.md", text))
+
+
+def test_settings_in_public_docstrings_exist():
+    for path in (ROOT / "virtual_stain" / "api").glob("*.py"):
+        for name, value in re.findall(r'`\{"([\w.]+)": ([^}]+)\}`', path.read_text()):
+            load_config(None, [f"{name}={value}"])
+
+
+@pytest.mark.slow
+def test_the_tutorial_runs_as_it_is_written(tmp_path):
+    blocks = re.findall(r"```sh\n(.*?)```", TUTORIAL.read_text(), re.S)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    for line in "".join(blocks).splitlines():
+        done = subprocess.run(
+            line, shell=True, cwd=tmp_path, capture_output=True, text=True,
+            env={**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+    report = json.loads((tmp_path / "lab" / "scored" / "p002_he.report.json").read_text())
+    assert 0 < report["readings"]["ki67"]["global_ratio"] < 1
+    [script] = re.findall(r"```python\n(.*?)```", TUTORIAL.read_text(), re.S)
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert re.match(r"counted \d", done.stdout), done.stderr
+
+
+@pytest.mark.slow
+def test_the_example_notebook_runs(tmp_path, monkeypatch):
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    notebook = nbformat.read(ROOT / "examples" / "from_two_slides_to_a_heat_map.ipynb", as_version=4)
+    nbclient.NotebookClient(notebook, timeout=1200, resources={"metadata": {"path": str(tmp_path)}}).execute()

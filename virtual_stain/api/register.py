@@ -1,0 +1,201 @@
+"""Registering an H&E slide with its IHC slide."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from virtual_stain.api.arguments import (
+    Mpp,
+    OutputFolder,
+    PathLike,
+    Settings,
+    Tracker,
+    config_of,
+    progress_of,
+    slide_of,
+)
+from virtual_stain.api.frames import show_picture
+from virtual_stain.config import Config
+from virtual_stain.errors import InputError
+from virtual_stain.registration.landmarks import read_landmarks
+from virtual_stain.registration.result import Registration
+from virtual_stain.registration.store import read_registration
+from virtual_stain.workflows.pair_registration import OVERLAY
+from virtual_stain.workflows.register_files import RegistrationJob, register_files
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.axes import Axes
+
+    from virtual_stain.registration.landmarks import Landmarks
+
+
+@dataclass(frozen=True, slots=True)
+class PairRegistration:
+    """Where each place of the H&E slide lies on the IHC slide, and how surely."""
+
+    details: Registration
+    """Everything that is known of the pair."""
+    _out: OutputFolder
+
+    @property
+    def folder(self) -> Path:
+        """Where the files are; a temporary folder, gone with this object, where no `out` was given."""
+        return self._out.path
+
+    @property
+    def verdict(self) -> str | None:
+        """ "accept", "review" or "reject"; None where a pixel size is missing."""
+        return None if self.details.verdict is None else self.details.verdict.value
+
+    @property
+    def error_median_um(self) -> float | None:
+        """Estimated median error over the tissue, µm; None where none is known."""
+        return self.details.error_median_um
+
+    @property
+    def error_p95_um(self) -> float | None:
+        """Estimated 95th percentile of the error, µm."""
+        return self.details.error_p95_um
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """What was found about the pair, in short words; `docs/registration.md` explains them."""
+        return self.details.flags
+
+    def to_ihc(self, he_px0: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """float64[N, 2]: level-0 px of the IHC slide under these level-0 px (x, y) of the H&E slide."""
+        return self.details.transform.to_ihc(he_px0)
+
+    def to_he(self, ihc_px0: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """float64[N, 2]: the inverse of `to_ihc`; NaN where it leads nowhere."""
+        return self.details.transform.to_he(ihc_px0)
+
+    def errors_um_at(self, he_px0: npt.ArrayLike) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Estimated (median, 95th percentile) of the error at these places, float64[N] each; infinite where
+        nothing is known. Raises InputError where a pixel size is missing."""
+        if self.details.he_mpp is None or self.details.ihc_mpp is None:
+            raise InputError("a pixel size is missing: errors are not known in µm.", hint="Give mpp_he and mpp_ihc.")
+        return self.details.evidence.errors_at(he_px0)
+
+    def to_frame(self) -> pandas.DataFrame:
+        """One row a held-out window: `x_px0`, `y_px0` on the H&E slide, `distance` and `recognised` (0–1)."""
+        import pandas
+
+        evidence = self.details.evidence
+        return pandas.DataFrame(
+            {
+                "x_px0": evidence.centres_px0[:, 0],
+                "y_px0": evidence.centres_px0[:, 1],
+                "distance": evidence.distances,
+                "recognised": evidence.trust,
+            }
+        )
+
+    def plot(self, axes: Axes | None = None) -> Axes:
+        """Draws both slides over each other on Matplotlib axes."""
+        median = self.error_median_um
+        known = "no error known" if median is None else f"median error {median:.1f} µm"
+        return show_picture(self.folder / OVERLAY, axes, f"{self.verdict or 'no verdict'}, {known}")
+
+
+def register(
+    he: PathLike,
+    ihc: PathLike,
+    *,
+    mpp_he: Mpp = None,
+    mpp_ihc: Mpp = None,
+    landmarks: PathLike | None = None,
+    out: PathLike | None = None,
+    config: PathLike | Config | None = None,
+    settings: Settings = None,
+    force: bool = False,
+    progress: Tracker = None,
+) -> PairRegistration:
+    """Registers a pair of slides, as `vstain register` does. A rejected pair is returned, with its verdict.
+
+    Parameters
+    ----------
+    he, ihc
+        The two slides.
+    mpp_he, mpp_ihc
+        µm per level-0 px, one number or (x, y), in place of what the files say.
+    landmarks
+        CSV `he_x,he_y,ihc_x,ihc_y` (level-0 px): where to start.
+    out
+        Folder for the files. None: a temporary one.
+    config, settings
+        A TOML file, and single settings such as `{"registration.review_median_um": 50.0}`.
+    force
+        Register again, and take over a folder of another pair.
+    progress
+        A function of (what, done, of how many), or True.
+
+    Returns
+    -------
+    PairRegistration
+        `verdict`, `error_median_um`, `error_p95_um`, `flags`, `to_ihc(points)`, `to_he(points)`, `plot()`.
+
+    Raises
+    ------
+    InputError
+        A slide that cannot be read or has no tissue; landmarks that cannot be read.
+    OutputError
+        The folder cannot be written, or holds another run.
+
+    Examples
+    --------
+    >>> import virtual_stain as vs
+    >>> pair = vs.register("he.tiff", "ihc.tiff")
+    >>> pair.verdict, pair.error_median_um < 30
+    ('accept', True)
+    >>> pair.to_ihc([[600.0, 700.0]]).shape
+    (1, 2)
+    """
+    folder = OutputFolder(out)
+    job = RegistrationJob(
+        he=slide_of(he, mpp_he),
+        ihc=slide_of(ihc, mpp_ihc),
+        out=folder.path,
+        config=config_of(config, settings),
+        force=force,
+        landmarks=None if landmarks is None else _landmarks(Path(landmarks)),
+    )
+    return PairRegistration(register_files(job, progress_of(progress)), folder)
+
+
+def load_registration(folder: PathLike) -> PairRegistration:
+    """A registration that `register` or `vstain register` has written.
+
+    Parameters
+    ----------
+    folder
+        What was given as `out`, or `work/<pair>` of a folder of records.
+
+    Raises
+    ------
+    InputError
+        There is none, or one that cannot be read.
+
+    Examples
+    --------
+    >>> import virtual_stain as vs
+    >>> vs.register("he.tiff", "ihc.tiff", out="registered").verdict
+    'accept'
+    >>> vs.load_registration("registered").verdict
+    'accept'
+    """
+    return PairRegistration(read_registration(Path(folder)), OutputFolder(folder))
+
+
+def _landmarks(path: Path) -> Landmarks:
+    """The landmarks of one pair. Raises InputError."""
+    read = read_landmarks(path)
+    if len(read) > 1:
+        raise InputError(f"{path}: expected landmarks of one pair. Received: those of {', '.join(sorted(read))}")
+    return next(iter(read.values()))

@@ -1,0 +1,56 @@
+"""What scoring asks of a model, wherever it runs. No TensorFlow here."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from virtual_stain.exporting.card import ModelCard
+
+Tiles = npt.NDArray[np.uint8]  # uint8[B, T, T, 3] RGB
+Answers = dict[str, npt.NDArray[np.float32]]  # name of `ModelCard.outputs` → float32[B]
+
+
+class Predictor(ABC):
+    """A model that is ready: geometry, thresholds and markers come from its card.
+
+    A subclass sets `card` and `sha256` and answers `predict`. Everything else has a default.
+    """
+
+    card: ModelCard
+    sha256: str
+    """Identifies the model's every byte."""
+    batch_size: int = 4
+    """Tiles a call that suit the engine and its device; taken where the settings name no number."""
+    in_flight: int = 1
+    """Calls of `predict` that may run at once."""
+    engine: Mapping[str, Any] = MappingProxyType({})
+    """What runs the network, for the report."""
+    compares_engines: bool = False
+    """Whether `check` looks at tiles; where it does not, none are read for it."""
+
+    @abstractmethod
+    def predict(self, tiles: Tiles) -> Answers:
+        """Fractions 0–1 and expected tumour cells ≥ 0 of uint8[B, T, T, 3]; NaN: no reading.
+
+        Raises ModelError.
+        """
+
+    def check(self, tiles: Tiles | None) -> dict[str, Any]:
+        """Compares a fast engine with the reference on tiles of the slide and decides which reads it; what it chose.
+
+        `tiles`: None where the slide has none that can be read.
+        """
+        return dict(self.engine)
+
+    # by default nothing waits and nothing is held
+    def cancel(self) -> None:  # noqa: B027
+        """Ends calls that wait for a server."""
+
+    def close(self) -> None:  # noqa: B027
+        """Gives back threads and connections; nothing is asked of the model afterwards."""
