@@ -17,7 +17,7 @@ _FENCE = re.compile(r"^\s*(```|~~~)")
 _NOT_PROSE = re.compile(r"^\s*(\||#|<|!!!|\?\?\?|!\[|---+\s*$|:::)")
 _ITEM = re.compile(r"^\s*(?:[-*+]|\d+\.)\s+")
 _END = re.compile(r"(?<=[.!?])[)\"”*_]*\s+(?=[\"“(*_`\[]*[A-Z0-9`\[])")
-_ABBREVIATIONS = ("e.g.", "i.e.", "etc.", "vs.", "al.", "No.", "cf.")
+_ABBREVIATIONS = ("e.g.", "i.e.", "etc.", "vs.", " al.", "No.", "cf.")
 
 
 @dataclass(frozen=True)
