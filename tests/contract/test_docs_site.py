@@ -19,7 +19,9 @@ TUTORIAL = ROOT / "docs" / "tutorial.md"
 PLAIN_ENGLISH = [
     "training.md", "performance.md", "records.md", "phantoms.md", "coordinates.md", "panel.md", "glossary.md",
     "serving.md", "dependencies.md", "results/training.md", "results/speed.md", "results/records.md",
-    *sorted(path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs" / "adr").glob("*.md")),
+    "index.md", "tutorial.md",
+    *sorted(p.relative_to(ROOT / "docs").as_posix() for place in ("adr", "howto", "reference")
+            for p in (ROOT / "docs" / place).glob("*.md")),
 ]  # fmt: skip
 """Pages whose sentences are held short; a page that is rewritten is added."""
 
