@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 _OUT_OF_DOCS = re.compile(
-    r"\[([^\]]+)\]\((?:\.\./)+((?:virtual_stain|configs|tools|tests|examples|Dockerfile|Makefile|README|SECURITY|CONTRIBUTING|CHANGELOG|setup|constraints)[^)]*)\)"
+    r"\[([^\]]+)\]\((?:\.\./)+((?:virtual_stain|tfrecords|configs|tools|tests|examples|Dockerfile|Makefile|README|SECURITY|CONTRIBUTING|CHANGELOG|setup|constraints)[^)]*)\)"
 )
 
 

@@ -11,10 +11,19 @@ from pathlib import Path
 
 import pytest
 
+from tools.sentence_length import mean_words, sentences
 from virtual_stain.config import load_config
 
 ROOT = Path(__file__).parents[2]
 TUTORIAL = ROOT / "docs" / "tutorial.md"
+PLAIN_ENGLISH = [
+    "training.md", "performance.md", "records.md", "phantoms.md", "coordinates.md", "panel.md", "glossary.md",
+    "serving.md", "dependencies.md", "results/training.md", "results/speed.md", "results/records.md",
+    "index.md", "tutorial.md",
+    *sorted(p.relative_to(ROOT / "docs").as_posix() for place in ("adr", "howto", "reference")
+            for p in (ROOT / "docs" / place).glob("*.md")),
+]  # fmt: skip
+"""Pages whose sentences are held short; a page that is rewritten is added."""
 
 
 def test_the_references_that_the_program_writes_are_current():
@@ -39,6 +48,21 @@ def test_every_page_has_its_place_in_the_navigation():
     text = (ROOT / "mkdocs.yml").read_text()
     pages = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
     assert pages == set(re.findall(r"[\w/.-]+\.md", text))
+
+
+@pytest.mark.parametrize("page", PLAIN_ENGLISH)
+def test_sentences_are_short(page):
+    assert mean_words((ROOT / "docs" / page).read_text()) <= 20
+
+
+def test_sentences_are_counted_without_code_tables_and_headings():
+    text = (
+        "# A heading of many words\n\nOne two three. `vstain fit` four\nfive?\n\n```\ncode code. Code\n```\n"
+        "| a table | of words |\n\n    a formula here\n\n"
+        "- Item one [of a link](page.md#part)\n  goes on.\n- Item – two\n"
+    )
+    found = [(sentence.line, sentence.words) for sentence in sentences(text)]
+    assert found == [(3, 3), (3, 4), (13, 7), (15, 2)]
 
 
 def test_settings_in_public_docstrings_exist():

@@ -25,15 +25,15 @@ T = TypeVar("T")
 
 PathLike = str | os.PathLike[str]
 Mpp = float | tuple[float, float] | None
-"""µm per level-0 px, one number or (x, y). None: as the file says; a file that says nothing is refused."""
+"""µm per level-0 px, one number or (x, y). None: the file states it. A file that states none is refused."""
 Settings = Mapping[str, Any] | None
 """{"section.key": value}, as `--set` on the command line."""
 Tracker = Callable[[str, int, int], None] | bool | None
-"""Called as (what, done, of how many); True: a bar or lines on stderr; None: quiet."""
+"""A function that is called as (what, done, total). True: a bar or lines on stderr. None: quiet."""
 
 
 class _Calls:
-    """Progress that is told to a function of the caller's."""
+    """Reports progress to a function that the caller gave."""
 
     def __init__(self, tell: Callable[[str, int, int], None]) -> None:
         self._tell = tell
@@ -49,7 +49,7 @@ class _Calls:
 
 
 def progress_of(tracker: Tracker) -> Progress:
-    """Where a stage tells how far it is."""
+    """The object to which a stage reports how far it is."""
     if callable(tracker):
         return _Calls(tracker)
     return Console() if tracker else QUIET
@@ -70,12 +70,12 @@ def mpp_of(mpp: Mpp) -> tuple[float, float] | None:
 
 
 def slide_of(slide: PathLike, mpp: Mpp = None) -> SlideRef:
-    """The slide's file and the pixel size that the caller states for it."""
+    """A reference to a slide: its file, and the pixel size that the caller states for it."""
     return SlideRef(Path(slide), mpp_of(mpp))
 
 
 def config_of(config: PathLike | Config | None, settings: Settings) -> Config:
-    """A TOML file (or a `Config`, or the defaults) with single settings changed. Raises ConfigError."""
+    """The configuration: a TOML file, a `Config` or the defaults, with single settings changed. Raises ConfigError."""
     if isinstance(config, Config):
         if settings:
             raise ConfigError("config: expected a file beside settings. Received: a Config, which holds them already")
@@ -86,7 +86,10 @@ def config_of(config: PathLike | Config | None, settings: Settings) -> Config:
 
 @contextlib.contextmanager
 def written_picture(picture: PathLike | npt.NDArray[np.uint8], mpp: Mpp) -> Iterator[PathLike]:
-    """A path as it is; pixels as a lossless file that is gone afterwards. Raises InputError, ResolutionError."""
+    """Yields a path to the picture. Pixels are written to a lossless temporary file, which is deleted afterwards.
+
+    Raises InputError for an array of another shape or type, and ResolutionError for pixels without a pixel size.
+    """
     if not isinstance(picture, np.ndarray):
         yield picture
         return
@@ -101,7 +104,7 @@ def written_picture(picture: PathLike | npt.NDArray[np.uint8], mpp: Mpp) -> Iter
 
 
 class OutputFolder:
-    """The folder of a result: the caller's, or a temporary one that lives as long as the result."""
+    """The folder of a result. If the caller gave none, it is a temporary folder that lives as long as the result."""
 
     def __init__(self, out: PathLike | None) -> None:
         if out is not None:

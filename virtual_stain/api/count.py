@@ -34,38 +34,38 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """What was counted on an IHC slide."""
+    """The counted cells of an IHC slide."""
 
     summary: dict[str, Any]
-    """As in summary.json; docs/counting.md explains every field."""
+    """The content of summary.json. `docs/counting.md` explains every field."""
     _out: OutputFolder
 
     @property
     def folder(self) -> Path:
-        """Where the files are; a temporary folder, gone with this object, where no `out` was given."""
+        """Folder of the files. Without `out` it is a temporary folder, which is deleted together with this object."""
         return self._out.path
 
     @property
     def ratio(self) -> float | None:
-        """Positive tumour cells of all tumour cells, 0–1; None where no tumour cell was counted."""
+        """Positive tumour cells / all tumour cells, 0–1. None if no tumour cell was counted."""
         value: float | None = self.summary["tumour"]["ratio"]
         return value
 
     @property
     def positive(self) -> int:
-        """Positive tumour cells."""
+        """Number of positive tumour cells."""
         return int(self.summary["tumour"]["positive"])
 
     @property
     def negative(self) -> int:
-        """Negative tumour cells."""
+        """Number of negative tumour cells."""
         return int(self.summary["tumour"]["nuclei"]) - self.positive
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The ratio when all doubtful cells are taken as negative, and as positive; None where that is not known.
+        """The ratio if all doubtful cells are taken as negative, and if all are taken as positive. None if not known.
 
-        It says how much hangs on the cut-off. It is no confidence interval.
+        It shows how much the ratio depends on the cut-off. It is not a confidence interval.
         """
         tumour = self.summary["tumour"]
         low, high = tumour.get("ratio_low"), tumour.get("ratio_high")
@@ -73,20 +73,20 @@ class Count:
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """What makes the number doubtful, in short words."""
+        """Reasons to doubt the ratio, as short words."""
         return tuple(dict.fromkeys([*self.summary["trust"]["flags"], *self.summary["stain"]["flags"]]))
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """The same in sentences."""
+        """Reasons to doubt the ratio, as sentences."""
         return tuple(self.summary["warnings"])
 
     def to_frame(self) -> pandas.DataFrame:
-        """One row a cell, the columns of cells.csv."""
+        """A table with one row for each cell and the columns of cells.csv."""
         return read_frame(self.folder / "cells.csv")
 
     def to_geojson(self) -> dict[str, Any]:
-        """The cells as QuPath reads them: a FeatureCollection, px."""
+        """The cells as a GeoJSON FeatureCollection that QuPath reads; coordinates in px."""
         value: dict[str, Any] = json.loads((self.folder / "cells.geojson").read_text(encoding="utf-8"))
         return value
 
@@ -114,26 +114,28 @@ def count(
     Parameters
     ----------
     slide
-        The IHC slide, a picture of a field, or its pixels: uint8[H, W, 3], RGB.
+        The IHC slide, a picture of a field of view, or its pixels as uint8[H, W, 3], RGB.
     marker
         "ki67", "er", "pr", "her2" or "pdl1".
     mpp
-        µm per level-0 px, one number or (x, y), in place of what the file says. There is no default: a wrong pixel
-        size gives a wrong count, so pixels, and files that say nothing, are refused without it.
+        Pixel size in µm per level-0 px, one number or (x, y). It replaces what the file states. There is no default,
+        because a wrong pixel size gives a wrong count. Without it, pixels and files that state no pixel size are
+        refused.
     roi
-        The tumour: QuPath's GeoJSON, or a mask of the scan. None: nuclei and their neighbourhood decide.
+        Outline of the tumour: GeoJSON from QuPath, or a mask of the scan. None: the nuclei and their neighbourhood
+        decide which cells are tumour cells.
     cells
-        Cells of another program, which are measured instead of looking for nuclei.
+        Cells that another program has found. They are measured, and no nuclei are looked for.
     out
-        Folder for the files. None: a temporary one.
+        Folder for the files. None: a temporary folder.
     config, settings
-        A TOML file, and single settings such as `{"counting.value_definition": "positive_count"}`.
+        A TOML file, and single settings that change it, such as `{"counting.value_definition": "positive_count"}`.
     jobs
-        Processes. More than 1 needs a script with `if __name__ == "__main__":`.
+        Number of processes. More than 1 needs a script with `if __name__ == "__main__":`.
     force
-        Count again, and take over a folder of another count.
+        Count again, even if the result is there. Also take over the folder of another count.
     progress
-        A function of (what, done, of how many), or True.
+        A function that is called as (what, done, total), or True for a bar on stderr. None: quiet.
 
     Returns
     -------
@@ -143,11 +145,11 @@ def count(
     Raises
     ------
     ConfigError
-        An unknown marker or setting.
+        The marker or a setting is unknown.
     ResolutionError
-        No pixel size, or one that nuclei cannot be seen at.
+        There is no pixel size, or nuclei cannot be seen at this pixel size.
     InputError
-        A slide that cannot be read, without tissue, or whose stain is not DAB.
+        The slide cannot be read, has no tissue, or its stain is not DAB.
     OutputError
         The folder cannot be written, or holds another run.
 

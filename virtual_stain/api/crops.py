@@ -1,4 +1,4 @@
-"""Crops with their ratio, as Keras' `fit` takes them. Needs TensorFlow."""
+"""Batches of crops with their ratios, as `fit` of Keras takes them. Needs TensorFlow."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SHUFFLED_TILES = 1024
 
 @dataclass(frozen=True, slots=True)
 class CropOptions:
-    """See `Records.dataset`."""
+    """Options of `Records.dataset`, which explains them."""
 
     crop_px: int
     batch_size: int
@@ -44,7 +44,10 @@ def crops_with_ratio(
     options: CropOptions,
     change: AugmentSettings | None,
 ) -> tf.data.Dataset:
-    """(crop, ratio, weight) of records of one marker; see `Records.dataset`. Raises ConfigError, InputError."""
+    """A dataset of (crop, ratio, weight) from records of one marker, for `Records.dataset`.
+
+    Raises ConfigError and InputError.
+    """
     spec = crop_spec(manifest, options.crop_px)
     crops_per_side(spec.tile_px, options.crop_px)
     order = TrainingOrder(

@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 
 
 def read_frame(path: Path) -> pandas.DataFrame:
-    """A CSV of ours as a table; names stay text, empty fields are missing values."""
+    """Reads a CSV of this program as a table. Names stay text; empty fields become missing values."""
     import pandas
 
     return pandas.read_csv(path, dtype=dict.fromkeys(("slide", "pair", "patient", "flags", "reason"), str))
 
 
 def show_picture(path: Path, axes: Axes | None, title: str) -> Axes:
-    """Draws a picture file on Matplotlib axes, new ones where none are given."""
+    """Draws a picture file on Matplotlib axes. Without axes, new ones are made."""
     import matplotlib.pyplot as plt
 
     target = axes if axes is not None else plt.subplots(figsize=(8, 6), layout="constrained")[1]
@@ -29,7 +29,7 @@ def show_picture(path: Path, axes: Axes | None, title: str) -> Axes:
 
 
 def only(values: dict[str, Any], name: str | None, what: str) -> str:
-    """The key asked for, or the only one. Raises ValueError that lists them."""
+    """Returns `name`, or the only key if no name is given. Raises ValueError, which lists the keys."""
     if name is None and len(values) == 1:
         return next(iter(values))
     if name in values:

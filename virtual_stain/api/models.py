@@ -1,4 +1,4 @@
-"""A model that is ready to read tiles."""
+"""Models that are ready to read tiles."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from virtual_stain.scoring.predictor import Predictor
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """An exported model, here or on a server; a context manager."""
+    """An exported model on this machine or on a server. It is a context manager."""
 
     address: str
-    """What it was loaded from."""
+    """Folder or address from which the model was loaded."""
     predictor: Predictor
-    """What runs it."""
+    """The engine that runs the model."""
 
     @property
     def markers(self) -> tuple[str, ...]:
-        """What it reads: "ki67" …"""
+        """Markers that the model reads, such as "ki67"."""
         return tuple(m.value for m in self.predictor.card.markers)
 
     @property
     def tile_px(self) -> int:
-        """Side of the tiles that it takes, px."""
+        """Side of a tile that the model takes, px."""
         return self.predictor.card.tiling.tile_px
 
     @property
@@ -42,13 +42,15 @@ class Model:
 
     @property
     def sha256(self) -> str:
-        """Identifies every byte of it."""
+        """Hash that identifies every byte of the model."""
         return self.predictor.sha256
 
     def predict(self, tiles: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.float32]]:
-        """uint8[B, tile_px, tile_px, 3] RGB → {"ki67": float32[B], "ki67_tumour_cells": float32[B], …}.
+        """Reads a batch of tiles.
 
-        Ratios are 0–1; NaN: no reading. Raises InputError for arrays of another shape, ModelError.
+        Takes uint8[B, tile_px, tile_px, 3], RGB. Returns {"ki67": float32[B], "ki67_tumour_cells": float32[B], …}.
+        Ratios are 0–1. NaN means that a tile has no reading. Raises InputError for arrays of another shape or type,
+        and ModelError if the model cannot answer.
         """
         wanted = (self.tile_px, self.tile_px, 3)
         if tiles.ndim != 4 or tiles.shape[1:] != wanted or tiles.dtype != np.uint8:
@@ -59,7 +61,7 @@ class Model:
         return self.predictor.predict(tiles)
 
     def close(self) -> None:
-        """Gives back threads and connections."""
+        """Releases threads and connections."""
         self.predictor.close()
 
     def __enter__(self) -> Model:
@@ -81,18 +83,19 @@ def load_model(
     Parameters
     ----------
     model
-        MODEL or MODEL/<version>, s3://bucket/MODEL, grpc://host:8500/name or http://host:8501/v1/models/name.
+        A folder (MODEL or MODEL/<version>), object storage (s3://bucket/MODEL), or a server
+        (grpc://host:8500/name or http://host:8501/v1/models/name).
     trusted_key
-        Public key that the bundle must be signed with.
+        File of a public key. A bundle that was not signed with the matching private key is refused.
     config, settings
-        A TOML file, and single settings such as `{"scoring.engine": "openvino"}`.
+        A TOML file, and single settings that change it, such as `{"scoring.engine": "openvino"}`.
 
     Raises
     ------
     ModelError, VerificationError
-        The bundle is damaged, or a server has no such model.
+        The bundle is damaged, or the server has no such model.
     ConfigError, InputError
-        An address of no known kind; no such folder.
+        The address is of no known kind, or there is no such folder.
 
     Examples
     --------

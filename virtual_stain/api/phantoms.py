@@ -1,4 +1,4 @@
-"""Synthetic slide pairs of which everything is known: to try things on."""
+"""Synthetic slide pairs of which everything is known, for trying things out."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Phantoms:
 
     folder: Path
     pairs_csv: Path
-    """What `build_records` takes."""
+    """The table of pairs that `build_records` takes."""
 
     @property
     def he(self) -> tuple[Path, ...]:
@@ -36,7 +36,7 @@ class Phantoms:
         return tuple(sorted(self.folder.glob("slides/*_ihc.*")))
 
     def to_frame(self) -> pandas.DataFrame:
-        """One row a pair, the columns of pairs.csv."""
+        """A table with one row for each pair and the columns of pairs.csv."""
         return read_frame(self.pairs_csv)
 
 
@@ -57,9 +57,9 @@ def make_phantom(
     Parameters
     ----------
     out
-        Folder for slides/, truth/ and pairs.csv.
+        Folder for `slides/`, `truth/` and `pairs.csv`.
     pairs
-        Slide pairs, one patient each.
+        Number of slide pairs. Each is a patient of its own.
     size_mm
         Side of the tissue, mm.
     marker
@@ -67,20 +67,20 @@ def make_phantom(
     seed
         The same seed and options give the same bytes.
     jobs
-        Processes. More than 1 needs a script with `if __name__ == "__main__":`.
+        Number of processes. More than 1 needs a script with `if __name__ == "__main__":`.
     force
-        Replace pairs of other settings.
+        Replace pairs that were made with other settings.
     progress
-        A function of (what, done, of how many), or True.
+        A function that is called as (what, done, total), or True for a bar on stderr. None: quiet.
     **options
         Fields of `PhantomSettings`, such as `he_mpp=0.25`, `mode="restain"`, `hard=True`, `lab="tinted"`.
 
     Raises
     ------
     ConfigError
-        An unknown option, or a value out of range.
+        An option is unknown, or a value is out of range.
     OutputError
-        The folder cannot be written, or holds pairs of other settings.
+        The folder cannot be written, or it holds pairs that were made with other settings.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Records: labelled H&E tiles for training, ours or anybody's."""
+"""Records: labelled H&E tiles, for training with this program or with another."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Records:
     """A folder of records: TFRecord shards and their manifest."""
 
     folder: Location
-    """Here, or in object storage."""
+    """A folder on this machine or in object storage."""
     manifest: Manifest
 
     def __len__(self) -> int:
@@ -34,11 +34,11 @@ class Records:
 
     @property
     def markers(self) -> tuple[str, ...]:
-        """The stains of the pairs: "ki67" …"""
+        """Markers of the pairs, such as "ki67"."""
         return self.manifest.markers
 
     def to_frame(self) -> pandas.DataFrame:
-        """One row a pair: patient, fold, records, counted cells, registration error (µm) and verdict."""
+        """A table with one row for each pair: patient, fold, records, cells, registration error (µm) and verdict."""
         import pandas
 
         rows = [
@@ -70,35 +70,39 @@ class Records:
         max_cells: int = 200,
         settings: Settings = None,
     ) -> tf.data.Dataset:
-        """Endless random crops for a Keras model of one's own: `model.fit(records.dataset(), steps_per_epoch=…)`.
+        """An endless dataset of random crops for your own Keras model.
+
+        Use it as `model.fit(records.dataset(), steps_per_epoch=…)`.
 
         Parameters
         ----------
         crop_px
-            Side of a crop, px at the pixel size of the records; a tile is a whole number of crops.
+            Side of a crop in px, at the pixel size of the records. A tile must hold a whole number of crops.
         batch_size
-            Crops of a batch.
+            Number of crops in a batch.
         folds
-            Folds to read; None: all. Keep test folds out of training.
+            Folds to read. None: all. Keep the test folds out of training.
         augment
-            Change the crops as `vstain fit` does, by `settings` such as `{"augment.blur_px": 0.5}`.
+            Change the crops as `vstain fit` does. `settings`, such as `{"augment.blur_px": 0.5}`, say how much.
         seed
             The same seed gives the same batches.
         min_cells, max_cells
-            A crop of fewer tumour cells weighs 0; of more it weighs no more than `max_cells`.
+            A crop with fewer than `min_cells` tumour cells has weight 0. A crop with more than `max_cells` has the
+            weight of `max_cells`.
 
         Returns
         -------
         tf.data.Dataset
-            (crop, ratio, weight): uint8[B, crop_px, crop_px, 3] RGB; float32[B] positive of tumour cells inside the
-            crop, 0–1; float32[B] number of those cells, times the trust in the tile's label.
+            Batches of (crop, ratio, weight). The crop is uint8[B, crop_px, crop_px, 3], RGB. The ratio is float32[B],
+            0–1: positive / all tumour cells inside the crop. The weight is float32[B]: the number of these cells times
+            the trust in the label of the tile.
 
         Raises
         ------
         InputError
-            No record in these folds.
+            There is no record in these folds.
         ConfigError
-            Records of several markers or of counts per mm², or a crop that does not divide the tile.
+            The records are of several markers or of counts per mm², or the crop does not divide the tile.
 
         Examples
         --------
@@ -114,7 +118,7 @@ class Records:
         return crops_with_ratio(self.folder, self.manifest, self._pairs(folds), options, change)
 
     def verify(self, progress: Tracker = None) -> None:
-        """Reads every record and compares it with the manifest. Raises VerificationError that lists what differs."""
+        """Compares every record with the manifest. Raises VerificationError, which lists the differences."""
         from virtual_stain.records.verify import verify_records
 
         verify_records(self.folder, progress_of(progress))
@@ -145,35 +149,37 @@ def build_records(
     force: bool = False,
     progress: Tracker = None,
 ) -> Records:
-    """From pairs of slides to records: registers, counts, labels and packs, as `vstain build-records` does.
+    """Makes records from pairs of slides, as `vstain build-records` does.
+
+    Each pair is registered, its cells are counted, its tiles are labelled and packed.
 
     Parameters
     ----------
     pairs
-        CSV `pair,patient,marker,he,ihc` and optionally `he_mpp,ihc_mpp,fold,he_roi,ihc_roi`.
+        CSV with the columns `pair,patient,marker,he,ihc`, and optionally `he_mpp,ihc_mpp,fold,he_roi,ihc_roi`.
     out
-        Folder of records. A second call goes on with it and keeps what would come out the same.
+        Folder of the records. A second call continues in it and keeps what would come out the same.
     verdicts
-        CSV of people's verdicts on tiles.
+        CSV with the verdicts of people on tiles.
     accept_unreviewed
-        Do without verdicts; the manifest says so.
+        Also take tiles that nobody has looked at. The manifest says so.
     config, settings
-        A TOML file, and single settings such as `{"labels.n_folds": 5}`.
+        A TOML file, and single settings that change it, such as `{"labels.n_folds": 5}`.
     jobs
-        Processes. More than 1 needs a script with `if __name__ == "__main__":`.
+        Number of processes. More than 1 needs a script with `if __name__ == "__main__":`.
     force
-        Take over a folder of other settings.
+        Take over a folder that was made with other settings.
     progress
-        A function of (what, done, of how many), or True.
+        A function that is called as (what, done, total), or True for a bar on stderr. None: quiet.
 
     Raises
     ------
     PairError, InputError, ConfigError, OutputError
-        Before any work.
+        The table, a slide, a setting or the folder is wrong. Raised before any work.
     ReviewPendingError
-        Tiles wait for a person; everything else is on disk.
+        Tiles wait for the verdict of a person. Everything else is on disk.
     BatchError
-        Some pairs failed; the records of the others are on disk.
+        Some pairs failed. The records of the others are on disk.
 
     Examples
     --------
@@ -193,12 +199,12 @@ def build_records(
 
 
 def open_records(folder: PathLike) -> Records:
-    """A folder of records, here or in object storage (s3://bucket/folder).
+    """Opens a folder of records on this machine or in object storage (s3://bucket/folder).
 
     Raises
     ------
     InputError
-        There is no manifest, or one that cannot be read.
+        There is no manifest, or it cannot be read.
 
     Examples
     --------

@@ -37,54 +37,59 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class PairRegistration:
-    """Where each place of the H&E slide lies on the IHC slide, and how surely."""
+    """A registered pair: where each place of the H&E slide lies on the IHC slide, with the estimated error."""
 
     details: Registration
-    """Everything that is known of the pair."""
+    """The whole result, with transform and evidence."""
     _out: OutputFolder
 
     @property
     def folder(self) -> Path:
-        """Where the files are; a temporary folder, gone with this object, where no `out` was given."""
+        """Folder of the files. Without `out` it is a temporary folder, which is deleted together with this object."""
         return self._out.path
 
     @property
     def verdict(self) -> str | None:
-        """ "accept", "review" or "reject"; None where a pixel size is missing."""
+        """ "accept", "review" or "reject". None if a pixel size is missing."""
         return None if self.details.verdict is None else self.details.verdict.value
 
     @property
     def error_median_um(self) -> float | None:
-        """Estimated median error over the tissue, µm; None where none is known."""
+        """Estimated median error over the tissue, µm. None if it is not known."""
         return self.details.error_median_um
 
     @property
     def error_p95_um(self) -> float | None:
-        """Estimated 95th percentile of the error, µm."""
+        """Estimated 95th percentile of the error over the tissue, µm. None if it is not known."""
         return self.details.error_p95_um
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """What was found about the pair, in short words; `docs/registration.md` explains them."""
+        """Findings about the pair, as short words. `docs/registration.md` explains them."""
         return self.details.flags
 
     def to_ihc(self, he_px0: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        """float64[N, 2]: level-0 px of the IHC slide under these level-0 px (x, y) of the H&E slide."""
+        """Maps points of the H&E slide to the IHC slide: level-0 px (x, y) in, float64[N, 2] level-0 px out."""
         return self.details.transform.to_ihc(he_px0)
 
     def to_he(self, ihc_px0: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        """float64[N, 2]: the inverse of `to_ihc`; NaN where it leads nowhere."""
+        """Maps points of the IHC slide to the H&E slide, as the inverse of `to_ihc`. NaN where there is no inverse."""
         return self.details.transform.to_he(ihc_px0)
 
     def errors_um_at(self, he_px0: npt.ArrayLike) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """Estimated (median, 95th percentile) of the error at these places, float64[N] each; infinite where
-        nothing is known. Raises InputError where a pixel size is missing."""
+        """Estimated error at points of the H&E slide, µm: (median, 95th percentile), float64[N] each.
+
+        Infinite where nothing is known. Raises InputError if a pixel size is missing.
+        """
         if self.details.he_mpp is None or self.details.ihc_mpp is None:
             raise InputError("a pixel size is missing: errors are not known in µm.", hint="Give mpp_he and mpp_ihc.")
         return self.details.evidence.errors_at(he_px0)
 
     def to_frame(self) -> pandas.DataFrame:
-        """One row a held-out window: `x_px0`, `y_px0` on the H&E slide, `distance` and `recognised` (0–1)."""
+        """A table with one row for each held-out window.
+
+        Columns: `x_px0` and `y_px0` on the H&E slide, `distance`, and `recognised` (0–1).
+        """
         import pandas
 
         evidence = self.details.evidence
@@ -117,24 +122,24 @@ def register(
     force: bool = False,
     progress: Tracker = None,
 ) -> PairRegistration:
-    """Registers a pair of slides, as `vstain register` does. A rejected pair is returned, with its verdict.
+    """Registers a pair of slides, as `vstain register` does. A rejected pair is returned too, with its verdict.
 
     Parameters
     ----------
     he, ihc
-        The two slides.
+        The H&E slide and the IHC slide.
     mpp_he, mpp_ihc
-        µm per level-0 px, one number or (x, y), in place of what the files say.
+        Pixel sizes in µm per level-0 px, one number or (x, y) each. They replace what the files state.
     landmarks
-        CSV `he_x,he_y,ihc_x,ihc_y` (level-0 px): where to start.
+        CSV with the columns `he_x,he_y,ihc_x,ihc_y` (level-0 px). The search starts from these points.
     out
-        Folder for the files. None: a temporary one.
+        Folder for the files. None: a temporary folder.
     config, settings
-        A TOML file, and single settings such as `{"registration.review_median_um": 50.0}`.
+        A TOML file, and single settings that change it, such as `{"registration.review_median_um": 50.0}`.
     force
-        Register again, and take over a folder of another pair.
+        Register again, even if the result is there. Also take over the folder of another pair.
     progress
-        A function of (what, done, of how many), or True.
+        A function that is called as (what, done, total), or True for a bar on stderr. None: quiet.
 
     Returns
     -------
@@ -144,7 +149,7 @@ def register(
     Raises
     ------
     InputError
-        A slide that cannot be read or has no tissue; landmarks that cannot be read.
+        A slide cannot be read or has no tissue, or the landmarks cannot be read.
     OutputError
         The folder cannot be written, or holds another run.
 
@@ -170,17 +175,17 @@ def register(
 
 
 def load_registration(folder: PathLike) -> PairRegistration:
-    """A registration that `register` or `vstain register` has written.
+    """Loads a registration that `register` or `vstain register` has written.
 
     Parameters
     ----------
     folder
-        What was given as `out`, or `work/<pair>` of a folder of records.
+        The folder that was given as `out`, or `work/<pair>` in a folder of records.
 
     Raises
     ------
     InputError
-        There is none, or one that cannot be read.
+        There is no registration, or it cannot be read.
 
     Examples
     --------

@@ -34,17 +34,17 @@ _SUFFIX = ".report.json"
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a model reads on an H&E slide. Research use only."""
+    """The readings of a model on an H&E slide. Research use only."""
 
     value: dict[str, Any]
-    """As in <stem>.report.json; docs/scoring.md explains every field."""
+    """The content of `<stem>.report.json`. `docs/scoring.md` explains every field."""
     stem: str
-    """Beginning of the names of all its files."""
+    """Beginning of the names of all files of this report."""
     _out: OutputFolder
 
     @property
     def folder(self) -> Path:
-        """Where the files are; a temporary folder, gone with this object, where no `out` was given."""
+        """Folder of the files. Without `out` it is a temporary folder, which is deleted together with this object."""
         return self._out.path
 
     @property
@@ -54,49 +54,49 @@ class Report:
 
     @property
     def markers(self) -> tuple[str, ...]:
-        """What was read: "ki67" …"""
+        """Markers that were read, such as "ki67"."""
         return tuple(self.value["readings"])
 
     def reading(self, marker: str | None = None) -> dict[str, Any]:
-        """All readings of a marker; without a name, of the only one. Raises ValueError."""
+        """All readings of a marker. The name may be left out if there is one marker. Raises ValueError."""
         readings: dict[str, Any] = self.value["readings"]
         found: dict[str, Any] = readings[only(readings, marker, "marker")]
         return found
 
     @property
     def ratio(self) -> float | None:
-        """The only marker's global reading in the unit of the model's value (0–1 for ratios); None: there is none."""
+        """Global reading of the only marker, in the unit of the model (0–1 for ratios). None if there is no reading."""
         value: float | None = self.reading()["global_ratio"]
         return value
 
     @property
     def top_mean(self) -> float | None:
-        """Mean of the tiles that read highest, 30 by default: a hot-spot reading, biased upward."""
+        """Mean of the highest tiles, 30 by default. It is a hot-spot reading and biased upward."""
         value: float | None = self.reading()["top_mean"]
         return value
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """In which the counted ratio lies, at the level that `reading()["interval"]` states; None: not estimated."""
+        """Interval of the counted ratio, at the level that `reading()["interval"]` states. None if not estimated."""
         found = self.reading()["interval"]
         return None if found is None else (found["low"], found["high"])
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """What makes the reading doubtful, in short words."""
+        """Reasons to doubt the reading, as short words."""
         return tuple(dict.fromkeys(flag for name in self.markers for flag in self.reading(name)["flags"]))
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """The same in sentences."""
+        """Reasons to doubt the reading, as sentences."""
         return tuple(str(warning["message"]) for warning in self.value["warnings"])
 
     def to_frame(self) -> pandas.DataFrame:
-        """One row a tissue tile, the columns of <stem>.tiles.csv."""
+        """A table with one row for each tissue tile and the columns of `<stem>.tiles.csv`."""
         return read_frame(self.folder / f"{self.stem}.tiles.csv")
 
     def to_geojson(self) -> dict[str, Any]:
-        """The tiles as QuPath reads them: a FeatureCollection."""
+        """The tiles as a GeoJSON FeatureCollection that QuPath reads."""
         value: dict[str, Any] = json.loads((self.folder / f"{self.stem}.geojson").read_text(encoding="utf-8"))
         return value
 
@@ -125,21 +125,22 @@ def score(
     slide
         The H&E slide.
     model
-        A loaded model, or what `load_model` takes. For many slides load it once.
+        A loaded model, or anything that `load_model` takes. For many slides, load the model once.
     mpp
-        µm per level-0 px, one number or (x, y), in place of what the file says.
+        Pixel size in µm per level-0 px, one number or (x, y). It replaces what the file states.
     out
-        Folder for the files. None: a temporary one.
+        Folder for the files. None: a temporary folder.
     trusted_key
-        Public key that the bundle must be signed with; a loaded model has been checked already.
+        File of a public key. A bundle that was not signed with the matching private key is refused. A loaded model
+        has been checked already.
     config, settings
-        A TOML file, and single settings such as `{"scoring.top_n": 10}`.
+        A TOML file, and single settings that change it, such as `{"scoring.top_n": 10}`.
     jobs
-        Threads that read tiles.
+        Number of threads that read tiles.
     force
-        Score again what is there.
+        Score again, even if the result is there.
     progress
-        A function of (what, done, of how many), or True.
+        A function that is called as (what, done, total), or True for a bar on stderr. None: quiet.
 
     Returns
     -------
@@ -149,9 +150,9 @@ def score(
     Raises
     ------
     InputError
-        A slide that cannot be read, has no tissue or no pixel size.
+        The slide cannot be read, or it has no tissue or no pixel size.
     ModelError, VerificationError
-        The model cannot be used, or answers no numbers.
+        The model cannot be used, or its answers are not numbers.
     OutputError
         The folder cannot be written.
 
@@ -182,17 +183,17 @@ def score(
 
 
 def load_report(path: PathLike) -> Report:
-    """A report that `score` or `vstain score` has written.
+    """Loads a report that `score` or `vstain score` has written.
 
     Parameters
     ----------
     path
-        <stem>.report.json.
+        The file `<stem>.report.json`.
 
     Raises
     ------
     InputError
-        There is none, or one that cannot be read.
+        There is no report, or it cannot be read.
 
     Examples
     --------

@@ -12,27 +12,27 @@ from virtual_stain.slides.tissue import find_tissue as find
 
 
 def open_slide(slide: PathLike, *, mpp: Mpp = None) -> Slide:
-    """Opens a whole-slide image or a plain picture; a context manager.
+    """Opens a whole-slide image or a plain picture. The result is a context manager.
 
     Parameters
     ----------
     slide
         A file that `docs/formats.md` lists.
     mpp
-        µm per level-0 px, one number or (x, y), in place of what the file says.
+        Pixel size in µm per level-0 px, one number or (x, y). It replaces what the file states.
 
     Returns
     -------
     Slide
-        `size` (level-0 px), `mpp` (None where nobody knows it), `warnings`, `overview(max_px=…)`, and
-        `read_level(level, x_px0, y_px0, size)`, which gives uint8[height, width, 3] RGB.
+        `size` (level-0 px), `mpp` (µm/px, or None if it is not known), `warnings`, `overview(max_px=…)`, and
+        `read_level(level, x_px0, y_px0, size)`, which returns uint8[height, width, 3], RGB.
 
     Raises
     ------
     SlideError
-        The file cannot be read, is damaged, or is no picture of transmitted light.
+        The file cannot be read or is damaged, or it is not an image in transmitted light.
     ConfigError
-        `mpp` is no pixel size.
+        `mpp` is not a pixel size.
 
     Examples
     --------
@@ -60,15 +60,15 @@ def find_tissue(
     slide
         An open slide, or a file.
     mpp
-        µm per level-0 px of a file, in place of what it says.
+        Pixel size of a file in µm per level-0 px. It replaces what the file states.
     config, settings
-        A TOML file, and single settings such as `{"tissue.overview_mpp": 8.0}`.
+        A TOML file, and single settings that change it, such as `{"tissue.overview_mpp": 8.0}`.
 
     Returns
     -------
     TissueMap
-        `mask` (bool[height, width], the overview's px), `fraction_in(box)`, `area_um2(mpp)` and `warnings`.
-        Pixels that no camera took are neither tissue nor glass.
+        `mask` (bool[height, width], px of the overview), `fraction_in(box)`, `area_um2(mpp)` and `warnings`.
+        Pixels that were not scanned are neither tissue nor glass.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Training, evaluation and export. TensorFlow is loaded when one of them is called."""
+"""Training, evaluation and export. TensorFlow is loaded when one of the functions is called."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ class Run:
 
     folder: Path
     verdict: str = ""
-    """A sentence where the run has learned nothing that the training mean does not say."""
+    """A sentence if the run has learned no more than the training mean, otherwise empty."""
 
     def keras_model(self) -> keras.Model:
-        """The network with its best weights: uint8[B, C, C, 3] RGB crops → {"ki67": float32[B], …}, 0–1 for ratios.
+        """The network with its best weights.
 
-        Raises InputError where the folder holds no run, ModelError where nothing has been validated yet.
+        It takes crops, uint8[B, C, C, 3], RGB, and returns {"ki67": float32[B], …}. Ratios are 0–1. Raises InputError
+        if the folder holds no run, and ModelError if nothing has been validated yet.
         """
         from virtual_stain.training.run_dir import load_run as load
 
@@ -37,29 +38,29 @@ class Run:
         return model
 
     def to_frame(self) -> pandas.DataFrame:
-        """The history: a row every few steps and one a validation."""
+        """A table of the history, with a row every few steps and a row for each validation."""
         return read_frame(self.folder / "history.csv")
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """How a run read patients that it has never seen."""
+    """The readings of a run on patients that it has never seen, with their figures."""
 
     folder: Path
     figures: dict[str, Any]
-    """marker → what evaluation.json says; docs/evaluation.md explains every figure."""
+    """For each marker the content of evaluation.json. `docs/evaluation.md` explains every figure."""
 
     def tile_correlation(self, marker: str | None = None) -> float | None:
-        """Pearson's r of the tiles within a patient, mean over patients; None where there is none."""
+        """Pearson's r of the tiles within a patient, as a mean over patients. None if there is none."""
         value: float | None = self.figures[only(self.figures, marker, "marker")]["tiles"]["pearson_within_patient"]
         return value
 
     def to_frame(self) -> pandas.DataFrame:
-        """One row a held-out tile, the columns of predictions.csv."""
+        """A table with one row for each held-out tile and the columns of predictions.csv."""
         return read_frame(self.folder / "predictions.csv")
 
     def plot(self, axes: Axes | None = None) -> Axes:
-        """Draws read against counted tiles on Matplotlib axes."""
+        """Draws the reading of each tile against its counted value on Matplotlib axes."""
         return show_picture(self.folder / "scatter.png", axes, "held-out tiles")
 
 
@@ -75,7 +76,7 @@ def fit(
     force: bool = False,
     progress: Tracker = None,
 ) -> Run:
-    """Trains a model on records, as `vstain fit` does. Patients are never on two sides.
+    """Trains a model on records, as `vstain fit` does. No patient is used for both training and testing.
 
     Parameters
     ----------
@@ -84,24 +85,24 @@ def fit(
     out
         Folder of the run.
     fold
-        Test fold; the next one chooses the checkpoint, the rest trains.
+        The fold for testing. The next fold chooses the checkpoint, and the rest trains.
     cross_validate
-        Number of folds, each of which is the test fold of a run of its own; `fold` is not used then.
+        Number of folds of a cross-validation. Each is the test fold of a run of its own, and `fold` is not used.
     config, settings
         A TOML file (`configs/` holds recommended ones), and single settings such as `{"training.max_steps": 500}`.
     resume
-        Go on with an interrupted run.
+        Continue an interrupted run.
     force
-        Begin anew in a folder of another run.
+        Begin anew in the folder of another run.
     progress
-        A function of (what, done, of how many), or True.
+        A function that is called as (what, done, total), or True for a bar on stderr. None: quiet.
 
     Raises
     ------
     ConfigError, InputError, VerificationError
-        Before the first step.
+        A setting, the records or their files are wrong. Raised before the first step.
     ModelError
-        Weights that cannot be had, or a loss that is no number.
+        The pre-trained weights cannot be loaded, or the loss is not a number.
 
     Examples
     --------
@@ -114,18 +115,18 @@ def fit(
     from virtual_stain.training.fit import fit as fit_one
 
     place, folder, settled = parse_location(str(records)), Path(out), config_of(config, settings)
-    told = progress_of(progress)
+    shown = progress_of(progress)
     if cross_validate is not None:
         results = fit_cross_validated(
-            place, folder, settled, n_folds=cross_validate, resume=resume, force=force, progress=told
+            place, folder, settled, n_folds=cross_validate, resume=resume, force=force, progress=shown
         )
         return Run(folder, " ".join(dict.fromkeys(r.verdict for r in results if r.verdict)))
-    done = fit_one(place, folder, settled, fold=fold, resume=resume, force=force, progress=told)
+    done = fit_one(place, folder, settled, fold=fold, resume=resume, force=force, progress=shown)
     return Run(folder, done.verdict)
 
 
 def load_run(folder: PathLike) -> Run:
-    """A run that `fit` or `vstain fit` has written: `load_run("run").keras_model()` is its network.
+    """Loads a run that `fit` or `vstain fit` has written. Its network is `load_run("run").keras_model()`.
 
     Raises
     ------
@@ -147,25 +148,26 @@ def load_run(folder: PathLike) -> Run:
 def evaluate(
     run: Run | PathLike, records: PathLike | None = None, *, out: PathLike | None = None, progress: Tracker = None
 ) -> Evaluated:
-    """Reads patients that the run has never seen, as `vstain evaluate` does.
+    """Reads patients that the run has never seen and compares with their labels, as `vstain evaluate` does.
 
     Parameters
     ----------
     run
-        A run, a cross-validation, or the folder of one.
+        A run or a cross-validation, or its folder.
     records
-        Other records, refused where a patient of them was trained on. None: the test fold of the run's own.
+        Other records. They are refused if the run was trained on one of their patients. None: the test fold of the
+        run's own records.
     out
-        Folder for the files. None: the run's.
+        Folder for the files. None: the folder of the run.
     progress
-        A function of (what, done, of how many), or True.
+        A function that is called as (what, done, total), or True for a bar on stderr. None: quiet.
 
     Raises
     ------
     InputError
-        Patients that are not held out.
+        Some patients are not held out.
     ModelError, VerificationError, OutputError
-        Weights, shards or a folder that cannot be used.
+        The weights, the shards or the folder cannot be used.
 
     Examples
     --------
@@ -183,25 +185,25 @@ def evaluate(
 def export(
     run: Run | PathLike, out: PathLike, *, version: int | None = None, name: str | None = None, progress: Tracker = None
 ) -> Path:
-    """Exports a run as the next version of a model, as `vstain export` does; returns the version's folder.
+    """Exports a run as the next version of a model, as `vstain export` does. Returns the folder of the version.
 
     Parameters
     ----------
     run
-        A run, or the folder of one.
+        A run, or its folder.
     out
-        The model's folder.
+        Folder of the model, which holds all its versions.
     version
-        1 or higher; None: the next free one. A version that is there is never overwritten.
+        Version number, 1 or higher. None: the next free one. An existing version is never overwritten.
     name
-        The model's name for TF Serving. None: the name of `out`.
+        Name of the model in TF Serving. None: the name of `out`.
     progress
-        A function of (what, done, of how many), or True.
+        A function that is called as (what, done, total), or True for a bar on stderr. None: quiet.
 
     Raises
     ------
     ConfigError, InputError, ModelError, OutputError
-        A version below 1; a folder that holds no run or no weights; a version that is there.
+        The version is below 1 or exists already, or the folder holds no run or no weights.
 
     Examples
     --------
