@@ -29,6 +29,9 @@ from virtual_stain.cli.common import Common, common_options, parse_mpp
     show_default=True,
     help="Frame of the GeoJSON: level-0 px from the corner of the scan (as QuPath counts) or of the whole slide.",
 )
+@click.option(
+    "--force-unsuitable", is_flag=True, help="Also score what does not look like H&E; the reading is flagged."
+)
 @click.option("--excel", is_flag=True, help="Write scores.csv so that a spreadsheet shows umlauts right (UTF-8 mark).")
 @common_options
 def command(
@@ -41,6 +44,7 @@ def command(
     trusted_key: Path | None,
     stage: Path | None,
     geojson_origin: str,
+    force_unsuitable: bool,
     excel: bool,
     common: Common,
 ) -> None:
@@ -59,7 +63,7 @@ def command(
 
     from virtual_stain.errors import ConfigError
     from virtual_stain.score.inputs import collect_inputs
-    from virtual_stain.workflows.score_slides import ScoreOptions, score_slides, summary
+    from virtual_stain.workflows.score_slides import Scored, ScoreOptions, doubts, score_slides, summary
 
     if not model:
         raise ConfigError("expected a model.", hint="vstain score SLIDE --model MODEL, or set VSTAIN_MODEL.")
@@ -67,7 +71,9 @@ def command(
     scoring = common.config.scoring
     options = ScoreOptions(
         model=model,
-        scoring=dataclasses.replace(scoring, crops=crops or scoring.crops),
+        scoring=dataclasses.replace(
+            scoring, crops=crops or scoring.crops, any_stain=scoring.any_stain or force_unsuitable
+        ),
         trusted_key=trusted_key,
         stage=stage,
         tissue=common.config.tissue,
@@ -76,4 +82,8 @@ def command(
         jobs=common.jobs,
         force=common.force,
     )
-    score_slides(inputs, options, progress=common.progress, done=lambda scored: click.echo(summary(scored)))
+
+    def tell(scored: Scored) -> None:
+        click.echo("\n".join([summary(scored), *doubts(scored)]))
+
+    score_slides(inputs, options, progress=common.progress, done=tell)
