@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,11 @@ def common_options(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(*args, common=common, **kwargs)
 
     return wrapper
+
+
+def with_any_stain(config: Config, insisted: bool) -> Config:
+    """--force-unsuitable: slides are taken for what they are given for, whatever their colours say."""
+    return replace(config, counting=replace(config.counting, any_stain=True)) if insisted else config
 
 
 class LocationType(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions of click alone

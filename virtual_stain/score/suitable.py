@@ -19,5 +19,5 @@ def require_he(slide: Slide, tissue: TissueMap, *, any_stain: bool = False) -> s
     raise UnsuitableError(
         f"{slide.path}: expected an H&E slide, since the model reads H&E. Received: {reason}.",
         hint="Count an IHC slide with: vstain count SLIDE --marker ki67 --out DIR. "
-        "To score it all the same: --force-unsuitable, or --set scoring.any_stain=true; the readings are flagged not_he.",
+        "To score it all the same: --force-unsuitable (or --set scoring.any_stain=true); its readings are flagged.",
     )

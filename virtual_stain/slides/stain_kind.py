@@ -55,12 +55,16 @@ class StainColours:
     """How many were stained; the shares are 0 where these are too few."""
 
     @property
+    def shows_brown(self) -> bool:
+        return self.brown >= _BROWN_FROM
+
+    @property
     def kind(self) -> StainKind:
         if self.pixels < _MIN_PIXELS:
             return StainKind.UNCLEAR
-        if self.pink >= _PINK_FROM and self.brown < _BROWN_FROM:
+        if self.pink >= _PINK_FROM and not self.shows_brown:
             return StainKind.PINK
-        if self.pink < _NO_PINK_BELOW and (self.brown >= _BROWN_FROM or self.blue >= _BLUE_FROM):
+        if self.pink < _NO_PINK_BELOW and (self.shows_brown or self.blue >= _BLUE_FROM):
             return StainKind.BLUE_BROWN
         return StainKind.UNCLEAR
 
