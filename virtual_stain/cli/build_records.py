@@ -10,7 +10,7 @@ from virtual_stain.cli.common import Common, common_options, with_any_stain
 
 
 @click.command("build-records")
-@click.argument("pairs", type=click.Path(path_type=Path))
+@click.argument("pairs", metavar="PAIRS.csv | FOLDER", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of records.")
 @click.option("--verdicts", type=click.Path(path_type=Path), help="CSV of people's verdicts on tiles.")
 @click.option("--accept-unreviewed", is_flag=True, help="Do without verdicts; recorded in the manifest.")
@@ -33,7 +33,8 @@ def command(
     (fill in records/review-template.csv)
     vstain build-records PAIRS.csv --out records --verdicts records/review-template.csv
 
-    PAIRS.csv: pair,patient,marker,he,ihc and optionally he_mpp,ihc_mpp,fold,he_roi,ihc_roi.
+    PAIRS.csv: pair,patient,marker,he,ihc and optionally he_mpp,ihc_mpp,fold,he_roi,ihc_roi. FOLDER: slides named like
+    block7_he.ndpi and block7_ki67.ndpi, as `vstain register` takes them; each name is then a patient of its own.
     """
     from virtual_stain.workflows.build_records import BuildOptions, build_records
 

@@ -67,7 +67,7 @@ def command(
 
     if not model:
         raise ConfigError("expected a model.", hint="vstain score SLIDE --model MODEL, or set VSTAIN_MODEL.")
-    inputs = collect_inputs(slides, table, out=out, mpp=parse_mpp(mpp))
+    inputs = collect_inputs(slides, table, out=out, mpp=parse_mpp(mpp), say=lambda text: click.echo(text, err=True))
     scoring = common.config.scoring
     options = ScoreOptions(
         model=model,

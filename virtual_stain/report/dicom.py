@@ -23,6 +23,7 @@ import numpy.typing as npt
 from virtual_stain.errors import ConfigError, InputError, VerificationError
 from virtual_stain.files import read_json, sha256_file
 from virtual_stain.her2 import NEEDS_ISH
+from virtual_stain.installation import install_command
 from virtual_stain.markers import Marker, ValueDefinition, parse_marker
 from virtual_stain.report.colours import ColourScale
 from virtual_stain.slides.probe import require_survivable
@@ -78,7 +79,7 @@ def require_highdicom() -> None:
     except ImportError:
         raise ConfigError(
             "DICOM output needs the package highdicom, which is not installed.",
-            hint="pip install 'virtual-stain[dicom]'",
+            hint=install_command("dicom"),
         ) from None
 
 

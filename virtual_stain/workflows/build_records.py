@@ -51,6 +51,7 @@ from virtual_stain.workflows.output_folder import (
 )
 from virtual_stain.workflows.packing import Packed, PackJob, candidates, discard, is_outdated, pack, put_in_place
 from virtual_stain.workflows.pair import TILES, PreparedPair
+from virtual_stain.workflows.pair_folder import folder_stain_pairs, listed_table
 from virtual_stain.workflows.pair_job import make_job, prepare_pair
 from virtual_stain.workflows.part_job import PartJob, build_part, cut, is_built, join_pair
 from virtual_stain.workflows.scheduling import Failure, Workers, completed, open_workers
@@ -154,13 +155,18 @@ def build_records(
     error when all did.
     """
     options = options or BuildOptions()
-    pairs = read_pairs(pairs_csv, n_folds=config.labels.n_folds)
+    table = listed_table(pairs_csv)
+    if table is None:
+        pairs = folder_stain_pairs(pairs_csv, progress.say)
+    else:
+        pairs = read_pairs(table, n_folds=config.labels.n_folds)
     for marker in {pair.marker for pair in pairs}:
         require_definition(marker, config.counting.value_definition)
     verdicts = people_verdicts(out, options.verdicts)
     key = load_patient_key()
     record = RunRecord("build-records", config.to_dict())
-    record.inputs["pairs"] = sha256_file(pairs_csv)
+    if table is not None:
+        record.inputs["pairs"] = sha256_file(table)
     opened = contextlib.nullcontext(workers) if workers else open_workers(options.jobs, options.scheduler)
     with folder_lock(out), opened as ready:
         claim(out, config, identities(pairs, key), force=options.force)
