@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import enum
 import math
 import re
@@ -91,7 +92,11 @@ def parse_marker(text: str) -> Marker:
         return Marker(_SPELLINGS.get(plain, plain))
     except ValueError:
         known = " ".join(m.value for m in Marker)
-        raise ConfigError(f"Expected a marker, one of: {known}. Received: {text!r}") from None
+        close = difflib.get_close_matches(plain, [*(m.value for m in Marker), *_SPELLINGS], n=1)
+        likely = _SPELLINGS.get(close[0], close[0]) if close else Marker.KI67.value
+        raise ConfigError(
+            f"Expected a marker, one of: {known}. Received: {text!r}", hint=f"For example: --marker {likely}"
+        ) from None
 
 
 class ValueDefinition(enum.StrEnum):

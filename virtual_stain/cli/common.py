@@ -62,9 +62,17 @@ def common_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
+def say_aside(text: str) -> None:
+    """What must be seen with --quiet, too, and beside stdout."""
+    click.echo(text, err=True)
+
+
 def with_any_stain(config: Config, insisted: bool) -> Config:
     """--force-unsuitable: slides are taken for what they are given for, whatever their colours say."""
-    return replace(config, counting=replace(config.counting, any_stain=True)) if insisted else config
+    if not insisted:
+        return config
+    counting, scoring = replace(config.counting, any_stain=True), replace(config.scoring, any_stain=True)
+    return replace(config, counting=counting, scoring=scoring)
 
 
 class LocationType(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions of click alone
@@ -92,7 +100,7 @@ def parse_mpp(text: str | None, *, coarse: bool = False) -> tuple[float, float] 
     try:
         found = parse_pixel_size(text)
     except ValueError as error:
-        raise ConfigError(f"--mpp: {error}") from None
+        raise ConfigError(f"--mpp: {error}", hint="With a decimal point: --mpp 0.25, or --mpp 0.25,0.26") from None
     low, high = REGISTRATION_RANGE if coarse else READING_RANGE
     if not all(low <= value <= high for value in found):
         raise ResolutionError(

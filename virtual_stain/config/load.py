@@ -78,7 +78,10 @@ def load_config(path: Path | None = None, overrides: Iterable[str] = ()) -> Conf
     problems += more
     if problems or config is None:
         where = f"{path}: " if path is not None else ""
-        raise ConfigError(f"{where}the configuration has errors:\n" + "\n".join(f"  - {p}" for p in problems))
+        raise ConfigError(
+            f"{where}the configuration has errors:\n" + "\n".join(f"  - {p}" for p in problems),
+            hint="Correct them; nothing was started. vstain configs --out DIR writes configurations to begin with.",
+        )
     return config
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,6 +24,18 @@ def left_out_text(folder: Path, taken: int, left_out: Sequence[tuple[Path, str]]
         by_reason.setdefault(reason, []).append(path.name)
     parts = [f"{', '.join(names[:_NAMED])}{_more(names)} ({reason})" for reason, names in by_reason.items()]
     return f"{folder}: {taken} of {taken + len(left_out)} files taken. Left out: {'; '.join(parts)}."
+
+
+def similar_names(path: Path) -> str:
+    """A hint for a file that is not there."""
+    try:
+        names = sorted(entry.name for entry in path.parent.iterdir())
+    except OSError:
+        return f"There is no folder {path.parent}, seen from {Path.cwd()}."
+    close = difflib.get_close_matches(path.name, names, n=3, cutoff=0.7)
+    if close:
+        return f"Did you mean {' or '.join(str(path.parent / name) for name in close)}?"
+    return f"Paths count from {Path.cwd()}; look there: ls {path.parent}"
 
 
 def _more(names: Sequence[str]) -> str:

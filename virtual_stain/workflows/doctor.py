@@ -36,8 +36,8 @@ class Probe:
     """Python that prints one line about it."""
     needed_for: str
     needed: bool = True
-    mend: str | None = None
-    """The command that installs it; None: pip with the declared version."""
+    extra: str | None = None
+    """The extra that it belongs to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,24 @@ devices = [d.device_type + ("" if d.device_type == "CPU" else " " + str(tf.confi
     .get("device_name", ""))) for d in tf.config.list_physical_devices()]
 print(f"tensorflow {tf.__version__}, keras {__import__('keras').__version__}, devices: {', '.join(devices)}")
 """
+
+
+def _extra_probes() -> tuple[Probe, ...]:
+    """One for each extra: whether what it brings can be loaded."""
+    return tuple(
+        Probe(
+            f"extra {extra.name}",
+            "virtual-stain",
+            "import os; os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'\n"
+            f"import importlib\nfor name in {extra.modules!r}:\n    importlib.import_module(name)\n"
+            f"print({extra.purpose!r})",
+            extra.purpose,
+            False,
+            extra.name,
+        )
+        for extra in EXTRAS
+    )
+
 
 PROBES = (
     Probe("numpy", "numpy", "import numpy as m; print(m.__version__)", "everything"),
@@ -94,38 +112,19 @@ PROBES = (
         "records on s3://, az://, http:// (local files do not need it)",
         False,
     ),
+    *_extra_probes(),
 )
-
-
-def extra_probes() -> tuple[Probe, ...]:
-    """One for each extra: whether what it brings can be loaded."""
-    return tuple(
-        Probe(
-            f"extra {extra.name}",
-            "virtual-stain",
-            "import os; os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'\n"
-            f"import importlib\nfor name in {extra.modules!r}:\n    importlib.import_module(name)\n"
-            f"print({extra.purpose!r})",
-            extra.purpose,
-            False,
-            install_command(extra.name),
-        )
-        for extra in EXTRAS
-    )
 
 
 def examine(
     environment: Mapping[str, str] | None = None,
     probes: tuple[Probe, ...] = PROBES,
     python: str = sys.executable,
-    extras: tuple[Probe, ...] | None = None,
 ) -> Iterator[Check]:
     """The checks in the order of the print, each as soon as it is known."""
     env = os.environ if environment is None else environment
     yield _python_check()
     for probe in probes:
-        yield load_check(probe, env, python)
-    for probe in extra_probes() if extras is None else extras:
         yield load_check(probe, env, python)
     yield _machine_check()
     yield _memory_check()
@@ -155,7 +154,7 @@ def load_check(probe: Probe, environment: Mapping[str, str], python: str = sys.e
             probe.name,
             False,
             f"did not load within {_TIMEOUT_S:.0f} s",
-            (probe.mend or _reinstall(probe)),
+            _mend(probe),
             probe.needed,
         )
     seconds = time.monotonic() - start
@@ -171,14 +170,18 @@ def _failure(probe: Probe, done: subprocess.CompletedProcess[str]) -> Check:
         package = debian_package(library)
         mend = f"sudo apt-get install {package}" if package else f"install the system library {library}"
         return Check(probe.name, False, f"{library} is missing; for {probe.needed_for}", mend, probe.needed)
-    if probe.mend is not None and (absent := re.search(r"No module named '([\w.]+)'", text)):
+    if probe.extra is not None and (absent := re.search(r"No module named '([\w.]+)'", text)):
         detail = f"not installed ({absent[1]}); for {probe.needed_for}"
     elif done.returncode < 0:
         detail = f"the process died with signal {-done.returncode}; for {probe.needed_for}"
     else:
         last = text.splitlines()[-1] if text else f"exit code {done.returncode}"
         detail = f"{last}; for {probe.needed_for}"
-    return Check(probe.name, False, detail, (probe.mend or _reinstall(probe)), probe.needed)
+    return Check(probe.name, False, detail, _mend(probe), probe.needed)
+
+
+def _mend(probe: Probe) -> str:
+    return _reinstall(probe) if probe.extra is None else install_command(probe.extra)
 
 
 def _reinstall(probe: Probe) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from virtual_stain.errors import ConfigError, PairError
 from virtual_stain.markers import parse_marker
-from virtual_stain.pairs import SlidePair, StainPair, read_slide_pairs
+from virtual_stain.pairs import SlidePair, StainPair, read_pairs, read_slide_pairs
 from virtual_stain.slides.endings import SLIDE_ENDINGS
 from virtual_stain.slides.slide import SlideRef
 
@@ -63,6 +63,12 @@ class _Block:
         for word, path in self.ihc:
             name = self.name if len(self.ihc) == 1 else f"{self.name}-{word}"
             yield SlidePair(name, SlideRef(self.he[0]), SlideRef(path))
+
+
+def listed_pairs(source: Path, n_folds: int, say: Say) -> tuple[tuple[StainPair, ...], Path | None]:
+    """The pairs of a table or a folder for records, and the table; None: a folder without one. Raises PairError."""
+    table = listed_table(source)
+    return (folder_stain_pairs(source, say) if table is None else read_pairs(table, n_folds=n_folds)), table
 
 
 def folder_stain_pairs(folder: Path, say: Say = lambda _: None) -> tuple[StainPair, ...]:

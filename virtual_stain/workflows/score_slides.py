@@ -214,6 +214,11 @@ def summary(scored: Scored) -> str:
     return f"{name}: {'; '.join(parts)}{note} → {scored.folder / (name + '.report.html')}"
 
 
+def told(scored: Scored) -> str:
+    """What the console says of a slide: its readings, and what makes them doubtful."""
+    return "\n".join([summary(scored), *doubts(scored)])
+
+
 def doubts(scored: Scored) -> list[str]:
     """One line for each flag that makes the slide's readings doubtful, with its sentence; [] where none does."""
     if scored.report is None:
