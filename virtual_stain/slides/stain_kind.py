@@ -27,11 +27,12 @@ _WINDOW_MPP = 1.0
 _MOST_PX = 4e6  # of a picture that is looked at whole
 _STAINED_OD = 0.2  # summed over the channels; below it hue is noise
 _BLACK_OD = 1.3  # in any channel: the camera's black, where hue is lost
-_MIN_PIXELS = 200
+_MIN_PIXELS = 1000
 # Real H&E has 0.62 to 1.00 pink pixels (0.36 under green pen), real IHC 0.00 to 0.06
 _PINK_FROM = 0.3
 _NO_PINK_BELOW = 0.12
-_BROWN_FROM, _BLUE_FROM = 0.01, 0.4  # what must be seen in place of pink
+_BROWN_FROM, _BLUE_FROM = 0.01, 0.4  # what must be seen in place of pink …
+_COLOURED_FROM = 0.15  # … and both together: the rest is grey, as the edge of a cover slip
 
 
 class StainKind(Enum):
@@ -64,7 +65,8 @@ class StainColours:
             return StainKind.UNCLEAR
         if self.pink >= _PINK_FROM and not self.shows_brown:
             return StainKind.PINK
-        if self.pink < _NO_PINK_BELOW and (self.shows_brown or self.blue >= _BLUE_FROM):
+        coloured = self.brown + self.blue >= _COLOURED_FROM
+        if self.pink < _NO_PINK_BELOW and coloured and (self.shows_brown or self.blue >= _BLUE_FROM):
             return StainKind.BLUE_BROWN
         return StainKind.UNCLEAR
 
@@ -76,7 +78,9 @@ def stain_colours(slide: Slide, tissue: TissueMap) -> StainColours:
     """The colours of windows spread over the tissue, or of the whole picture where it is small. Raises SlideError."""
     overview_mpp = 8.0 if slide.mpp is None else tissue.px0_per_ov[0] * slide.mpp.x
     glass = glass_color(tissue.overview, overview_mpp)
-    return colours_of(_pictures(slide, tissue), glass)
+    looks = [colours_of(pictures, glass) for pictures in _pictures(slide, tissue)]
+    # where they disagree, the slide is not surely IHC
+    return next((look for look in looks if look.kind is not StainKind.BLUE_BROWN), looks[0])
 
 
 def colours_of(pictures: list[Rgb], glass: npt.NDArray[np.float64]) -> StainColours:
@@ -98,19 +102,24 @@ def colours_of(pictures: list[Rgb], glass: npt.NDArray[np.float64]) -> StainColo
     return StainColours(float(pink.mean()), float(brown.mean()), float(blue.mean()), count)
 
 
-def _pictures(slide: Slide, tissue: TissueMap) -> list[Rgb]:
+def _pictures(slide: Slide, tissue: TissueMap) -> list[list[Rgb]]:
+    """Ways to look at the slide, each a list of pictures."""
     bounds, mpp = slide.bounds, slide.mpp
     if mpp is None or mpp.mean > _WINDOW_MPP or bounds.area * mpp.um2_per_px < _WINDOWS * _WINDOW_UM**2:
         wanted = 1.0 if mpp is None else _WINDOW_MPP / mpp.mean
         shrink = max(1.0, wanted, (bounds.area / _MOST_PX) ** 0.5)
         out = Size(max(1, round(bounds.width / shrink)), max(1, round(bounds.height / shrink)))
-        return [tissue.without_unknown(read_window(slide, bounds, out), bounds)]
+        picture = tissue.without_unknown(read_window(slide, bounds, out), bounds)
+        # a second time without pen and edges of the cover slip, which are as blue or brown as tissue
+        size = out.width, out.height
+        mask = cv2.resize(tissue.mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
+        return [[picture], [np.where(mask[..., None], picture, np.uint8(255))]]
     rows, columns = np.nonzero(tissue.mask)
     if not len(rows):
-        return []
+        return [[]]
     picked = np.linspace(0, len(rows) - 1, _WINDOWS + 2).astype(np.intp)[1:-1]
     middles = tissue.px0_from_ov.apply(np.stack([columns[picked] + 0.5, rows[picked] + 0.5], axis=-1))
     side = round(_WINDOW_UM / _WINDOW_MPP)
     width, height = _WINDOW_UM / mpp.x, _WINDOW_UM / mpp.y
     boxes = [Box(float(x) - width / 2, float(y) - height / 2, width, height) for x, y in middles]
-    return [tissue.without_unknown(read_window(slide, box, Size(side, side)), box) for box in boxes]
+    return [[tissue.without_unknown(read_window(slide, box, Size(side, side)), box) for box in boxes]]
