@@ -28,8 +28,9 @@ _MOST_PX = 4e6  # of a picture that is looked at whole
 _STAINED_OD = 0.2  # summed over the channels; below it hue is noise
 _BLACK_OD = 1.3  # in any channel: the camera's black, where hue is lost
 _MIN_PIXELS = 1000
-# Real H&E has 0.62 to 1.00 pink pixels (0.36 under green pen), real IHC 0.00 to 0.06
-_PINK_FROM = 0.3
+# Real H&E has 0.62 to 1.00 pink pixels (0.36 under green pen), real IHC 0.00 to 0.06; drawn IHC with a violet
+# counterstain up to 0.38
+_PINK_FROM = 0.5
 _NO_PINK_BELOW = 0.12
 _BROWN_FROM, _BLUE_FROM = 0.01, 0.4  # what must be seen in place of pink …
 _COLOURED_FROM = 0.15  # … and both together: the rest is grey, as the edge of a cover slip
