@@ -16,9 +16,9 @@ import numpy.typing as npt
 
 from virtual_stain.config import ScoringSettings
 from virtual_stain.errors import ModelError, VirtualStainError
-from virtual_stain.score.open_model import open_predictor
-from virtual_stain.score.predictor import Predictor, Tiles
-from virtual_stain.score.remote import RemotePredictor
+from virtual_stain.scoring.open_model import open_predictor
+from virtual_stain.scoring.predictor import Predictor, Tiles
+from virtual_stain.scoring.remote import RemotePredictor
 
 _LOSSLESS = 1e-4
 Answers = dict[str, npt.NDArray[np.float32]]
