@@ -1,14 +1,22 @@
 # Two commands on a fresh machine: `make demo` and `make test`. Everything lives in .venv; delete it to start over.
 
+# a pipe fails where one of its commands does: pip behind a filter of its lines
+SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
+
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO_OUT ?= $(if $(FULL),demo-out-full,demo-out)
 
 # python3.12, then 3.11: a name on the PATH is not enough (version managers leave names that do not run)
-PYTHON ?= $(shell for p in python3.12 python3.11 python3; do \
+ifeq ($(origin PYTHON), undefined)
+# once: a variable that is looked up with a recursive = would run every Python again at each use
+PYTHON := $(if $(wildcard $(STAMP)),$(BIN)/python,$(shell echo "Looking for Python 3.12 or 3.11 …" >&2; \
+	for p in python3.12 python3.11 python3; do \
 	if $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' >/dev/null 2>&1; \
-	then echo $$p; break; fi; done)
+	then echo $$p; break; fi; done))
+endif
 
 .PHONY: help env demo axe test test-slow lint format docs release-check clean
 
@@ -30,12 +38,15 @@ $(STAMP): setup.cfg constraints.txt
 		echo "vstain needs Python 3.12 or 3.11; neither python3.12 nor python3.11 runs here."; \
 		echo "  → Debian/Ubuntu: apt-get install python3.11 python3.11-venv (or python3.12 python3.12-venv),"; \
 		echo "    or name one: make demo PYTHON=/path/to/python3.12"; exit 2; fi
-	@echo "Environment: $(VENV), made with $(PYTHON) ($$($(PYTHON) --version))"
+	@echo "1/3 Environment $(VENV), made with $(PYTHON) ($$($(PYTHON) --version))"
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 		echo "This Python cannot make environments."; \
 		echo "  → Debian/Ubuntu: apt-get install $$(basename $(PYTHON))-venv"; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,web]'
+	@echo "2/3 Libraries (1 GB to download, some minutes): one line each"
+	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[dev,web]' \
+		| sed -un -e 's/^Collecting /    /p' -e 's/^Installing collected packages.*/    installing …/p' -e 's/^Successfully.*/    installed/p'
+	@echo "3/3 Do the libraries load?"
 	@$(BIN)/python -c 'import cv2' || { \
 		echo "opencv-python is installed but cannot load: a system library is missing."; \
 		echo "  → Debian/Ubuntu: apt-get install libgl1 libglib2.0-0"; exit 3; }

@@ -2,6 +2,7 @@
 
     VirtualStainError                 1  a bug, if it is none of the ones below
     ├── ConfigError                   2  a wrong option, config field or combination
+    │   └── UnsuitableError              a slide of another stain than the model or the place in a pair asks for
     ├── InputError                    3  something about a file that was given
     │   ├── SlideError                   the slide cannot be opened or read
     │   ├── ResolutionError              its pixel size is missing or absurd
@@ -43,6 +44,10 @@ class ConfigError(VirtualStainError):
     """A wrong option, config field or combination of them."""
 
     exit_code = 2
+
+
+class UnsuitableError(ConfigError):
+    """A slide whose stain contradicts what it was given for: an IHC slide for a model of H&E."""
 
 
 class InputError(VirtualStainError):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import enum
 import math
+import re
 from dataclasses import dataclass
 
 from virtual_stain.errors import ConfigError
@@ -68,18 +70,33 @@ CELLS = "_tumour_cells"
 _NUCLEAR = frozenset({Marker.KI67, Marker.ER, Marker.PR})
 
 
+_SPELLINGS = {
+    **dict.fromkeys(("mib1", "ki67mib1", "mki67"), "ki67"),
+    **dict.fromkeys(("her2neu", "cerbb2", "cerbb2her2", "erbb2", "neu"), "her2"),
+    **dict.fromkeys(("cd274", "b7h1"), "pdl1"),
+    **dict.fromkeys(("era", "erα", "esr1", "oestrogenreceptor", "estrogenreceptor"), "er"),
+    **dict.fromkeys(("pgr", "progesteronereceptor"), "pr"),
+}
+"""What people write, without spaces and punctuation → id."""
+
+
 def cells_of(name: str) -> str:
     """The output with the expected tumour cells of the marker that a model's output `name` belongs to."""
     return next(m.cells_output for m in Marker if name in m.outputs)
 
 
 def parse_marker(text: str) -> Marker:
-    """`ki67` (any case) → Marker. Raises ConfigError that lists the known ids."""
+    """`ki67`, `Ki-67`, `PD-L1`, `HER-2/neu` … → Marker. Raises ConfigError that lists the known ids."""
+    plain = re.sub(r"[\s\-‐‑–_./()]", "", text).lower()
     try:
-        return Marker(text.strip().lower())
+        return Marker(_SPELLINGS.get(plain, plain))
     except ValueError:
         known = " ".join(m.value for m in Marker)
-        raise ConfigError(f"Expected a marker, one of: {known}. Received: {text!r}") from None
+        close = difflib.get_close_matches(plain, [*(m.value for m in Marker), *_SPELLINGS], n=1)
+        likely = _SPELLINGS.get(close[0], close[0]) if close else Marker.KI67.value
+        raise ConfigError(
+            f"Expected a marker, one of: {known}. Received: {text!r}", hint=f"For example: --marker {likely}"
+        ) from None
 
 
 class ValueDefinition(enum.StrEnum):

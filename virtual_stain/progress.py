@@ -12,6 +12,7 @@ from tqdm import tqdm
 T = TypeVar("T")
 
 _LINE_EVERY_S = 10.0
+_LEAST_ITEMS, _LEAST_S = 20, 30.0
 
 
 class Progress(Protocol):
@@ -32,6 +33,16 @@ class Quiet:
         pass
 
 
+def _means_something(done: int, total: int, seconds: float) -> bool:
+    """Whether so little says how long the rest takes: a tenth of it, or a fair number of items after the first ones."""
+    return done * 10 >= total or (done >= _LEAST_ITEMS and seconds >= _LEAST_S)
+
+
+def _left(items: int, rate: float) -> str:
+    seconds = items / rate
+    return f", {seconds:.0f} s left" if seconds < 120 else f", about {seconds / 60:.0f} min left"
+
+
 class Console:
     """Writes to stderr, so that stdout stays clean for pipes."""
 
@@ -39,13 +50,17 @@ class Console:
         if sys.stderr.isatty():
             yield from tqdm(items, total=total, desc=label, unit=unit, file=sys.stderr, leave=False)
             return
-        start = last = time.monotonic()
+        start = last = first = time.monotonic()
         for done, item in enumerate(items, 1):
             yield item
             now = time.monotonic()
+            first = now if done == 1 else first
             if now - last >= _LINE_EVERY_S or (done == total and now - start >= 2.0):
                 rate = done / (now - start)
-                left = "" if done >= total else f", {(total - done) / rate:.0f} s left"
+                # the first item waits for workers, libraries and compilation: the rest goes by the others' rate
+                steady = rate if done == 1 or now == first else (done - 1) / (now - first)
+                known = done < total and _means_something(done, total, now - start)
+                left = _left(total - done, steady) if known else ""
                 self.say(f"{label}: {done}/{total} {unit}, {rate:.2g} {unit}/s{left}")
                 last = now
 

@@ -12,8 +12,8 @@ import pytest
 from virtual_stain.cli import main as cli
 from virtual_stain.errors import BatchError, ConfigError, ReviewPendingError, SlideError
 
-VERBS = ["doctor", "info", "register", "warp", "count", "build-records", "review", "records"]
-VERBS += ["fit", "evaluate", "export", "models", "score", "panel", "dicom", "serve", "phantom", "demo"]
+VERBS = ["doctor", "info", "register", "warp", "count", "build-records", "review", "records", "configs"]
+VERBS += ["fit", "evaluate", "export", "serving", "models", "score", "panel", "dicom", "serve", "phantom", "demo"]
 
 _HELP = """
 import sys

@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +68,66 @@ def report(tmp_path):
 
 def _dicom(report, out, source=SLIDE, *more):
     return _run(["dicom", str(report), "--source", str(source), "--out", str(out), *more])
+
+
+PYRAMID = Path(DATA or ".") / "dicom_pyramid" / "level-0-frames-0-30.dcm"
+_DCIODVFY = shutil.which("dciodvfy")
+
+
+def _errors(path):
+    done = subprocess.run([str(_DCIODVFY), str(path)], capture_output=True, text=True, timeout=60)
+    return [line for line in (done.stdout + done.stderr).splitlines() if line.startswith(("Error", "Abort"))]
+
+
+def _report_of(slide_path, folder):
+    """As `vstain score` would write it of a slide of any size, with tiles of 307.2 µm from edge to edge."""
+    with open_slide(SlideRef(slide_path)) as slide:
+        digest, size, mpp = slide.content_hash(), slide.size, slide.mpp.x
+    step = 307.2 / mpp
+    columns, rows_down = int(size.width // step) + 1, int(size.height // step) + 1
+    rows = ["col,row,x,y,width,height,ki67,ki67_tumour_cells,tissue_fraction,used,flags,used_ki67"]
+    for col, row in np.ndindex(columns, rows_down):
+        box = f"{col * step:.3f},{row * step:.3f},{step:.3f},{step:.3f}"
+        rows.append(f"{col},{row},{box},{(col + row) % 7 / 10:.3f},80,1,1,,1")
+    folder.mkdir()
+    table = folder / "a.tiles.csv"
+    table.write_text("\n".join(rows) + "\n")
+    reading = {"value_definition": "positive_ratio", "global_ratio": 0.2, "global_mean": 0.2, "top_mean": None}
+    slide = {"path": str(slide_path), "content_sha256": digest, "mpp_x": mpp, "mpp_y": mpp}
+    slide |= {"width_px0": size.width, "height_px0": size.height, "bounds_px0": [0, 0, size.width, size.height]}
+    value = {
+        "schema_version": 1,
+        "slide": slide,
+        "model": {"name": "tiny", "version": 3},
+        "readings": {"ki67": reading | {"n_tiles": len(rows) - 1}},
+        "tiles": {"columns": columns, "rows": rows_down, "stride_um": 307.2},
+        "outputs": {"a.tiles.csv": {"sha256": sha256_file(table)}},
+    }
+    path = folder / "a.report.json"
+    path.write_text(json.dumps(value))
+    return path
+
+
+def test_a_de_identified_slide_without_patient_or_study_crashed(tmp_path):
+    import pydicom
+
+    report = _report_of(PYRAMID, tmp_path / "r")
+    assert _dicom(report, tmp_path / "out", PYRAMID) == 0
+    for name in ("a.sr.dcm", "a.ki67.seg.dcm"):
+        found = pydicom.dcmread(tmp_path / "out" / name)
+        for keyword in ("PatientID", "PatientName", "PatientBirthDate", "StudyDate", "AccessionNumber"):
+            assert keyword in found  # type 2: there, and empty
+            assert not found[keyword].value
+        assert found.StudyInstanceUID == pydicom.dcmread(PYRAMID, stop_before_pixels=True).StudyInstanceUID
+
+
+@pytest.mark.skipif(_DCIODVFY is None, reason="dciodvfy (Debian: dicom3tools) is not installed")
+@pytest.mark.parametrize("slide", [PYRAMID, SLIDE], ids=["de-identified", "complete"])
+def test_what_is_written_passes_the_validator(slide, report, tmp_path):
+    of_slide = report if slide == SLIDE else _report_of(slide, tmp_path / "r")
+    assert _dicom(of_slide, tmp_path / "out", slide) == 0
+    for name in ("a.sr.dcm", "a.ki67.seg.dcm"):
+        assert _errors(tmp_path / "out" / name) == []
 
 
 def test_the_structured_report_holds_the_readings(report, tmp_path):

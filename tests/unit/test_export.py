@@ -215,7 +215,10 @@ def test_serving_files_name_the_model_and_survive_the_next_version(tmp_path):
     assert container["readinessProbe"]["httpGet"]["path"] == "/v1/models/tiny"
     assert "--model_config_file=/models/tiny/serving/models.config" in container["args"]
     assert service["spec"]["selector"] == deployment["spec"]["selector"]["matchLabels"] == {"app": "vstain-tiny"}
-    assert yaml.safe_load(texts["docker-compose.yml"])["services"]["serving"]["ports"] == ["8500:8500", "8501:8501"]
+    assert yaml.safe_load(texts["docker-compose.yml"])["services"]["serving"]["ports"] == [
+        "${VSTAIN_ADDRESS:-127.0.0.1}:8500:8500",
+        "${VSTAIN_ADDRESS:-127.0.0.1}:8501:8501",
+    ]
     (out / "serving" / "batching.config").write_text("tuned by hand")
     write_tiny_bundle(out)
     assert (out / "serving" / "batching.config").read_text() == "tuned by hand"

@@ -23,7 +23,19 @@ def test_standard_error_is_the_binomial_one(n, points):
 def test_markers_are_parsed_in_any_case_and_unknown_ones_listed():
     assert parse_marker(" Ki67 ") is Marker.KI67
     with pytest.raises(ConfigError, match="ki67 er pr her2 pdl1"):
-        parse_marker("ki-67")
+        parse_marker("ki-76")
+
+
+@pytest.mark.parametrize(
+    ("written", "marker"),
+    [
+        *(("Ki-67", Marker.KI67), ("ki 67", Marker.KI67), ("MIB-1", Marker.KI67), ("PD-L1", Marker.PDL1)),
+        *(("HER-2/neu", Marker.HER2), ("c-erbB-2", Marker.HER2), ("Her2", Marker.HER2), ("PgR", Marker.PR)),
+        *(("ERα", Marker.ER), ("PD‑L1", Marker.PDL1)),  # a hyphen that does not break
+    ],
+)
+def test_the_spellings_that_people_use_are_understood(written, marker):
+    assert parse_marker(written) is marker
 
 
 @pytest.mark.parametrize("definition", list(ValueDefinition))

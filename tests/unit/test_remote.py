@@ -343,7 +343,8 @@ def test_the_check_for_a_real_server_passes_on_loopback_and_fails_on_a_wrong_one
     import sys
 
     ports = ["--grpc-port", str(server.grpc_port), "--rest-port", str(server.rest_port)]
-    command = [sys.executable, "tools/check_serving.py", "127.0.0.1", *ports]
+    program = "import sys; from virtual_stain.cli.main import run; run(sys.argv[1:])"
+    command = [sys.executable, "-c", program, "serving", "check", "127.0.0.1", *ports]
     done = subprocess.run(
         [*command, "--model", "tiny", "--bundle", str(model)], capture_output=True, text=True, timeout=120
     )

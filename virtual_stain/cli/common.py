@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,19 @@ def common_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
+def say_aside(text: str) -> None:
+    """What must be seen with --quiet, too, and beside stdout."""
+    click.echo(text, err=True)
+
+
+def with_any_stain(config: Config, insisted: bool) -> Config:
+    """--force-unsuitable: slides are taken for what they are given for, whatever their colours say."""
+    if not insisted:
+        return config
+    counting, scoring = replace(config.counting, any_stain=True), replace(config.scoring, any_stain=True)
+    return replace(config, counting=counting, scoring=scoring)
+
+
 class LocationType(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions of click alone
     """A folder, or a URL of object storage (s3://bucket/folder)."""
 
@@ -73,14 +86,25 @@ class LocationType(click.ParamType):  # type: ignore[type-arg]  # generic in new
         return parse_location(value) if isinstance(value, str) else value
 
 
-def parse_mpp(text: str | None) -> tuple[float, float] | None:
-    """`0.25` or `0.25,0.26` → (x, y) in µm/px; None stays None. Raises ConfigError."""
-    from virtual_stain.errors import ConfigError
+def parse_mpp(text: str | None, *, coarse: bool = False) -> tuple[float, float] | None:
+    """`0.25` or `0.25,0.26` → (x, y) in µm/px; None stays None. Raises ConfigError, ResolutionError.
+
+    `coarse`: the verb takes any slide that can be registered, not only those on which cells can be read.
+    """
+    from virtual_stain.errors import ConfigError, ResolutionError
+    from virtual_stain.slides.resolution import READING_RANGE, REGISTRATION_RANGE
     from virtual_stain.tables import parse_pixel_size
 
     if text is None:
         return None
     try:
-        return parse_pixel_size(text)
+        found = parse_pixel_size(text)
     except ValueError as error:
-        raise ConfigError(f"--mpp: {error}") from None
+        raise ConfigError(f"--mpp: {error}", hint="With a decimal point: --mpp 0.25, or --mpp 0.25,0.26") from None
+    low, high = REGISTRATION_RANGE if coarse else READING_RANGE
+    if not all(low <= value <= high for value in found):
+        raise ResolutionError(
+            f"--mpp: expected a pixel size of {low} to {high} µm/px here. Received: {text}",
+            hint="Pass µm per level-0 pixel: 0.25 of a 40× scan, 0.5 of a 20× scan.",
+        )
+    return found

@@ -38,7 +38,9 @@ def command(
     from virtual_stain.dataset.folds import plan_folds, read_sites
     from virtual_stain.errors import ConfigError
     from virtual_stain.records.manifest import read_manifest
+    from virtual_stain.records.pending import require_reviewed
 
+    require_reviewed(records)
     if cv is not None and fold is not None:
         raise ConfigError("--cv trains every fold: --fold has no sense beside it.")
     table = None if sites is None else read_sites(sites, read_manifest(records))

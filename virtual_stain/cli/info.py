@@ -27,7 +27,7 @@ def command(slides: tuple[Path, ...], mpp: str | None, out: Path | None, common:
     from virtual_stain.slides.slide import SlideRef
     from virtual_stain.workflows.slide_info import describe_slides, raise_on_problems
 
-    override = parse_mpp(mpp)
+    override = parse_mpp(mpp, coarse=True)
     reports = []
     for report in describe_slides([SlideRef(path, override) for path in slides], common.config.tissue, out):
         click.echo(report.text())

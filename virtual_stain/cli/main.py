@@ -23,9 +23,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "build-records": ("build_records", "From slide pairs to reviewed TFRecords."),
     "review": ("review", "Review labels in the browser."),
     "records": ("records", "Show or verify a folder of records."),
+    "configs": ("configs", "List and write the configurations that come with the program."),
     "fit": ("fit", "Train a model on a folder of records."),
     "evaluate": ("evaluate", "Evaluate a run on patients it has never seen."),
     "export": ("export", "Export a run as a SavedModel bundle."),
+    "serving": ("serving", "Check a running model server."),
     "models": ("models", "Verify, sign and register model bundles."),
     "score": ("score", "Score H&E slides with a model."),
     "panel": ("panel", "Join several markers into one page with published rule sets."),
@@ -103,7 +105,12 @@ def _run(arguments: list[str] | None) -> int:
         return 1
     except Exception as error:
         from virtual_stain.files import full_disk
+        from virtual_stain.installation import what_is_missing
 
+        missing = what_is_missing(error)
+        if missing is not None:
+            click.echo(f"vstain: {missing}", err=True)
+            return 2
         full = full_disk(error)
         if full is not None:
             click.echo(f"vstain: {full}", err=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from virtual_stain.cli.common import Common, common_options, parse_mpp
+from virtual_stain.cli.common import Common, common_options, parse_mpp, with_any_stain
 
 
 @click.command(name="register")
@@ -14,17 +14,22 @@ from virtual_stain.cli.common import Common, common_options, parse_mpp
     "sources", nargs=-1, required=True, metavar="HE IHC | PAIRS.csv | FOLDER", type=click.Path(path_type=Path)
 )
 @click.option("--out", "out", type=click.Path(path_type=Path), required=True, help="Folder for the results.")
+@click.option(
+    "--mpp", metavar="F or FX,FY", help="Pixel size of both slides in µm, where they have none or a wrong one."
+)
 @click.option("--mpp-he", metavar="F or FX,FY", help="Pixel size of HE in µm, where the file has none or a wrong one.")
 @click.option("--mpp-ihc", metavar="F or FX,FY", help="Pixel size of IHC in µm.")
 @click.option("--landmarks", type=click.Path(path_type=Path), help="CSV he_x,he_y,ihc_x,ihc_y[,pair]: where to start.")
 @click.option("--aligned", is_flag=True, help="Also write the IHC under the H&E as aligned.ome.tif, for QuPath.")
 @click.option("--aligned-mpp", type=float, help="Pixel size of aligned.ome.tif in µm [default: that of the H&E].")
+@click.option("--force-unsuitable", is_flag=True, help="Also slides whose colours say that they are swapped.")
 @common_options
 def command(
     sources: tuple[Path, ...],
     out: Path,
     landmarks: Path | None,
     aligned: bool,
+    force_unsuitable: bool,
     common: Common,
     **texts: str | float | None,
 ) -> None:
@@ -41,15 +46,16 @@ def command(
     """
     from virtual_stain.workflows.register_command import RegisterOptions, require_aligned_mpp, run_cohort, run_pair
 
-    mpp_he, mpp_ihc, coarser = texts["mpp_he"], texts["mpp_ihc"], texts["aligned_mpp"]
+    both, coarser = texts["mpp"], texts["aligned_mpp"]
+    mpp_he, mpp_ihc = texts["mpp_he"] or both, texts["mpp_ihc"] or both
     if coarser is not None:
         require_aligned_mpp(float(coarser))
     options = RegisterOptions(
         out=out,
-        config=common.config,
+        config=with_any_stain(common.config, force_unsuitable),
         landmarks=landmarks,
-        mpp_he=parse_mpp(None if mpp_he is None else str(mpp_he)),
-        mpp_ihc=parse_mpp(None if mpp_ihc is None else str(mpp_ihc)),
+        mpp_he=parse_mpp(None if mpp_he is None else str(mpp_he), coarse=True),
+        mpp_ihc=parse_mpp(None if mpp_ihc is None else str(mpp_ihc), coarse=True),
         aligned_mpp=float(coarser) if coarser is not None else 0.0 if aligned else None,
         force=common.force,
         jobs=common.jobs,

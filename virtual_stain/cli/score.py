@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from virtual_stain.cli.common import Common, common_options, parse_mpp
+from virtual_stain.cli.common import Common, common_options, parse_mpp, say_aside, with_any_stain
 
 
 @click.command("score")
@@ -29,6 +29,7 @@ from virtual_stain.cli.common import Common, common_options, parse_mpp
     show_default=True,
     help="Frame of the GeoJSON: level-0 px from the corner of the scan (as QuPath counts) or of the whole slide.",
 )
+@click.option("--force-unsuitable", is_flag=True, help="Also score what is not H&E; readings are flagged.")
 @click.option("--excel", is_flag=True, help="Write scores.csv so that a spreadsheet shows umlauts right (UTF-8 mark).")
 @common_options
 def command(
@@ -41,6 +42,7 @@ def command(
     trusted_key: Path | None,
     stage: Path | None,
     geojson_origin: str,
+    force_unsuitable: bool,
     excel: bool,
     common: Common,
 ) -> None:
@@ -52,19 +54,18 @@ def command(
     vstain score crop.png --mpp 0.5 --model MODEL
 
     SLIDE is a file, a folder or a quoted pattern. Writes per slide <stem>.report.json, .tiles.csv, .heatmap.png,
-    .geojson (QuPath) and .report.html, of several slides scores.csv. --jobs: threads that read tiles. Slides that are
-    already scored with the same model are left alone (--force).
+    .geojson (QuPath) and .report.html, of several slides scores.csv. Finished slides are left alone (--force).
     """
     import dataclasses
 
     from virtual_stain.errors import ConfigError
     from virtual_stain.scoring.inputs import collect_inputs
-    from virtual_stain.workflows.score_slides import ScoreOptions, score_slides, summary
+    from virtual_stain.workflows.score_slides import ScoreOptions, score_slides, told
 
     if not model:
         raise ConfigError("expected a model.", hint="vstain score SLIDE --model MODEL, or set VSTAIN_MODEL.")
-    inputs = collect_inputs(slides, table, out=out, mpp=parse_mpp(mpp))
-    scoring = common.config.scoring
+    inputs = collect_inputs(slides, table, out=out, mpp=parse_mpp(mpp), say=say_aside)
+    scoring = with_any_stain(common.config, force_unsuitable).scoring
     options = ScoreOptions(
         model=model,
         scoring=dataclasses.replace(scoring, crops=crops or scoring.crops),
@@ -76,4 +77,4 @@ def command(
         jobs=common.jobs,
         force=common.force,
     )
-    score_slides(inputs, options, progress=common.progress, done=lambda scored: click.echo(summary(scored)))
+    score_slides(inputs, options, progress=common.progress, done=lambda scored: click.echo(told(scored)))

@@ -17,6 +17,7 @@ from virtual_stain.config.counting import CountingSettings
 from virtual_stain.config.labels import LabelSettings
 from virtual_stain.config.registration import RegistrationSettings
 from virtual_stain.config.scoring import ScoringSettings
+from virtual_stain.config.shipped_files import shipped_configs
 from virtual_stain.config.tiling import TilingSettings
 from virtual_stain.config.tissue import TissueSettings
 from virtual_stain.config.training import AugmentSettings, ModelSettings, TrainingSettings
@@ -77,7 +78,10 @@ def load_config(path: Path | None = None, overrides: Iterable[str] = ()) -> Conf
     problems += more
     if problems or config is None:
         where = f"{path}: " if path is not None else ""
-        raise ConfigError(f"{where}the configuration has errors:\n" + "\n".join(f"  - {p}" for p in problems))
+        raise ConfigError(
+            f"{where}the configuration has errors:\n" + "\n".join(f"  - {p}" for p in problems),
+            hint="Correct them; nothing was started. vstain configs --out DIR writes configurations to begin with.",
+        )
     return config
 
 
@@ -112,7 +116,10 @@ def _read_toml(path: Path) -> dict[str, dict[str, Any]]:
         with path.open("rb") as stream:
             return tomllib.load(stream)
     except OSError as error:
-        raise ConfigError(f"{path}: the configuration cannot be read: {error.strerror}") from None
+        hint = None
+        if path.stem in shipped_configs() and not path.exists():
+            hint = f"It comes with the program. Write it there: vstain configs {path.stem} --out {path.parent}"
+        raise ConfigError(f"{path}: the configuration cannot be read: {error.strerror}", hint=hint) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
 

@@ -46,6 +46,8 @@ class ScoringSettings:
     """Fewer expected tumour cells on a slide are flagged (IKWG: count at least 500)."""
     require_signature: bool = False
     """Refuse a model without --trusted-key: one whose maker nobody vouches for."""
+    any_stain: bool = False
+    """Also score slides that do not look like H&E (--force-unsuitable); their readings are flagged."""
     gallery_tiles: Annotated[int, Range(0, 200)] = 30
     """Tiles with the highest readings shown in the HTML report."""
 

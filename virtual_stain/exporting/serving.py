@@ -96,13 +96,14 @@ allowed_batch_sizes: 16
 """
 
 _COMPOSE = """\
-# docker compose -f serving/docker-compose.yml up      gRPC on @GRPC@, REST on @REST@
+# docker compose -f serving/docker-compose.yml up      gRPC on @GRPC@, REST on @REST@, of this machine alone.
+# TF Serving asks nobody for a password: VSTAIN_ADDRESS=0.0.0.0 opens it to everyone who reaches this machine.
 services:
   serving:
     image: @IMAGE@
     ports:
-      - "@GRPC@:8500"
-      - "@REST@:8501"
+      - "${VSTAIN_ADDRESS:-127.0.0.1}:@GRPC@:8500"
+      - "${VSTAIN_ADDRESS:-127.0.0.1}:@REST@:8501"
     volumes:
       - "..:/models/@NAME@:ro"
     command:
@@ -110,6 +111,15 @@ services:
       - "--enable_batching=true"
       - "--batching_parameters_file=/models/@NAME@/serving/batching.config"
       - "--allow_version_labels_for_unavailable_models=true"
+    healthcheck:
+      # the image has no curl: bash opens the port, which answers when the model is loaded
+      test: ["CMD", "bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/8501"]
+      interval: 30s
+      start_period: 60s
+    read_only: true
+    tmpfs: [/tmp]
+    cap_drop: [ALL]
+    security_opt: ["no-new-privileges:true"]
     restart: unless-stopped
 """
 

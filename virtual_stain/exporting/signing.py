@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from virtual_stain.errors import ConfigError, InputError, OutputError, VerificationError
 from virtual_stain.exporting.bundle import BUNDLE_JSON, BUNDLE_SIGNATURE
 from virtual_stain.files import output_errors, read_json, write_bytes, write_json
+from virtual_stain.installation import install_command
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -80,7 +81,7 @@ def require_cryptography() -> None:
     except ImportError:
         raise ConfigError(
             "signatures need the package cryptography, which is not installed.",
-            hint="pip install 'virtual-stain[sign]'",
+            hint=install_command("sign"),
         ) from None
 
 

@@ -23,6 +23,7 @@ import numpy.typing as npt
 from virtual_stain.errors import ConfigError, InputError, VerificationError
 from virtual_stain.files import read_json, sha256_file
 from virtual_stain.her2 import NEEDS_ISH
+from virtual_stain.installation import install_command
 from virtual_stain.markers import Marker, ValueDefinition, parse_marker
 from virtual_stain.report.colours import ColourScale
 from virtual_stain.slides.probe import require_survivable
@@ -31,6 +32,10 @@ from virtual_stain.value_text import ValueText
 from virtual_stain.version import __version__
 
 _MAKER, _SCHEME = "virtual_stain", "99VSTAIN"
+_TYPE_2 = (
+    *("PatientID", "PatientName", "PatientBirthDate", "PatientSex"),
+    *("StudyID", "StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName"),
+)
 _READINGS = {
     "global_ratio": "mean weighted by {whole}",
     "global_mean": "mean of the tiles",
@@ -78,7 +83,7 @@ def require_highdicom() -> None:
     except ImportError:
         raise ConfigError(
             "DICOM output needs the package highdicom, which is not installed.",
-            hint="pip install 'virtual-stain[dicom]'",
+            hint=install_command("dicom"),
         ) from None
 
 
@@ -126,8 +131,30 @@ def find_base_instance(source: Path, report: Mapping[str, Any]) -> Any:
             continue
         size = (found.get("TotalPixelMatrixColumns"), found.get("TotalPixelMatrixRows"))
         if found.get("SeriesInstanceUID") == named.SeriesInstanceUID and size == wanted:
-            return found
+            return _with_empty_type_2(found)
     raise InputError(f"{source}: no instance of its series has {wanted[0]} × {wanted[1]} px, the report's level 0.")
+
+
+def _with_empty_type_2(source: Any) -> Any:
+    """The same dataset with the elements of patient and study that the standard demands but lets be empty (type 2).
+
+    De-identified slides lack them, or hold them empty; what is not known is written empty, never invented.
+    """
+    for keyword in _TYPE_2:
+        if source.get(keyword) in (None, ""):
+            setattr(source, keyword, "")
+    if "TotalPixelMatrixOriginSequence" not in source:
+        _place_at_corner(source)
+    return source
+
+
+def _place_at_corner(source: Any) -> None:
+    """Where on the glass the scan begins is not known: positions then count from its own first pixel."""
+    from pydicom.dataset import Dataset
+
+    origin = Dataset()
+    origin.XOffsetInSlideCoordinateSystem, origin.YOffsetInSlideCoordinateSystem = 0.0, 0.0
+    source.TotalPixelMatrixOriginSequence = [origin]
 
 
 def meaning_of(shown: ValueText, marker: Marker, reading: str) -> str:
@@ -246,7 +273,7 @@ def segmentation(scored: ScoredSlide, marker: Marker, source: Any) -> Any | None
         for number, (name, rgb) in enumerate(zip(names, colours, strict=True), 1)
     ]
     spacing, position = _grid_place(scored.report, source)
-    return hd.seg.Segmentation(
+    made = hd.seg.Segmentation(
         source_images=[source],
         pixel_array=mask,
         segmentation_type="BINARY",
@@ -266,6 +293,8 @@ def segmentation(scored: ScoredSlide, marker: Marker, source: Any) -> Any | None
         tile_size=(64, 64),
         omit_empty_frames=False,
     )
+    made.PatientOrientation = ""  # a section on glass has none; the element must be there all the same
+    return made
 
 
 def _classes(

@@ -80,6 +80,22 @@ def appearance_notes(outside: tuple[Deviation, ...]) -> tuple[Note, ...]:
     )
 
 
+def unsuitable_notes(reason: str) -> tuple[Note, ...]:
+    """Says that the slide was scored although it is not stained as the model's slides are; "": nothing to say."""
+    return (Note("not_he", f"Scored all the same, because it was asked for: {reason}."),) if reason else ()
+
+
+def unknown_range_note(training_range: Mapping[str, Any] | None) -> tuple[Note, ...]:
+    """Says that a slide of another scanner, stain or focus would not be noticed."""
+    if training_range:
+        return ()
+    text = (
+        "The model does not say how its training slides looked: whether this slide looks like them was not checked. "
+        "Models exported from runs of today say it."
+    )
+    return (Note("training_range_unknown", text),)
+
+
 def engine_notes(
     engine: Mapping[str, Any], settings: ScoringSettings, definition: ValueDefinition = ValueDefinition.POSITIVE_RATIO
 ) -> tuple[Note, ...]:

@@ -27,7 +27,9 @@ from virtual_stain.report.notes import (
     her2_notes,
     reading_notes,
     slide_notes,
+    unknown_range_note,
     unknown_training_note,
+    unsuitable_notes,
 )
 from virtual_stain.scoring.score import SlideScore
 from virtual_stain.slides.slide import Slide
@@ -49,6 +51,8 @@ class SlideFacts:
     """The scanned part, level-0 px."""
     warnings: tuple[str, ...]
     """Contradictions about the pixel size."""
+    unsuitable: str = ""
+    """Why the slide's stain is not the model's; it was scored because the user insisted."""
 
     @staticmethod
     def of(slide: Slide, content_sha256: str) -> SlideFacts:
@@ -90,6 +94,7 @@ def make_report(
     readings, intervals, her2 = {}, {}, {}
     outside = _outside(score)
     about_slide = slide_notes(score, settings, seen, slide.warnings) + appearance_notes(outside)
+    about_slide += unsuitable_notes(slide.unsuitable) + unknown_range_note(score.card.training_range)
     notes = list(about_slide)
     # where windows overlap, every cell is expected in several tiles
     once = min(1.0, score.card.tiling.step_um / score.card.tiling.window_um) ** 2

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from virtual_stain.errors import ConfigError, ModelError
+from virtual_stain.installation import install_command
 from virtual_stain.scoring.address import ServerAddress
 from virtual_stain.scoring.predictor import Answers, Tiles
 from virtual_stain.scoring.transport import (
@@ -34,7 +35,7 @@ class GrpcTransport:
         except ImportError as error:
             raise ConfigError(
                 f"{address}: scoring over gRPC needs the official stubs, which are not installed ({error.name}).",
-                hint="pip install 'virtual-stain[serving]', or use the server's REST port: http://host:8501/v1/models/…",
+                hint=f"{install_command('serving')}, or use the server's REST port: http://host:8501/v1/models/…",
             ) from None
         self._address, self._jpeg = address, jpeg
         self._signature = (_ENCODED if jpeg else _RAW)[crops]

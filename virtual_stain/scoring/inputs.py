@@ -5,17 +5,17 @@ from __future__ import annotations
 import difflib
 import os
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from virtual_stain.errors import ConfigError, InputError
+from virtual_stain.slides.endings import DICOM, IMAGES, SCANS, left_out_text
 from virtual_stain.slides.slide import SlideRef
 from virtual_stain.tables import find_file, parse_pixel_size, read_table
 
+Say = Callable[[str], None]
 COLUMNS = ("slide", "mpp", "name")
-SUFFIXES = (".ndpi", ".svs", ".tif", ".tiff", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide")
-"""What counts as a slide in a folder; plain images and DICOM files (one slide is many of them) must be named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +32,21 @@ class ScoreInput:
 
 
 def collect_inputs(
-    slides: Sequence[Path], table: Path | None, *, out: Path | None, mpp: tuple[float, float] | None
+    slides: Sequence[Path],
+    table: Path | None,
+    *,
+    out: Path | None,
+    mpp: tuple[float, float] | None,
+    say: Say = lambda _: None,
 ) -> tuple[ScoreInput, ...]:
     """The slides of the command line and of the table, in this order; folders and patterns stand for what they hold.
 
     `out`: one folder for all results; None: `./<stem>-vstain` each. `mpp`: µm/px for every slide without its own in
-    the table. Raises ConfigError (no slide at all, two of one stem), InputError (all bad rows at once).
+    the table. `say` is told which files of a folder are left out.
+
+    Raises ConfigError (no slide at all, two of one stem), InputError (all bad rows at once).
     """
-    refs = [SlideRef(path, mpp) for given in slides for path in expand(given)]
+    refs = [SlideRef(path, mpp) for given in slides for path in expand(given, say, images=mpp is not None)]
     if table is not None:
         refs += read_slide_table(table, mpp)
     if not refs:
@@ -48,14 +55,19 @@ def collect_inputs(
     return tuple(ScoreInput(ref, Path(f"{ref.stem}-vstain") if out is None else out) for ref in refs)
 
 
-def expand(given: Path) -> list[Path]:
+def expand(given: Path, say: Say = lambda _: None, *, images: bool = False) -> list[Path]:
     """A slide as it is; a folder: every slide below it; a pattern (quoted from the shell): what it matches. Sorted.
 
-    Hidden files and folders and the results of earlier runs are left out. Raises InputError where there is none.
+    Hidden files and folders and the results of earlier runs are left out, and so is what is no slide; `say` is told the
+    latter. `images`: also plain images, whose pixel size is known. Raises InputError where there is none.
     """
     if given.is_dir():
-        found = [p for p in _files_below(given) if p.suffix.lower() in SUFFIXES and not _hidden(p, given)]
-        what = f"no slide below this folder ({' '.join(SUFFIXES)})"
+        there = [p for p in _files_below(given) if not _hidden(p, given)]
+        found = [p for p in there if p.suffix.lower() in SCANS or (images and _is_image_of_users(p))]
+        left_out = [(p, _why_left_out(p)) for p in sorted(set(there) - set(found))]
+        if left_out:
+            say(left_out_text(given, len(found), left_out))
+        what = f"no slide below this folder ({' '.join(sorted(SCANS))})"
         hint = "Plain images and DICOM files must be named one by one, or in a table: --slides FILE.csv"
     elif not given.exists() and any(c in given.name for c in "*?["):
         found = [p for p in given.parent.glob(given.name) if p.is_file()]
@@ -65,6 +77,23 @@ def expand(given: Path) -> list[Path]:
     if not found:
         raise InputError(f"{given}: {what}.", hint=hint)
     return sorted(found)
+
+
+def _is_image_of_users(path: Path) -> bool:
+    return path.suffix.lower() in IMAGES and not _is_result(path)
+
+
+def _is_result(path: Path) -> bool:
+    return (path.parent / "run.json").is_file()
+
+
+def _why_left_out(path: Path) -> str:
+    ending = path.suffix.lower()
+    if _is_result(path):
+        return "results of an earlier run"
+    if ending in IMAGES:
+        return "plain images: name them, or give their pixel size with --mpp"
+    return "DICOM: many files are one slide, name one of them" if ending in DICOM else "no slides"
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
@@ -77,6 +106,8 @@ def _files_below(folder: Path) -> Iterator[Path]:
             folders.clear()
             continue
         entered.add(identity)
+        names_of_slides = {Path(name).stem for name in names if name.lower().endswith(".mrxs")}
+        folders[:] = [folder for folder in folders if folder not in names_of_slides]  # a slide's own parts
         folders.sort()  # of two ways to a folder always the same one
         yield from (path for name in names if (path := Path(place) / name).is_file())
 

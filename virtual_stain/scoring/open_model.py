@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from virtual_stain.config import ScoringSettings
 from virtual_stain.errors import ConfigError
 from virtual_stain.remote import RemotePath, is_remote
-from virtual_stain.scoring.address import is_server, parse_address
+from virtual_stain.scoring.address import REST_PORT, is_server, parse_address
 from virtual_stain.scoring.predictor import Predictor
 from virtual_stain.scoring.start_tensorflow import start_tensorflow
 
@@ -40,6 +41,15 @@ def open_predictor(model: str, settings: ScoringSettings | None = None, trusted_
         from virtual_stain.exporting.fetch import fetch_bundle
 
         return _local(fetch_bundle(RemotePath(model.rstrip("/"))), settings, trusted_key)
+    if not Path(model).exists() and (found := re.fullmatch(r"([\w.-]+):(\d+)/(.+)", model)):
+        host, port, name = found.groups()
+        rest = f"http://{host}:{port}/v1/models/{name.removeprefix('v1/models/')}"
+        likely = rest if name.startswith("v1/") or port == str(REST_PORT) else f"grpc://{model}"
+        raise ConfigError(
+            f"--model {model}: expected a bundle folder, or an address that begins with grpc:// or http://. "
+            "Received: an address without it.",
+            hint=f"--model {likely}",
+        )
     return _local(Path(model), settings, trusted_key)
 
 

@@ -19,6 +19,7 @@ from tensorflow.python.framework.function_def_to_graph import function_def_to_gr
 
 from virtual_stain.config import ScoringSettings
 from virtual_stain.errors import ConfigError, ModelError
+from virtual_stain.installation import install_command
 from virtual_stain.markers import CELLS, cells_of
 from virtual_stain.parallel import available_cores
 from virtual_stain.scoring.bfloat16 import multiplies_bfloat16
@@ -40,7 +41,7 @@ class OpenVinoPredictor(LocalPredictor):
             import openvino
         except ImportError:
             raise ConfigError(
-                "scoring.engine = openvino: OpenVINO is not installed.", hint="pip install 'virtual-stain[openvino]'"
+                "scoring.engine = openvino: OpenVINO is not installed.", hint=install_command("openvino")
             ) from None
         super().__init__(model, ScoringSettings(precision="float32", crops=settings.crops))
         wants = settings.precision == "bfloat16" or (settings.precision == "auto" and multiplies_bfloat16())

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from virtual_stain.errors import ConfigError, ModelError
+from virtual_stain.installation import install_command
 from virtual_stain.scoring.address import ServerAddress
 from virtual_stain.scoring.predictor import Answers, Tiles
 from virtual_stain.scoring.transport import (
@@ -39,7 +40,7 @@ class RestTransport:
         except ImportError:
             raise ConfigError(
                 f"{address}: scoring over REST needs httpx, which is not installed.",
-                hint="pip install 'virtual-stain[serving]'",
+                hint=install_command("serving"),
             ) from None
         self._address, self._encode = address, encode_jpeg if jpeg else encode_png
         self._signature = _SIGNATURES[crops]

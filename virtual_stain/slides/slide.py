@@ -21,6 +21,7 @@ from virtual_stain.files import sha256_file
 from virtual_stain.geometry import Affine2D, Box, Size
 from virtual_stain.slides.companions import named_files
 from virtual_stain.slides.description import FileDescription, Page, require_colour
+from virtual_stain.slides.endings import similar_names
 from virtual_stain.slides.fast_source import FastSource, accelerated
 from virtual_stain.slides.image_source import open_page, try_image
 from virtual_stain.slides.levels import LevelClaim, usable_levels
@@ -277,7 +278,7 @@ def _check_readable(path: Path) -> None:
         with path.open("rb") as stream:
             empty = not stream.read(1)
     except FileNotFoundError:
-        raise SlideError(f"{path}: no such file.") from None
+        raise SlideError(f"{path}: expected a slide. Received: no such file.", hint=similar_names(path)) from None
     except OSError as error:
         raise SlideError(f"{path}: cannot be read: {error.strerror}.") from None
     if empty:

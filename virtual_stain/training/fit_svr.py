@@ -20,6 +20,7 @@ import tensorflow as tf
 from virtual_stain.dataset.pipeline import tile_batches
 from virtual_stain.dataset.shards import reading_errors
 from virtual_stain.errors import ConfigError, InputError
+from virtual_stain.installation import install_command
 from virtual_stain.model.build import BuildOptions, Network, build_network
 from virtual_stain.model.heads import LOG_CELLS, LOGIT
 from virtual_stain.model.tile_reading import PADDING_MIN, crop_grid
@@ -95,9 +96,7 @@ def _require_sklearn() -> None:
     try:
         import sklearn.svm  # noqa: F401
     except ImportError as error:
-        raise ConfigError(
-            f'model.head = "svr" needs scikit-learn: {error}', hint="pip install 'virtual-stain[svr]'"
-        ) from error
+        raise ConfigError(f'model.head = "svr" needs scikit-learn: {error}', hint=install_command("svr")) from error
 
 
 def _read_crops(network: Network, inputs: RunInputs, pairs: Sequence[PairEntry], progress: Progress) -> _Crops:

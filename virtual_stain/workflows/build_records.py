@@ -18,7 +18,7 @@ from virtual_stain.errors import InputError, OutputError, PairError, RejectedErr
 from virtual_stain.files import folder_lock, sha256_file
 from virtual_stain.labels.store import TileStore, TileTable
 from virtual_stain.markers import Marker, require_definition
-from virtual_stain.pairs import StainPair, assign_folds, read_pairs
+from virtual_stain.pairs import StainPair, assign_folds
 from virtual_stain.patients import PatientKey, load_patient_key
 from virtual_stain.progress import QUIET, Progress
 from virtual_stain.provenance import Outcome, RunRecord
@@ -51,6 +51,7 @@ from virtual_stain.workflows.output_folder import (
 )
 from virtual_stain.workflows.packing import Packed, PackJob, candidates, discard, is_outdated, pack, put_in_place
 from virtual_stain.workflows.pair import TILES, PreparedPair
+from virtual_stain.workflows.pair_folder import listed_pairs
 from virtual_stain.workflows.pair_job import make_job, prepare_pair
 from virtual_stain.workflows.part_job import PartJob, build_part, cut, join_pair
 from virtual_stain.workflows.scheduling import Failure, Workers, completed, open_workers
@@ -154,13 +155,13 @@ def build_records(
     error when all did.
     """
     options = options or BuildOptions()
-    pairs = read_pairs(pairs_csv, n_folds=config.labels.n_folds)
+    pairs, table = listed_pairs(pairs_csv, config.labels.n_folds, progress.say)
     for marker in {pair.marker for pair in pairs}:
         require_definition(marker, config.counting.value_definition)
     verdicts = people_verdicts(out, options.verdicts)
     key = load_patient_key()
     record = RunRecord("build-records", config.to_dict())
-    record.inputs["pairs"] = sha256_file(pairs_csv)
+    record.inputs |= {} if table is None else {"pairs": sha256_file(table)}
     opened = contextlib.nullcontext(workers) if workers else open_workers(options.jobs, options.scheduler)
     with folder_lock(out), opened as ready:
         claim(out, config, identities(pairs, key), force=options.force)

@@ -17,28 +17,13 @@ from importlib import metadata
 from pathlib import Path
 
 from virtual_stain.errors import ConfigError
+from virtual_stain.installation import EXTRAS, debian_package, install_command, missing_library
 from virtual_stain.parallel import available_cores
 from virtual_stain.patients import ENVIRONMENT_NAME, default_key_path
 from virtual_stain.version import __version__
 
 _TIMEOUT_S = 180.0
 _LEAST_MEMORY_GB = 4.0
-# what ships a missing shared library on Debian and Ubuntu
-_DEBIAN = {
-    "libGL.so": "libgl1",
-    "libgthread-2.0.so": "libglib2.0-0",
-    "libglib-2.0.so": "libglib2.0-0",
-    "libSM.so": "libsm6",
-    "libICE.so": "libice6",
-    "libXext.so": "libxext6",
-    "libXrender.so": "libxrender1",
-    "libX11.so": "libx11-6",
-    "libxcb.so": "libxcb1",
-    "libopenslide.so": "libopenslide0",
-    "libgomp.so": "libgomp1",
-    "libstdc++.so": "libstdc++6",
-    "libtiff.so": "libtiff6",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +36,8 @@ class Probe:
     """Python that prints one line about it."""
     needed_for: str
     needed: bool = True
+    extra: str | None = None
+    """The extra that it belongs to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +65,24 @@ devices = [d.device_type + ("" if d.device_type == "CPU" else " " + str(tf.confi
     .get("device_name", ""))) for d in tf.config.list_physical_devices()]
 print(f"tensorflow {tf.__version__}, keras {__import__('keras').__version__}, devices: {', '.join(devices)}")
 """
+
+
+def _extra_probes() -> tuple[Probe, ...]:
+    """One for each extra: whether what it brings can be loaded."""
+    return tuple(
+        Probe(
+            f"extra {extra.name}",
+            "virtual-stain",
+            "import os; os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'\n"
+            f"import importlib\nfor name in {extra.modules!r}:\n    importlib.import_module(name)\n"
+            f"print({extra.purpose!r})",
+            extra.purpose,
+            False,
+            extra.name,
+        )
+        for extra in EXTRAS
+    )
+
 
 PROBES = (
     Probe("numpy", "numpy", "import numpy as m; print(m.__version__)", "everything"),
@@ -107,11 +112,14 @@ PROBES = (
         "records on s3://, az://, http:// (local files do not need it)",
         False,
     ),
+    *_extra_probes(),
 )
 
 
 def examine(
-    environment: Mapping[str, str] | None = None, probes: tuple[Probe, ...] = PROBES, python: str = sys.executable
+    environment: Mapping[str, str] | None = None,
+    probes: tuple[Probe, ...] = PROBES,
+    python: str = sys.executable,
 ) -> Iterator[Check]:
     """The checks in the order of the print, each as soon as it is known."""
     env = os.environ if environment is None else environment
@@ -142,7 +150,13 @@ def load_check(probe: Probe, environment: Mapping[str, str], python: str = sys.e
             [python, "-c", probe.code], capture_output=True, text=True, timeout=_TIMEOUT_S, env=dict(environment)
         )
     except subprocess.TimeoutExpired:
-        return Check(probe.name, False, f"did not load within {_TIMEOUT_S:.0f} s", _reinstall(probe), probe.needed)
+        return Check(
+            probe.name,
+            False,
+            f"did not load within {_TIMEOUT_S:.0f} s",
+            _mend(probe),
+            probe.needed,
+        )
     seconds = time.monotonic() - start
     if done.returncode == 0 and done.stdout.strip():
         return Check(probe.name, True, f"{done.stdout.strip().splitlines()[-1]} ({seconds:.1f} s)", None, probe.needed)
@@ -156,23 +170,18 @@ def _failure(probe: Probe, done: subprocess.CompletedProcess[str]) -> Check:
         package = debian_package(library)
         mend = f"sudo apt-get install {package}" if package else f"install the system library {library}"
         return Check(probe.name, False, f"{library} is missing; for {probe.needed_for}", mend, probe.needed)
-    if done.returncode < 0:
+    if probe.extra is not None and (absent := re.search(r"No module named '([\w.]+)'", text)):
+        detail = f"not installed ({absent[1]}); for {probe.needed_for}"
+    elif done.returncode < 0:
         detail = f"the process died with signal {-done.returncode}; for {probe.needed_for}"
     else:
         last = text.splitlines()[-1] if text else f"exit code {done.returncode}"
         detail = f"{last}; for {probe.needed_for}"
-    return Check(probe.name, False, detail, _reinstall(probe), probe.needed)
+    return Check(probe.name, False, detail, _mend(probe), probe.needed)
 
 
-def missing_library(text: str) -> str | None:
-    """The shared library that a failed import names, e.g. "libGL.so.1"; None for other failures."""
-    match = re.search(r"(lib[\w.+-]+\.so[.\d]*): cannot open shared object file", text)
-    return match.group(1) if match else None
-
-
-def debian_package(library: str) -> str | None:
-    """The Debian package of a shared library; None where it is not in our list."""
-    return next((package for stem, package in _DEBIAN.items() if library.startswith(stem)), None)
+def _mend(probe: Probe) -> str:
+    return _reinstall(probe) if probe.extra is None else install_command(probe.extra)
 
 
 def _reinstall(probe: Probe) -> str:

@@ -19,7 +19,7 @@ from virtual_stain.slides.slide import Slide, open_slide
 from virtual_stain.tiles import plan_tiles
 from virtual_stain.workflows.pair import WORK, PairJob, PreparedPair
 from virtual_stain.workflows.pair_registration import register_in_work
-from virtual_stain.workflows.pair_stain import estimate_in_work
+from virtual_stain.workflows.pair_stain import estimate_in_work, require_dab
 from virtual_stain.workflows.part_job import is_built, tiles_made_from
 from virtual_stain.workflows.tissue_file import read_tissue
 
@@ -53,6 +53,8 @@ def prepare_pair(job: PairJob) -> PreparedPair:
         registered = register_in_work(he, ihc, job.folder, job.config)
         registration = registered.registration
         stain = estimate_in_work(job, ihc, registered.ihc_tissue)
+        if not job.config.counting.any_stain:
+            require_dab(ihc, tuple(stain["flags"]))
         plan = plan_tiles(he, read_tissue(job.folder, "he"), job.config.tiling)
         tiles = tuple(t for t in plan.tiles if t.tissue_fraction >= job.config.labels.min_tissue_fraction)
         made = tiles_made_from(job, he, ihc, stain)

@@ -17,6 +17,7 @@ from virtual_stain.registration.store import H5_NAME, JSON_NAME, read_registrati
 from virtual_stain.reuse import MadeFrom, is_finished, made_from, publish, read_record, withdraw
 from virtual_stain.slides.slide import Slide
 from virtual_stain.slides.tissue import TissueMap, find_tissue, require_tissue
+from virtual_stain.workflows.pair_sides import require_sides
 from virtual_stain.workflows.tissue_file import TISSUE_NAME, write_tissue
 
 _log = logging.getLogger("vstain.workflows")
@@ -38,7 +39,9 @@ def registration_made_from(he: Slide, ihc: Slide, config: Config, landmarks: Lan
             "ihc": [ihc.content_hash(), _mpp(ihc)],
             "landmarks": None if landmarks is None else [landmarks.he_px0.tolist(), landmarks.ihc_px0.tolist()],
         },
-        settings={section: settings[section] for section in ("registration", "tissue")},
+        # a pair that was registered because the user insisted is looked at again where nobody does
+        settings={section: settings[section] for section in ("registration", "tissue")}
+        | ({"any_stain": True} if config.counting.any_stain else {}),
     )
 
 
@@ -70,6 +73,8 @@ def register_in_work(he: Slide, ihc: Slide, folder: Path, config: Config) -> Reg
     for slide, found in ((he, tissue["he"]), (ihc, tissue["ihc"])):
         for warning in (*slide.warnings, *found.warnings):
             _log.warning("%s: %s", slide.path, warning)
+    if not config.counting.any_stain:
+        require_sides(he, ihc, tissue["he"], tissue["ihc"], counted=True)
     registration = register_pair(he, ihc, config.registration, config.tissue)
     write_registration(registration, folder)
     overlay = draw_overlay(*side_images(he, ihc, config.registration, config.tissue), registration)

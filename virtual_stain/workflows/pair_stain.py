@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from virtual_stain.counting.count import estimate_slide_stain
+from virtual_stain.counting.slide_stain import NO_CLASS_IS_RIGHT
+from virtual_stain.counting.stain import FLAG_SENTENCES
+from virtual_stain.errors import InputError
 from virtual_stain.files import sha256_file
 from virtual_stain.reuse import is_finished, made_from, publish, read_record
 from virtual_stain.slides.resolution import require_mpp
@@ -37,3 +40,13 @@ def estimate_in_work(job: PairJob, ihc: Slide, tissue: TissueMap | None) -> dict
         stain = estimate_slide_stain(ihc, tissue, job.config.counting, membrane=job.marker.on_membrane)
         record = publish(job.folder / _RECORD, made, (), {"stain": stain.to_dict()})
     return dict(record["stain"])
+
+
+def require_dab(ihc: Slide, flags: tuple[str, ...]) -> None:
+    """Raises InputError where the stain that was estimated (`SlideStain.flags`) is not hematoxylin and DAB."""
+    reasons = "; ".join(FLAG_SENTENCES[flag] for flag in flags if flag in NO_CLASS_IS_RIGHT)
+    if reasons:
+        raise InputError(
+            f"{ihc.path}: expected an IHC slide, blue and brown. Received: {reasons}.",
+            hint="Look at it: vstain count SLIDE --marker ki67 --out DIR. If the slide is right: --force-unsuitable",
+        )

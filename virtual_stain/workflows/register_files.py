@@ -25,6 +25,7 @@ from virtual_stain.slides.slide import Slide, SlideRef, open_slide
 from virtual_stain.slides.tissue import find_tissue
 from virtual_stain.workflows.aligned_slide import ALIGNED_NAME, aligned_made_from, write_aligned
 from virtual_stain.workflows.pair_registration import OVERLAY, REGISTRATION_FILES, registration_made_from
+from virtual_stain.workflows.pair_sides import require_sides
 from virtual_stain.workflows.register_page import PAGE_NAME, draw_page, page_made_from
 
 _RUN = "run.json"
@@ -52,7 +53,8 @@ def register_files(job: RegistrationJob, progress: Progress = QUIET) -> Registra
     registration is removed.
 
     Raises SlideError, NoTissueError, ResolutionError, and OutputError where the folder cannot be written or holds the
-    registration of other slides (unless `force`).
+    registration of other slides (unless `force`);
+    PairError where the slides are swapped.
     """
     require_survivable(job.he, job.ihc)
     with open_slide(job.he) as he, open_slide(job.ihc) as ihc, folder_lock(job.out):
@@ -65,9 +67,12 @@ def register_files(job: RegistrationJob, progress: Progress = QUIET) -> Registra
         made = registration_made_from(he, ihc, job.config, job.landmarks)
         registration = None if job.force else _kept(job.out, made)
         if registration is None:
-            for slide in (he, ihc):
-                for warning in find_tissue(slide, job.config.tissue).warnings:
+            tissue = [find_tissue(slide, job.config.tissue) for slide in (he, ihc)]
+            for slide, found in zip((he, ihc), tissue, strict=True):
+                for warning in found.warnings:
                     progress.say(f"{slide.path}: {warning}")
+            if not job.config.counting.any_stain:
+                require_sides(he, ihc, *tissue, counted=False)
             registration = _register(job, he, ihc, made)
         else:
             progress.say(f"{job.out}: registered already; --force does it again.")

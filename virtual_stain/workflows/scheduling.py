@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from virtual_stain.errors import ConfigError, VirtualStainError
 from virtual_stain.files import full_disk
+from virtual_stain.installation import install_command
 from virtual_stain.parallel import local_executor
 
 T = TypeVar("T")
@@ -110,7 +111,7 @@ def _connect(scheduler: str) -> Any:
     except ImportError:
         raise ConfigError(
             "--scheduler needs dask.distributed, which is not installed.",
-            hint='pip install "virtual-stain[cluster]"  (or leave --scheduler out: all local processors are used)',
+            hint=f"{install_command('cluster')}  (or leave --scheduler out: all local processors are used)",
         ) from None
     try:
         return distributed.Client(scheduler, timeout=20, set_as_default=False)

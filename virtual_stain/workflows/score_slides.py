@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from virtual_stain.config import ScoringSettings, TissueSettings
-from virtual_stain.errors import BatchError, InputError, OutputError, VirtualStainError
+from virtual_stain.errors import BatchError, InputError, OutputError, UnsuitableError, VirtualStainError
 from virtual_stain.exporting.bundle import BUNDLE_SIGNATURE, find_bundle
 from virtual_stain.exporting.card import seen_in_training
 from virtual_stain.files import (
@@ -43,8 +43,9 @@ from virtual_stain.scoring.answer_log import AnswerLog
 from virtual_stain.scoring.inputs import ScoreInput
 from virtual_stain.scoring.open_model import open_predictor
 from virtual_stain.scoring.predictor import Predictor
-from virtual_stain.scoring.score import score_slide
+from virtual_stain.scoring.score import locate_tissue, score_slide
 from virtual_stain.scoring.staging import Stager, worth_a_copy
+from virtual_stain.scoring.suitable import require_he
 from virtual_stain.slides.probe import require_survivable
 from virtual_stain.slides.slide import Slide, SlideRef, open_slide
 from virtual_stain.slides.window import read_window
@@ -53,6 +54,7 @@ from virtual_stain.value_text import ValueText
 
 _log = logging.getLogger("vstain.score")
 _KEPT = "already scored"
+_NO_DOUBT = frozenset({"top_mean_biased"})  # holds for every slide
 _HOW_FAST = (
     "batch_size",
     "read_ahead_batches",
@@ -212,6 +214,20 @@ def summary(scored: Scored) -> str:
     return f"{name}: {'; '.join(parts)}{note} → {scored.folder / (name + '.report.html')}"
 
 
+def told(scored: Scored) -> str:
+    """What the console says of a slide: its readings, and what makes them doubtful."""
+    return "\n".join([summary(scored), *doubts(scored)])
+
+
+def doubts(scored: Scored) -> list[str]:
+    """One line for each flag that makes the slide's readings doubtful, with its sentence; [] where none does."""
+    if scored.report is None:
+        return []
+    flags = {flag for reading in scored.report["readings"].values() for flag in reading["flags"]} - _NO_DOUBT
+    notes = [note for note in scored.report["warnings"] if note["code"] in flags]
+    return [f"  doubtful: {note['code']}: {note['message']}" for note in notes]
+
+
 def _raise_failures(results: Sequence[Scored], errors: Sequence[Exception]) -> None:
     if not errors:
         return
@@ -232,7 +248,7 @@ def _outcome(item: ScoreInput, job: _Job, errors: list[Exception]) -> Scored:
             return _score_one(item, ref, job)
     except OutputError:
         raise
-    except InputError as error:
+    except (InputError, UnsuitableError) as error:
         reason = str(error)
         errors.append(error)
     except VirtualStainError:
@@ -259,6 +275,10 @@ def _score_one(item: ScoreInput, ref: SlideRef, job: _Job) -> Scored:
         done = None if options.force else _current(paths, made)
         if done is not None:
             return Scored(Outcome(item.stem, True, _KEPT), item.folder, done)
+        tissue = (known and known.tissue) or locate_tissue(slide, options.tissue)
+        unsuitable = require_he(slide, tissue, any_stain=options.scoring.any_stain)
+        for warning in slide.warnings:
+            job.progress.say(f"{item.stem}: {warning}")
         journal = AnswerLog(item.folder / f"{item.stem}.partial.npz", made.fingerprint)
         if options.force:
             journal.remove()
@@ -268,11 +288,11 @@ def _score_one(item: ScoreInput, ref: SlideRef, job: _Job) -> Scored:
             options.scoring,
             options.tissue,
             jobs=options.jobs,
-            tissue=None if known is None else known.tissue,
+            tissue=tissue,
             journal=journal,
             progress=job.progress,
         )
-        facts = dataclasses.replace(SlideFacts.of(slide, digest), path=item.ref.path)
+        facts = dataclasses.replace(SlideFacts.of(slide, digest), path=item.ref.path, unsuitable=unsuitable)
         report = make_report(facts, score, model.sha256, options.scoring, seen=seen)
         value = _write(report, slide, paths, made, options)
         journal.remove()

@@ -57,6 +57,7 @@ def run_server(config: Config, options: ServeOptions, say: Callable[[str], None]
     out = options.out
     with folder_lock(out):
         office = open_office(out, config)
+        office.models.require()
         office.jobs.put_all_back()
         sock = listen(web)
         write_settings(out, config, office.root.folder, office.models.places, options.jobs)

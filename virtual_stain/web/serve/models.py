@@ -6,10 +6,11 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from virtual_stain.slides.resolution import READING_RANGE
 from virtual_stain.web.serve.jobs import Job, State
 
 RelativePath = Annotated[str, Field(min_length=1, max_length=1000)]
-Mpp = Annotated[float, Field(ge=0.01, le=100)]
+Mpp = Annotated[float, Field(ge=READING_RANGE[0], le=READING_RANGE[1])]
 GridIndex = Annotated[int, Field(ge=0, le=999_999_999)]
 FileName = Annotated[str, Field(min_length=1, max_length=250, pattern=r"^[^/\\\x00-\x1f\x7f]+$")]
 JobId = Annotated[int, Field(ge=1, le=2**62)]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from virtual_stain.errors import ConfigError, VirtualStainError
+from virtual_stain.errors import ConfigError, ModelError, VirtualStainError
 from virtual_stain.exporting.bundle import BUNDLE_JSON, find_bundle
 from virtual_stain.exporting.card import card_from_json
 from virtual_stain.files import read_object
@@ -37,6 +37,15 @@ class Models:
         if not places:
             raise ConfigError("web.models: expected a model.", hint="vstain serve --root SLIDES --model MODEL")
         return Models(places)
+
+    def require(self) -> None:
+        """Raises ModelError where a folder holds no model bundle: nobody could score with it."""
+        for name, place in self.places.items():
+            if "://" not in place:
+                try:
+                    find_bundle(Path(place))
+                except VirtualStainError as error:
+                    raise ModelError(f"--model {name}: {error.message}", hint=error.hint) from None
 
     def listing(self) -> list[ModelOut]:
         """What is known of each without loading it."""

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from virtual_stain.errors import ConfigError, InputError
+from virtual_stain.slides.endings import SLIDE_ENDINGS
 from virtual_stain.web.problem import ApiError
 from virtual_stain.web.serve.reach import files_behind
 
-_SUFFIXES = "svs ndpi mrxs tif tiff scn vms vmu bif svslide dcm png jpg jpeg"
-SUFFIXES = frozenset(f".{kind}" for kind in _SUFFIXES.split())
+SUFFIXES = SLIDE_ENDINGS
 """As open_slide takes them."""
 _MAX_ENTRIES = 5000
 _MAX_PATH_BYTES = 1000

@@ -1,0 +1,126 @@
+"""Whether a slide shows the pink of eosin, as H&E does, or the blue and brown of IHC.
+
+Eosin absorbs green far more than red and blue; haematoxylin and DAB do not. So the share of stained pixels that are
+pink tells the two kinds apart, on close-ups and thumbnails alike (docs/scoring.md has the figures). Special stains
+(PAS, Sirius Red, a red chromogen) are as pink as eosin: the kind H&E is "pink", and no proof.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from virtual_stain.geometry import Box, Size
+from virtual_stain.slides.glass import glass_color
+from virtual_stain.slides.slide import Slide
+from virtual_stain.slides.source import Rgb
+from virtual_stain.slides.tissue import TissueMap
+from virtual_stain.slides.window import read_window
+
+_WINDOWS = 12
+_WINDOW_UM = 256.0
+_WINDOW_MPP = 1.0
+_MOST_PX = 4e6  # of a picture that is looked at whole
+_STAINED_OD = 0.2  # summed over the channels; below it hue is noise
+_BLACK_OD = 1.3  # in any channel: the camera's black, where hue is lost
+_MIN_PIXELS = 1000
+# Real H&E has 0.62 to 1.00 pink pixels (0.36 under green pen), real IHC 0.00 to 0.06; drawn IHC with a violet
+# counterstain up to 0.38
+_PINK_FROM = 0.5
+_NO_PINK_BELOW = 0.12
+_BROWN_FROM, _BLUE_FROM = 0.01, 0.4  # what must be seen in place of pink …
+_COLOURED_FROM = 0.15  # … and both together: the rest is grey, as the edge of a cover slip
+
+
+class StainKind(Enum):
+    """What the colours of a slide say about its stain."""
+
+    PINK = "H&E"
+    """Pink as H&E is, or a special stain as pink as it."""
+    BLUE_BROWN = "IHC"
+    """Blue, brown or both, and no pink."""
+    UNCLEAR = "unclear"
+
+
+@dataclass(frozen=True, slots=True)
+class StainColours:
+    """Shares of a slide's stained pixels, 0–1."""
+
+    pink: float
+    brown: float
+    blue: float
+    pixels: int
+    """How many were stained; the shares are 0 where these are too few."""
+
+    @property
+    def shows_brown(self) -> bool:
+        return self.brown >= _BROWN_FROM
+
+    @property
+    def kind(self) -> StainKind:
+        if self.pixels < _MIN_PIXELS:
+            return StainKind.UNCLEAR
+        if self.pink >= _PINK_FROM and not self.shows_brown:
+            return StainKind.PINK
+        coloured = self.brown + self.blue >= _COLOURED_FROM
+        if self.pink < _NO_PINK_BELOW and coloured and (self.shows_brown or self.blue >= _BLUE_FROM):
+            return StainKind.BLUE_BROWN
+        return StainKind.UNCLEAR
+
+    def __str__(self) -> str:
+        return f"{self.pink:.0%} of the stained pixels are pink, {self.brown:.0%} brown, {self.blue:.0%} blue"
+
+
+def stain_colours(slide: Slide, tissue: TissueMap) -> StainColours:
+    """The colours of windows spread over the tissue, or of the whole picture where it is small. Raises SlideError."""
+    overview_mpp = 8.0 if slide.mpp is None else tissue.px0_per_ov[0] * slide.mpp.x
+    glass = glass_color(tissue.overview, overview_mpp)
+    looks = [colours_of(pictures, glass) for pictures in _pictures(slide, tissue)]
+    # where they disagree, the slide is not surely IHC
+    return next((look for look in looks if look.kind is not StainKind.BLUE_BROWN), looks[0])
+
+
+def colours_of(pictures: list[Rgb], glass: npt.NDArray[np.float64]) -> StainColours:
+    """`pictures`: uint8[H, W, 3] of one slide; `glass`: float64[3], the colour of its glass, 0–255."""
+    if not pictures:
+        return StainColours(0.0, 0.0, 0.0, 0)
+    smooth = np.concatenate([cv2.GaussianBlur(p, (0, 0), 0.8).reshape(-1, 3) for p in pictures]).astype(np.float32)
+    density = np.log10(np.maximum(glass, 1).astype(np.float32) / np.maximum(smooth, 1)).clip(0)
+    total = density.sum(axis=1)
+    stained = (total > _STAINED_OD) & (density.max(axis=1) < _BLACK_OD)
+    count = int(np.count_nonzero(stained))
+    if count < _MIN_PIXELS:
+        return StainColours(0.0, 0.0, 0.0, count)
+    r, g, b = (density[stained] / total[stained, None]).T
+    pink = (g > b + 0.10) & (g > r + 0.08)
+    # paler brown may be the yellow of unstained tissue, and what absorbs hardly any red or green is red or yellow
+    brown = (b > r + 0.06) & (b > g - 0.04) & (r > 0.14) & (g > 0.27) & (total[stained] > 0.3)
+    blue = r > b + 0.08
+    return StainColours(float(pink.mean()), float(brown.mean()), float(blue.mean()), count)
+
+
+def _pictures(slide: Slide, tissue: TissueMap) -> list[list[Rgb]]:
+    """Ways to look at the slide, each a list of pictures."""
+    bounds, mpp = slide.bounds, slide.mpp
+    if mpp is None or mpp.mean > _WINDOW_MPP or bounds.area * mpp.um2_per_px < _WINDOWS * _WINDOW_UM**2:
+        wanted = 1.0 if mpp is None else _WINDOW_MPP / mpp.mean
+        shrink = max(1.0, wanted, (bounds.area / _MOST_PX) ** 0.5)
+        out = Size(max(1, round(bounds.width / shrink)), max(1, round(bounds.height / shrink)))
+        picture = tissue.without_unknown(read_window(slide, bounds, out), bounds)
+        # a second time without pen and edges of the cover slip, which are as blue or brown as tissue
+        size = out.width, out.height
+        mask = cv2.resize(tissue.mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
+        return [[picture], [np.where(mask[..., None], picture, np.uint8(255))]]
+    rows, columns = np.nonzero(tissue.mask)
+    if not len(rows):
+        return [[]]
+    picked = np.linspace(0, len(rows) - 1, _WINDOWS + 2).astype(np.intp)[1:-1]
+    middles = tissue.px0_from_ov.apply(np.stack([columns[picked] + 0.5, rows[picked] + 0.5], axis=-1))
+    side = round(_WINDOW_UM / _WINDOW_MPP)
+    width, height = _WINDOW_UM / mpp.x, _WINDOW_UM / mpp.y
+    boxes = [Box(float(x) - width / 2, float(y) - height / 2, width, height) for x, y in middles]
+    return [[tissue.without_unknown(read_window(slide, box, Size(side, side)), box) for box in boxes]]
