@@ -42,8 +42,9 @@ class ColourScale:
     @property
     def statement(self) -> str:
         """What a legend says about the scale."""
-        top = self.shown.text(self.top) + ("" if self.shown.definition.is_ratio else " and more")
-        return f"One scale for all slides: 0 to {top}, colour by the square root of the value."
+        top = f"{self.shown.factor * self.top:,g} {self.shown.unit}"
+        more = "" if self.shown.definition.is_ratio else " and more"
+        return f"One scale for all slides: 0 to {top}{more}, colour by the square root of the value."
 
     def place(self, values: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """float[...] values → float64[...] in 0–1: how far along the colours they lie."""

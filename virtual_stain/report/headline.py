@@ -28,6 +28,7 @@ _WORDS = {
     "no_expected_cells": "no tumour cells expected",
     "stain_outside_training": "stain unlike the training slides",
     "focus_outside_training": "sharpness unlike the training slides",
+    "model_evidence_weak": "model little or never evaluated",
     "tissue_outside_training": "tissue unlike the training slides",
 }
 _FEWER = re.compile(r"fewer_than_(\d+)_(\w+)")
@@ -58,14 +59,15 @@ def headline(marker: str, reading: Mapping[str, Any], no_interval: str = "") -> 
     if n_tiles > top_n:
         name, note = f"Mean of the top {top_n} tiles", f"{TOP_BIAS}; it grows with the number of tiles"
     else:
-        name, note = f"Mean of all {n_tiles} tiles", "too few for a mean of the top tiles" if n_tiles else NO_TILE
+        name = f"Mean of the top {n_tiles} tiles" if n_tiles else "Mean of the top tiles"
+        note = "of all tiles: there are too few for a hot-spot reading" if n_tiles else NO_TILE
     lines.append(Line(name, shown.text(reading["top_mean"]), note))
     if (calibrated := (reading.get("interval") or {}).get("calibrated")) is not None:
         lines.append(Line("Calibrated global ratio", shown.text(calibrated)))
     lines.append(Line("Global mean", shown.text(reading["global_mean"]), f"unweighted, {n_tiles} tiles"))
     if quantiles := reading["quantiles"]:
         between = f"{shown.span(quantiles['p05'], quantiles['p95'])} {shown.unit}"
-        lines.append(Line("Median tile", shown.text(quantiles["p50"]), f"90 % of the tiles: {between}"))
+        lines.append(Line("Median tile", shown.text(quantiles["p50"]), f"nine of ten tiles: {between}"))
     cells = reading["expected_tumour_cells"]
     lines.append(Line("Expected tumour cells", "–" if cells is None else f"{cells:,.0f}"))
     return lines
@@ -74,8 +76,17 @@ def headline(marker: str, reading: Mapping[str, Any], no_interval: str = "") -> 
 def headline_text(marker: str, reading: Mapping[str, Any]) -> str:
     """The first readings in one line, for the terminal and above the picture.
 
-    `Ki67 global ratio 28.7 % (95 % interval 20.1 to 38.2 %), top 30 tiles 41.0 % (a hot-spot reading, biased upward)`.
+    `Ki67 global ratio 28.7 % (90 % interval 20.1 to 38.2 %), top 30 tiles 41.0 % (a hot-spot reading, biased upward)`.
     """
+    text = lead_text(marker, reading)
+    if reading["n_tiles"] > reading["top_n"]:
+        shown = ValueText(ValueDefinition(reading["value_definition"]))
+        text += f", top {reading['top_n']} tiles {shown.text(reading['top_mean'])} ({TOP_BIAS})"
+    return text
+
+
+def lead_text(marker: str, reading: Mapping[str, Any]) -> str:
+    """The global ratio with its interval: `Ki67 global ratio 28.7 % (90 % interval 20.1 to 38.2 %)`."""
     shown = ValueText(ValueDefinition(reading["value_definition"]))
     label = shown.name(parse_marker(marker))
     if reading["global_mean"] is None:
@@ -86,10 +97,17 @@ def headline_text(marker: str, reading: Mapping[str, Any]) -> str:
     if interval is not None:
         span = f"{shown.span(interval['low'], interval['high'])} {shown.unit}"
         between = f"{100 * interval['level']:.0f} % interval {span}"
-    text = f"{label} {whole} {shown.text(reading['global_ratio'])} ({between})"
-    if reading["n_tiles"] > reading["top_n"]:
-        text += f", top {reading['top_n']} tiles {shown.text(reading['top_mean'])} ({TOP_BIAS})"
-    return text
+    return f"{label} {whole} {shown.text(reading['global_ratio'])} ({between})"
+
+
+def no_interval_reason(report: Mapping[str, Any], marker: str) -> str:
+    """Why a marker's reading has no interval, from the warnings of its report.json; empty where nothing says so."""
+    shown = ValueText(ValueDefinition(report["readings"][marker]["value_definition"]))
+    begin = f"{shown.name(parse_marker(marker))}: interval is null: "
+    for warning in report["warnings"]:
+        if warning["code"] == "no_interval" and warning["message"].startswith(begin):
+            return str(warning["message"].removeprefix(begin).rstrip("."))
+    return ""
 
 
 def flag_words(flags: Sequence[str]) -> list[str]:
