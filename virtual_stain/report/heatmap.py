@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +18,7 @@ from matplotlib.ft2font import FT2Font
 from matplotlib.patches import Patch, Rectangle
 from PIL import Image
 
-from virtual_stain.geometry import Box
+from virtual_stain.geometry import Box, scale_bar_um
 from virtual_stain.markers import Marker
 from virtual_stain.report.colours import FAILED_RGB, UNUSED_RGB, ColourScale
 from virtual_stain.report.headline import headline_text
@@ -170,12 +169,6 @@ def _scale_bar(axis: Axes, canvas: _Canvas) -> None:
         fontsize=8,
         bbox={"facecolor": "white", "alpha": 0.75, "lw": 0, "pad": 1},
     )
-
-
-def scale_bar_um(width_um: float) -> float:
-    """The longest of 1, 2, 5 · 10ⁿ µm that is at most a quarter of the picture's width."""
-    exponent = math.floor(math.log10(width_um / 4))
-    return max(s * 10.0**e for e in (exponent - 1, exponent) for s in (1, 2, 5) if s * 10.0**e <= width_um / 4)
 
 
 def _painted(canvas: _Canvas, report: SlideReport, marker: Marker, scale: ColourScale) -> _Canvas:
