@@ -170,8 +170,8 @@ function show(i) {
   state.aim = i;
   draw();
   $("tile-title").textContent = say(i);
-  $("tile-picture").alt = `H&E tile, ${say(i)}`;
-  $("tile-picture").src = `api/jobs/${number}/tiles/${column("col")[i]}/${column("row")[i]}.jpg`;
+  const src = `api/jobs/${number}/tiles/${column("col")[i]}/${column("row")[i]}.jpg`;
+  $("tile-frame").replaceChildren(element("img", { id: "tile-picture", alt: `H&E tile, ${say(i)}`, src }));
   $("tile").showModal();
 }
 
