@@ -34,8 +34,8 @@ def write_flow_picture(result: DemoResult) -> Path:
     figure = Figure(figsize=(18, 11), layout="constrained")
     FigureCanvasAgg(figure)
     # the scored slide holds two panels and a legend of its own: it needs the width
-    rows = [["1", "1", "2", "2", "3", "3", "4", "4"], ["5", "5", "5", "6", "6", "6", "6", "6"]]
-    panels = figure.subplot_mosaic(rows, height_ratios=(1, 1.3))
+    rows = ("11223344", "55566666")
+    panels = figure.subplot_mosaic("\n".join(rows), height_ratios=(1, 1.3))
     axes = [panels[name] for name in "123456"]
     slides = result.out / "cohort" / "slides"
     work = result.out / "records" / "work" / pair
