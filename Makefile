@@ -57,9 +57,11 @@ demo: $(STAMP)
 
 # axe-core checks the pages against WCAG in the browser tests, which skip that where it is missing
 AXE := $(VENV)/axe/node_modules/axe-core/axe.min.js
-axe: $(AXE)
-$(AXE): $(STAMP)
-	npm install --silent --no-audit --no-fund --ignore-scripts --prefix $(VENV)/axe axe-core@4.10.3
+# … and the Nu HTML checker (vnu-jar, needs Java) their HTML
+VNU := $(VENV)/axe/node_modules/vnu-jar/build/dist/vnu.jar
+axe: $(AXE) $(VNU)
+$(AXE) $(VNU) &: $(STAMP)
+	npm install --silent --no-audit --no-fund --ignore-scripts --prefix $(VENV)/axe axe-core@4.10.3 vnu-jar@26.9.27
 
 test: lint
 	$(BIN)/python -m pytest -m "not slow"

@@ -185,3 +185,9 @@ class Affine2D:
         if np.linalg.det(q) < 0:
             q = q @ np.diag([-1.0, 1.0])
         return float(np.degrees(np.arctan2(q[1, 0], q[0, 0])))
+
+
+def scale_bar_um(width_um: float) -> float:
+    """The longest of 1, 2, 5 · 10ⁿ µm that is at most a quarter of `width_um`."""
+    exponent = math.floor(math.log10(width_um / 4))
+    return max(s * 10.0**e for e in (exponent - 1, exponent) for s in (1, 2, 5) if s * 10.0**e <= width_um / 4)

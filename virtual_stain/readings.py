@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from virtual_stain.markers import ValueDefinition
 
+_WILSON_Z = 1.959964  # 95 %
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
@@ -101,3 +102,12 @@ def aggregate(
         expected_tumour_cells=total,
         flags=tuple(flags),
     )
+
+
+def wilson(k: int, n: int) -> tuple[float, float]:
+    """Score interval of a proportion k of n > 0 at 95 % (Wilson, J. Am. Stat. Assoc. 1927; 22: 209–212)."""
+    z2 = _WILSON_Z**2
+    centre = (k + z2 / 2) / (n + z2)
+    half = _WILSON_Z / (n + z2) * math.sqrt(k * (n - k) / n + z2 / 4)
+    # at k = 0 and k = n the ends are 0 and 1 exactly, and rounding would miss them
+    return (0.0 if k == 0 else max(0.0, centre - half), 1.0 if k == n else min(1.0, centre + half))

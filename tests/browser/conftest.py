@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -32,6 +33,8 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+VNU_DEFAULT = Path(__file__).parents[2] / ".venv" / "axe" / "node_modules" / "vnu-jar" / "build" / "dist" / "vnu.jar"
+VNU = Path(os.environ.get("VSTAIN_VNU_JAR", VNU_DEFAULT))
 AXE = Path(__file__).parents[2] / ".venv" / "axe" / "node_modules" / "axe-core" / "axe.min.js"
 
 
@@ -109,3 +112,16 @@ def accessibility_problems(page: Page, source: str) -> list[str]:
     tags = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]
     found = page.evaluate("tags => axe.run(document, { runOnly: tags })", tags)
     return [f"{v['id']}: {n['target']} {n['failureSummary']}" for v in found["violations"] for n in v["nodes"]]
+
+
+def html_problems(*pages: Path) -> list[str]:
+    """Errors that the Nu HTML checker finds, one line each. Skips the test where it is not installed."""
+    java = shutil.which("java")
+    if java is None or not VNU.is_file():
+        pytest.skip(
+            "the Nu HTML checker is not installed: make axe (needs npm and Java), or name vnu.jar in VSTAIN_VNU_JAR"
+        )
+    done = subprocess.run(
+        [java, "-jar", str(VNU), "--errors-only", "--format", "gnu", *map(str, pages)], capture_output=True, text=True
+    )
+    return [line for line in done.stderr.splitlines() if line.strip()]

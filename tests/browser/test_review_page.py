@@ -40,7 +40,7 @@ def address(folder: Path) -> Iterator[str]:
         yield url
 
 
-def _begin(page: Page, address: str, name: str = "Dr. A") -> None:
+def begin_review(page: Page, address: str, name: str = "Dr. A") -> None:
     page.goto(address)
     page.wait_for_selector("#ask-name[open]")
     page.locator("#name").fill(name)  # a key pressed before the new page has the focus would be lost
@@ -74,7 +74,7 @@ def test_ten_tiles_by_keyboard_one_corrected_one_rejected_and_the_shards_change_
     monkeypatch.setenv("VSTAIN_PATIENT_KEY", str(phantom_records.key))
     folder = phantom_records.copy(tmp_path / "records")
     with serving(review_of(folder)) as address:
-        _begin(page, address)
+        begin_review(page, address)
         page.keyboard.press("b")  # all of them at first, so that there is something that can change
         page.wait_for_selector("#ask-batch[open]")
         page.keyboard.press("Enter")
@@ -118,7 +118,7 @@ def test_ten_tiles_by_keyboard_one_corrected_one_rejected_and_the_shards_change_
 
 
 def test_mouse_a_click_changes_a_cell_and_the_ratio_follows_at_once(page: Page, address: str, folder: Path) -> None:
-    _begin(page, address)
+    begin_review(page, address)
     first = _shown(page)
     spot = page.evaluate(
         """() => {
@@ -154,7 +154,7 @@ def test_mouse_a_click_changes_a_cell_and_the_ratio_follows_at_once(page: Page, 
 def test_a_reason_is_the_one_that_was_typed_and_of_the_tile_that_was_shown(
     page: Page, address: str, folder: Path
 ) -> None:
-    _begin(page, address)
+    begin_review(page, address)
     first = _shown(page)
     page.keyboard.press("r")
     page.locator("#own-reason").fill("too thick")
@@ -172,7 +172,7 @@ def test_a_reason_is_the_one_that_was_typed_and_of_the_tile_that_was_shown(
 
 
 def test_both_tiles_zoom_and_move_together_and_the_map_jumps(page: Page, address: str) -> None:
-    _begin(page, address)
+    begin_review(page, address)
     box = page.locator("#he").bounding_box()
     assert box is not None
     page.mouse.move(box["x"] + box["width"] / 4, box["y"] + box["height"] / 2)
@@ -196,7 +196,7 @@ def test_both_tiles_zoom_and_move_together_and_the_map_jumps(page: Page, address
 @pytest.mark.parametrize("screen", SCREENS, ids=lambda s: f"{s[0]}x{s[1]}")
 def test_everything_is_on_the_screen(page: Page, address: str, screen: tuple[int, int]) -> None:
     page.set_viewport_size({"width": screen[0], "height": screen[1]})
-    _begin(page, address)
+    begin_review(page, address)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert page.evaluate("document.documentElement.scrollHeight <= innerHeight")
     for name in ("accept", "reject", "skip", "undo", "previous", "next", "he", "ihc", "map", "who"):
@@ -233,7 +233,7 @@ def test_the_page_meets_wcag_aa(page: Page, address: str, axe: str) -> None:
 
 
 def test_every_control_is_reached_with_the_tab_key(page: Page, address: str) -> None:
-    _begin(page, address)
+    begin_review(page, address)
     wanted = {"who", "open-help", "he", "ihc", "map", "accept", "reject", "skip", "undo", "previous", "next"}
     reached = set()
     for _ in range(40):
@@ -246,7 +246,7 @@ def test_a_server_that_is_killed_loses_nothing_and_the_page_goes_on(page: Page, 
     server = _start(folder, 0)
     try:
         port = int(server.address.rstrip("/").rsplit(":", 1)[1])
-        _begin(page, server.address)
+        begin_review(page, server.address)
         _painted(page, "a")
         _painted(page, "a")
         _saved(page)
@@ -295,7 +295,7 @@ def _environment() -> dict[str, str]:
 def test_a_cell_without_an_intensity_is_marked_and_gets_one_by_clicks(page: Page, tmp_path: Path) -> None:
     folder = tiny_review(tmp_path / "records", pairs=1, tiles=4, tile_px=256, marker="her2")
     with serving(review_of(folder)) as address:
-        _begin(page, address)
+        begin_review(page, address)
         page.click("[data-tool=positive]")
         page.click("#ihc")
         until(page, "document.querySelector('#facts').innerText.includes('intensity unknown: 1')")

@@ -70,7 +70,7 @@ def test_a_slide_is_submitted_by_keyboard_scored_and_its_report_opens_from_disk(
     page.keyboard.press("ArrowRight")
     page.keyboard.press("Enter")
     page.wait_for_selector("#tile[open]")
-    until(page, "document.getElementById('tile-picture').naturalWidth === 128")  # the model's own pixels
+    until(page, "document.getElementById('tile-picture')?.naturalWidth === 128")  # the model's own pixels
     assert accessibility_problems(page, axe) == []
     page.keyboard.press("Escape")
 
@@ -84,7 +84,7 @@ def test_a_slide_is_submitted_by_keyboard_scored_and_its_report_opens_from_disk(
 
 
 @contextmanager
-def _result_of(page: Page, folder: Path, card: ModelCard) -> Iterator[None]:
+def result_of(page: Page, folder: Path, card: ModelCard) -> Iterator[None]:
     """The result page of the slide one.tiff, read by a tiny model of this card."""
     config = serve_config(folder)
     write_tiny_bundle(folder / "other", card)
@@ -105,7 +105,7 @@ def _result_of(page: Page, folder: Path, card: ModelCard) -> Iterator[None]:
 
 
 def test_a_her2_score_stands_first_and_its_share_is_called_stained(page: Page, tmp_path: Path) -> None:
-    with _result_of(page, tmp_path, tiny_card(markers=(Marker.HER2,))):
+    with result_of(page, tmp_path, tiny_card(markers=(Marker.HER2,))):
         readings = page.inner_text("#readings")
         assert readings.index("HER2 score") < readings.index("HER2-stained tumour cells (1+ to 3+)")
         assert "3+" in readings
@@ -113,7 +113,7 @@ def test_a_her2_score_stands_first_and_its_share_is_called_stained(page: Page, t
 
 
 def test_a_count_is_shown_per_area_and_says_of_what(page: Page, tmp_path: Path) -> None:
-    with _result_of(page, tmp_path, tiny_card(value_definition=ValueDefinition.NEGATIVE_COUNT)):
+    with result_of(page, tmp_path, tiny_card(value_definition=ValueDefinition.NEGATIVE_COUNT)):
         readings = page.inner_text("#readings")
         assert "Ki67-negative tumour cells per mm²" in readings
         assert "1,500 /mm²" in readings, "mean redness 150 of 255 is 1500 of 2550"

@@ -50,6 +50,7 @@ def read_cells(out: Path) -> list[dict[str, str]]:
 def test_every_promised_file_is_there_and_no_other(done: tuple[Field, Path]) -> None:
     names = {p.name for p in done[1].iterdir()} - {".lock"}
     assert names == {
+        "count.html",
         "cells.csv",
         "cells.geojson",
         "summary.json",

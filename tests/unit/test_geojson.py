@@ -50,8 +50,8 @@ def test_classes_measurements_and_ids():
     assert len(features) == 12
     assert len({str(uuid.UUID(f["id"])) for f in features}) == 12
     names = [f["properties"]["classification"]["name"] for f in features]
-    assert names[0] == "Ki67 0–5 %"
-    assert names[9] == "Ki67 45–50 %"
+    assert names[0] == "Ki67 0–1 %"
+    assert names[9] == "Ki67 40–50 %"
     assert names[3] == "not read"
     assert names[10] == "Ki67 not used"
     assert all(len(f["properties"]["classification"]["color"]) == 3 for f in features)

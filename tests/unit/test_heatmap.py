@@ -1,6 +1,7 @@
 """The pictures: the right colour at the right place, and nothing that breaks on odd slides."""
 
 import io
+import json
 import warnings
 
 import numpy as np
@@ -10,7 +11,10 @@ from PIL import Image
 from tests.fixtures.reports import overview_picture, scored
 from virtual_stain.markers import Marker, ValueDefinition
 from virtual_stain.report.colours import ColourScale
+from virtual_stain.report.geojson import tiles_geojson
+from virtual_stain.report.headline import headline_text
 from virtual_stain.report.heatmap import heatmap_png, histogram_png, scale_bar_um, top_tiles
+from virtual_stain.report.report import reading_json
 from virtual_stain.value_text import ValueText
 
 
@@ -60,15 +64,29 @@ def test_the_scale_bar_is_round_and_at_most_a_quarter(width_um, bar):
     assert scale_bar_um(width_um) == pytest.approx(bar)
 
 
-def test_the_colour_scale_holds_the_values_and_is_one_of_few():
-    ratio, count = ValueText(ValueDefinition.POSITIVE_RATIO), ValueText(ValueDefinition.POSITIVE_COUNT)
-    tops = {0.2: [0.1, 0.2], 0.5: [0.21, np.nan], 1.0: [0.7]}
-    assert all(ColourScale.for_values(values, ratio).top == top for top, values in tops.items())
-    assert ColourScale.for_values([], ratio).top == 0.2
-    assert ColourScale.for_values([1300.0], count).top == 2000
-    assert [ColourScale.for_values([v], count).top for v in (0.0, 34_000.0, 1e6)] == [200, 50_000, 1e6]
-    assert ColourScale(2000, count).class_of(1300.0)[0] == "1200–1400 /mm²"
-    scale = ColourScale(0.5, ratio)
-    assert scale.class_of(0.0)[0] == "0–5 %"
-    assert scale.class_of(0.5)[0] == "45–50 %"
-    assert scale.rgb([0.0, 0.5]).tolist() == [[68, 1, 84], [253, 231, 37]]
+def test_a_value_has_one_colour_on_every_slide_and_its_class_holds_it():
+    ratio, count = (ColourScale(ValueText(d)) for d in (ValueDefinition.POSITIVE_RATIO, ValueDefinition.POSITIVE_COUNT))
+    assert (ratio.top, count.top) == (1.0, 10_000.0)
+    names = {0.0: "0–1 %", 0.009: "0–1 %", 0.01: "1–5 %", 0.14: "10–20 %", 0.5: "50–60 %", 1.0: "80–100 %"}
+    assert {value: ratio.class_of(value)[0] for value in names} == names
+    assert [count.class_of(v)[0] for v in (0.0, 1300.0, 34_000.0)] == ["0–100 /mm²", "1000–2000 /mm²", "≥ 5000 /mm²"]
+    assert ratio.rgb([0.0, 1.0]).tolist() == [[68, 1, 84], [253, 231, 37]]
+    assert ratio.rgb(0.25).tolist() == ratio.table()[128].tolist(), "the square root of a quarter is a half"
+    assert ratio.rgb([0.3, 0.9])[0].tolist() == ratio.rgb(0.3).tolist(), "whatever stands beside it"
+
+
+def test_the_colour_of_a_reading_is_the_same_beside_low_and_beside_high_ones():
+    """Dark violet was 53 % on one slide and 0 on the next: each had a scale of its own."""
+    found = []
+    for other in (0.1, 0.9):
+        report = scored({Marker.KI67: [0.3] + [other] * 11}, top_n=1)
+        features = json.loads(tiles_geojson(report))["features"]
+        found.append(features[0]["properties"]["classification"])
+    assert found[0] == found[1]
+
+
+def test_the_picture_leads_with_the_global_ratio():
+    report = scored({Marker.KI67: [0.1] * 6 + [0.4] * 6}, top_n=3)
+    text = headline_text("ki67", reading_json(report, Marker.KI67))
+    assert text.startswith("Ki67 global ratio 25.0 % (no interval), top 3 tiles 40.0 % (")
+    assert "biased upward" in text

@@ -16,6 +16,7 @@ from fastapi.testclient import TestClient
 
 from virtual_stain.config import WebSettings
 from virtual_stain.web.app import make_app
+from virtual_stain.web.below_prefix import BelowPrefix
 from virtual_stain.web.connections import LimitedProtocol, max_connections
 from virtual_stain.web.guard import Access, way_up
 from virtual_stain.web.health import Health
@@ -112,3 +113,20 @@ def test_no_page_and_no_script_names_an_absolute_path() -> None:
     for file in [*STATIC.glob("templates/*.html"), *STATIC.glob("static/*.js")]:
         found = re.findall(r"""["'`]/(?:api|static|login|jobs)\b""", file.read_text(encoding="utf-8"))
         assert not found, file.name
+
+
+@pytest.mark.parametrize("path", ["/vstain/login", "/login"])
+def test_a_proxy_may_pass_the_prefix_on_or_take_it_off(path: str) -> None:
+    client = TestClient(BelowPrefix(_app(TOKEN), "/vstain"), base_url="http://127.0.0.1", follow_redirects=False)
+    text = client.get(path).text
+    assert '<base href="./">' in text
+    assert client.get("/vstain/static/style.css").status_code == 200
+    assert client.get("/vstain").headers["location"] == "/vstain/"
+    assert client.get("/vstain/jobs/5", headers={"accept": "text/html"}).headers["location"] == "../login"
+    assert client.get("/vstainer/login").status_code != 200
+
+
+@pytest.mark.parametrize("path", ["vstain", "/vstain/", "/", "/a b", "//host", "/../x/"])
+def test_a_root_path_that_is_none_is_refused(path: str) -> None:
+    with pytest.raises(ValueError, match="root_path"):
+        WebSettings(root_path=path)

@@ -25,7 +25,7 @@ from virtual_stain.api.frames import read_frame, show_picture
 from virtual_stain.config import Config
 from virtual_stain.markers import parse_marker
 from virtual_stain.workflows.count_slide import CountRequest, count_slide
-from virtual_stain.workflows.count_summary import title_of
+from virtual_stain.workflows.count_words import title_of
 
 if TYPE_CHECKING:
     import pandas

@@ -44,8 +44,9 @@ def command(
 ) -> None:
     """Count positive and negative tumour cells on the IHC slide SLIDE.
 
-    Writes cells.csv, cells.geojson (opens in QuPath), summary.json, overlay.jpg, overlay_full.jpg, stain.png and
-    run.json. Without --roi or --region-model, the nuclei and their neighbourhood decide what is a tumour cell.
+    Writes count.html (one page to look at), cells.csv, cells.geojson (opens in QuPath), summary.json, overlay.jpg,
+    overlay_full.jpg, stain.png and run.json. Without --roi or --region-model, the nuclei and their neighbourhood decide
+    what is a tumour cell.
 
     \b
     vstain count block7-ki67.ndpi --marker ki67 --out block7-count

@@ -18,10 +18,19 @@ from virtual_stain.cli.common import Common, common_options
     "--out", type=click.Path(path_type=Path), default="vstain-serve", show_default=True, help="Jobs, results."
 )
 @click.option("--port", type=click.IntRange(0, 65535), help="TCP port; 0: any free one [default: web.port].")
+@click.option(
+    "--root-path", metavar="PATH", help="Path below which a proxy offers the pages: /vstain [default: web.root_path]."
+)
 @click.option("--no-browser", is_flag=True, help="Only print the address.")
 @common_options
 def command(
-    root: Path | None, models: tuple[str, ...], out: Path, port: int | None, no_browser: bool, common: Common
+    root: Path | None,
+    models: tuple[str, ...],
+    out: Path,
+    port: int | None,
+    root_path: str | None,
+    no_browser: bool,
+    common: Common,
 ) -> None:
     """Score slides in the browser: submit, watch, look at the result. Research use only.
 
@@ -37,5 +46,7 @@ def command(
     require_web()
     from virtual_stain.web.serve.command import ServeOptions, run_server
 
-    options = ServeOptions(out=out, root=root, models=models, port=port, jobs=common.jobs, browser=not no_browser)
+    options = ServeOptions(
+        out=out, root=root, models=models, port=port, root_path=root_path, jobs=common.jobs, browser=not no_browser
+    )
     run_server(common.config, options, click.echo)

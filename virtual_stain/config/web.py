@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -16,6 +17,8 @@ class WebSettings:
     """Address to listen on. Anything but a loopback address needs a token (VSTAIN_WEB_TOKEN)."""
     port: Annotated[int, Range(0, 65_535)] = 8899
     """TCP port; 0: any free one."""
+    root_path: str = ""
+    """Path below which a reverse proxy offers the pages, /vstain; empty: none, or the proxy takes it off."""
     root: str = ""
     """Folder of slides that `vstain serve` may read; nothing outside it is ever served."""
     models: tuple[str, ...] = ()
@@ -37,3 +40,7 @@ class WebSettings:
         check_ranges(self)
         if not self.host:
             raise ValueError("host: expected an address. Received: ''")
+        if self.root_path and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", self.root_path):
+            raise ValueError(
+                f"root_path: expected a path like /vstain, without a slash at its end. Received: {self.root_path!r}"
+            )

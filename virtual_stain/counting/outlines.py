@@ -14,7 +14,9 @@ import numpy.typing as npt
 
 from virtual_stain.counting.cell_files import COLOURS
 from virtual_stain.counting.cells import CellClass
-from virtual_stain.geometry import Points
+from virtual_stain.counting.lettering import put_text, shortened, text_width
+from virtual_stain.counting.source_words import source_words
+from virtual_stain.geometry import Points, scale_bar_um
 
 U8 = npt.NDArray[np.uint8]
 
@@ -22,7 +24,7 @@ REGION_COLOUR = (0, 130, 60)
 SHIFT = 3  # cv2 draws to 1/8 px
 _DASH_PX = 4.0
 _DASHES = (3, 40)  # at least and at most on one outline
-_ROW_PX, _SAMPLE_PX, _FONT_SCALE = 24, 30, 0.45
+_ROW_PX, _SAMPLE_PX, _LETTER_PX = 24, 30, 14
 _MIN_LEGEND_PX = 460
 
 
@@ -57,40 +59,67 @@ def draw_region(image: U8, rings_px: Sequence[Points], thickness: int) -> None:
             cv2.polylines(image, list(_fixed(pieces[near])), False, REGION_COLOUR, thickness, cv2.LINE_AA, shift=SHIFT)
 
 
-def with_legend(image: U8, source: str, *, has_region: bool) -> U8:
-    """`image` with what its lines mean below it; wider with white, where it is narrow. `source`: as summary.json says
-    what decided about tumour cells. ASCII: OpenCV's fonts know nothing else."""
+def with_legend(image: U8, source: str, *, has_region: bool, slide: str = "", date: str = "") -> U8:
+    """`image` with what its lines mean below it; wider with white, where it is narrow.
+
+    `source`: as summary.json says what decided about tumour cells; `slide`, `date`: of what, and when it was counted.
+    """
     width = max(image.shape[1], _MIN_LEGEND_PX)
     kinds = [("positive", CellClass.POSITIVE), ("negative", CellClass.NEGATIVE)]
     items = [(f"tumour cell, {name}", COLOURS[kind], True) for name, kind in kinds]
     items += [(f"not in the percentage, {name}", COLOURS[kind], False) for name, kind in kinds]
     items.append(("other object", COLOURS[CellClass.OTHER], False))
     if has_region:
-        items.append(("region", REGION_COLOUR, True))
-    places, x, row = [], 8, 1
+        items.append(("border of the region", REGION_COLOUR, True))
+    about = [" · ".join(part for part in (slide, f"counted {date}" if date else "") if part), source_words(source)]
+    lines = [line for text in about if text for line in _wrapped(text, width - 16)]
+    places, x, row = [], 8, len(lines)
     for text, _, _ in items:
-        wide = _SAMPLE_PX + 24 + cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, _FONT_SCALE, 1)[0][0]
+        wide = _SAMPLE_PX + 24 + text_width(text, _LETTER_PX)
         if x > 8 and x + wide > width:
             x, row = 8, row + 1
         places.append((x, row))
         x += wide
     canvas = np.full((image.shape[0] + _ROW_PX * (row + 1) + 6, width, 3), 255, np.uint8)
     canvas[: image.shape[0], : image.shape[1]] = image
-    _text(canvas, f"tumour cells by {source}", (8, image.shape[0] + 17))
+    below = canvas[image.shape[0] :]
+    for i, line in enumerate(lines):
+        put_text(below, line, (8, _ROW_PX * i + 17), _LETTER_PX)
     for (text, colour, solid), (x, row) in zip(items, places, strict=True):
-        y = image.shape[0] + _ROW_PX * row + 12
+        y = _ROW_PX * row + 12
         ends = (
             [(0.0, float(_SAMPLE_PX))] if solid else [(d, d + _DASH_PX) for d in np.arange(0, _SAMPLE_PX, 2 * _DASH_PX)]
         )
         pieces = np.array([[(x + start, y), (x + end, y)] for start, end in ends], np.float64)
-        cv2.polylines(canvas, list(_fixed(pieces)), False, colour, 2 if solid else 1, cv2.LINE_AA, shift=SHIFT)
-        _text(canvas, text, (x + _SAMPLE_PX + 6, y + 5))
+        cv2.polylines(below, list(_fixed(pieces)), False, colour, 2 if solid else 1, cv2.LINE_AA, shift=SHIFT)
+        put_text(below, text, (x + _SAMPLE_PX + 6, y + 5), _LETTER_PX)
     return canvas
 
 
-def _text(canvas: U8, text: str, at: tuple[int, int]) -> None:
-    plain = text.encode("ascii", "replace").decode()
-    cv2.putText(canvas, plain, at, cv2.FONT_HERSHEY_SIMPLEX, _FONT_SCALE, (30, 30, 30), 1, cv2.LINE_AA)
+def draw_scale_bar(image: U8, um_per_px: float) -> None:
+    """A bar of 1, 2 or 5 · 10ⁿ µm, at most a quarter of the width, on the lower left of the picture."""
+    height, width = image.shape[:2]
+    length_um = scale_bar_um(width * um_per_px)
+    length = max(1, round(length_um / um_per_px))
+    text = f"{length_um / 1000:g} mm" if length_um >= 1000 else f"{length_um:g} µm"
+    wide, high = max(length, text_width(text, _LETTER_PX)) + 16, _LETTER_PX + 20
+    if wide > width or high > height:
+        return  # a picture of a few px
+    image[height - high :, :wide] = 255
+    image[height - 10 : height - 5, 8 : 8 + length] = 0
+    put_text(image, text, (8, height - 15), _LETTER_PX)
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """Lines of whole words that fit into `width` px; a longer word is shortened."""
+    lines = [""]
+    for word in text.split(" "):
+        longer = f"{lines[-1]} {word}".strip()
+        if text_width(longer, _LETTER_PX) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(shortened(word, _LETTER_PX, width))
+    return [line for line in lines if line]
 
 
 def _fixed(points: Points) -> npt.NDArray[np.int32]:

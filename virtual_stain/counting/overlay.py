@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from virtual_stain.counting.cell_files import COLOURS
 from virtual_stain.counting.cells import CellClass, Cells
-from virtual_stain.counting.outlines import Outline, draw_cell, draw_region, with_legend
+from virtual_stain.counting.lettering import put_text, shortened
+from virtual_stain.counting.outlines import Outline, draw_cell, draw_region, draw_scale_bar, with_legend
 from virtual_stain.geometry import Box, Points, Size
 from virtual_stain.slides.slide import Slide
 from virtual_stain.slides.window import read_window
@@ -24,6 +25,7 @@ CLOSE_UP_UM = 250.0
 FULL_PX = 2400
 """Side of overlay_full.jpg, level-0 px: smaller slides are on it as a whole."""
 _TEXT_PX = 34
+_TITLE_PX = 18
 _REGION_PX = 2  # thickness of its border
 _FADED = 0.7  # of the dot of a cell that is not in the percentage
 
@@ -38,6 +40,8 @@ class Drawn:
     region: Sequence[Points]
     """Rings float64[M, 2] px0 of the region that decided about tumour cells; empty without one."""
     tumour_source: str
+    date: str = ""
+    """When it was counted, ISO 8601."""
 
 
 def close_up_box(slide: Slide, cells: Cells, mpp: tuple[float, float]) -> Box:
@@ -73,7 +77,11 @@ def full_box(slide: Slide, close_up: Box) -> Box:
 def draw_full(slide: Slide, drawn: Drawn, box: Box) -> U8:
     """uint8[H, W, 3] RGB: `box` at full resolution with the cells' outlines; what they mean stands below."""
     image = _outlined(slide, drawn, box, Size(int(box.width), int(box.height)), 2)
-    return with_legend(image, drawn.tumour_source, has_region=bool(drawn.region))
+    return _explained(image, slide, drawn)
+
+
+def _explained(image: U8, slide: Slide, drawn: Drawn) -> U8:
+    return with_legend(image, drawn.tumour_source, has_region=bool(drawn.region), slide=slide.name, date=drawn.date)
 
 
 def draw_overlay(slide: Slide, drawn: Drawn, close_up: Box, title: str) -> U8:
@@ -89,8 +97,8 @@ def draw_overlay(slide: Slide, drawn: Drawn, close_up: Box, title: str) -> U8:
     canvas = np.full((height + _TEXT_PX, left.shape[1] + right.shape[1] + 8, 3), 255, np.uint8)
     canvas[_TEXT_PX : _TEXT_PX + left.shape[0], : left.shape[1]] = left
     canvas[_TEXT_PX : _TEXT_PX + right.shape[0], left.shape[1] + 8 :] = right
-    cv2.putText(canvas, title, (8, 24), cv2.FONT_HERSHEY_SIMPLEX, 0.65, (30, 30, 30), 1, cv2.LINE_AA)
-    return with_legend(canvas, drawn.tumour_source, has_region=bool(drawn.region))
+    put_text(canvas, shortened(title, _TITLE_PX, canvas.shape[1] - 16), (8, 24), _TITLE_PX)
+    return _explained(canvas, slide, drawn)
 
 
 def _whole(slide: Slide, drawn: Drawn, close_up: Box) -> U8:
@@ -110,6 +118,7 @@ def _whole(slide: Slide, drawn: Drawn, close_up: Box) -> U8:
     draw_region(image, [(ring - (b.x, b.y)) * per_px0 for ring in drawn.region], _REGION_PX)
     corners = ((close_up.corners() - (b.x, b.y)) * scale).round().astype(int)
     cv2.rectangle(image, corners[0].tolist(), corners[2].tolist(), (0, 0, 0), 2)
+    _scale(image, slide, b)
     return image
 
 
@@ -119,4 +128,10 @@ def _outlined(slide: Slide, drawn: Drawn, box: Box, size: Size, thickness: int) 
     for cell in drawn.outlines:
         draw_cell(image, cell, (cell.ring - (box.x, box.y)) * scale, thickness)
     draw_region(image, [(ring - (box.x, box.y)) * scale for ring in drawn.region], _REGION_PX)
+    _scale(image, slide, box)
     return image
+
+
+def _scale(image: U8, slide: Slide, box: Box) -> None:
+    assert slide.mpp is not None  # nothing is counted without a pixel size
+    draw_scale_bar(image, slide.mpp.x * box.width / image.shape[1])

@@ -16,12 +16,13 @@ from virtual_stain.counting.stain import FLAG_SENTENCES, StainEvidence
 
 _FAINT_OD = 0.15  # summed: below it a pixel has no hue to draw
 _BINS = 60
+_NAME_SHARE = 0.35  # of the axis, that the longest name of a cut-off takes
 _LINE = 130  # letters of a flag's sentence that fit on a line
 
 
 def draw_stain(evidence: StainEvidence, settings: CountingSettings, title: str) -> bytes:
     """PNG: the hue of the stained pixels with both vectors, and the nuclear DAB with the class limits."""
-    figure = Figure(figsize=(10, 4.4), dpi=110, layout="constrained")
+    figure = Figure(figsize=(10, 4.8), dpi=110, layout="constrained")
     left, right = figure.subplots(1, 2)
     _hues(left, evidence)
     _densities(right, evidence, settings)
@@ -76,13 +77,41 @@ def _densities(axes: Axes, evidence: StainEvidence, settings: CountingSettings) 
     axes.axvspan(*stain.doubtful_od, color="#888888", alpha=0.25, linewidth=0, label="doubtful")
     if evidence.populations is not None:
         _populations(axes, evidence.populations, top)
-    limits = [("1+", stain.positive_od), ("2+", settings.intensity_2_od), ("3+", settings.intensity_3_od)]
-    for at in sorted({at for _, at in limits}):
-        names = " = ".join(name for name, limit in limits if limit == at)
-        axes.axvline(at, color="black", linestyle="-" if at == stain.positive_od else ":")
-        axes.text(at, 1.01, names, transform=axes.get_xaxis_transform(), fontsize=7, rotation=30)
+    _cut_offs(axes, stain.positive_od, settings, top)
     axes.set(xlabel="mean nuclear DAB, optical density; positive from the solid line", ylabel="nuclei of the sample")
-    axes.legend(fontsize=7, loc="upper right")
+    axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3, frameon=False)
+
+
+def class_limits(positive_od: float, settings: CountingSettings) -> list[tuple[float, str]]:
+    """(DAB density, what begins there), ascending. A class that no nucleus can have is named as such.
+
+    The cut-off of positive follows the slide. Where it reaches that of 2+, no nucleus is 1+.
+    """
+    two, three = settings.intensity_2_od, settings.intensity_3_od
+    if positive_od < two:
+        return (
+            [(positive_od, "1+ = positive"), (two, "2+"), (three, "3+")]
+            if two < three
+            else [(positive_od, "1+ = positive"), (two, "3+; no nucleus is 2+")]
+        )
+    if positive_od < three:
+        return [(positive_od, "2+ = positive; no nucleus is 1+"), (three, "3+")]
+    return [(positive_od, "3+ = positive; no nucleus is 1+ or 2+")]
+
+
+def _cut_offs(axes: Axes, positive_od: float, settings: CountingSettings, top: float) -> None:
+    """A line for each, its name beside it; a name that would meet the one before stands a row lower."""
+    row, before = 0, -np.inf
+    for at, name in class_limits(positive_od, settings):
+        row = row + 1 if at - before < _NAME_SHARE * top else 0
+        before = at
+        axes.axvline(at, color="black", linestyle="-" if at == positive_od else ":")
+        right = at > 0.6 * top
+        axes.annotate(
+            name, (at, 0.98 - 0.07 * row), xycoords=("data", "axes fraction"), xytext=(-3 if right else 3, 0),
+            textcoords="offset points", ha="right" if right else "left", va="top", fontsize=8,
+            bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1},
+        )  # fmt: skip
 
 
 def _populations(axes: Axes, fit: Populations, top: float) -> None:

@@ -6,12 +6,18 @@ PD-L1 the antibody and the organ).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from virtual_stain.markers import Marker, ValueDefinition
+
+MIN_CLASS_PATIENTS = 10
+"""Patients that a cut-off needs on each of its sides before its AUC, sensitivity and specificity are shown. Fewer make
+a figure of any size by chance: of two patients the AUC is 0 or 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,3 +65,10 @@ CUT_OFFS: dict[Marker, tuple[CutOff, ...]] = {
 def cut_offs_of(marker: Marker, definition: ValueDefinition) -> tuple[CutOff, ...]:
     """Those of the marker; they are shares of positive cells, and of another value there are none."""
     return CUT_OFFS.get(marker, ()) if definition is ValueDefinition.POSITIVE_RATIO else ()
+
+
+def is_shown(row: Mapping[str, Any]) -> bool:
+    """Whether a cut-off of evaluation.json, at the level of patients, has enough of them on both sides."""
+    higher = row["true_positive"] + row["false_negative"]
+    lower = row["true_negative"] + row["false_positive"]
+    return bool(min(higher, lower) >= MIN_CLASS_PATIENTS)

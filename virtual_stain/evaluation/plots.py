@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from virtual_stain.evaluation.cut_offs import cut_offs_of
+from virtual_stain.evaluation.cut_offs import MIN_CLASS_PATIENTS, cut_offs_of, is_shown
 from virtual_stain.evaluation.predict import TileTable
 from virtual_stain.evaluation.statistics import roc_points
 from virtual_stain.intervals import slide_interval
@@ -132,7 +132,7 @@ def _roc(axis: Axes, part: TileTable, figures: dict[str, Any], marker: Marker, s
     drawn = 0
     for cut in cut_offs_of(marker, shown.definition):
         row = rows[cut.fraction]
-        if row["auc"] is None:
+        if row["auc"] is None or not is_shown(row):
             continue
         interval = row["auc_interval"]
         between = "" if interval is None else f" ({interval[0]:.2f}–{interval[1]:.2f})"
@@ -141,7 +141,8 @@ def _roc(axis: Axes, part: TileTable, figures: dict[str, Any], marker: Marker, s
         drawn += 1
     if not drawn:
         usual = shown.definition is ValueDefinition.POSITIVE_RATIO
-        text = "no cut-off divides\nthe held-out patients" if usual else "no clinical cut-offs\nfor this value"
+        few = f"no cut-off has {MIN_CLASS_PATIENTS} held-out\npatients on both sides"
+        text = few if usual else "no clinical cut-offs\nfor this value"
         axis.text(0.5, 0.5, text, ha="center", va="center", color=_GREY)
     axis.plot([0, 1], [0, 1], color="0.8", lw=0.8, zorder=0)
     axis.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")

@@ -301,7 +301,7 @@ def _classes(
     scored: ScoredSlide, tiles: list[_Tile]
 ) -> tuple[npt.NDArray[np.uint8], list[str], list[tuple[int, int, int]]]:
     """uint8[1, rows, columns, classes] 0/1, and the classes that occur, ascending, named and coloured as in QuPath."""
-    scale = ColourScale.for_values((t.value for t in tiles), scored.shown)
+    scale = ColourScale(scored.shown)
     found: dict[str, tuple[int, int, int]] = {}
     for tile in sorted(tiles, key=lambda t: t.value):
         name, rgb = scale.class_of(tile.value)

@@ -29,7 +29,7 @@ def tiles_geojson(report: SlideReport, origin: str = "bounds") -> str:
     bounds = report.slide.bounds
     offset = (bounds.x, bounds.y) if origin == "bounds" else (0.0, 0.0)
     marker, scores = next(iter(report.score.markers.items()))
-    scale = ColourScale.for_values(scores.value[scores.used], report.shown)
+    scale = ColourScale(report.shown)
     features = []
     for index, tile in enumerate(report.score.tiles):
         box = tile.box.intersection(bounds)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,17 +12,18 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
 from matplotlib.patches import Patch, Rectangle
 from PIL import Image
 
-from virtual_stain.geometry import Box
+from virtual_stain.geometry import Box, scale_bar_um
 from virtual_stain.markers import Marker
 from virtual_stain.report.colours import FAILED_RGB, UNUSED_RGB, ColourScale
+from virtual_stain.report.headline import headline_text
 from virtual_stain.report.notes import RESEARCH_USE
-from virtual_stain.report.report import SlideReport
+from virtual_stain.report.report import SlideReport, reading_json
 from virtual_stain.scoring.score import MarkerScores
 from virtual_stain.slides.slide import Overview
 
@@ -69,21 +69,18 @@ def heatmap_png(report: SlideReport, overview: Overview) -> bytes:
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     figure.suptitle(_drawable(report.slide.name), fontsize=11)
     _panel(axes[0], canvas, "H&E")
-    for axis, (marker, reading) in zip(axes[1:], report.readings.items(), strict=True):
-        scores = report.score.markers[marker]
-        scale = ColourScale.for_values(scores.value[scores.used], shown)
-        title = f"{shown.name(marker)} predicted: no tile carries a reading"
-        if reading.global_mean is not None and reading.top_mean is not None:
-            title = (
-                f"{shown.name(marker)} predicted: global mean {shown.text(reading.global_mean)}, "
-                f"top {reading.top_n} {shown.text(reading.top_mean)}"
-            )
-        _panel(axis, _painted(canvas, report, marker, scale), title)
+    for axis, marker in zip(axes[1:], report.readings, strict=True):
+        scale = ColourScale(shown)
+        # one reading a line: beside each other they would be wider than a narrow slide
+        title = headline_text(marker.value, reading_json(report, marker)).replace("), top ", "),\ntop ")
+        _panel(axis, _painted(canvas, report, marker, scale), f"predicted: {title}")
         _frame(axis, canvas, report, marker)
-        mappable = ScalarMappable(Normalize(0, scale.top * shown.factor), "viridis")
+        mappable = ScalarMappable(PowerNorm(scale.GAMMA, 0, scale.top * shown.factor), "viridis")
         # one scale beside both panels keeps them aligned; several markers have a scale each
         beside_axes = axes if panels == 2 else axis
-        figure.colorbar(mappable, ax=beside_axes, label=f"{shown.of(marker)}, {shown.unit}", shrink=0.8)
+        ticks = [bound * shown.factor for bound in scale.bounds]
+        label = f"{shown.of(marker)}, {shown.unit} (one scale for all slides)"
+        figure.colorbar(mappable, ax=beside_axes, label=label, shrink=0.8, ticks=ticks, format="{x:g}")
     keys = [Patch(color=_mpl(UNUSED_RGB), alpha=_UNUSED_OPACITY, label="tissue without a reading")]
     keys += [Patch(facecolor="none", edgecolor="black", label="highest tiles")]
     if report.score.failed:
@@ -104,12 +101,13 @@ def histogram_png(report: SlideReport, marker: Marker) -> bytes | None:
     """Distribution of the used tiles' readings; None without any."""
     scores, reading, shown = report.score.markers[marker], report.readings[marker], report.shown
     values = scores.value[scores.used]
-    if reading.global_mean is None or reading.top_mean is None:
+    if reading.global_ratio is None or reading.top_mean is None:
         return None
-    scale = ColourScale.for_values(values, shown)
+    scale = ColourScale(shown)
+    top = _histogram_top(float(values.max()), scale)
     figure = Figure(figsize=(6.4, 2.6), dpi=_DPI, layout="constrained")
     axis = figure.subplots()
-    edges = np.linspace(0, scale.top, 21)
+    edges = np.linspace(0, top, 21)
     counts, _ = np.histogram(values, edges)
     middles = (edges[1:] + edges[:-1]) / 2
     axis.bar(
@@ -120,12 +118,18 @@ def histogram_png(report: SlideReport, marker: Marker) -> bytes | None:
         edgecolor="white",
         lw=0.5,
     )
-    for value, text, style in ((reading.global_mean, "global mean", "-"), (reading.top_mean, "top mean", "--")):
+    whole = "global ratio" if shown.definition.is_ratio else "over all tissue"
+    for value, text, style in ((reading.global_ratio, whole, "-"), (reading.top_mean, "top mean", "--")):
         axis.axvline(value * shown.factor, color="black", ls=style, lw=1.2, label=f"{text} {shown.text(value)}")
-    axis.set(xlabel=f"{shown.of(marker)}, {shown.unit}", ylabel="tiles", xlim=(0, scale.top * shown.factor))
+    axis.set(xlabel=f"{shown.of(marker)}, {shown.unit}", ylabel="tiles", xlim=(0, top * shown.factor))
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(fontsize=8, frameon=False)
     return _png(figure)
+
+
+def _histogram_top(highest: float, scale: ColourScale) -> float:
+    """End of the axis: the first bound of the classes, from the fifth on, that holds every value."""
+    return next((bound for bound in scale.bounds[4:] if highest <= bound), highest)
 
 
 def _canvas(report: SlideReport, overview: Overview) -> _Canvas:
@@ -165,12 +169,6 @@ def _scale_bar(axis: Axes, canvas: _Canvas) -> None:
         fontsize=8,
         bbox={"facecolor": "white", "alpha": 0.75, "lw": 0, "pad": 1},
     )
-
-
-def scale_bar_um(width_um: float) -> float:
-    """The longest of 1, 2, 5 · 10ⁿ µm that is at most a quarter of the picture's width."""
-    exponent = math.floor(math.log10(width_um / 4))
-    return max(s * 10.0**e for e in (exponent - 1, exponent) for s in (1, 2, 5) if s * 10.0**e <= width_um / 4)
 
 
 def _painted(canvas: _Canvas, report: SlideReport, marker: Marker, scale: ColourScale) -> _Canvas:

@@ -14,9 +14,12 @@ from PIL import Image
 from virtual_stain.geometry import Box
 from virtual_stain.markers import Marker
 from virtual_stain.pages import page_environment
+from virtual_stain.report.colours import ColourScale
+from virtual_stain.report.evidence import evidence_of
+from virtual_stain.report.headline import flag_words, headline
 from virtual_stain.report.heatmap import histogram_png, top_tiles
 from virtual_stain.report.notes import RESEARCH_USE, difference_text
-from virtual_stain.report.report import SlideReport
+from virtual_stain.report.report import SlideReport, reading_json
 from virtual_stain.version import __version__
 
 GALLERY_PX = 256
@@ -30,6 +33,8 @@ def report_html(report: SlideReport, heatmap: bytes, read_tile: ReadTile) -> str
     environment.filters["value"] = report.shown.text
     return environment.get_template("report.html").render(
         notice=RESEARCH_USE,
+        evidence=evidence_of(report.score.card),
+        scale=ColourScale(report.shown),
         slide=report.slide,
         score=report.score,
         card=report.score.card,
@@ -61,10 +66,8 @@ def _marker(report: SlideReport, marker: Marker, read_tile: ReadTile) -> dict[st
     shown = top_tiles(report.score.markers[marker], report.settings.gallery_tiles)
     return {
         "label": marker.label if marker in report.her2 else report.shown.name(marker),
-        "reading": report.readings[marker],
-        "interval": report.intervals[marker],
-        "flags": report.flags(marker),
-        "her2": report.her2.get(marker),
+        "lines": headline(marker.value, reading_json(report, marker), report.intervals[marker].reason or ""),
+        "flags": flag_words(report.flags(marker)),
         "of": report.shown.of(marker),
         "definition": report.score.card.value_definition.value,
         "histogram": None if histogram is None else _data_url(histogram, "png"),

@@ -19,6 +19,7 @@ from virtual_stain.intervals import LEVEL, SlideInterval, slide_interval
 from virtual_stain.markers import Marker
 from virtual_stain.provenance import software_versions
 from virtual_stain.readings import SlideReading, aggregate
+from virtual_stain.report.evidence import evidence_of
 from virtual_stain.report.notes import (
     RESEARCH_USE,
     Note,
@@ -166,7 +167,8 @@ def report_json(report: SlideReport, made_from: dict[str, Any], outputs: dict[st
         },
         "model": {"name": card.name, "version": card.version, "sha256": report.model_sha256},
         "engine": score.engine | {"crops": report.settings.crops},
-        "readings": {m.value: _reading_json(report, m) for m in report.readings},
+        "model_evidence": evidence_of(card).to_json(),
+        "readings": {m.value: reading_json(report, m) for m in report.readings},
         "tiles": {
             "scored": len(score.tiles) - len(score.failed),
             "glass": score.plan.n_glass,
@@ -187,7 +189,8 @@ def report_json(report: SlideReport, made_from: dict[str, Any], outputs: dict[st
     }
 
 
-def _reading_json(report: SlideReport, marker: Marker) -> dict[str, Any]:
+def reading_json(report: SlideReport, marker: Marker) -> dict[str, Any]:
+    """One marker's entry of `readings` in report.json."""
     reading, definition = report.readings[marker], report.score.card.value_definition
     her2 = report.her2.get(marker)
     of_her2 = {} if her2 is None else {"her2": her2.to_dict("no tile carries a reading")}

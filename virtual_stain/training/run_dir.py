@@ -159,6 +159,7 @@ def run_card(record: Mapping[str, Any], best_state: Mapping[str, Any]) -> dict[s
             "best_step": best_state["step"],
             "best_validation_loss": best_state["validation_loss"],
             "validation": best_state["validation"],
+            "verdict": (record.get("summary") or {}).get("verdict", ""),
             "software": dict(record["software"]),
         },
     }

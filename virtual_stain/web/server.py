@@ -10,6 +10,7 @@ from fastapi import FastAPI
 
 from virtual_stain.config import WebSettings
 from virtual_stain.errors import ConfigError
+from virtual_stain.web.below_prefix import BelowPrefix
 from virtual_stain.web.connections import LimitedProtocol, max_connections
 from virtual_stain.web.guard import Access
 
@@ -44,11 +45,11 @@ def url_of(sock: socket.socket) -> str:
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
 
-def run(app: FastAPI, sock: socket.socket) -> None:
-    """Serves until Ctrl-C or SIGTERM. No access log: addresses hold names of slides."""
+def run(app: FastAPI, sock: socket.socket, root_path: str = "") -> None:
+    """Serves below `root_path` until Ctrl-C or SIGTERM. No access log: addresses hold names of slides."""
     LimitedProtocol.limit = max_connections()
     config = uvicorn.Config(
-        app,
+        BelowPrefix(app, root_path) if root_path else app,
         http=LimitedProtocol,
         log_level="warning",
         access_log=False,

@@ -18,12 +18,13 @@ from virtual_stain.files import make_folder, output_errors, read_json, write_jso
 from virtual_stain.provenance import RunRecord, refuse_foreign_run
 from virtual_stain.reuse import MADE_FROM, MadeFrom, is_finished, publish, read_record
 from virtual_stain.workflows.count_overlay import OVERLAY_NAME
+from virtual_stain.workflows.count_page import PAGE_NAME
 
 COMMAND = "count"
 _STAGING = ".counting"
 _RUN = "run.json"
 _STAIN, _REFUSED = "stain.png", "stain_refused.png"
-_ALWAYS = ("cells.csv", "cells.geojson", "summary.json", "overlay.jpg", "overlay_full.jpg", _STAIN)
+_ALWAYS = ("cells.csv", "cells.geojson", "summary.json", "overlay.jpg", "overlay_full.jpg", _STAIN, PAGE_NAME)
 _OUTPUTS = (*_ALWAYS, OVERLAY_NAME)
 
 

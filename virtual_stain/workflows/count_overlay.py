@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from virtual_stain.counting.outlines import Outline, draw_cell, draw_region
+from virtual_stain.counting.source_words import source_words
 from virtual_stain.geometry import Box, Points, Size
 from virtual_stain.progress import QUIET, Progress
 from virtual_stain.slides.slide import Slide
@@ -92,7 +93,7 @@ def write_overlay(
     mpp = slide.mpp
     assert mpp is not None  # nothing is counted without a pixel size
     level_um = [(mpp.x * 2**k, mpp.y * 2**k) for k in range(len(levels))]
-    name = f"{slide.name} counted, solid: tumour cells by {tumour_source}"
+    name = f"{slide.name} counted, solid: {source_words(tumour_source)}"
     write_pyramid(path, name, levels, _all_tiles(slide, rings, region, levels), level_um, progress)
     return size
 

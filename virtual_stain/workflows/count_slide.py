@@ -1,9 +1,10 @@
-"""`vstain count`: one IHC slide → cells.csv, cells.geojson, summary.json, overlay.jpg, overlay_full.jpg, stain.png,
-run.json, and overlay.ome.tif where it is asked for."""
+"""`vstain count`: one IHC slide → count.html, cells.csv, cells.geojson, summary.json, overlay.jpg, overlay_full.jpg,
+stain.png, run.json, and overlay.ome.tif where it is asked for."""
 
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -53,7 +54,9 @@ from virtual_stain.slides.tissue import TissueMap, find_tissue, require_tissue
 from virtual_stain.slides.window import read_window
 from virtual_stain.workflows.count_folder import claim, finished, show_refused_stain, staging, take_places
 from virtual_stain.workflows.count_overlay import OVERLAY_NAME, RingStore, square, write_overlay
-from virtual_stain.workflows.count_summary import CountFacts, count_pale, read_area_mm2, summarize, title_of
+from virtual_stain.workflows.count_page import PAGE_NAME, count_page
+from virtual_stain.workflows.count_summary import CountFacts, count_pale, read_area_mm2, summarize
+from virtual_stain.workflows.count_words import headline_of
 
 ORIGINS = ("bounds", "slide")
 _FIELD_UM2 = 4e6  # up to 2 × 2 mm the whole image is counted: a tissue mask needs a slide around the tissue
@@ -194,7 +197,8 @@ def _count(
     start = time.monotonic()
     ground, evidence = _tissue_and_stain(slide, config, membrane=request.marker.compartment is Compartment.MEMBRANE)
     tissue = ground if _is_masked(slide) else None
-    write_bytes(out / "stain.png", draw_stain(evidence, settings, f"{request.marker.label}: the stain of this slide"))
+    stain_picture = draw_stain(evidence, settings, f"{request.marker.label}: the stain of {slide.name}")
+    write_bytes(out / "stain.png", stain_picture)
     _require_dab(slide, evidence.stain, settings, out)
     mpp = slide.mpp
     assert mpp is not None
@@ -224,9 +228,16 @@ def _count(
         pale=tally.pale,
     )
     summary = summarize(slide, facts, tally.cells, tally.intensity, tally.quality, settings)
-    drawn = Drawn(tally.cells, tally.outlines, tally.border, how.tumour_source)
-    _write_jpeg(out / "overlay.jpg", draw_overlay(slide, drawn, tally.close_up, title_of(summary)))
-    _write_jpeg(out / "overlay_full.jpg", draw_full(slide, drawn, full_box(slide, tally.close_up)))
+    date = datetime.date.fromtimestamp(record.started_unix_s).isoformat()
+    drawn = Drawn(tally.cells, tally.outlines, tally.border, how.tumour_source, date)
+    overlay = _jpeg(draw_overlay(slide, drawn, tally.close_up, headline_of(summary)))
+    full = _jpeg(draw_full(slide, drawn, full_box(slide, tally.close_up)))
+    page = count_page(
+        summary, overlay=overlay, full=full, stain=stain_picture, date=date, settings=config.to_dict()["counting"]
+    )
+    write_bytes(out / "overlay.jpg", overlay)
+    write_bytes(out / "overlay_full.jpg", full)
+    write_bytes(out / PAGE_NAME, page.encode())
     write_json(out / "summary.json", summary)
     record.counts = {
         "cells": len(tally.cells),
@@ -249,9 +260,8 @@ def _require_dab(slide: Slide, stain: SlideStain, settings: CountingSettings, ma
     )
 
 
-def _write_jpeg(path: Path, picture: npt.NDArray[np.uint8]) -> None:
-    encoded = cv2.imencode(".jpg", picture[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])[1]
-    write_bytes(path, encoded.tobytes())
+def _jpeg(picture: npt.NDArray[np.uint8]) -> bytes:
+    return bytes(cv2.imencode(".jpg", picture[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes())
 
 
 def _is_masked(slide: Slide) -> bool:

@@ -34,6 +34,8 @@ from virtual_stain.her2 import read_her2
 from virtual_stain.markers import CellCounts, Compartment, Marker, ValueDefinition
 from virtual_stain.slides.slide import Slide
 from virtual_stain.slides.tissue import TissueMap
+from virtual_stain.workflows.count_page import PAGE_NAME
+from virtual_stain.workflows.count_words import describe_source, headline_of
 
 _AREA_STEP_UM = 8.0
 _PALE_SHARE = (
@@ -223,30 +225,8 @@ def _of_given(given: GivenCells | None, mpp: tuple[float, float], pale: int) -> 
     return [*told, f"cells: {twice} pairs lie within {_TWICE_UM:g} µm: counted twice?"] if twice else told
 
 
-def title_of(summary: dict[str, Any]) -> str:
-    """ASCII: OpenCV's fonts know nothing else."""
-
-    def part(name: str, value: dict[str, Any]) -> str:
-        if value["ratio"] is None:
-            return f"{name}: no cells"
-        return f"{name}: {value['positive']} / {value['nuclei']} = {100 * value['ratio']:.1f} %"
-
-    marker = Marker(summary["marker"]).label
-    score = f"   score {summary['her2']['score']}" if summary.get("her2", {}).get("score") else ""
-    return f"{marker}   {part('tumour', summary['tumour'])}   {part('all nuclei', summary['all_nuclei'])}{score}"
-
-
 def describe(summary: dict[str, Any], out: Path) -> str:
     """What the command prints."""
-    lines = [title_of(summary)]
-    tumour = summary["tumour"]
-    if tumour["ratio"] is not None:
-        allred = f"   Allred {tumour['allred']}" if "allred" in tumour else ""
-        lines.append(
-            f"standard error {100 * tumour['standard_error']:.1f} points   H-score {tumour['h_score']:.0f}{allred}   "
-            f"(tumour cells by {summary['tumour_source'].replace('_', ' ')})"
-        )
-    if summary.get("her2", {}).get("note"):
-        lines.append(f"HER2 {summary['her2']['score']}: {summary['her2']['note']}")
+    lines = [headline_of(summary), f"{describe_source(summary)}."]
     lines += [f"warning: {text}" for text in summary["warnings"]]
-    return "\n".join([*lines, f"overlay: {out / 'overlay.jpg'}"])
+    return "\n".join([*lines, f"page: {out / PAGE_NAME}", f"overlay: {out / 'overlay.jpg'}"])

@@ -28,11 +28,12 @@ from virtual_stain.files import (
     write_text,
 )
 from virtual_stain.geometry import Size
-from virtual_stain.markers import ValueDefinition, parse_marker
+from virtual_stain.markers import parse_marker
 from virtual_stain.patients import PatientKey, existing_key
 from virtual_stain.progress import QUIET, Progress
 from virtual_stain.provenance import Outcome, RunRecord, refuse_foreign_run
 from virtual_stain.report.geojson import tiles_geojson
+from virtual_stain.report.headline import headline_text
 from virtual_stain.report.heatmap import OVERVIEW_PX, heatmap_png
 from virtual_stain.report.html import GALLERY_PX, report_html
 from virtual_stain.report.report import SlideFacts, SlideReport, make_report, report_json, tiles_csv
@@ -50,7 +51,6 @@ from virtual_stain.slides.probe import require_survivable
 from virtual_stain.slides.slide import Slide, SlideRef, open_slide
 from virtual_stain.slides.window import read_window
 from virtual_stain.tables import BYTE_ORDER_MARK
-from virtual_stain.value_text import ValueText
 
 _log = logging.getLogger("vstain.score")
 _KEPT = "already scored"
@@ -199,17 +199,10 @@ def summary(scored: Scored) -> str:
         return f"{name}: not scored"
     parts = []
     for marker, reading in scored.report["readings"].items():
-        shown = ValueText(ValueDefinition(reading["value_definition"]))
-        label = shown.name(parse_marker(marker))
-        if reading["global_mean"] is None:
-            parts.append(f"{label}: no tile carries a reading")
-            continue
-        ratio, mean, top = (shown.text(reading[k]) for k in ("global_ratio", "global_mean", "top_mean"))
-        n, whole = reading["n_tiles"], "global ratio" if shown.definition.is_ratio else "over all tissue"
         if score := reading.get("her2", {}).get("score"):
             note = reading["her2"]["note"]
             parts.append(f"{parse_marker(marker).label} score {score}" + (f" ({note})" if note else ""))
-        parts.append(f"{label} {whole} {ratio}, global mean {mean}, top {reading['top_n']} {top} ({n} tiles)")
+        parts.append(headline_text(marker, reading))
     note = f" [{scored.outcome.reason}]" if scored.outcome.reason else ""
     return f"{name}: {'; '.join(parts)}{note} → {scored.folder / (name + '.report.html')}"
 

@@ -20,11 +20,11 @@ from virtual_stain.errors import ConfigError, InputError
 from virtual_stain.files import read_json, sha256_file
 from virtual_stain.her2 import HER2_SCORES
 from virtual_stain.markers import Marker, parse_marker
+from virtual_stain.readings import wilson
 
 READINGS = ("global_ratio", "global_mean", "top_mean")
 ISH = ("positive", "negative")
 PREDICTED, COUNTED, GIVEN = "predicted from H&E", "counted on IHC", "given by hand"
-_WILSON_Z = 1.959964  # 95 %
 _REPORT_SCHEMA, _SUMMARY_SCHEMA = 1, 2
 
 
@@ -209,15 +209,6 @@ def _counted(path: Path, summary: Mapping[str, Any]) -> Evidence:
         cells=n,
         **common,
     )
-
-
-def wilson(k: int, n: int) -> tuple[float, float]:
-    """Score interval of a proportion k of n > 0 at 95 % (Wilson, J. Am. Stat. Assoc. 1927; 22: 209–212)."""
-    z2 = _WILSON_Z**2
-    centre = (k + z2 / 2) / (n + z2)
-    half = _WILSON_Z / (n + z2) * math.sqrt(k * (n - k) / n + z2 / 4)
-    # at k = 0 and k = n the ends are 0 and 1 exactly, and rounding would miss them
-    return (0.0 if k == 0 else max(0.0, centre - half), 1.0 if k == n else min(1.0, centre + half))
 
 
 def _score(value: Any) -> str | None:

@@ -50,11 +50,14 @@ def _add_reading(router: APIRouter, desk: ReviewDesk, settings: WebSettings) -> 
             tile_px=desk.folder.tile_px,
             tile_mpp=desk.folder.tile_mpp,
             min_tile_cells=desk.folder.min_tile_cells,
+            max_p95_um=desk.folder.max_p95_um,
+            pairs_without_tiles=sorted(set(desk.folder.listed_pairs()) - {p.name for p in pairs}),
             pairs=[
                 m.PairOut(
                     name=p.name,
                     marker=p.marker,
                     tiles=len(p.labels),
+                    tiles_built=p.n_built,
                     decided=sum(e.decided for e in entries[p.name]),
                     patient_id=p.patient_id if settings.show_patient_ids else None,
                 )

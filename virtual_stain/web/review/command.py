@@ -40,7 +40,7 @@ def serve_review(
     say(f"Review {folder} at {url_of(sock)} (Ctrl-C ends it; verdicts are saved as they are made)")
     if browser:
         webbrowser.open(url_of(sock))
-    run(review_app(desk, access, settings, reviewer), sock)
+    run(review_app(desk, access, settings, reviewer), sock, settings.root_path)
 
 
 def exchange(

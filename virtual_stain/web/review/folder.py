@@ -70,6 +70,8 @@ class ReviewPair:
     """As a pathologist writes it: Ki67."""
     patient_id: str
     labels: tuple[Label, ...]
+    n_built: int
+    """With the tiles that no verdict can make a record of: their registration error is unknown or too large."""
     fingerprint: str
 
 
@@ -95,7 +97,7 @@ class RecordFolder:
         self._state_path = state_path
         self._lock = threading.Lock()
         self._loaded: dict[str, _Loaded] = {}
-        self.tile_px, self.tile_mpp, self.min_tile_cells = self._settings()
+        self.tile_px, self.tile_mpp, self.min_tile_cells, self.max_p95_um = self._settings()
 
     def pairs(self) -> list[ReviewPair]:
         """Pairs with tiles, by name, as they are on disk now."""
@@ -105,6 +107,10 @@ class RecordFolder:
             if loaded is not None:
                 found.append(loaded.pair)
         return found
+
+    def listed_pairs(self) -> list[str]:
+        """Names of all pairs that `build-records` knows, with tiles or without."""
+        return list(self._listed())
 
     def label(self, place: Place) -> Label | None:
         """The current label of a tile; None: there is none (any more)."""
@@ -141,12 +147,15 @@ class RecordFolder:
         value: dict[str, Any] = read_json(self._state_path, "the state of build-records")
         return value
 
-    def _settings(self) -> tuple[int, float, int]:
-        """(tile_px, µm/px of a tile, tumour cells below which a ratio does not train)."""
+    def _settings(self) -> tuple[int, float, int, float]:
+        """(tile_px, µm/px of a tile, tumour cells below which a ratio does not train, registration error above which a
+        tile is left out, µm)."""
         try:
             config = with_current_names(self._state()["config"])
             tile_px = int(config["tiling"]["tile_px"])
-            return tile_px, float(config["tiling"]["window_um"]) / tile_px, int(config["labels"]["min_tile_cells"])
+            tile_mpp = float(config["tiling"]["window_um"]) / tile_px
+            least_cells = int(config["labels"]["min_tile_cells"])
+            return tile_px, tile_mpp, least_cells, float(config["registration"]["tile_p95_um"])
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise InputError(f"{self._state_path}: expected the state of build-records. Missing: {error}") from None
 
@@ -182,7 +191,7 @@ class RecordFolder:
                 ) from None
             label = parse_marker(marker).label if marker.islower() else marker
             labels = tuple(_label(name, table, i) for i, dropped in enumerate(table.dropped) if not dropped)
-            pair = ReviewPair(name, label, patient_id, labels, key)
+            pair = ReviewPair(name, label, patient_id, labels, len(table.dropped), key)
             loaded = _Loaded(stamp, pair, {(x.place.col, x.place.row): x for x in pair.labels})
             self._loaded[name] = loaded
             return loaded

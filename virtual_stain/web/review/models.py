@@ -184,6 +184,7 @@ class PairOut(BaseModel):
     name: str
     marker: str
     tiles: int
+    tiles_built: int = Field(description="With those whose registration error is unknown or too large: never shown.")
     decided: int
     patient_id: str | None = Field(description="Keyed hash; null unless web.show_patient_ids.")
 
@@ -195,7 +196,9 @@ class FolderOut(BaseModel):
     tile_px: int
     tile_mpp: float
     min_tile_cells: int
+    max_p95_um: float = Field(description="Registration error above which a tile is left out, µm.")
     pairs: list[PairOut]
+    pairs_without_tiles: list[str] = Field(description="Listed by build-records, with nothing to review.")
     flags: list[str]
     reviewers: list[str]
     reasons: list[str]

@@ -10,7 +10,11 @@ from urllib.parse import quote
 from fastapi import APIRouter, Query, Request, Response
 
 from virtual_stain.config import WebSettings
+from virtual_stain.markers import ValueDefinition
+from virtual_stain.report.colours import ColourScale
+from virtual_stain.report.headline import flag_words, headline, no_interval_reason
 from virtual_stain.slides.slide import SlideRef
+from virtual_stain.value_text import ValueText
 from virtual_stain.web.problem import RESPONSES, ApiError
 from virtual_stain.web.serve import models as m
 from virtual_stain.web.serve.jobs import Job, JobStore, NewJob, State
@@ -47,7 +51,10 @@ class Office:
         return found
 
     def shown(self, job: Job) -> m.JobOut:
-        return m.JobOut.of(job, self.jobs.ahead_of(job.id) if job.state is State.QUEUED else None)
+        readings = [
+            m.ReadingOut(marker=r.marker, text=r.text, flags=list(r.flags)) for r in self.results.short_readings(job)
+        ]
+        return m.JobOut.of(job, self.jobs.ahead_of(job.id) if job.state is State.QUEUED else None, readings)
 
 
 def serve_router(office: Office) -> APIRouter:
@@ -90,8 +97,13 @@ def _add_jobs(router: APIRouter, office: Office) -> None:
     @router.get("/jobs", tags=["jobs"], summary="Jobs, newest first")
     def jobs(
         limit: Annotated[int, Query(ge=1, le=500)] = 100, before: Annotated[m.JobId | None, Query()] = None
-    ) -> m.JobsOut:
-        return m.JobsOut(jobs=[office.shown(j) for j in office.jobs.listing(limit=limit, before=before)])
+    ) -> m.JobPageOut:
+        counts = office.jobs.counts()
+        return m.JobPageOut(
+            jobs=[office.shown(j) for j in office.jobs.listing(limit=limit, before=before)],
+            total=sum(counts.values()),
+            waiting=counts[State.QUEUED] + counts[State.RUNNING],
+        )
 
     @router.get("/jobs/{number}", tags=["jobs"], summary="One job with its progress")
     def job(number: m.JobId) -> m.JobOut:
@@ -108,10 +120,21 @@ def _add_results(router: APIRouter, office: Office) -> None:
     @router.get("/jobs/{number}/result", tags=["results"], summary="Readings, warnings and every tile")
     def result(number: m.JobId) -> m.ResultOut:
         job = office.job(number)
-        tiles = office.results.tiles(job)
+        tiles, report = office.results.tiles(job), office.results.report(job)
+        readings = report["readings"]
+        definition = ValueDefinition(next(iter(readings.values()))["value_definition"])
         return m.ResultOut(
             job=office.shown(job),
-            report=office.results.report(job),
+            report=report,
+            headlines={
+                marker: [
+                    m.LineOut(name=line.name, value=line.value, note=line.note)
+                    for line in headline(marker, reading, no_interval_reason(report, marker))
+                ]
+                for marker, reading in readings.items()
+            },
+            flags={marker: flag_words(reading["flags"]) for marker, reading in readings.items()},
+            scale=_scale(ColourScale(ValueText(definition))),
             tiles=m.TilesOut(markers=list(tiles.markers), columns=tiles.columns),
         )
 
@@ -167,6 +190,16 @@ def _add_upload(router: APIRouter, office: Office) -> None:
     async def upload(name: m.FileName, request: Request) -> m.UploadedOut:
         path, size = await take_upload(request, name, office.root, office.settings)
         return m.UploadedOut(path=path, bytes=size)
+
+
+def _scale(scale: ColourScale) -> m.ScaleOut:
+    return m.ScaleOut(
+        top=scale.top,
+        gamma=scale.GAMMA,
+        colours=[f"#{r:02x}{g:02x}{b:02x}" for r, g, b in scale.table().tolist()],
+        bounds=list(scale.bounds),
+        statement=scale.statement,
+    )
 
 
 def _done(office: Office, number: int) -> Job:

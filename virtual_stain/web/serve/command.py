@@ -30,6 +30,7 @@ class ServeOptions:
     root: Path | None = None
     models: Sequence[str] = ()
     port: int | None = None
+    root_path: str | None = None
     jobs: int = 1
     """Threads that read tiles in the model process."""
     browser: bool = True
@@ -50,8 +51,12 @@ def run_server(config: Config, options: ServeOptions, say: Callable[[str], None]
         "root": None if options.root is None else str(options.root),
         "models": tuple(options.models) or None,
         "port": options.port,
+        "root_path": options.root_path,
     }
-    web = dataclasses.replace(config.web, **{k: v for k, v in changes.items() if v is not None})
+    try:
+        web = dataclasses.replace(config.web, **{k: v for k, v in changes.items() if v is not None})
+    except ValueError as error:
+        raise ConfigError(f"web.{error}") from None
     config = dataclasses.replace(config, web=web)
     access = access_of(web)
     out = options.out
@@ -64,4 +69,4 @@ def run_server(config: Config, options: ServeOptions, say: Callable[[str], None]
         say(f"Score slides of {office.root.folder} at {url_of(sock)} (Ctrl-C ends it; jobs are kept in {out})")
         if options.browser:
             webbrowser.open(url_of(sock))
-        run(serve_app(office, access, Supervisor(out)), sock)
+        run(serve_app(office, access, Supervisor(out)), sock, web.root_path)

@@ -28,6 +28,14 @@ class SubmitBody(BaseModel):
     )
 
 
+class ReadingOut(BaseModel):
+    """The first reading of one marker, in words."""
+
+    marker: str = Field(description="As in report.json.")
+    text: str = Field(description="The global ratio with its interval; of HER2 the score before it.")
+    flags: list[str] = Field(description="What to beware of, in short words.")
+
+
 class JobOut(BaseModel):
     id: int
     slide: str
@@ -44,16 +52,24 @@ class JobOut(BaseModel):
     ended_unix_s: float | None
     message: str = Field(description="Why it failed.")
     hint: str
+    readings: list[ReadingOut] = Field(description="Of a job that is done.")
 
     @staticmethod
-    def of(job: Job, ahead: int | None = None) -> JobOut:
+    def of(job: Job, ahead: int | None = None, readings: list[ReadingOut] | None = None) -> JobOut:
         names = ("id", "slide", "name", "model", "state", "stage", "tiles_done", "tiles_total", "remaining_s")
         more = ("created_unix_s", "started_unix_s", "ended_unix_s", "message", "hint")
-        return JobOut(ahead=ahead, **{n: getattr(job, n) for n in (*names, *more)})
+        return JobOut(ahead=ahead, readings=readings or [], **{n: getattr(job, n) for n in (*names, *more)})
 
 
 class JobsOut(BaseModel):
     jobs: list[JobOut]
+
+
+class JobPageOut(JobsOut):
+    """A part of all jobs, newest first."""
+
+    total: int = Field(description="Jobs of any state.")
+    waiting: int = Field(description="Jobs that wait or run.")
 
 
 class SlideOut(BaseModel):
@@ -89,11 +105,32 @@ class TilesOut(BaseModel):
     columns: dict[str, list[Any]]
 
 
+class LineOut(BaseModel):
+    """One reading as people see it."""
+
+    name: str
+    value: str
+    note: str
+
+
+class ScaleOut(BaseModel):
+    """The colour scale of all slides: the colour of a value v is colours[(min(v, top) / top) ** gamma]."""
+
+    top: float
+    gamma: float
+    colours: list[str] = Field(description="From 0 to top, #rrggbb.")
+    bounds: list[float] = Field(description="Ticks of the legend, ascending values.")
+    statement: str
+
+
 class ResultOut(BaseModel):
     """Everything that the result page shows but pictures."""
 
     job: JobOut
     report: dict[str, Any] = Field(description="As in <stem>.report.json.")
+    headlines: dict[str, list[LineOut]] = Field(description="Marker → its readings, most important first.")
+    flags: dict[str, list[str]] = Field(description="Marker → the flags of its readings, in short words.")
+    scale: ScaleOut
     tiles: TilesOut
 
 

@@ -16,6 +16,7 @@ from virtual_stain.files import read_json, write_bytes
 from virtual_stain.geometry import Box, Size
 from virtual_stain.labels.jpeg import encode_jpeg
 from virtual_stain.markers import CELLS
+from virtual_stain.report.headline import flag_words, lead_text
 from virtual_stain.slides.slide import Slide, SlideRef, open_slide
 from virtual_stain.slides.window import read_window
 from virtual_stain.web.problem import ApiError
@@ -33,6 +34,8 @@ KINDS = {
 OVERVIEW_PX = 2000
 _QUALITY = 90
 _OPEN_SLIDES = 3
+_KNOWN_READINGS = 2000
+"""Jobs whose first readings are kept in memory: the page asks for a hundred of them every second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,15 @@ class TileColumns:
 
     markers: tuple[str, ...]
     columns: dict[str, list[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class ShortReading:
+    """The first reading of one marker, in words."""
+
+    marker: str
+    text: str
+    flags: tuple[str, ...]
 
 
 @dataclass(slots=True)
@@ -57,6 +69,7 @@ class Results:
         self._out, self._root = out, root
         self._slides: OrderedDict[int, _Open] = OrderedDict()
         self._lock = threading.Lock()
+        self._readings: OrderedDict[int, tuple[ShortReading, ...]] = OrderedDict()
 
     def file(self, job: Job, kind: str) -> bytes:
         """One file, as it was written."""
@@ -66,6 +79,23 @@ class Results:
         """The value of report.json."""
         value: dict[str, Any] = read_json(self._path(job, "report.json"), "a report")
         return value
+
+    def short_readings(self, job: Job) -> tuple[ShortReading, ...]:
+        """The first reading of every marker; none where the job is not done or its report is gone."""
+        if job.state is not State.DONE:
+            return ()
+        with self._lock:
+            known = self._readings.get(job.id)
+        if known is None:
+            try:
+                known = _short_readings(self.report(job))
+            except (InputError, KeyError, TypeError, ValueError):
+                return ()
+            with self._lock:
+                self._readings[job.id] = known
+                while len(self._readings) > _KNOWN_READINGS:
+                    self._readings.popitem(last=False)
+        return known
 
     def tiles(self, job: Job) -> TileColumns:
         """Every tissue tile. Raises InputError."""
@@ -151,3 +181,16 @@ class Results:
         if not path.is_file():
             raise InputError(f"the result of job {job.id} is not complete any more: {path.name} is missing.")
         return path
+
+
+def _short_readings(report: dict[str, Any]) -> tuple[ShortReading, ...]:
+    weak = ("model_evidence_weak",) if report.get("model_evidence", {}).get("is_weak") else ()
+    found = []
+    for marker, reading in report["readings"].items():
+        score = (reading.get("her2") or {}).get("score")
+        text = lead_text(marker, reading)
+        # the top mean is not shown here, so its bias is no doubt about what is
+        own = [flag for flag in reading["flags"] if flag != "top_mean_biased"]
+        flags = tuple(flag_words([*own, *weak]))
+        found.append(ShortReading(marker, text if score is None else f"HER2 score {score}; {text}", flags))
+    return tuple(found)

@@ -1,15 +1,14 @@
 // One scored slide: overview with heat map, readings, histogram, top tiles.
 
-import { $, element, get, getBlob, inUnit, percent } from "./api.js";
+import { $, element, get, getBlob, inUnit } from "./api.js";
 
 const TOP = 30;
-// viridis, read at nine places: even steps of lightness, also for colour-blind readers
-const SCALE = ["#440154", "#472d7b", "#3b528b", "#2c728e", "#21918c", "#28ae80", "#5ec962", "#addc30", "#fde725"];
+const LEGEND_PX = 84; // beside the slide, where there is room
 const DOWNLOADS = [["report.html", "HTML report"], ["report.json", "JSON"], ["tiles.csv", "CSV"], ["geojson", "GeoJSON"], ["heatmap.png", "PNG"]];
 const LABELS = { ki67: "Ki67", er: "ER", pr: "PR", her2: "HER2", pdl1: "PD-L1" };
 
 const number = $("slide").dataset.job;
-const state = { data: null, picture: null, marker: null, range: [0, 1], aim: null };
+const state = { data: null, picture: null, marker: null, aim: null };
 
 function banner(text) {
   $("banner").hidden = !text;
@@ -27,10 +26,10 @@ const unit = () => state.data.report.readings[state.marker].unit;
 const shown = (value) => inUnit(value, unit());
 const bounds = () => state.data.report.slide.bounds_px0;
 
+// The same colour for the same value on every slide, as in the PNG and the report.
 function colour(value) {
-  const [low, high] = state.range;
-  const at = Math.min(1, Math.max(0, (value - low) / (high - low || 1))) * (SCALE.length - 1);
-  return SCALE[Math.round(at)];
+  const { top, gamma, colours } = state.data.scale;
+  return colours[Math.round(Math.min(1, Math.max(0, value / top)) ** gamma * (colours.length - 1))];
 }
 
 // a tile may carry a reading of one marker and not of another
@@ -48,16 +47,21 @@ function draw() {
   const canvas = $("heat");
   const [, , width, height] = bounds();
   const ratio = window.devicePixelRatio || 1;
-  const wide = canvas.parentElement.clientWidth - 36;
-  const scale = Math.min(wide / width, (window.innerHeight * 0.74) / height);
-  canvas.style.width = `${Math.round(width * scale)}px`;
-  canvas.style.height = `${Math.round(height * scale)}px`;
-  canvas.width = Math.round(width * scale * ratio);
-  canvas.height = Math.round(height * scale * ratio);
+  const narrow = canvas.parentElement.clientWidth < 520;
+  const wide = canvas.parentElement.clientWidth - (narrow ? 0 : LEGEND_PX);
+  const high = Math.min((wide * height) / width, window.innerHeight * 0.74);
+  canvas.style.width = `${Math.round(wide)}px`;
+  canvas.style.height = `${Math.round(high)}px`;
+  canvas.width = Math.round(wide * ratio);
+  canvas.height = Math.round(high * ratio);
   const context = canvas.getContext("2d");
   context.fillStyle = "#ffffff";
   context.fillRect(0, 0, canvas.width, canvas.height);
-  if (state.picture) context.drawImage(state.picture, 0, 0, canvas.width, canvas.height);
+  const { left, scale } = place();
+  // grey below the colours: on a stained picture they would mix with the stain and no longer match the legend
+  context.filter = $("opacity").value > 0 ? "grayscale(1) contrast(0.6) brightness(1.25)" : "none";
+  if (state.picture) context.drawImage(state.picture, left, 0, width * scale, height * scale);
+  context.filter = "none";
   context.globalAlpha = $("opacity").value / 100;
   const values = valueColumn(state.marker);
   const inside = usedColumn(state.marker);
@@ -74,13 +78,76 @@ function draw() {
     context.strokeStyle = "#b3261e";
     context.strokeRect(...box(state.aim));
   }
+  scaleBar(context, ratio);
+  legend(narrow);
+}
+
+// Where the slide lies on the canvas: in the middle of its width, px of the canvas per level-0 px.
+function place() {
+  const [, , width, height] = bounds();
+  const canvas = $("heat");
+  const scale = Math.min(canvas.width / width, canvas.height / height);
+  return { scale, left: (canvas.width - width * scale) / 2 };
 }
 
 function box(i) {
-  const [bx, by, width] = bounds();
-  const s = $("heat").width / width;
-  return [(column("x")[i] - bx) * s, (column("y")[i] - by) * s, column("width")[i] * s, column("height")[i] * s];
+  const [bx, by] = bounds();
+  const { scale: s, left } = place();
+  return [left + (column("x")[i] - bx) * s, (column("y")[i] - by) * s, column("width")[i] * s, column("height")[i] * s];
 }
+
+// The longest of 1, 2, 5 · 10ⁿ µm that is at most a quarter of the slide's width.
+function scaleBar(context, ratio) {
+  const { slide } = state.data.report;
+  const { scale, left } = place();
+  const whole_um = bounds()[2] * slide.mpp_x;
+  const power = 10 ** Math.floor(Math.log10(whole_um / 4));
+  const um = [5, 2, 1].map((s) => s * power).find((s) => s <= whole_um / 4);
+  const length = (um / slide.mpp_x) * scale;
+  const [x, y] = [left + 12 * ratio, context.canvas.height - 14 * ratio];
+  const text = um >= 1000 ? `${um / 1000} mm` : `${um} µm`;
+  context.font = `${13 * ratio}px system-ui, sans-serif`;
+  const wide = Math.max(length, context.measureText(text).width) + 12 * ratio;
+  context.fillStyle = "#ffffffd0";
+  context.fillRect(x - 6 * ratio, y - 22 * ratio, wide, 32 * ratio);
+  context.fillStyle = "#000000";
+  context.fillRect(x, y, length, 4 * ratio);
+  context.textAlign = "left";
+  context.fillText(text, x, y - 5 * ratio);
+  context.canvas.dataset.scaleBar = text;
+}
+
+// Upright beside the slide, flat below it on a narrow screen; the ticks are the bounds of the classes.
+function legend(narrow) {
+  const canvas = $("legend");
+  const ratio = window.devicePixelRatio || 1;
+  const { colours, bounds: ticks, top, gamma } = state.data.scale;
+  const [wide, high] = narrow ? [$("heat").clientWidth, 44] : [LEGEND_PX - 8, $("heat").clientHeight];
+  Object.assign(canvas.style, { width: `${wide}px`, height: `${high}px` });
+  Object.assign(canvas, { width: wide * ratio, height: high * ratio });
+  const context = canvas.getContext("2d");
+  context.scale(ratio, ratio);
+  const [start, long] = narrow ? [10, wide - 30] : [10, high - 20];
+  const at = (share) => (narrow ? start + share * long : start + (1 - share) * long);
+  colours.forEach((c, i) => {
+    context.fillStyle = c;
+    const [a, b] = [at(i / colours.length), at((i + 1) / colours.length)];
+    if (narrow) context.fillRect(a, 0, b - a + 0.5, 16);
+    else context.fillRect(0, b, 16, a - b + 0.5);
+  });
+  context.fillStyle = "#1c1b22";
+  context.font = "12px system-ui, sans-serif";
+  let last = Infinity;
+  for (const value of [...ticks].reverse()) {
+    const spot = at((value / top) ** gamma);
+    if (Math.abs(spot - last) < (narrow ? 42 : 14)) continue;
+    last = spot;
+    context.textAlign = narrow ? "center" : "left";
+    context.fillText(tick(value), narrow ? spot : 20, narrow ? 32 : spot + 4);
+  }
+}
+
+const tick = (value) => (unit() === "fraction" ? `${Math.round(value * 100)} %` : value.toLocaleString("en"));
 
 function tileAt(event) {
   const canvas = $("heat");
@@ -103,8 +170,8 @@ function show(i) {
   state.aim = i;
   draw();
   $("tile-title").textContent = say(i);
-  $("tile-picture").alt = `H&E tile, ${say(i)}`;
-  $("tile-picture").src = `api/jobs/${number}/tiles/${column("col")[i]}/${column("row")[i]}.jpg`;
+  const src = `api/jobs/${number}/tiles/${column("col")[i]}/${column("row")[i]}.jpg`;
+  $("tile-frame").replaceChildren(element("img", { id: "tile-picture", alt: `H&E tile, ${say(i)}`, src }));
   $("tile").showModal();
 }
 
@@ -138,22 +205,18 @@ function meaning(r) {
 
 function reading() {
   const r = state.data.report.readings[state.marker];
-  const { interval } = r; // of the global ratio; null with its reason in the warnings
-  const rows = [
-    ...(r.her2 ? [["HER2 score", r.her2.score === null ? `– (${r.her2.reason})` : [r.her2.score, r.her2.note].filter(Boolean).join(": ")]] : []),
-    ...(r.her2?.fractions ? [["Tumour cells 0 / 1+ / 2+ / 3+", Object.values(r.her2.fractions).map((f) => percent(f)).join(" / ")]] : []),
-    ["Value", meaning(r)],
-    [`Mean of the top ${r.top_n ?? TOP}`, shown(r.top_mean)],
-    ["Global mean", shown(r.global_mean)],
-    [unit() === "fraction" ? "Global ratio (weighted by expected cells)" : "Cells per mm² of tissue", shown(r.global_ratio)],
-    [interval ? `${percent(interval.level, 0)} interval of the global ratio` : "Interval", interval ? `${shown(interval.low)} to ${shown(interval.high)}` : "none: see the warnings"],
-    ...(typeof interval?.calibrated === "number" ? [["Calibrated global ratio", shown(interval.calibrated)]] : []),
-    ["Tiles in the reading", r.n_tiles],
-    ["Expected tumour cells", r.expected_tumour_cells === null || r.expected_tumour_cells === undefined ? "–" : Math.round(r.expected_tumour_cells)],
-  ];
-  for (const [name, value] of Object.entries(r.quantiles ?? {})) rows.push([`Quantile ${name}`, shown(value)]);
-  if (r.flags?.length) rows.push(["Flags", r.flags.join(", ")]);
-  $("readings").replaceChildren(...rows.map(([name, value]) => element("tr", {}, element("th", { scope: "row", textContent: name }), element("td", { textContent: value }))));
+  const lines = state.data.headlines[state.marker].map((line, i) =>
+    element("div", { className: i === 0 ? "first" : line.name.startsWith("Mean of the top") ? "second" : "" },
+      element("dt", { textContent: line.name }),
+      element("dd", {}, element("b", { textContent: line.value }), ...(line.note ? [element("span", { className: "quiet", textContent: line.note })] : []))),
+  );
+  lines.push(element("div", { className: "second" }, element("dt", { textContent: "What is counted" }), element("dd", { textContent: meaning(r) })));
+  $("readings").replaceChildren(...lines);
+  $("flags").replaceChildren(...state.data.flags[state.marker].map((f) => element("li", { textContent: f })));
+  const evidence = state.data.report.model_evidence;
+  $("evidence").hidden = !evidence;
+  $("evidence").textContent = evidence ? evidence.sentences.join(" ") : "";
+  $("evidence").classList.toggle("weak", Boolean(evidence?.is_weak));
 }
 
 // 1, 2 or 5 times a power of ten, not below the value
@@ -176,7 +239,7 @@ function histogram() {
   const [bottom, step] = [canvas.height - 20 * ratio, canvas.width / 20];
   bins.forEach((n, i) => {
     const high = (n / most) * (bottom - 16 * ratio);
-    context.fillStyle = "#5b3a86";
+    context.fillStyle = colour(((i + 0.5) / 20) * top);
     context.fillRect(i * step + ratio, bottom - high, step - 2 * ratio, high);
   });
   context.fillStyle = "#1c1b22";
@@ -224,16 +287,8 @@ function facts() {
 function choose(marker) {
   state.marker = marker;
   const values = used().map((i) => valueColumn(marker)[i]);
-  state.range = values.length ? [Math.min(...values), Math.max(...values)] : [0, 1];
-  const text = element("div", { className: "legend-text" }, element("span", { textContent: shown(state.range[0]) }), element("span", { textContent: shown(state.range[1]) }));
-  const ramp = element("canvas", { width: SCALE.length, height: 1 });
-  SCALE.forEach((c, i) => {
-    const context = ramp.getContext("2d");
-    context.fillStyle = c;
-    context.fillRect(i, 0, 1, 1);
-  });
-  Object.assign(ramp.style, { width: "100%", height: "12px", display: "block" });
-  $("legend").replaceChildren(ramp, text);
+  const span = values.length ? ` This slide: ${shown(Math.min(...values))} to ${shown(Math.max(...values))}.` : "";
+  $("scale-note").textContent = `${state.data.scale.statement}${span} Grey dots: tissue that is not in the reading.`;
   reading();
   histogram();
   gallery();

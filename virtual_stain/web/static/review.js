@@ -8,6 +8,7 @@ import { SlideMap } from "./map.js";
 import { PairView } from "./view.js";
 
 const AHEAD = 4;
+const MANY = 20; // tiles that nobody accepts at one press of Enter
 const POLL_MS = 10000;
 const WORDS = { accept: "accepted", reject: "rejected", skip: "skipped", open: "undecided", disputed: "disputed", stale: "stale verdict" };
 const FLAGS = {
@@ -114,7 +115,8 @@ function pace() {
   const left = rate > 0 && done < total ? ` · ${rate.toFixed(0)}/min · ${Math.ceil((total - done) / rate)} min left` : "";
   const unsaved = state.queue.length ? ` · saving ${state.queue.length}` : "";
   $("pace").textContent = total ? `${done} of ${total} decided${left}${unsaved}` : "nothing here";
-  $("queue-size").textContent = `${total} tiles, ${total - done} undecided`;
+  const all = state.folder.pairs.reduce((n, p) => n + p.tiles, 0);
+  $("queue-size").textContent = `${total === all ? total : `${total} of ${all}`} tiles, ${total - done} undecided`;
 }
 
 function banner(text, bad = false) {
@@ -248,7 +250,7 @@ function askName() {
 // ---- correcting
 
 function touch(x, y, remove = false) {
-  const tile = loader.load(item()).tile;
+  const tile = item() && loader.load(item()).tile;
   if (!tile || x < 0 || y < 0 || x >= view.tilePx || y >= view.tilePx) return;
   const reach = Math.max(12, 10 / view.zoom);
   const hit = tile.cells.nearest(x, y, reach, view.shown);
@@ -377,6 +379,17 @@ async function loadQueue() {
   }
 }
 
+// Why fewer tiles are shown than were built.
+function leftOut(folder) {
+  const shown = folder.pairs.reduce((n, p) => n + p.tiles, 0);
+  const built = folder.pairs.reduce((n, p) => n + p.tiles_built, 0);
+  const texts = [];
+  if (built > shown) texts.push(`${built} tiles were built, ${shown} are shown: at ${built - shown} the registration error is unknown or above ${folder.max_p95_um} µm (p95), so no verdict can make them records.`);
+  if (folder.pairs_without_tiles.length) texts.push(`Without tiles: ${folder.pairs_without_tiles.join(", ")}. The output of vstain build-records says why.`);
+  $("left-out").hidden = !texts.length;
+  $("left-out").textContent = texts.join(" ");
+}
+
 async function poll() {
   try {
     if (!document.hidden) {
@@ -398,8 +411,12 @@ async function batch() {
   if (!waiting) return banner(stale ? `${stale} tiles have a stale verdict and need a look one by one.` : "There is nothing undecided in this queue.");
   const set = Object.entries(filter).map(([k, v]) => `${k.replaceAll("_", " ")}: ${v}`);
   $("batch-text").textContent = `${waiting} undecided tiles (${set.length ? set.join(", ") : "no filter: all pairs"}) will be accepted as ${reviewer()} without being looked at one by one. Undo takes them back together.${stale ? ` ${stale} with a stale verdict are left out.` : ""}`;
+  const many = waiting > MANY;
+  $("batch-many").hidden = !many;
+  $("batch-many").textContent = many ? `More than ${MANY} tiles: Enter cancels. To accept them choose "Accept them".` : "";
   $("ask-batch").returnValue = "";
   $("ask-batch").showModal();
+  $(many ? "batch-cancel" : "batch-accept").focus();
   $("ask-batch").onclose = async () => {
     if ($("ask-batch").returnValue !== "ok") return;
     try {
@@ -446,6 +463,7 @@ const KEYS = {
     showClass("ignored", false);
   },
   e: () => {
+    if (!item()) return;
     view.cursor = [view.x, view.y];
     $("ihc").focus();
     view.draw();
@@ -456,23 +474,28 @@ const KEYS = {
   "?": () => $("help").showModal(),
 };
 
+// keys that go on while they are held; every other one acts once
+const HELD = new Set(["ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown", "Tab", "+", "=", "-"]);
+
 function onKey(event) {
   if (event.ctrlKey && event.key === "z") event.preventDefault();
-  if (document.querySelector("dialog[open]") || ((event.ctrlKey || event.metaKey || event.altKey) && event.key !== "z")) return;
-  const typing = event.target.closest("input, select, textarea");
+  if (!view || event.defaultPrevented || document.querySelector("dialog[open]")) return;
+  if ((event.ctrlKey || event.metaKey || event.altKey) && !(event.ctrlKey && event.key === "z")) return;
+  const gone = event.target.closest("dialog"); // closed a moment ago: its field keeps the focus until the next frame
+  const typing = !gone && event.target.closest("input, select, textarea");
   if (typing) {
     if (event.key === "Escape") event.target.blur();
     return;
   }
+  if (event.repeat && !HELD.has(event.key)) return event.preventDefault();
   if (view.cursor && item() && moveCursor(event)) return event.preventDefault();
-  const onControl = event.target.closest("button, a, summary");
+  const onControl = !gone && event.target.closest("button, a, summary");
   if (onControl && (event.key === " " || event.key === "Enter")) return; // the control's own
   if (event.shiftKey && event.key.startsWith("Arrow")) {
     const by = { ArrowLeft: [-80, 0], ArrowRight: [80, 0], ArrowUp: [0, -80], ArrowDown: [0, 80] }[event.key];
     view.panBy(...by);
     return event.preventDefault();
   }
-  if (event.repeat && "arsub".includes(event.key)) return; // a key that is held decides once
   const action = event.ctrlKey ? undo : (KEYS[event.key] ?? KEYS[event.key.toLowerCase()]);
   if (!action) return;
   event.preventDefault();
@@ -483,7 +506,8 @@ function wire() {
   document.addEventListener("keydown", onKey);
   const clicks = {
     accept: () => decide("accept"), reject: askReason, skip: () => decide("skip"), undo, batch, agree: agreement,
-    previous: () => show(state.index - 1), next: () => show(state.index + 1), restore, adopt, who: askName, "open-help": () => $("help").showModal(),
+    previous: () => show(state.index - 1), next: () => show(state.index + 1), restore, adopt,
+    "zoom-in": () => view.zoomBy(1.4), "zoom-out": () => view.zoomBy(1 / 1.4), "zoom-whole": () => view.reset(), who: askName, "open-help": () => $("help").showModal(),
   };
   for (const [id, action] of Object.entries(clicks)) $(id).addEventListener("click", action);
   for (const button of document.querySelectorAll("[data-show]")) button.addEventListener("click", () => showClass(button.dataset.show));
@@ -508,9 +532,12 @@ function wire() {
   });
   // decided in the event itself: a dialog tells that it is closed later, when the next key may have moved on
   $("ask-reason").addEventListener("keydown", (event) => {
+    // held down, the key comes again while the closed dialog still has the focus: it would reject the next tile
+    if (event.repeat || !$("ask-reason").open) return event.stopPropagation();
     const chosen = event.target === $("own-reason") ? undefined : state.folder.reasons[Number(event.key) - 1];
     if (!chosen) return;
     event.preventDefault();
+    event.stopPropagation(); // the dialog is closed when the page hears of the key, where it shows and hides cells
     rejectFor(chosen);
   });
   $("ask-reason").querySelector("form").addEventListener("submit", (event) => {
@@ -539,6 +566,7 @@ async function begin() {
   $("folder").textContent = folder.name;
   const form = $("filter").elements;
   form.pair.append(...folder.pairs.map((p) => element("option", { value: p.name, textContent: `${p.name} (${p.decided}/${p.tiles})` })));
+  leftOut(folder);
   form.flag.append(...folder.flags.map((f) => element("option", { value: f, textContent: FLAGS[f] ?? f })));
   $("reasons").replaceChildren(
     ...folder.reasons.map((reason, i) => element("li", {}, element("button", { type: "button", onclick: () => rejectFor(reason) }, element("kbd", { textContent: i + 1 }), ` ${reason}`))),

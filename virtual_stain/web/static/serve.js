@@ -61,6 +61,7 @@ function choose(path, on) {
 function count() {
   const n = state.chosen.size;
   $("chosen").textContent = n === 1 ? "1 slide" : `${n} slides`;
+  $("score").disabled = n === 0;
 }
 
 async function submit(event) {
@@ -85,14 +86,14 @@ async function submit(event) {
 
 async function refresh() {
   const before = state.befores.at(-1);
-  const { jobs } = await get(`api/jobs?limit=${JOBS_SHOWN + 1}${before ? `&before=${before}` : ""}`);
+  const { jobs, total, waiting } = await get(`api/jobs?limit=${JOBS_SHOWN + 1}${before ? `&before=${before}` : ""}`);
   const older = jobs.length > JOBS_SHOWN;
   if (older) jobs.pop();
   $("pages").hidden = !older && !before;
   $("older").disabled = !older;
   $("newer").disabled = !before;
   $("older").dataset.before = jobs.at(-1)?.id ?? "";
-  $("which").textContent = jobs.length ? `Jobs ${jobs.at(-1).id} to ${jobs[0].id}${older ? "; there are older ones" : ""}` : "";
+  $("which").textContent = jobs.length ? `Jobs ${jobs.at(-1).id} to ${jobs[0].id} of ${total}; ${waiting} wait or run, the oldest first` : "";
   $("empty").hidden = jobs.length > 0;
   const seen = new Set();
   jobs.forEach((job, index) => {
@@ -111,7 +112,7 @@ async function refresh() {
 
 function line(job) {
   const what = element("td");
-  if (job.state === "done") what.append(element("span", { className: "state-done", textContent: "done" }));
+  if (job.state === "done") what.append(...reading(job));
   else if (job.state === "queued") what.append(job.ahead ? `waits for ${job.ahead} before it` : "next");
   else if (job.state === "running") {
     what.append(element("progress", { max: job.tiles_total ?? 1, value: job.tiles_done, ariaLabel: `${job.name}: tiles scored` }));
@@ -125,10 +126,29 @@ function line(job) {
   const act = element("td");
   if (job.state === "done") act.append(element("a", { href: `jobs/${job.id}`, textContent: "Open", ariaLabel: `Open the result of ${job.name}` }));
   else if (job.state === "queued" || job.state === "running") act.append(element("button", { type: "button", textContent: "Cancel", ariaLabel: `Cancel ${job.name}`, onclick: () => cancel(job.id) }));
-  const row = element("tr", {}, element("th", { scope: "row", textContent: job.slide }), element("td", { textContent: job.model }), what, act);
+  const row = element("tr", {}, element("th", { scope: "row", textContent: job.slide }), element("td", { textContent: job.model }), what, when(job), act);
   row.dataset.job = job.id;
   row.dataset.state = job.state;
   return row;
+}
+
+// The reading, and beside it what makes it doubtful.
+function reading(job) {
+  if (!job.readings.length) return [element("span", { className: "state-done", textContent: "done" })];
+  return job.readings.flatMap((r) => [
+    element("div", { className: "reading-text", textContent: r.text }),
+    ...(r.flags.length ? [element("ul", { className: "chips", ariaLabel: `Flags of ${job.name}` }, ...r.flags.map((f) => element("li", { textContent: f })))] : []),
+  ]);
+}
+
+const clock = (unix_s) => new Date(unix_s * 1000).toLocaleString([], { dateStyle: "short", timeStyle: "short" });
+
+function when(job) {
+  const at = job.ended_unix_s ?? job.started_unix_s ?? job.created_unix_s;
+  const word = job.ended_unix_s ? "" : job.started_unix_s ? "began " : "submitted ";
+  const cell = element("td", { className: "when" }, `${word}${clock(at)}`);
+  if (job.ended_unix_s && job.started_unix_s) cell.append(element("div", { className: "quiet", textContent: `took ${duration(job.ended_unix_s - job.started_unix_s)}` }));
+  return cell;
 }
 
 function turn(befores) {

@@ -19,6 +19,7 @@ from virtual_stain.workflows.demo.truth_checks import read_predictions
 
 _OVERVIEW_MPP = 4.0
 _DOT_PX = 4
+_TITLE_POINTS, _TEXT_POINTS = 15, 13  # legible where the picture is 900 px wide on a page
 _COLOURS = {CellClass.POSITIVE: "#d62728", CellClass.NEGATIVE: "#1f77ff"}
 
 Rgb = npt.NDArray[np.uint8]
@@ -30,9 +31,11 @@ def write_flow_picture(result: DemoResult) -> Path:
     from matplotlib.figure import Figure
 
     pair = result.readings[0].pair
-    figure = Figure(figsize=(16, 9), layout="constrained")
+    figure = Figure(figsize=(18, 11), layout="constrained")
     FigureCanvasAgg(figure)
-    panels = figure.subplot_mosaic([["1", "2", "3", "4"], ["5", "5", "6", "6"]], height_ratios=(1, 1.15))
+    # the scored slide holds two panels and a legend of its own: it needs the width
+    rows = ("11223344", "55566666")
+    panels = figure.subplot_mosaic("\n".join(rows), height_ratios=(1, 1.3))
     axes = [panels[name] for name in "123456"]
     slides = result.out / "cohort" / "slides"
     work = result.out / "records" / "work" / pair
@@ -45,7 +48,7 @@ def write_flow_picture(result: DemoResult) -> Path:
     _show(axes[5], _read(result.out / "scores" / f"{pair}_he.heatmap.png"), "6  H&E slide scored by the exported model")
     path = result.out / "flow.png"
     with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=90)
+        figure.savefig(temporary, format="png", dpi=100)
     return path
 
 
@@ -61,7 +64,7 @@ def _read(path: Path) -> Rgb:
 
 def _show(axis: Any, image: Rgb, title: str) -> None:
     axis.imshow(image)
-    axis.set_title(title)
+    axis.set_title(title, fontsize=_TITLE_POINTS, loc="left")
     axis.set_axis_off()
 
 
@@ -76,7 +79,11 @@ def _tile(axis: Any, path: Path) -> None:
     data = np.frombuffer(image, np.uint8)
     _show(axis, np.asarray(cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB), np.uint8), "")
     _dots(axis, cells)
-    axis.set_title(f"4  Counted: {table['positive'][index]} of {total[index]} tumour cells = {ratio[index]:.0%}")
+    found = f"{table['positive'][index]} of {total[index]} cells = {ratio[index]:.0%}"
+    axis.set_title(f"4  Counted: {found}", fontsize=_TITLE_POINTS, loc="left")
+    axis.text(
+        0, -0.02, "red: positive, blue: negative", transform=axis.transAxes, va="top", fontsize=_TEXT_POINTS
+    )  # fmt: skip
 
 
 def _dots(axis: Any, cells: Cells) -> None:
@@ -92,6 +99,9 @@ def _scatter(axis: Any, result: DemoResult) -> None:
         read = [readings[int(tiles.col[i]), int(tiles.row[i])] for i in index]
         axis.scatter(100 * tiles.ratio[index], 100 * np.array(read), s=14, alpha=0.7, label=pair)
     axis.plot([0, 100], [0, 100], color="grey", linewidth=0.8)
-    axis.set(xlim=(0, 90), ylim=(0, 90), aspect="equal", xlabel="true Ki67 of the tile, %", ylabel="read from H&E, %")
-    axis.set_title("5  Held-out patients: read against true")
-    axis.legend(title="patient", loc="upper left")
+    axis.set(xlim=(0, 90), ylim=(0, 90), aspect="equal")
+    axis.set_xlabel("true Ki67 of the tile, %", fontsize=_TEXT_POINTS)
+    axis.set_ylabel("read from H&E, %", fontsize=_TEXT_POINTS)
+    axis.tick_params(labelsize=_TEXT_POINTS)
+    axis.set_title("5  Held-out patients: read against true", fontsize=_TITLE_POINTS, loc="left")
+    axis.legend(title="patient", loc="upper left", fontsize=_TEXT_POINTS, title_fontsize=_TEXT_POINTS)
