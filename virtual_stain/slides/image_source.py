@@ -15,6 +15,7 @@ from PIL import Image, UnidentifiedImageError
 
 from virtual_stain.errors import SlideError
 from virtual_stain.geometry import Box, Size
+from virtual_stain.slides.damage import jpeg_problem
 from virtual_stain.slides.description import FileDescription, Page
 from virtual_stain.slides.resolution import MppClaim
 from virtual_stain.slides.source import Rgb
@@ -131,6 +132,9 @@ def _decode_image(path: Path) -> Rgb:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         with Image.open(path) as image:
+            problem = jpeg_problem(path.read_bytes()) if image.format == "JPEG" else None
+            if problem is not None:
+                raise ValueError(problem)
             if image.mode == "RGB":
                 return np.array(image)
             rgba = image.convert("RGBA")
