@@ -15,12 +15,14 @@ from typing import Any
 import numpy as np
 
 from virtual_stain.config.load import with_current_names
+from virtual_stain.config.tiling import TilingSettings
 from virtual_stain.counting.cells import Cells
 from virtual_stain.errors import InputError, VerificationError
 from virtual_stain.files import read_json
 from virtual_stain.labels.store import TileStore, TileTable
 from virtual_stain.markers import CellCounts, parse_marker
 from virtual_stain.review.verdicts import Place
+from virtual_stain.schemas import require_schema
 from virtual_stain.workflows.pair import TILES, WORK
 
 BUILD_STATE = "build.json"
@@ -139,14 +141,15 @@ class RecordFolder:
 
     def _state(self) -> dict[str, Any]:
         value: dict[str, Any] = read_json(self._state_path, "the state of build-records")
+        require_schema(value, "build", str(self._state_path))
         return value
 
     def _settings(self) -> tuple[int, float, int]:
         """(tile_px, µm/px of a tile, tumour cells below which a ratio does not train)."""
         try:
             config = with_current_names(self._state()["config"])
-            tile_px = int(config["tiling"]["tile_px"])
-            return tile_px, float(config["tiling"]["window_um"]) / tile_px, int(config["labels"]["min_tile_cells"])
+            tiling = TilingSettings(**config["tiling"])
+            return tiling.tile_px, tiling.tile_mpp, int(config["labels"]["min_tile_cells"])
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise InputError(f"{self._state_path}: expected the state of build-records. Missing: {error}") from None
 
