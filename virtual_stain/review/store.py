@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from virtual_stain.database import connection, transaction
+from virtual_stain.database import connection, require_ours, transaction
 from virtual_stain.database import create as create_database
 from virtual_stain.errors import InputError
 from virtual_stain.review.correction import Correction
@@ -79,6 +79,8 @@ class ReviewStore:
             raise InputError(f"{path}: no such file.", hint="vstain review DIR makes it.")
         if create:
             create_database(path, _WHAT, _SCHEMA, _VERSION)
+        else:
+            require_ours(path, _WHAT, _SCHEMA, _VERSION)
 
     def add(self, verdicts: Sequence[Verdict], *, origin: str = "page", request_id: str | None = None) -> list[int]:
         """Appends decisions in one transaction, synced to disk when it returns; their ids.
