@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.harness.fuzz import Target, project_targets, run
+from tools.harness.fuzz import Target, project_targets, run, run_in_child
 from virtual_stain.errors import InputError
 
 
@@ -28,3 +28,9 @@ def test_damaged_files_are_answered_with_a_sentence(tmp_path: Path, runs: int) -
     limit = sys.getrecursionlimit()
     assert list(run(project_targets(tmp_path), tmp_path, runs)) == []
     assert sys.getrecursionlimit() == limit
+
+
+@pytest.mark.slow
+def test_files_from_elsewhere_are_answered_with_a_sentence(tmp_path: Path) -> None:
+    """A thousand files of every kind, read in a child: none of them ends it, and none takes a minute or 4 GB."""
+    assert list(run_in_child("tools.harness.fuzz:foreign_targets", tmp_path, 1000)) == []
