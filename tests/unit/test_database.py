@@ -62,3 +62,13 @@ def test_a_damaged_page_is_told(store: Path) -> None:
     store.write_bytes(data)
     with pytest.raises(VirtualStainError):
         ReviewStore(store)
+
+
+def test_a_verdict_that_is_none_was_a_traceback(store: Path) -> None:
+    data = store.read_bytes()
+    _run(store, "PRAGMA journal_mode = DELETE")
+    data = store.read_bytes()
+    at = data.rindex(b"accept")
+    store.write_bytes(data[:at] + b"aacept" + data[at + 6 :])
+    with pytest.raises(VirtualStainError):
+        ReviewStore(store, create=False).decisions()

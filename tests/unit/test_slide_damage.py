@@ -149,3 +149,11 @@ def test_any_run_of_noise_in_a_jpeg_2000_is_seen(seed, colour):
     noise = np.random.default_rng(seed).bytes(len(data) - len(data) // 2)
     assert jpeg2000_problem(data[: len(data) // 2] + noise) is not None
     assert jpeg2000_problem(data[: len(data) // 2] + bytes(len(noise))) is not None
+
+
+@pytest.mark.parametrize("place", [0, 2**40], ids=["none", "beyond the end"])
+def test_an_ndpi_without_a_directory_was_a_traceback(tmp_path, place):
+    path = tmp_path / "a.ndpi"
+    path.write_bytes(b"II*\0" + place.to_bytes(8, "little") + bytes(500))
+    with pytest.raises(SlideError), open_slide(SlideRef(path)):
+        pass

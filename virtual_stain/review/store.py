@@ -192,10 +192,17 @@ def _insert(
 
 def _stored(row: sqlite3.Row) -> StoredDecision:
     correction = Correction.parse(row["correction"]) if row["correction"] else None
+    try:
+        decision = Decision(row["verdict"])
+    except ValueError:
+        raise InputError(
+            f"decision {row['id']}: expected a verdict. Received: {row['verdict']!r:.80}: the database is damaged.",
+            hint="Restore review.sqlite from a copy, or from the CSV that review writes.",
+        ) from None
     verdict = Verdict(
         Place(row["pair"], row["col"], row["row"]),
         row["label_id"],
-        Decision(row["verdict"]),
+        decision,
         row["reviewer"],
         row["reason"],
         correction=correction,

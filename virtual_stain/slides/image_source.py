@@ -5,6 +5,7 @@ The image is decoded on the first read and kept in memory, so its size is limite
 
 from __future__ import annotations
 
+import struct
 import warnings
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from virtual_stain.slides.tiff_description import is_tiff
 
 MAX_IMAGE_MEGAPIXELS = 256.0
 """Largest image that is taken whole into memory (3 bytes a pixel); more needs a tiled TIFF."""
-_UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, IndexError, TypeError, SyntaxError, EOFError)
+_UNREADABLE = (OSError, ValueError, RuntimeError, LookupError, TypeError, SyntaxError, EOFError, struct.error)
 _CONVERT = "Convert it to an 8-bit RGB image or a tiled pyramidal TIFF."
 
 

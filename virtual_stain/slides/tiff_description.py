@@ -44,7 +44,8 @@ def describe_tiff(path: Path) -> FileDescription | None:
         return None
     try:
         if path.suffix.lower() == ".ndpi":
-            return FileDescription(path, tuple(_ndpi_page(i, t) for i, t in enumerate(ndpi_directories(path))), ())
+            ndpi = tuple(_ndpi_page(i, t) for i, t in enumerate(ndpi_directories(path)))
+            return FileDescription(path, ndpi, ()) if ndpi else None
         with _quiet(), tifffile.TiffFile(path) as file:
             found = [file.pages[i] for i in range(min(len(file.pages), _MAX_PAGES))]
             pages = tuple(_page(i, page.aspage()) for i, page in enumerate(found))
