@@ -2,8 +2,8 @@
 
     python tools/harness/kill.py OUT --verb score --kills 30 --seed 0
 
-The moment of each kill is drawn with a fixed seed over the time that the undisturbed run took. After it the command runs
-to its end, and its outputs are compared with those of the undisturbed run. Ends with 1 where anything differs.
+The moment of each kill is drawn with a fixed seed over the time that the undisturbed run took. After it the command
+runs to its end, and its outputs are compared with those of the undisturbed run. Ends with 1 where anything differs.
 """
 
 from __future__ import annotations

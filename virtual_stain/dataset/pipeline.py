@@ -189,9 +189,8 @@ def tile_batches(
         tiles = tiles.filter(as_written(lambda data: parse_example(data, ["label/weight"])["label/weight"] > 0))
     if max_tiles is not None and total > max_tiles:
         tiles = tiles.shard(-(-total // max_tiles), 0)
-    tiles = tiles.map(
-        as_written(lambda data: _whole_tile(data, spec)), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-    )
+    whole = as_written(lambda data: _whole_tile(data, spec))
+    tiles = tiles.map(whole, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return tiles.batch(batch_tiles).prefetch(2)
 
 
