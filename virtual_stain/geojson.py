@@ -71,12 +71,15 @@ class GeoObject:
         return (z if isinstance(z, int) else 0), (t if isinstance(t, int) else 0)
 
 
+_FARTHEST_PX = 1e9  # of any slide; beyond it areas overflow
+
+
 def read_geojson(path: Path) -> Any:
     """The document, with or without a byte order mark. Raises InputError that names `path`."""
     try:
         return json.loads(path.read_bytes().decode("utf-8-sig"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise InputError(f"{path}: expected GeoJSON. Received something else: {error}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: expected GeoJSON. Received something else: {error!s:.200}") from None
 
 
 def features_of(value: Any, path: Path, hint: str | None = None) -> list[dict[str, Any]]:
@@ -175,7 +178,7 @@ def _polygon_rings(geometry: Any) -> Iterator[list[Any]]:
 def _polygon(rings: list[Any], path: Path, where: str) -> BaseGeometry:
     try:
         corners = [[(float(p[0]), float(p[1])) for p in ring] for ring in rings]
-        usable = all(len(ring) >= 3 and all(map(math.isfinite, sum(ring, ()))) for ring in corners)
+        usable = all(len(ring) >= 3 and all(abs(v) < _FARTHEST_PX for v in sum(ring, ())) for ring in corners)
     except (TypeError, ValueError, IndexError, KeyError):
         usable = False
     if not usable:

@@ -113,8 +113,8 @@ def _read_toml(path: Path) -> dict[str, dict[str, Any]]:
             return tomllib.load(stream)
     except OSError as error:
         raise ConfigError(f"{path}: the configuration cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, brackets in brackets
+        raise ConfigError(f"{path}: not valid TOML: {error!s:.200}") from None
 
 
 def _parse_override(text: str) -> tuple[str, str, Any]:
@@ -124,7 +124,7 @@ def _parse_override(text: str) -> tuple[str, str, Any]:
         raise ConfigError(f"--set: expected section.key=value. Received: {text!r}")
     try:
         value = tomllib.loads(f"v = {raw.strip()}")["v"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         value = raw.strip()  # a bare word is a string: --set training.recipe=finetune
     return section, key, value
 

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from virtual_stain.errors import InputError, VerificationError
 from virtual_stain.files import make_folder, parse_json, read_json, sha256_file, write_bytes, write_json
 from virtual_stain.geometry import Affine2D, Box, Size
+from virtual_stain.hdf5 import read_array
 from virtual_stain.registration.bare import BareTissue, nothing_bare
 from virtual_stain.registration.result import ErrorEvidence, Registration, Side, Verdict
 from virtual_stain.registration.stored_values import registration_problems
@@ -188,16 +189,16 @@ def _read_h5(path: Path) -> tuple[dict[str, Any], DisplacementField | None, dict
     try:
         with h5py.File(path, "r") as file:
             document = _checked(parse_json(file.attrs["document"], f"{path}: expected a registration"), path)
-            evidence: dict[str, Any] = {n: np.asarray(file["evidence"][n][()], np.float64) for n in _WINDOWS}
+            evidence: dict[str, Any] = {n: np.asarray(read_array(file["evidence"][n]), np.float64) for n in _WINDOWS}
             evidence["bare"] = _read_bare(file["bare/cells"])
             displacement = None
             if document["local_displacement"]:
                 dataset = file["displacement/values_px0"]
                 origin, spacing = (tuple(float(v) for v in dataset.attrs[k]) for k in ("origin_px0", "spacing_px0"))
                 displacement = DisplacementField(
-                    (origin[0], origin[1]), (spacing[0], spacing[1]), np.asarray(dataset[()], np.float32)
+                    (origin[0], origin[1]), (spacing[0], spacing[1]), np.asarray(read_array(dataset), np.float32)
                 )
-    except (OSError, KeyError, ValueError, TypeError, IndexError, AttributeError, RuntimeError) as error:
+    except (OSError, KeyError, ValueError, TypeError, IndexError, AttributeError, RuntimeError, MemoryError) as error:
         raise InputError(
             f"{path}: expected a registration (HDF5). Received something else, or a damaged file: {error}",
             hint=_REGISTER_AGAIN,
@@ -207,7 +208,7 @@ def _read_h5(path: Path) -> tuple[dict[str, Any], DisplacementField | None, dict
 
 def _read_bare(dataset: h5py.Dataset) -> BareTissue:
     origin, cell = (tuple(float(v) for v in dataset.attrs[k]) for k in ("origin_px0", "cell_px0"))
-    return BareTissue(np.asarray(dataset[()]) > 0, (origin[0], origin[1]), (cell[0], cell[1]))
+    return BareTissue(read_array(dataset) > 0, (origin[0], origin[1]), (cell[0], cell[1]))
 
 
 def _checked(document: Any, path: Path) -> dict[str, Any]:

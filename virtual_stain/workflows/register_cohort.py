@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import quote
 
 from virtual_stain.errors import BatchError, PairError, RejectedError, VirtualStainError
-from virtual_stain.files import folder_lock, make_folder, write_text
+from virtual_stain.files import folder_lock, is_full, make_folder, write_text
 from virtual_stain.parallel import map_in_order
 from virtual_stain.progress import QUIET, Progress
 from virtual_stain.provenance import Outcome, RunRecord, refuse_foreign_run
@@ -61,10 +61,12 @@ class CohortRow:
 
 
 def register_one(job: RegistrationJob) -> CohortRow:
-    """Registers in a worker; an error of this pair becomes its row."""
+    """Registers in a worker; an error of this pair becomes its row, a full disk ends the run."""
     try:
         return _row(job.out.name, register_files(job))
     except VirtualStainError as error:
+        if is_full(error):
+            raise
         return CohortRow(job.out.name, "failed", error.message, error=error)
 
 
