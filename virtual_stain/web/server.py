@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 
@@ -10,7 +11,7 @@ from fastapi import FastAPI
 
 from virtual_stain.config import WebSettings
 from virtual_stain.errors import ConfigError
-from virtual_stain.web.connections import LimitedProtocol, max_connections
+from virtual_stain.web.connections import BoundedLog, LimitedProtocol, max_connections
 from virtual_stain.web.guard import Access
 
 TOKEN = "VSTAIN_WEB_TOKEN"
@@ -56,4 +57,7 @@ def run(app: FastAPI, sock: socket.socket) -> None:
         lifespan="on",
         timeout_graceful_shutdown=3,
     )
+    bounded = BoundedLog()
+    for name in ("uvicorn.error", "asyncio"):
+        logging.getLogger(name).addFilter(bounded)
     uvicorn.Server(config).run(sockets=[sock])
