@@ -5,6 +5,7 @@ One bad pair never stops the others and never disappears; finished pairs are kep
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import math
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from virtual_stain.errors import BatchError, PairError, RejectedError, VirtualStainError
+from virtual_stain.errors import BatchError, OutputError, PairError, RejectedError, VirtualStainError
 from virtual_stain.files import folder_lock, is_full, make_folder, write_text
 from virtual_stain.parallel import map_in_order
 from virtual_stain.progress import QUIET, Progress
@@ -80,7 +81,12 @@ def register_cohort(
     record = RunRecord("register")
     with folder_lock(out):
         refuse_foreign_run(out, "register")
-        rows = _register_all(jobs, executor, progress)
+        try:
+            rows = _register_all(jobs, executor, progress)
+        except BaseException:  # Ctrl-C, SIGTERM, a full disk: the pairs that are done are kept
+            with contextlib.suppress(OutputError):  # the first error is the one to tell
+                record.write(out)
+            raise
         write_text(out / TABLE_NAME, table_text(rows))
         write_text(out / INDEX_NAME, _page(out, rows))
         record.outcomes = [Outcome(r.pair, not r.bad, r.reason) for r in rows]
