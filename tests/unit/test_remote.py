@@ -370,7 +370,7 @@ def test_a_message_that_is_too_large_is_not_sent_again(server, tiles, monkeypatc
     transport = predictor._transport
     asked = []
 
-    class Refused(_RefusalError, grpc.RpcError):
+    class RefusedError(_RefusalError, grpc.RpcError):
         pass
 
     class Stub:
