@@ -9,13 +9,18 @@ import tifffile
 from PIL import Image
 
 from tests.fixtures.damage import break_tiles
+from tests.fixtures.models import TinyPredictor, tissue_slide
+from tests.fixtures.phantoms import tiny_pair
 from tests.fixtures.slides import write_tiled_tiff
+from virtual_stain.cli.main import _run
 from virtual_stain.config.tissue import TissueSettings
 from virtual_stain.errors import SlideError
 from virtual_stain.geometry import Size
+from virtual_stain.score.inputs import collect_inputs
 from virtual_stain.slides.damage import jpeg2000_problem, jpeg_problem
 from virtual_stain.slides.slide import SlideRef, open_slide
 from virtual_stain.slides.tissue import find_tissue
+from virtual_stain.workflows.score_slides import ScoreOptions, score_slides
 
 SIZE = 1024
 
@@ -157,3 +162,48 @@ def test_an_ndpi_without_a_directory_was_a_traceback(tmp_path, place):
     path.write_bytes(b"II*\0" + place.to_bytes(8, "little") + bytes(500))
     with pytest.raises(SlideError), open_slide(SlideRef(path)):
         pass
+
+
+def score_of(path, out):
+    inputs = collect_inputs([path], None, out=out, mpp=None)
+    return score_slides(inputs, ScoreOptions(model="x", jobs=2), predictor=TinyPredictor())
+
+
+def tissue_in_jpeg(path):
+    """A slide of some 100 windows, whose pyramid is sound."""
+    tissue_slide(path.with_name("plain.tiff"), size=12)
+    with tifffile.TiffFile(path.with_name("plain.tiff")) as file:
+        image = file.pages[0].asarray()
+    return write_tiled_tiff(path, image, 0.3, levels=(1, 4), compression="jpeg", tile=128)
+
+
+@pytest.mark.parametrize("how", ["zero", "noise"])
+def test_score_lists_broken_tiles_and_reads_the_others(tmp_path, how):
+    path = tissue_in_jpeg(tmp_path / "a.tiff")
+    (sound,) = score_of(path, tmp_path / "sound")
+    assert sound.report["tiles"]["failed"] == 0
+    break_tiles(path, how, share=0.02)
+    (scored,) = score_of(path, tmp_path / "broken")
+    failed = scored.report["tiles"]["failed"]
+    assert 0 < failed <= 0.2 * (failed + scored.report["tiles"]["scored"])
+    assert any(w["code"] == "failed_tiles" for w in scored.report["warnings"])
+    assert "read_failed" in (tmp_path / "broken" / "a.tiles.csv").read_text()
+
+
+@pytest.mark.parametrize("how", ["zero", "noise"])
+def test_score_took_a_slide_of_broken_tiles_for_tissue(tmp_path, how):
+    """The report said `failed: 0`."""
+    path = tissue_in_jpeg(tmp_path / "a.tiff")
+    break_tiles(path, how)
+    with pytest.raises(SlideError, match="tiles of tissue could be read; at most 20% may fail"):
+        score_of(path, tmp_path / "out")
+    assert not (tmp_path / "out" / "a.report.json").exists()
+
+
+def test_count_refuses_a_slide_with_broken_tiles(tmp_path, capsys):
+    pair = tiny_pair(tmp_path / "phantom", size_mm=0.6, format="tiff")
+    assert _run(["count", str(pair.ihc), "--marker", "ki67", "--out", str(tmp_path / "a"), "--jobs", "1", "-q"]) == 0
+    break_tiles(pair.ihc, "zero", share=0.3)
+    assert _run(["count", str(pair.ihc), "--marker", "ki67", "--out", str(tmp_path / "b"), "--jobs", "1", "-q"]) == 3
+    assert "damaged" in capsys.readouterr().err
+    assert not (tmp_path / "b" / "summary.json").exists()
