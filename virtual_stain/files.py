@@ -100,6 +100,8 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(path.name + ".tmp")
     with output_errors(path):
         try:
+            if temporary.is_symlink():  # somebody's way to have another file written in its place
+                temporary.unlink()
             yield temporary
             with temporary.open("rb+") as stream:
                 os.fsync(stream.fileno())

@@ -23,6 +23,7 @@ from virtual_stain.parallel import map_in_order
 from virtual_stain.progress import QUIET, Progress
 from virtual_stain.provenance import Outcome, RunRecord, refuse_foreign_run
 from virtual_stain.registration.result import Registration
+from virtual_stain.tables import quote_formula
 from virtual_stain.version import __version__
 from virtual_stain.workflows.pair_registration import OVERLAY
 from virtual_stain.workflows.register_files import RegistrationJob, register_files
@@ -123,7 +124,8 @@ def table_text(rows: Sequence[CohortRow]) -> str:
         numbers = (r.error_median_um, r.error_p95_um, r.consensus_fraction, r.overlap_fraction)
         pixels = (r.error_median_px0, r.error_p95_px0)
         told, told_px0 = (["" if v is None else f"{v:.2f}" for v in some] for some in (numbers, pixels))
-        writer.writerow([r.pair, r.verdict, *told, " ".join(r.flags), r.reason, *told_px0])
+        pair, reason = quote_formula(r.pair), quote_formula(r.reason)
+        writer.writerow([pair, r.verdict, *told, " ".join(r.flags), reason, *told_px0])
     return stream.getvalue()
 
 
