@@ -227,13 +227,9 @@ def test_a_link_in_place_of_the_temporary_file_led_elsewhere(tmp_path):
     assert not (tmp_path / "out.json").is_symlink()
 
 
-def test_a_full_disk_is_told_apart_from_other_refusals():
-    for number, expected in ((errno.ENOSPC, True), (errno.EDQUOT, True), (errno.EACCES, False)):
-        try:
-            try:
-                raise OSError(number, os.strerror(number))
-            except OSError as error:
-                raise OutputError("x") from error
-        except OutputError as error:
-            assert is_full(error) is expected
-    assert is_full(None) is False
+@pytest.mark.parametrize(("number", "full"), [(errno.ENOSPC, True), (errno.EDQUOT, True), (errno.EACCES, False)])
+def test_a_full_disk_is_told_apart_from_other_refusals(number, full):
+    error = OutputError("x")
+    error.__cause__ = OSError(number, os.strerror(number))
+    assert is_full(error) is full
+    assert is_full(OutputError("x")) is False
