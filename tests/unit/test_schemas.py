@@ -9,7 +9,7 @@ from pathlib import Path
 import jsonschema_rs
 import pytest
 
-import virtual_stain.schemas as module
+import virtual_stain.schema_check as module
 from tests.fixtures.models import tiny_card, write_tiny_bundle
 from tests.fixtures.records import tiny_records
 from virtual_stain.config import Config
@@ -19,10 +19,10 @@ from virtual_stain.export.card import card_from_json
 from virtual_stain.export.registry import append, read_registry
 from virtual_stain.records.manifest import read_manifest
 from virtual_stain.records.verify import verify_records
-from virtual_stain.schemas import NAMES, problems_with, require_schema
+from virtual_stain.schema_check import NAMES, problems_with, require_schema
 from virtual_stain.workflows.output_folder import claim
 
-HOME = Path(module.__file__).parent
+HOME = Path(module.__file__).parent / "schemas"
 DOCS = Path(__file__).parents[2] / "docs" / "schemas.md"
 HASH = "a" * 64
 

@@ -14,7 +14,7 @@ from virtual_stain.config.training import CROP_WEIGHTS
 from virtual_stain.errors import ConfigError, VerificationError
 from virtual_stain.markers import Marker, ValueDefinition, parse_marker, require_definition
 from virtual_stain.patients import PatientKey
-from virtual_stain.schemas import require_schema
+from virtual_stain.schema_check import require_schema
 
 SCHEMA_VERSION = 1
 

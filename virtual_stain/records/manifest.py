@@ -19,7 +19,7 @@ from virtual_stain.files import json_text, read_json, replacing
 from virtual_stain.records.manifest_values import manifest_problems
 from virtual_stain.records.schema import SCHEMA_VERSION
 from virtual_stain.remote import Location
-from virtual_stain.schemas import require_schema
+from virtual_stain.schema_check import require_schema
 
 MANIFEST = "manifest.json"
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from virtual_stain.geometry import Affine2D
 from virtual_stain.registration.transform import DisplacementField
-from virtual_stain.schemas import problems_with
+from virtual_stain.schema_check import problems_with
 
 _REL = 1e-6  # of values that were computed from each other and written with all their digits
 _VECTORS = ("distances", "usual", "height", "trust")

@@ -15,7 +15,7 @@ from virtual_stain.files import make_folder, output_errors, read_json, write_jso
 from virtual_stain.pairs import StainPair
 from virtual_stain.patients import PatientKey
 from virtual_stain.records.manifest import MANIFEST, Manifest
-from virtual_stain.schemas import require_schema
+from virtual_stain.schema_check import require_schema
 from virtual_stain.workflows.pair import WORK, tile_settings
 
 OUTDATED_MANIFEST = "manifest.outdated.json"

@@ -20,7 +20,7 @@ from virtual_stain.records.schema import CLASSES_UNKNOWN, Record, filename
 from virtual_stain.reuse import FILES, MADE_FROM, MadeFrom, is_finished, made_from, publish, read_record
 from virtual_stain.review.gate import Gate, Passed
 from virtual_stain.review.verdicts import Candidate, Place
-from virtual_stain.schemas import problems_with
+from virtual_stain.schema_check import problems_with
 from virtual_stain.workflows.corrections import CORRECTED, corrected_table, relabelled, touched_countable
 from virtual_stain.workflows.pair import TILES, PreparedPair
 

@@ -22,7 +22,7 @@ from virtual_stain.files import read_json
 from virtual_stain.labels.store import TileStore, TileTable
 from virtual_stain.markers import CellCounts, parse_marker
 from virtual_stain.review.verdicts import Place
-from virtual_stain.schemas import require_schema
+from virtual_stain.schema_check import require_schema
 from virtual_stain.workflows.pair import TILES, WORK
 
 BUILD_STATE = "build.json"

@@ -34,7 +34,11 @@ def require_schema(value: Any, name: str, where: str, hint: str | None = None) -
 def _validator(name: str) -> Any:
     import jsonschema_rs
 
-    text = importlib.resources.files(__name__).joinpath(f"{name}.schema.json").read_text(encoding="utf-8")
+    text = (
+        importlib.resources.files("virtual_stain")
+        .joinpath("schemas", f"{name}.schema.json")
+        .read_text(encoding="utf-8")
+    )
     return jsonschema_rs.validator_for(text)
 
 
