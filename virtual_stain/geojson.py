@@ -166,12 +166,15 @@ def _polygon_rings(geometry: Any) -> Iterator[list[Any]]:
         return
     kind, coordinates = geometry.get("type"), geometry.get("coordinates")
     if kind == "GeometryCollection":
-        for part in geometry.get("geometries") or []:
+        parts = geometry.get("geometries") or []
+        for part in parts if isinstance(parts, list) else ():
             yield from _polygon_rings(part)
         return
     found = [coordinates] if kind == "Polygon" else (coordinates or []) if kind == "MultiPolygon" else []
-    for rings in found:
-        if rings and any(rings):
+    for rings in found if isinstance(found, list) else [found]:
+        if not isinstance(rings, list | None):  # no list of rings: who makes a polygon of it says so
+            yield [rings]
+        elif rings and any(rings):
             yield [ring for ring in rings if ring]
 
 

@@ -50,6 +50,15 @@ def test_an_annotation_without_bounds_is_refused(tmp_path: Path, number: str) ->
         read_region(tmp_path / "a.geojson", BOUNDS)
 
 
+@pytest.mark.parametrize("value", ["true", "5", '"x"', "[5]", "[[5]]", "{}"])
+@pytest.mark.parametrize("kind", ["Polygon", "MultiPolygon", "GeometryCollection"])
+def test_coordinates_that_are_none_were_a_traceback(tmp_path: Path, kind: str, value: str) -> None:
+    geometry = f'{{"type": "{kind}", "coordinates": {value}, "geometries": {value}}}'
+    (tmp_path / "a.geojson").write_text(f'{{"type": "Feature", "geometry": {geometry}, "properties": {{}}}}')
+    with pytest.raises(InputError, match=r"a\.geojson"):
+        read_region(tmp_path / "a.geojson", BOUNDS)
+
+
 def test_annotations_in_annotations_without_end_are_refused(tmp_path: Path) -> None:
     child = '{"type": "Feature", "geometry": null, "properties": {}, "childObjects": ['
     for depth in (400, 5000):

@@ -34,7 +34,7 @@ _CORRUPT = re.compile(r"Corrupt JPEG data|Premature end|Inconsistent progression
 _EXTRANEOUS = re.compile(r"(\d+) extraneous bytes")
 _MOST_PADDING = 16  # bytes between the data and the marker after it; writers align to words
 _MOST_ZEROS = 32  # bytes of JPEG 2000 beyond those of empty packets: arithmetic coding leaves no such runs
-_READ_ERRORS = (OSError, ValueError, RuntimeError, LookupError, TypeError, struct.error)
+_READ_ERRORS = (OSError, ArithmeticError, ValueError, RuntimeError, LookupError, TypeError, struct.error)
 
 
 @dataclass(frozen=True, eq=False)

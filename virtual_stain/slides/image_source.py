@@ -24,7 +24,17 @@ from virtual_stain.slides.tiff_description import is_tiff
 
 MAX_IMAGE_MEGAPIXELS = 256.0
 """Largest image that is taken whole into memory (3 bytes a pixel); more needs a tiled TIFF."""
-_UNREADABLE = (OSError, ValueError, RuntimeError, LookupError, TypeError, SyntaxError, EOFError, struct.error)
+_UNREADABLE = (
+    OSError,
+    ArithmeticError,
+    ValueError,
+    RuntimeError,
+    LookupError,
+    TypeError,
+    SyntaxError,
+    EOFError,
+    struct.error,
+)
 _CONVERT = "Convert it to an 8-bit RGB image or a tiled pyramidal TIFF."
 
 

@@ -29,7 +29,7 @@ _RGB, _YCBCR = 2, 6
 # from where on numpy asks for huge pages and the first touch of fresh memory costs less than the copy
 _LEAST_STACKED, _MOST_STACKED, _STACK_BYTES = 32, 128, 4 * 2**20
 _MCU_STARTS, _MCU_STARTS_HIGH = 65426, 65432
-_READ_ERRORS = (OSError, ValueError, RuntimeError, KeyError, IndexError, TypeError, struct.error)
+_READ_ERRORS = (OSError, ArithmeticError, ValueError, RuntimeError, KeyError, IndexError, TypeError, struct.error)
 
 
 class NotExactError(Exception):

@@ -23,7 +23,17 @@ from virtual_stain.slides.ndpi_tags import Tags, ndpi_directories
 from virtual_stain.slides.resolution import MppClaim, um_per_px_from_tags
 
 _UM_PER_UNIT = {"µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6, "pm": 1e-6, "Å": 1e-4}
-_READ_ERRORS = (OSError, ValueError, RuntimeError, LookupError, TypeError, SyntaxError, EOFError, struct.error)
+_READ_ERRORS = (
+    OSError,
+    ArithmeticError,
+    ValueError,
+    RuntimeError,
+    LookupError,
+    TypeError,
+    SyntaxError,
+    EOFError,
+    struct.error,
+)
 _MAX_PAGES = 200
 _REDUCED, _MASK, _MACRO = 1, 4, 9  # NewSubfileType; Aperio marks its macro with 9
 _SAMPLED_SEGMENTS = 9
