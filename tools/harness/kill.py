@@ -41,7 +41,9 @@ def run(scene: Scene, verb: Verb, kills: int, seed: int = 0) -> Iterator[str]:
     for number in range(seed, seed + kills):
         out = work / f"killed-{number}"
         alive = _kill_after(scene.command(verb, out), scene.environment, random.Random(number).uniform(0, seconds))
-        again = scene.run(verb, out, _MOST_S)
+        # a training is never gone on with, or thrown away, unasked
+        more = ("--resume",) if (out / "run" / "run.json").exists() else ()
+        again = scene.run(verb, out, _MOST_S, more)
         if again.returncode != 0:
             yield f"kill {number}: the rerun ends with {again.returncode}: {again.stderr.strip()[-300:]}"
         else:

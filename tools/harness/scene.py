@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,10 +59,12 @@ class Scene:
     def command(self, verb: Verb, out: Path) -> list[str]:
         return [*VSTAIN, *verb.arguments(out)]
 
-    def run(self, verb: Verb, out: Path, timeout_s: float = 600) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, verb: Verb, out: Path, timeout_s: float = 600, more: Sequence[str] = ()
+    ) -> subprocess.CompletedProcess[str]:
         """To its end; the exit code is the caller's to judge."""
         return subprocess.run(
-            self.command(verb, out), env=self.environment, capture_output=True, text=True, timeout=timeout_s
+            [*self.command(verb, out), *more], env=self.environment, capture_output=True, text=True, timeout=timeout_s
         )
 
 
