@@ -14,9 +14,9 @@ from tests.fixtures.models import tiny_card, write_tiny_bundle
 from tests.fixtures.records import tiny_records
 from virtual_stain.config import Config
 from virtual_stain.errors import InputError, OutputError, VerificationError
-from virtual_stain.export.bundle import verify_bundle
-from virtual_stain.export.card import card_from_json
-from virtual_stain.export.registry import append, read_registry
+from virtual_stain.exporting.bundle import verify_bundle
+from virtual_stain.exporting.card import card_from_json
+from virtual_stain.exporting.registry import append, read_registry
 from virtual_stain.records.manifest import read_manifest
 from virtual_stain.records.verify import verify_records
 from virtual_stain.schema_check import NAMES, problems_with, require_schema

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from virtual_stain.errors import ConfigError, InputError, SlideError
-from virtual_stain.score.inputs import collect_inputs, read_slide_table
+from virtual_stain.scoring.inputs import collect_inputs, read_slide_table
 from virtual_stain.slides.slide import open_slide
 
 

@@ -16,7 +16,7 @@ from virtual_stain.cli.main import _run
 from virtual_stain.config.tissue import TissueSettings
 from virtual_stain.errors import SlideError
 from virtual_stain.geometry import Size
-from virtual_stain.score.inputs import collect_inputs
+from virtual_stain.scoring.inputs import collect_inputs
 from virtual_stain.slides.damage import jpeg2000_problem, jpeg_problem
 from virtual_stain.slides.slide import SlideRef, open_slide
 from virtual_stain.slides.tissue import find_tissue

@@ -11,8 +11,8 @@ from tests.fixtures.registration import toy_pair, toy_transform
 from tests.fixtures.slides import write_tiled_tiff
 from virtual_stain.cli.main import _run
 from virtual_stain.errors import BatchError, SlideError
-from virtual_stain.score import score as score_module
-from virtual_stain.score.inputs import collect_inputs
+from virtual_stain.scoring import score as score_module
+from virtual_stain.scoring.inputs import collect_inputs
 from virtual_stain.slides import probe
 from virtual_stain.slides.probe import require_survivable
 from virtual_stain.slides.slide import SlideRef, open_slide

@@ -361,7 +361,7 @@ def hostile_verdicts(place: Place) -> Iterator[str]:
 def names_that_are_programs(place: Place) -> Iterator[str]:
     """A slide whose name is HTML, a formula or an escape: in pages, tables and terminals it is a name."""
     from tests.fixtures.models import TinyPredictor, tissue_slide
-    from virtual_stain.score.inputs import collect_inputs
+    from virtual_stain.scoring.inputs import collect_inputs
     from virtual_stain.workflows.score_slides import ScoreOptions, score_slides
 
     names = ("<img src=x onerror=alert(1)>", "=HYPERLINK('x')", "'\"><script>alert(1)<!--", "{{7*7}}", "a\x1b[2Jb")
@@ -443,8 +443,8 @@ def models_that_reach_outside(place: Place) -> Iterator[str]:
     import tensorflow as tf
 
     from virtual_stain.errors import VerificationError
-    from virtual_stain.score.allowed_operations import require_allowed
-    from virtual_stain.score.signature import read_saved_model
+    from virtual_stain.scoring.allowed_operations import require_allowed
+    from virtual_stain.scoring.signature import read_saved_model
 
     target = place.folder / "written-by-a-model"
 

@@ -275,8 +275,8 @@ def project_targets(folder: Path) -> list[Target]:
     from tests.fixtures.records import tiny_records
     from tests.fixtures.registration import plain_registration, toy_transform
     from tests.fixtures.review import tiny_label
-    from virtual_stain.export.card import card_from_json
-    from virtual_stain.export.registry import read_registry
+    from virtual_stain.exporting.card import card_from_json
+    from virtual_stain.exporting.registry import read_registry
     from virtual_stain.files import read_json, read_object
     from virtual_stain.labels.store import TileStore, write_tiles
     from virtual_stain.records.manifest import read_manifest
@@ -356,7 +356,7 @@ def foreign_targets(folder: Path) -> list[Target]:
     from virtual_stain.registration.landmarks import read_landmarks
     from virtual_stain.review.store import ReviewStore
     from virtual_stain.review.verdicts import Decision, Place, Verdict, read_verdicts
-    from virtual_stain.score.inputs import read_slide_table
+    from virtual_stain.scoring.inputs import read_slide_table
     from virtual_stain.slides.probe import require_survivable
     from virtual_stain.slides.slide import SlideRef, open_slide
 
