@@ -24,6 +24,7 @@ def connection(path: Path, what: str, *, write: bool = False) -> Iterator[sqlite
         opened = sqlite3.connect(uri, uri=True, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
         with contextlib.closing(opened) as db:
             db.row_factory = sqlite3.Row
+            db.execute("PRAGMA trusted_schema = OFF")  # a file from elsewhere may hold triggers of its own
             if write:
                 db.execute("PRAGMA synchronous = FULL")
             yield db
@@ -57,13 +58,48 @@ def create(path: Path, what: str, schema: str, version: int) -> None:
                 f"{path}: expected {what} of version {version}. Received: version {found}",
                 hint="It was written by another version of vstain: use that one, or move the file away.",
             )
-        if not found:
+        if found:
+            _require_sound(db, path, what, schema)
+        else:
             _use_write_ahead_log(db)
             with transaction(db):
                 if not db.execute("PRAGMA user_version").fetchone()[0]:  # another process may have been first
                     for statement in _statements(schema):
                         db.execute(statement)
                     db.execute(f"PRAGMA user_version = {version}")
+
+
+def require_ours(path: Path, what: str, schema: str, version: int) -> None:
+    """For readers: raises InputError unless the file holds the tables of `schema`, and nothing else that acts."""
+    with connection(path, what) as db:
+        found = int(db.execute("PRAGMA user_version").fetchone()[0])
+        if found != version:
+            raise InputError(f"{path}: expected {what} of version {version}. Received: version {found}")
+        _require_sound(db, path, what, schema)
+
+
+def _require_sound(db: sqlite3.Connection, path: Path, what: str, schema: str) -> None:
+    """A trigger or view that is not ours could change what is written or read; a torn page could lose it."""
+    with contextlib.closing(sqlite3.connect(":memory:")) as ours:
+        ours.executescript(schema)
+        expected = _objects(ours)
+    known = {name for _, name, _ in expected}
+    found = {o for o in _objects(db) if o[1] in known or o[0] in ("trigger", "view")}  # more tables do nothing
+    if found != expected:
+        names = sorted({name for _, name, _ in found ^ expected})
+        raise InputError(
+            f"{path}: expected {what} with the tables of vstain. Received others: {', '.join(names)[:200]}",
+            hint="Move the file away: it was made or changed by another program.",
+        )
+    problem = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if problem != "ok":
+        raise InputError(f"{path}: expected {what}. Received a damaged file: {problem:.200}")
+
+
+def _objects(db: sqlite3.Connection) -> set[tuple[str, str, str]]:
+    """(type, name, definition) of every table, index, trigger and view; SQLite's own left out."""
+    rows = db.execute("SELECT type, name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite!_%' ESCAPE '!'")
+    return {(str(kind), str(name), " ".join(str(sql).split())) for kind, name, sql in rows}
 
 
 def _use_write_ahead_log(db: sqlite3.Connection) -> None:

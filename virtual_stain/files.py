@@ -75,6 +75,15 @@ def full_disk(error: BaseException | None) -> OutputError | None:
     return None
 
 
+def is_full(error: BaseException | None) -> bool:
+    """Whether an error comes of a disk that takes nothing more: then it is no single slide's, and the run ends."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def make_folder(path: Path) -> Path:
     """Creates `path` and its parents. Raises OutputError."""
     with output_errors(path):
@@ -91,6 +100,8 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(path.name + ".tmp")
     with output_errors(path):
         try:
+            if temporary.is_symlink():  # somebody's way to have another file written in its place
+                temporary.unlink()
             yield temporary
             with temporary.open("rb+") as stream:
                 os.fsync(stream.fileno())

@@ -71,12 +71,15 @@ class GeoObject:
         return (z if isinstance(z, int) else 0), (t if isinstance(t, int) else 0)
 
 
+_FARTHEST_PX = 1e9  # of any slide; beyond it areas overflow
+
+
 def read_geojson(path: Path) -> Any:
     """The document, with or without a byte order mark. Raises InputError that names `path`."""
     try:
         return json.loads(path.read_bytes().decode("utf-8-sig"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise InputError(f"{path}: expected GeoJSON. Received something else: {error}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: expected GeoJSON. Received something else: {error!s:.200}") from None
 
 
 def features_of(value: Any, path: Path, hint: str | None = None) -> list[dict[str, Any]]:
@@ -163,19 +166,22 @@ def _polygon_rings(geometry: Any) -> Iterator[list[Any]]:
         return
     kind, coordinates = geometry.get("type"), geometry.get("coordinates")
     if kind == "GeometryCollection":
-        for part in geometry.get("geometries") or []:
+        parts = geometry.get("geometries") or []
+        for part in parts if isinstance(parts, list) else ():
             yield from _polygon_rings(part)
         return
     found = [coordinates] if kind == "Polygon" else (coordinates or []) if kind == "MultiPolygon" else []
-    for rings in found:
-        if rings and any(rings):
+    for rings in found if isinstance(found, list) else [found]:
+        if not isinstance(rings, list | None):  # no list of rings: who makes a polygon of it says so
+            yield [rings]
+        elif rings and any(rings):
             yield [ring for ring in rings if ring]
 
 
 def _polygon(rings: list[Any], path: Path, where: str) -> BaseGeometry:
     try:
         corners = [[(float(p[0]), float(p[1])) for p in ring] for ring in rings]
-        usable = all(len(ring) >= 3 and all(map(math.isfinite, sum(ring, ()))) for ring in corners)
+        usable = all(len(ring) >= 3 and all(abs(v) < _FARTHEST_PX for v in sum(ring, ())) for ring in corners)
     except (TypeError, ValueError, IndexError, KeyError):
         usable = False
     if not usable:

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
+import numpy.typing as npt
 
 from virtual_stain.files import replacing
 
@@ -31,6 +33,17 @@ def replacing_hdf5(path: Path, **options: Any) -> Iterator[h5py.File]:
                 raise
         if disk.refusal is not None:
             raise disk.refusal
+
+
+MOST_BYTES = 4_000_000_000
+"""Of one table in memory: a file of a few bytes can claim to hold any number of them."""
+
+
+def read_array(dataset: h5py.Dataset) -> npt.NDArray[Any]:
+    """All values. Raises ValueError for more of them than any file of ours holds."""
+    if dataset.size * dataset.dtype.itemsize > MOST_BYTES:
+        raise ValueError(f"{dataset.name}: expected at most {MOST_BYTES} bytes. Received: {dataset.shape}")
+    return np.asarray(dataset[()])
 
 
 class _Disk:

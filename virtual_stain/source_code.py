@@ -27,6 +27,7 @@ NEUTRAL = {
     "hdf5": "how HDF5 files come to lie on the disk whole",
     "config.check": "refuses settings; those that pass stand in the fingerprint",
     "config.load": "reads settings; their values stand in the fingerprint",
+    "schema_check": "refuses files; what passes is used as it stands",
     "provenance": "what run.json tells",
     "reuse": "decides what is computed again",
     "source_code": "decides what is computed again",

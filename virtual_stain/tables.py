@@ -135,7 +135,10 @@ def find_file(folder: Path, text: str) -> Path:
     A Mac writes ü as u and a mark, a spreadsheet as one letter; they look the same, and only one of them opens.
     """
     path = folder / text
-    if path.exists():
+    try:
+        if path.exists():
+            return path
+    except OSError:  # e.g. a name longer than the system takes: the opening says so
         return path
     found = Path(path.anchor) if path.is_absolute() else Path()
     for part in path.relative_to(path.anchor).parts if path.is_absolute() else path.parts:

@@ -90,3 +90,15 @@ def test_new_weights_are_not_shipped_with_the_figures_of_the_old(done, tmp_path)
     assert _run(["fit", str(done / "records"), "--out", str(cv), "--cv", "3", "--force", "-q", *sets]) == 0
     assert not (cv / "evaluation.json").exists()
     assert held_out(cv / "fold-0").figures is None
+
+
+def test_an_impossible_fold_was_found_after_training_the_ones_before_it(tmp_path, capsys):
+    """Four patients in five folds: one is empty, and the first could be trained."""
+    records, out = tmp_path / "records", tmp_path / "run"
+    tiny_records(records, patients=4, n_folds=5, tile_px=64, window_um=19.2)
+    sets = [part for override in TINY for part in ("--set", override)]
+    assert _run(["fit", str(records), "--out", str(out), "--cv", "5", "-q", *sets]) == 3
+    said = capsys.readouterr().err
+    assert "No fold was trained" in said
+    assert "--cv 4 works" in said
+    assert not list(out.rglob("history.csv"))

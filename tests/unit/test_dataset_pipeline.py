@@ -1,5 +1,7 @@
 """What the network is fed: labels counted inside the crop, exact pixels, an order that can be taken up again."""
 
+import tempfile
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -188,3 +190,19 @@ def test_a_rescaled_crop_counts_the_cells_of_its_window(folder):
     scaled_cells, cells = (np.concatenate([b["cells"] for b in group]).sum() for group in (batches, plain))
     assert 0.8 < scaled_cells / cells < 1.25
     assert any(not np.array_equal(a["crop"], b["crop"]) for a, b in zip(batches, plain, strict=True))
+
+
+def test_no_function_is_translated_into_a_temporary_file(folder, tmp_path, monkeypatch):
+    """A killed training left 71 of them in the system's folder."""
+    path, manifest = folder
+    made = []
+    original = tempfile.NamedTemporaryFile
+
+    def noted(*arguments, **options):
+        made.append(options.get("prefix", ""))
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", noted)
+    take(training_batches(path, manifest.pairs, SPEC, order(sampling="with_replacement")), 1)
+    take(tile_batches(path, manifest.pairs, SPEC, 2, labelled_only=True), 1)
+    assert not [name for name in made if "autograph" in name]

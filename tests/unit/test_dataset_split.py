@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from tests.fixtures.records import tiny_records
-from virtual_stain.dataset.split import split_by_patient, trained_markers
+from virtual_stain.dataset.split import equal_labels, split_by_patient, trained_markers
 from virtual_stain.errors import ConfigError, InputError, VerificationError
 
 
@@ -63,3 +63,15 @@ def test_a_marker_without_a_label_to_train_or_to_choose_by_is_refused(manifest, 
     pairs = tuple(dataclasses.replace(p, marker="er" if p.fold in folds else "ki67") for p in manifest.pairs)
     with pytest.raises(InputError, match=f"fold 0: no usable label of .*er for {side}"):
         split_by_patient(dataclasses.replace(manifest, markers=("er", "ki67"), pairs=pairs), 0)
+
+
+def test_labels_that_are_all_the_same_are_told_before_training(manifest):
+    assert equal_labels(manifest, split_by_patient(manifest, 0)) == []
+    zero = dataclasses.replace(
+        manifest,
+        pairs=tuple(dataclasses.replace(p, positive=0, negative=p.positive + p.negative) for p in manifest.pairs),
+    )
+    (sentence,) = equal_labels(zero, split_by_patient(zero, 0))
+    assert "every label is the same: 0 %" in sentence
+    full = dataclasses.replace(manifest, pairs=tuple(dataclasses.replace(p, negative=0) for p in manifest.pairs))
+    assert "100 %" in equal_labels(full, split_by_patient(full, 0))[0]

@@ -14,6 +14,7 @@ import pytest
 from virtual_stain.errors import InputError, OutputError
 from virtual_stain.files import (
     folder_lock,
+    is_full,
     make_folder,
     output_errors,
     read_json,
@@ -214,3 +215,21 @@ def test_ordinary_json_is_read(tmp_path):
 def test_a_refusal_elsewhere_was_blamed_on_the_output(tmp_path):
     with pytest.raises(PermissionError), output_errors(tmp_path / "out" / "x.json"):
         raise PermissionError(errno.EACCES, "Permission denied", "/slides/a.svs")
+
+
+def test_a_link_in_place_of_the_temporary_file_led_elsewhere(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    (tmp_path / "out.json.tmp").symlink_to(victim)
+    write_text(tmp_path / "out.json", "theirs")
+    assert victim.read_text() == "mine"
+    assert (tmp_path / "out.json").read_text() == "theirs"
+    assert not (tmp_path / "out.json").is_symlink()
+
+
+@pytest.mark.parametrize(("number", "full"), [(errno.ENOSPC, True), (errno.EDQUOT, True), (errno.EACCES, False)])
+def test_a_full_disk_is_told_apart_from_other_refusals(number, full):
+    error = OutputError("x")
+    error.__cause__ = OSError(number, os.strerror(number))
+    assert is_full(error) is full
+    assert is_full(OutputError("x")) is False

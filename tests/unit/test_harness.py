@@ -1,11 +1,14 @@
 """The fuzzer as a test: a short run always, a long one when asked for."""
 
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
-from tools.harness.fuzz import Target, project_targets, run
+from tools.harness import attacks, full_disk, kill
+from tools.harness.fuzz import Target, project_targets, run, run_in_child
+from tools.harness.scene import make_scene
 from virtual_stain.errors import InputError
 
 
@@ -28,3 +31,64 @@ def test_damaged_files_are_answered_with_a_sentence(tmp_path: Path, runs: int) -
     limit = sys.getrecursionlimit()
     assert list(run(project_targets(tmp_path), tmp_path, runs)) == []
     assert sys.getrecursionlimit() == limit
+
+
+@pytest.mark.slow
+def test_files_from_elsewhere_are_answered_with_a_sentence(tmp_path: Path) -> None:
+    """A thousand files of every kind, read in a child: none of them ends it, and none takes a minute or 4 GB."""
+    assert list(run_in_child("tools.harness.fuzz:foreign_targets", tmp_path, 1000)) == []
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> attacks.Place:
+    pytest.importorskip("fastapi")
+    return attacks.make_place(tmp_path_factory.mktemp("attacked"))
+
+
+@pytest.mark.parametrize("attack", attacks.ATTACKS, ids=lambda attack: attack.__name__)
+def test_no_attack_gets_through(place: attacks.Place, attack) -> None:
+    assert list(attack(place)) == []
+
+
+_DISK = pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="only root may mount a small disk")
+
+
+@_DISK
+def test_no_verdict_that_was_answered_is_lost_on_a_full_disk(tmp_path: Path) -> None:
+    assert _found(lambda: full_disk.review(make_scene(tmp_path, ()), 3)) == []
+
+
+@_DISK
+@pytest.mark.parametrize("points", [2, pytest.param(20, marks=pytest.mark.slow)])
+def test_what_register_has_finished_stays_on_a_full_disk(tmp_path: Path, points: int) -> None:
+    scene = make_scene(tmp_path, ("register",))
+    assert _found(lambda: full_disk.run(scene, scene.verbs["register"], points)) == []
+
+
+@_DISK
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [v for v in full_disk.VERBS if v not in ("review", "register")])
+def test_what_is_finished_stays_on_a_full_disk(tmp_path: Path, name: str) -> None:
+    scene = make_scene(tmp_path, (name,))
+    assert _found(lambda: full_disk.run(scene, scene.verbs[name], 20)) == []
+
+
+@pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.slow)])
+def test_register_is_as_undisturbed_after_a_kill(tmp_path: Path, kills: int) -> None:
+    scene = make_scene(tmp_path, ("register",))
+    assert list(kill.run(scene, scene.verbs["register"], kills)) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [v for v in kill.VERBS if v != "register"])
+def test_a_verb_is_as_undisturbed_after_kills(tmp_path: Path, name: str) -> None:
+    scene = make_scene(tmp_path, (name,))
+    assert list(kill.run(scene, scene.verbs[name], 20)) == []
+
+
+def _found(run) -> list[str]:
+    """Containers may take the right to mount from root, too."""
+    try:
+        return list(run())
+    except OSError as error:
+        pytest.skip(f"no small disk can be mounted here: {error}")

@@ -145,3 +145,44 @@ def test_error_grows_where_windows_are_not_recognised() -> None:
     median, p95 = whole.errors_at(far)
     assert median[1] > 20  # beyond all windows: growing with the distance
     assert (p95 > median).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("verdict", "review"),
+        ("error_p95_um", 0.5),
+        ("ihc_from_he", [[2.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, 1.0]]),
+        ("flags", ["manual"]),
+    ],
+)
+def test_a_value_changed_in_the_json_alone_is_refused(tmp_path: Path, name: str, value: object) -> None:
+    written(tmp_path)
+    path = tmp_path / JSON_NAME
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {name: value}), encoding="utf-8")
+    for given in (path, tmp_path / H5_NAME, tmp_path):
+        with pytest.raises(VerificationError, match=name):
+            read_registration(given)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ihc_from_he", [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 1.0]]),
+        ("ihc_from_he", [[2.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, 1.0]]),
+        ("ihc_from_he", [1, 2]),
+        ("error_median_um", 1e9),
+        ("error_median_um", "3"),
+        ("overlap_fraction", 2.0),
+        ("verdict", "perfect"),
+        ("he", None),
+        ("flags", None),
+    ],
+)
+def test_values_that_cannot_be_are_refused(tmp_path: Path, name: str, value: object) -> None:
+    written(tmp_path, elastic_px=0.0)
+    (tmp_path / H5_NAME).unlink()
+    path = tmp_path / JSON_NAME
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {name: value}), encoding="utf-8")
+    with pytest.raises(InputError):
+        read_registration(path)

@@ -18,6 +18,7 @@ from virtual_stain.scoring import score as score_module
 from virtual_stain.scoring.address import ServerAddress, is_server, parse_address
 from virtual_stain.scoring.inputs import collect_inputs
 from virtual_stain.scoring.local import LocalPredictor
+from virtual_stain.scoring.transport import proxy_note
 from virtual_stain.workflows.score_slides import ScoreOptions, score_slides
 
 _OPEN = []
@@ -354,3 +355,49 @@ def test_the_check_for_a_real_server_passes_on_loopback_and_fails_on_a_wrong_one
     done = subprocess.run([*command, "--model", "kidney"], capture_output=True, text=True, timeout=120)
     assert done.returncode == 5
     assert "no such model or version" in done.stdout
+
+
+class _RefusalError(Exception):
+    def code(self):
+        return grpc.StatusCode.RESOURCE_EXHAUSTED
+
+    def details(self):
+        return "Received message larger than max (12582975 vs. 4194304)"
+
+
+def test_a_message_that_is_too_large_is_not_sent_again(server, tiles, monkeypatch):
+    """It was, for minutes, as if the server were busy; the answer would be the same every time."""
+    predictor = open_predictor(address(server, "grpc"), ScoringSettings(server_patience_s=1000))
+    transport = predictor._transport
+    asked = []
+
+    class RefusedError(_RefusalError, grpc.RpcError):
+        pass
+
+    class Stub:
+        def Predict(self, request, timeout):
+            asked.append(timeout)
+            raise RefusedError
+
+    monkeypatch.setattr(transport, "_stub", Stub())
+    with pytest.raises(ModelError, match="takes no message of") as error:
+        predictor.predict(tiles)
+    assert len(asked) == 1
+    assert "batch_size" in error.value.hint
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_proxy_is_not_asked_for_this_machine(server, tiles, kind, monkeypatch):
+    for name in ("http_proxy", "https_proxy", "grpc_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+        monkeypatch.setenv(name.upper(), "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    assert open_predictor(address(server, kind), QUICK).predict(tiles)["ki67"].shape == (5,)
+
+
+def test_a_proxy_that_is_used_is_named(monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    assert "http_proxy" in proxy_note("server.example:8500")
+    assert "no_proxy=server.example" in proxy_note("server.example:8500")
+    assert proxy_note("127.0.0.1:8500") == proxy_note("localhost:8500") == proxy_note("[::1]:8500") == ""

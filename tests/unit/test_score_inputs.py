@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from virtual_stain.errors import ConfigError, InputError
+from virtual_stain.errors import ConfigError, InputError, SlideError
 from virtual_stain.scoring.inputs import collect_inputs, read_slide_table
+from virtual_stain.slides.slide import open_slide
 
 
 def test_results_go_beside_the_caller_or_into_one_folder():
@@ -63,3 +64,10 @@ def test_a_table_of_another_kind_is_refused(tmp_path, text):
 def test_a_missing_table_is_named(tmp_path):
     with pytest.raises(InputError, match=r"none\.csv"):
         read_slide_table(tmp_path / "none.csv")
+
+
+def test_a_name_longer_than_the_system_takes_was_a_traceback(tmp_path):
+    (tmp_path / "slides.csv").write_text("slide\n" + "ä" * 300 + ".svs\n")
+    (ref,) = read_slide_table(tmp_path / "slides.csv")
+    with pytest.raises(SlideError, match="cannot be read"), open_slide(ref):
+        pass

@@ -6,7 +6,7 @@ import pytest
 
 from tests.fixtures.models import TinyPredictor, block_slide, coloured_is_tissue, tiny_card
 from virtual_stain.config import ScoringSettings
-from virtual_stain.errors import BatchError, ModelError, NoTissueError, OutputError, SlideError
+from virtual_stain.errors import BatchError, InputError, ModelError, NoTissueError, OutputError, SlideError
 from virtual_stain.files import folder_lock, sha256_file
 from virtual_stain.patients import PatientKey, keyed_slides
 from virtual_stain.scoring import score as score_module
@@ -217,3 +217,22 @@ def test_a_training_slide_is_recognised_where_the_key_is_and_never_guessed(tmp_p
     assert ("slide_seen_in_training" in codes) == ("slide_seen_in_training" in flags) == key_there
     assert ("training_slides_unknown" in codes) != key_there
     assert not (tmp_path / "no-data").exists(), "a scorer creates no key"
+
+
+def test_a_second_slide_of_the_same_name_replaced_the_report_of_the_first(tmp_path):
+    """Two hospitals, each with a slide 001."""
+    first, second = tmp_path / "A" / "001.tiff", tmp_path / "B" / "001.tiff"
+    for path, red in ((first, 150), (second, 200)):
+        path.parent.mkdir()
+        block_slide(path, [[red]])
+    out = tmp_path / "out"
+    score([first], out)
+    before = (out / "001.report.json").read_bytes()
+    with pytest.raises(InputError, match=r"report of .*B.001\.tiff.*that of another slide, .*A.001\.tiff"):
+        score([second], out)
+    assert (out / "001.report.json").read_bytes() == before
+    (scored,) = score([second], out, force=True)
+    assert scored.report["slide"]["path"] == str(second)
+    block_slide(second, [[100]])  # the same place: scanned again
+    (scored,) = score([second], out)
+    assert scored.outcome.ok

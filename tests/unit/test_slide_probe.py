@@ -6,11 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.fixtures.models import TinyPredictor, block_slide, coloured_is_tissue
+from tests.fixtures.registration import toy_pair, toy_transform
 from tests.fixtures.slides import write_tiled_tiff
-from virtual_stain.errors import SlideError
+from virtual_stain.cli.main import _run
+from virtual_stain.errors import BatchError, SlideError
+from virtual_stain.scoring import score as score_module
+from virtual_stain.scoring.inputs import collect_inputs
 from virtual_stain.slides import probe
 from virtual_stain.slides.probe import require_survivable
 from virtual_stain.slides.slide import SlideRef, open_slide
+from virtual_stain.workflows.score_slides import ScoreOptions, score_slides
 
 _TILE_LENGTH = 323
 
@@ -82,3 +88,60 @@ def test_how_the_child_ended_is_told(slide: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(probe._CHILD, "survives", lambda path: "signal SIGABRT")
     with pytest.raises(SlideError, match=r"ends the process that reads it \(signal SIGABRT\)"):
         require_survivable(SlideRef(slide))
+
+
+@pytest.fixture
+def deadly(slide: Path, tmp_path: Path) -> Path:
+    """A file over which OpenSlide aborts: it asks for 2 TB."""
+    return _with_tag(slide, tmp_path / "deadly.tif", _TILE_LENGTH, 2**31 - 1)
+
+
+def test_the_child_dies_of_the_file_and_nothing_else_does(deadly: Path, slide: Path) -> None:
+    child = probe._Child()
+    try:
+        assert child.survives(deadly) == "signal SIGABRT"
+        assert child.survives(slide) is None
+        assert child.survives(deadly) == "signal SIGABRT"  # and so does the rerun
+    finally:
+        child.close()
+
+
+def test_info_told_of_the_others(deadly: Path, slide: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(["info", str(deadly), str(slide)]) == 6
+    told = capsys.readouterr()
+    assert "SIGABRT" in told.out + told.err
+    assert "256 × 256" in told.out
+
+
+def test_the_other_slides_of_a_folder_were_lost(deadly: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(score_module, "find_tissue", coloured_is_tissue)
+    block_slide(tmp_path / "good.tiff", [[150, 170]])
+    inputs = collect_inputs([tmp_path], None, out=tmp_path / "out", mpp=None)
+    for _ in range(2):  # the rerun does not die of it either
+        with pytest.raises(BatchError, match="deadly.*SIGABRT"):
+            score_slides(inputs, ScoreOptions(model="unused"), predictor=TinyPredictor())
+        assert (tmp_path / "out" / "good.report.json").is_file()
+
+
+def test_the_other_pairs_of_a_table_were_lost(deadly: Path, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    toy_pair(tmp_path / "a", toy_transform(25, elastic_px=2.0), seed=1)
+    rows = ["bad,P2,ki67,a/he.png,deadly.tif,2,2", "good,P1,ki67,a/he.png,a/ihc.png,2,2"]
+    table = tmp_path / "PAIRS.csv"
+    table.write_text("\n".join(["pair,patient,marker,he,ihc,he_mpp,ihc_mpp", *rows]) + "\n")
+    assert _run(["register", str(table), "--out", str(tmp_path / "out"), "--jobs", "1", "-q"]) == 6
+    assert (tmp_path / "out" / "good" / "registration.json").is_file()
+    assert "SIGABRT" in (tmp_path / "out" / "summary.csv").read_text(encoding="utf-8")
+
+
+def test_the_web_server_died_of_an_upload_and_left_its_hidden_file(deadly: Path, tmp_path: Path) -> None:
+    fastapi = pytest.importorskip("fastapi")
+    assert fastapi
+    from tests.fixtures.web import client, serve_of
+
+    page = client(serve_of(tmp_path, uploads=True, upload_max_mb=5))
+    headers = {"Content-Type": "application/octet-stream"}
+    answer = page.put("/api/uploads/new.tif", content=deadly.read_bytes(), headers=headers)
+    assert answer.status_code == 422
+    assert list((tmp_path / "slides" / "uploads").iterdir()) == []
+    assert page.get("/healthz").status_code == 200

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import re
 import socket
+import subprocess
+import sys
 import threading
 import time
 import urllib.request
@@ -17,7 +21,7 @@ from fastapi.testclient import TestClient
 from virtual_stain.config import WebSettings
 from virtual_stain.web.app import make_app
 from virtual_stain.web.below_prefix import BelowPrefix
-from virtual_stain.web.connections import LimitedProtocol, max_connections
+from virtual_stain.web.connections import BoundedLog, LimitedProtocol, max_connections
 from virtual_stain.web.guard import Access, way_up
 from virtual_stain.web.health import Health
 from virtual_stain.web.server import listen
@@ -130,3 +134,42 @@ def test_a_proxy_may_pass_the_prefix_on_or_take_it_off(path: str) -> None:
 def test_a_root_path_that_is_none_is_refused(path: str) -> None:
     with pytest.raises(ValueError, match="root_path"):
         WebSettings(root_path=path)
+
+
+def test_a_log_of_nonsense_grew_without_bound() -> None:
+    now = [0.0]
+    bounded = BoundedLog(most=3, clock=lambda: now[0])
+
+    def record(text: str = "Invalid HTTP request received.") -> logging.LogRecord:
+        return logging.LogRecord("x", logging.WARNING, "", 0, text, (), None)
+
+    records = [record() for _ in range(9)]
+    assert [bounded.filter(r) for r in records] == [True] * 3 + [False] * 6
+    assert "left out" in records[2].getMessage()
+    now[0] = 61.0
+    assert bounded.filter(record())
+    assert bounded.filter(record("another"))
+
+
+def test_tokens_in_headers_could_be_guessed_as_fast_as_the_server_answers() -> None:
+    page = TestClient(_app(TOKEN), base_url="http://127.0.0.1")
+    codes = [page.get("/metrics", headers={"Authorization": f"Bearer wrong {n}"}).status_code for n in range(12)]
+    assert codes.count(429) >= 6
+    assert page.get("/metrics", headers={"Authorization": f"Bearer {TOKEN}"}).status_code == 429  # it waits, too
+    again = TestClient(_app(TOKEN), base_url="http://127.0.0.1")
+    assert again.get("/metrics", headers={"Authorization": f"Bearer {TOKEN}"}).status_code == 200
+
+
+def test_hidden_files_of_uploads_stayed_after_a_kill(tmp_path: Path) -> None:
+    from virtual_stain.web.serve.root import SlideRoot
+    from virtual_stain.web.serve.upload import remove_unfinished
+
+    folder = tmp_path / "uploads"
+    folder.mkdir()
+    with subprocess.Popen([sys.executable, "-c", ""]) as dead:
+        dead.wait()
+    for name in (f".upload-{dead.pid}-ab.tiff", f".upload-{os.getpid()}-ab.tiff", "whole.tiff", ".upload-x.tiff"):
+        (folder / name).write_bytes(b"x")
+    remove_unfinished(SlideRoot(tmp_path))
+    kept = {".upload-x.tiff", f".upload-{os.getpid()}-ab.tiff", "whole.tiff"}
+    assert {p.name for p in folder.iterdir()} == kept

@@ -25,7 +25,7 @@ from virtual_stain.api.frames import read_frame, show_picture
 from virtual_stain.config import Config
 from virtual_stain.markers import parse_marker
 from virtual_stain.workflows.count_slide import CountRequest, count_slide
-from virtual_stain.workflows.count_words import title_of
+from virtual_stain.workflows.count_words import headline_of
 
 if TYPE_CHECKING:
     import pandas
@@ -92,7 +92,7 @@ class Count:
 
     def plot(self, axes: Axes | None = None) -> Axes:
         """Draws the slide with its cells on Matplotlib axes."""
-        return show_picture(self.folder / "overlay.jpg", axes, title_of(self.summary))
+        return show_picture(self.folder / "overlay.jpg", axes, headline_of(self.summary))
 
 
 def count(

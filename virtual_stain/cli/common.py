@@ -48,6 +48,7 @@ def common_options(function: Callable[..., Any]) -> Callable[..., Any]:
         **kwargs: Any,
     ) -> Any:
         logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+        logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what matters of an odd file is refused or told
         # our own loggers alone: those of the libraries would drown them
         logging.getLogger("vstain").setLevel(logging.DEBUG if verbose else logging.WARNING)
         common = Common(

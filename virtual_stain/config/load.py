@@ -120,8 +120,8 @@ def _read_toml(path: Path) -> dict[str, dict[str, Any]]:
         if path.stem in shipped_configs() and not path.exists():
             hint = f"It comes with the program. Write it there: vstain configs {path.stem} --out {path.parent}"
         raise ConfigError(f"{path}: the configuration cannot be read: {error.strerror}", hint=hint) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, brackets in brackets
+        raise ConfigError(f"{path}: not valid TOML: {error!s:.200}") from None
 
 
 def _parse_override(text: str) -> tuple[str, str, Any]:
@@ -131,7 +131,7 @@ def _parse_override(text: str) -> tuple[str, str, Any]:
         raise ConfigError(f"--set: expected section.key=value. Received: {text!r}")
     try:
         value = tomllib.loads(f"v = {raw.strip()}")["v"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         value = raw.strip()  # a bare word is a string: --set training.recipe=finetune
     return section, key, value
 

@@ -40,6 +40,8 @@ class ScoringSettings:
     """Batches of tiles that may wait for the network in memory; a 1024-px tile is 3 MB."""
     read_timeout_s: Annotated[float, Range(0.1, 86_400)] = 300.0
     """Without a single tile for so long the slide counts as unreadable (a stalled network share)."""
+    max_failed_fraction: Annotated[float, Range(0, 1)] = 0.2
+    """A slide of which a larger share of the tissue tiles cannot be read is refused."""
     low_tissue_mm2: Annotated[float, Range(0, 10_000)] = 1.0
     """Less tissue than this on a slide is flagged low_tissue."""
     few_cells: Annotated[int, Range(0, 1_000_000)] = 500

@@ -158,13 +158,18 @@ def _middle(ring: Points) -> Points:
     return np.asarray(ring[0] + np.array([((x + x1) * cross).sum(), ((y + y1) * cross).sum()]) / (3 * cross.sum()))
 
 
+_MOST_UNPACKED = 2_000_000_000  # bytes: millions of outlines; a few bytes of an archive can claim any number
+
+
 def _stardist(path: Path) -> GivenCells:
     """StarDist's `details` as numpy.savez(path, **details) writes them: points [N, 2] and coord [N, 2, K], (y, x)."""
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            if sum(part.file_size for part in file.zip.infolist()) > _MOST_UNPACKED:
+                raise ValueError(f"more than {_MOST_UNPACKED / 1e9:.0f} GB of numbers")
             points = np.asarray(file["points"], np.float64)
             coord = np.asarray(file["coord"], np.float64)
-    except (*_NO_ARCHIVE, zipfile.BadZipFile, zlib.error) as error:
+    except (*_NO_ARCHIVE, zipfile.BadZipFile, zlib.error, MemoryError) as error:
         raise InputError(f"{path}: expected StarDist's details with points and coord. Received: {error}") from None
     n = len(points)
     if points.shape != (n, 2) or coord.ndim != 3 or coord.shape[:2] != (n, 2) or not np.isfinite(coord).all():

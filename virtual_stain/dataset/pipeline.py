@@ -23,7 +23,7 @@ from virtual_stain.dataset.sampling import draws_of_epoch, tile_weights
 from virtual_stain.errors import InputError
 from virtual_stain.markers import Marker
 from virtual_stain.records.manifest import PairEntry, shard_paths
-from virtual_stain.records.read import parse_example, shard_dataset
+from virtual_stain.records.read import as_written, parse_example, shard_dataset
 from virtual_stain.remote import Location
 
 _KEYS = (
@@ -98,23 +98,29 @@ def training_batches(
         files = files.shuffle(len(paths), seed=seed, reshuffle_each_iteration=False)
         # several shards at once: neighbours in a shard are neighbours on a slide
         tiles = files.interleave(
-            lambda path, start: shard_dataset(path).enumerate(start),
+            as_written(lambda path, start: shard_dataset(path).enumerate(start)),
             cycle_length=min(_OPEN_SHARDS, len(paths)), block_length=1,
         )  # fmt: skip
         if replacement or weights is not None:
             draws = draws_of_epoch(weights, per_epoch, tf.stack([seed, number]), replacement=replacement)
-            tiles = tiles.flat_map(lambda place, data: tf.data.Dataset.from_tensors((place, data)).repeat(draws[place]))
+            tiles = tiles.flat_map(
+                as_written(lambda place, data: tf.data.Dataset.from_tensors((place, data)).repeat(draws[place]))
+            )
         # bytes, not pixels: 4096 decoded tiles of 1024 px would be 13 GB
         tiles = tiles.shuffle(min(order.shuffle_tiles, per_epoch), seed=seed, reshuffle_each_iteration=False)
-        return tiles.map(lambda place, data: data).enumerate(start=number * per_epoch)
+        return tiles.map(as_written(lambda place, data: data)).enumerate(start=number * per_epoch)
 
-    tiles = tf.data.Dataset.range(first_epoch, _ENDLESS).flat_map(epoch)
+    tiles = tf.data.Dataset.range(first_epoch, _ENDLESS).flat_map(as_written(epoch))
     tiles = tiles.skip(done - first_epoch * per_epoch)  # of the epoch that was under way; nothing is decoded for it
     own = order.batch_size // order.workers
     if order.workers > 1:  # every process walks the same order and decodes its own part of each batch
-        tiles = tiles.filter(lambda index, data: index % order.batch_size // own == order.worker)
+        tiles = tiles.filter(as_written(lambda index, data: index % order.batch_size // own == order.worker))
     crops = tiles.map(
-        lambda index, data: _training_crop(data, tf.stack([tf.cast(order.seed, tf.int64), index]), spec, order.augment),
+        as_written(
+            lambda index, data: _training_crop(
+                data, tf.stack([tf.cast(order.seed, tf.int64), index]), spec, order.augment
+            )
+        ),
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,
     )
@@ -180,10 +186,11 @@ def tile_batches(
     tiles = shard_dataset(_paths(folder, pairs))
     total = sum(p.n_ratio if labelled_only else p.n_records for p in pairs)
     if labelled_only:  # before anything is decoded
-        tiles = tiles.filter(lambda data: parse_example(data, ["label/weight"])["label/weight"] > 0)
+        tiles = tiles.filter(as_written(lambda data: parse_example(data, ["label/weight"])["label/weight"] > 0))
     if max_tiles is not None and total > max_tiles:
         tiles = tiles.shard(-(-total // max_tiles), 0)
-    tiles = tiles.map(lambda data: _whole_tile(data, spec), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    whole = as_written(lambda data: _whole_tile(data, spec))
+    tiles = tiles.map(whole, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return tiles.batch(batch_tiles).prefetch(2)
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from virtual_stain.records.manifest import PairEntry, shard_paths
-from virtual_stain.records.read import parse_example, shard_dataset
+from virtual_stain.records.read import as_written, parse_example, shard_dataset
 from virtual_stain.remote import Location
 
 RATIO_EDGES = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)
@@ -63,7 +63,7 @@ def _ratio_bins(folder: Location, pairs: Sequence[PairEntry]) -> npt.NDArray[np.
         return tuple(tf.cast(record[key], tf.float64) for key in keys)
 
     labels = shard_dataset([str(p) for p in shard_paths(folder, pairs)])
-    labels = labels.map(label, num_parallel_calls=tf.data.AUTOTUNE).batch(4096)
+    labels = labels.map(as_written(label), num_parallel_calls=tf.data.AUTOTUNE).batch(4096)
     positive, negative, weight = np.concatenate([np.stack([v.numpy() for v in b], axis=1) for b in labels]).T
     ratio = positive / np.maximum(positive + negative, 1)
     bins = np.searchsorted(RATIO_EDGES[1:-1], ratio, side="right").astype(str)

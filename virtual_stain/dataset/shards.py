@@ -13,7 +13,7 @@ from virtual_stain.files import sha256_file
 from virtual_stain.markers import Marker
 from virtual_stain.progress import QUIET, Progress
 from virtual_stain.records.manifest import PairEntry, shard_paths
-from virtual_stain.records.read import parse_example, shard_dataset
+from virtual_stain.records.read import as_written, parse_example, shard_dataset
 from virtual_stain.remote import Location
 
 _HINT = "vstain records verify {folder} finds every damaged file; build-records packs it anew from the work folder."
@@ -61,7 +61,7 @@ def _has_class(folder: Location, pairs: Sequence[PairEntry]) -> bool:
         return tf.reduce_any(record["cells/intensity"] > 0) & (record["label/weight"] > 0)
 
     records = shard_dataset([str(path) for path in shard_paths(folder, pairs)])
-    return any(bool(found) for found in records.map(stained))
+    return any(bool(found) for found in records.map(as_written(stained)))
 
 
 @contextlib.contextmanager

@@ -120,7 +120,7 @@ def equal_labels(manifest: Manifest, split: Split) -> list[str]:
         if (positive == 0) != (negative == 0):
             share = "0 %" if positive == 0 else "100 %"
             said.append(
-                f"{marker}: every training label is the same, {share} positive of {positive + negative} cells. "
+                f"{marker}: every label is the same: {share} of {positive + negative} training cells are positive. "
                 "A model can learn nothing else from them: is the IHC slide the right one, and its stain counted?"
             )
     return said

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ from virtual_stain.records.manifest import MANIFEST, read_manifest
 from virtual_stain.remote import Location, parse_location
 from virtual_stain.training.cross_validation import cross_validation_runs
 from virtual_stain.training.run_dir import RunDir, TrainedRun, load_run
+
+_log = logging.getLogger("vstain.evaluate")
 
 SCHEMA_VERSION = 3
 
@@ -117,6 +120,8 @@ def evaluate(
 
 def _read_run(run_dir: Path, records_dir: Location | None, top_n: int, progress: Progress) -> _Read:
     run, best_sha256 = _loaded(run_dir)
+    for sentence in run.data.get("equal_labels") or ():
+        _log.warning("%s: %s", run_dir, sentence)
     records = _records_of(run) if records_dir is None else records_dir
     manifest = read_manifest(records)
     pairs = held_out_pairs(run, records, manifest)

@@ -14,6 +14,7 @@ from virtual_stain.config.training import CROP_WEIGHTS
 from virtual_stain.errors import ConfigError, VerificationError
 from virtual_stain.markers import Marker, ValueDefinition, parse_marker, require_definition
 from virtual_stain.patients import PatientKey
+from virtual_stain.schema_check import require_schema
 
 SCHEMA_VERSION = 1
 
@@ -154,6 +155,10 @@ def card_from_json(value: Mapping[str, Any], where: str) -> ModelCard:
         raise VerificationError(f"{where}: the model card is not usable: {error}") from None
     except ConfigError as error:
         raise VerificationError(f"{where}: {error.message}", hint=error.hint) from None
+    require_schema(value, "bundle", where)
+    mpp = card.tiling.tile_mpp
+    if not math.isclose(value.get("tile_mpp", mpp), mpp, rel_tol=1e-6):
+        raise VerificationError(f"{where}: tile_mpp: expected {mpp:g} of its window. Received: {value['tile_mpp']!r}")
     return card
 
 

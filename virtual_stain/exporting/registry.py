@@ -20,6 +20,7 @@ from virtual_stain.errors import InputError, VerificationError
 from virtual_stain.exporting.bundle import Bundle
 from virtual_stain.exporting.signing import PublicKey, SigningKey, decoded, public_key_of, require_cryptography
 from virtual_stain.files import folder_lock, parse_json, write_bytes
+from virtual_stain.schema_check import problems_with
 
 REGISTRY = "registry.jsonl"
 _GENESIS = "0" * 64
@@ -119,7 +120,7 @@ def _entry(line: bytes, number: int, previous: str, where: str) -> Entry:
     keys = (*_KEYS, "public_key", "signature") if signed else _KEYS
     if not isinstance(value, dict) or tuple(value) != keys or _line(value) != line:
         raise VerificationError(f"{where}: expected a line of the registry. Received: {line[:80]!r}", hint=_RESTORE)
-    if not _is_typed(value):
+    if problems_with(value, "registry"):
         raise VerificationError(f"{where}: expected names, versions and hashes. Received: {line[:80]!r}", hint=_RESTORE)
     if value["previous"] != previous or value["index"] != number - 1:
         raise VerificationError(
@@ -134,11 +135,6 @@ def _entry(line: bytes, number: int, previous: str, where: str) -> Entry:
         if not signer.accepts(_message(value), decoded(value["signature"], 64, f"{where}: signature")):
             raise VerificationError(f"{where}: the signature (key {signer.fingerprint}) is not one of this line.")
     return Entry(str(value["model"]), int(value["version"]), str(value["bundle_sha256"]), value["time_utc"], signer)
-
-
-def _is_typed(value: dict[str, Any]) -> bool:
-    numbers = all(type(value[key]) is int and value[key] >= 0 for key in ("index", "version"))
-    return numbers and all(isinstance(value[key], str) for key in _KEYS if key not in ("index", "version"))
 
 
 def _identity(bundle: Bundle) -> tuple[str, int, str]:

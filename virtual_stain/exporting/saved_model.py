@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -38,6 +39,8 @@ from virtual_stain.progress import QUIET, Progress
 from virtual_stain.provenance import RunRecord, refuse_foreign_run, software_versions
 from virtual_stain.training.run_dir import load_run
 
+_log = logging.getLogger("vstain.export")
+
 TileReading = Callable[[tf.Tensor], Mapping[str, tf.Tensor]]
 """tiles uint8[B, T, T, 3] → {name: float32[B]} for `ModelCard.outputs`, in graph operations."""
 
@@ -61,6 +64,8 @@ def export_run(
     """
     run_dir = exported_run(run_dir)
     run = load_run(run_dir)
+    for sentence in run.data.get("equal_labels") or ():
+        _log.warning("%s: %s", run_dir, sentence)
     key = existing_key()
     fingerprint = str(run.card["patient_key_fingerprint"])
     slides = keyed_slides(run.card["training_slide_hashes"], fingerprint, key)

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from virtual_stain.counting.cells import Cells
 from virtual_stain.errors import VerificationError
 from virtual_stain.geometry import Box
-from virtual_stain.hdf5 import replacing_hdf5
+from virtual_stain.hdf5 import read_array, replacing_hdf5
 from virtual_stain.labels.label import REGISTRATION, TileLabel, Trust
 
 _COLUMNS: dict[str, type] = {
@@ -117,7 +117,7 @@ class TileStore:
 
     def table(self) -> TileTable:
         """Everything but pixels and cells."""
-        columns = {name: self._file[f"columns/{name}"][:] for name in _COLUMNS}
+        columns = {name: read_array(self._file[f"columns/{name}"]) for name in _COLUMNS}
         texts = {name: tuple(self._file[f"columns/{name}"].asstr()[:]) for name in _TEXTS}
         flags = tuple(tuple(text.split(",")) if text else () for text in texts["flags"])
         return TileTable(columns, flags, texts["label_id"])

@@ -19,6 +19,7 @@ from virtual_stain.files import json_text, read_json, replacing
 from virtual_stain.records.manifest_values import manifest_problems
 from virtual_stain.records.schema import SCHEMA_VERSION
 from virtual_stain.remote import Location
+from virtual_stain.schema_check import require_schema
 
 MANIFEST = "manifest.json"
 
@@ -166,6 +167,7 @@ def read_manifest(folder: Location) -> Manifest:
     except ValueError as error:
         raise InputError(f"{path}: {error}") from None
     _check(path, manifest)
+    require_schema(value, "manifest", str(path))
     return manifest
 
 

@@ -75,6 +75,11 @@ def _value(spec: Feature, value: tf.train.Feature) -> Any:
     return items[0]
 
 
+as_written = tf.autograph.experimental.do_not_convert
+"""For every function that a dataset maps. They are graphs as they stand; TensorFlow's translator would write each one
+to a temporary file, which a killed process leaves behind."""
+
+
 def shard_dataset(paths: Any) -> tf.data.Dataset:
     """The serialized examples (string[]) of a shard's name, or of several one after the other, local or remote.
 

@@ -19,6 +19,7 @@ from virtual_stain.records.schema import Record, problems_of
 from virtual_stain.remote import Location
 
 _LISTED = 30
+_GRID_FRACTION = 0.01  # of a window: positions are stored as float32
 _LABEL_ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -52,6 +53,8 @@ class _Seen:
     labels: set[str] = field(default_factory=set)
     sizes: dict[str, tuple[object, object]] = field(default_factory=dict)
     """pair → width and height of its windows, level-0 px."""
+    origins: dict[tuple[str, str], float] = field(default_factory=dict)
+    """(pair, axis) → where its grid begins, level-0 px."""
     tissue: TissueIndex = field(default_factory=TissueIndex)
 
 
@@ -113,6 +116,7 @@ def _check_shard(
                 problems.append(f"{place}: {name} is there twice")
             seen.names.add(name)
             if not found:
+                problems += [f"{place}: {p}" for p in _grid_problems(manifest, pair, record, seen)]
                 tissue = float(record["tile/tissue_fraction"])
                 seen.tissue.add(pair.pair, pair.patient_id, tissue, record["image/encoded"])
             _add(tally, record)
@@ -168,6 +172,22 @@ def _scale_problems(manifest: Manifest, record: Record) -> list[str]:
         problems.append(f"tile/tissue_fraction: expected 0 to 1. Received: {record['tile/tissue_fraction']}")
     if not _LABEL_ID.fullmatch(record["label/id"]):
         problems.append(f"label/id: expected 32 hex digits. Received: {record['label/id']!r:.60}")
+    return problems
+
+
+def _grid_problems(manifest: Manifest, pair: PairEntry, record: Record, seen: _Seen) -> list[str]:
+    """The windows of a pair lie on one grid, whose step is to the window as stride_um is to window_um."""
+    tiling, problems = manifest.tiling, []
+    for axis, index, side in (("x", "col", "width"), ("y", "row", "height")):
+        size = float(record[f"tile/{side}_px0"])
+        step = size * tiling.stride_um / tiling.window_um
+        origin = float(record[f"tile/{axis}_px0"]) - int(record[f"tile/{index}"]) * step
+        known = seen.origins.setdefault((pair.pair, axis), origin)
+        if record[f"tile/{index}"] < 0 or abs(origin - known) > _GRID_FRACTION * size:
+            problems.append(
+                f"tile/{axis}_px0: expected {known + record[f'tile/{index}'] * step:.1f} px at {index} "
+                f"{record[f'tile/{index}']}, by the pair's other tiles. Received: {record[f'tile/{axis}_px0']:.1f}"
+            )
     return problems
 
 

@@ -17,10 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 from virtual_stain.errors import InputError, VerificationError
-from virtual_stain.files import make_folder, read_json, sha256_file, write_bytes, write_json
+from virtual_stain.files import make_folder, parse_json, read_json, sha256_file, write_bytes, write_json
 from virtual_stain.geometry import Affine2D, Box, Size
+from virtual_stain.hdf5 import read_array
 from virtual_stain.registration.bare import BareTissue, nothing_bare
 from virtual_stain.registration.result import ErrorEvidence, Registration, Side, Verdict
+from virtual_stain.registration.stored_values import registration_problems
 from virtual_stain.registration.transform import DisplacementField, PairTransform
 from virtual_stain.slides.resolution import Mpp
 
@@ -59,7 +61,9 @@ def read_registration(path: Path) -> Registration:
     document, displacement, evidence = _read_h5(path)
     json_path = path.with_name(JSON_NAME)
     if path.name == H5_NAME and json_path.exists():
-        _check_hash(path, _checked(read_json(json_path, "a registration"), json_path))
+        beside = _checked(read_json(json_path, "a registration"), json_path)
+        _check_hash(path, beside)
+        _check_same(json_path, beside, document)
     return _registration(document, displacement, evidence, path)
 
 
@@ -68,7 +72,8 @@ def _read_json_side(path: Path) -> Registration:
     h5_path = path.with_name(H5_NAME)
     if h5_path.exists():
         _check_hash(h5_path, document)
-        _, displacement, evidence = _read_h5(h5_path)
+        within, displacement, evidence = _read_h5(h5_path)
+        _check_same(path, document, within)
         return _registration(document, displacement, evidence, path)
     if document["local_displacement"]:
         raise InputError(
@@ -86,6 +91,17 @@ def _check_hash(h5_path: Path, document: dict[str, Any]) -> None:
         raise VerificationError(
             f"{h5_path}: expected the file that {JSON_NAME} was written with (sha256 {expected}). "
             f"Received: sha256 {received}",
+            hint=_REGISTER_AGAIN,
+        )
+
+
+def _check_same(json_path: Path, document: dict[str, Any], within: dict[str, Any]) -> None:
+    """The HDF5 file holds the same document: a value that was changed in the JSON alone is a wrong value."""
+    names = {*document, *within} - {"registration_h5_sha256"}
+    differing = sorted(name for name in names if document.get(name) != within.get(name))
+    if differing:
+        raise VerificationError(
+            f"{json_path}: expected the values of {H5_NAME} beside it. Received others: {', '.join(differing)}",
             hint=_REGISTER_AGAIN,
         )
 
@@ -172,17 +188,17 @@ def _packed(array: npt.NDArray[Any]) -> dict[str, Any]:
 def _read_h5(path: Path) -> tuple[dict[str, Any], DisplacementField | None, dict[str, Any]]:
     try:
         with h5py.File(path, "r") as file:
-            document = _checked(json.loads(file.attrs["document"]), path)
-            evidence: dict[str, Any] = {n: np.asarray(file["evidence"][n][()], np.float64) for n in _WINDOWS}
+            document = _checked(parse_json(file.attrs["document"], f"{path}: expected a registration"), path)
+            evidence: dict[str, Any] = {n: np.asarray(read_array(file["evidence"][n]), np.float64) for n in _WINDOWS}
             evidence["bare"] = _read_bare(file["bare/cells"])
             displacement = None
             if document["local_displacement"]:
                 dataset = file["displacement/values_px0"]
                 origin, spacing = (tuple(float(v) for v in dataset.attrs[k]) for k in ("origin_px0", "spacing_px0"))
                 displacement = DisplacementField(
-                    (origin[0], origin[1]), (spacing[0], spacing[1]), np.asarray(dataset[()], np.float32)
+                    (origin[0], origin[1]), (spacing[0], spacing[1]), np.asarray(read_array(dataset), np.float32)
                 )
-    except (OSError, KeyError, ValueError, TypeError, IndexError) as error:
+    except (OSError, KeyError, ValueError, TypeError, IndexError, AttributeError, RuntimeError, MemoryError) as error:
         raise InputError(
             f"{path}: expected a registration (HDF5). Received something else, or a damaged file: {error}",
             hint=_REGISTER_AGAIN,
@@ -192,7 +208,7 @@ def _read_h5(path: Path) -> tuple[dict[str, Any], DisplacementField | None, dict
 
 def _read_bare(dataset: h5py.Dataset) -> BareTissue:
     origin, cell = (tuple(float(v) for v in dataset.attrs[k]) for k in ("origin_px0", "cell_px0"))
-    return BareTissue(np.asarray(dataset[()]) > 0, (origin[0], origin[1]), (cell[0], cell[1]))
+    return BareTissue(read_array(dataset) > 0, (origin[0], origin[1]), (cell[0], cell[1]))
 
 
 def _checked(document: Any, path: Path) -> dict[str, Any]:
@@ -209,6 +225,10 @@ def _checked(document: Any, path: Path) -> dict[str, Any]:
 def _registration(
     d: dict[str, Any], displacement: DisplacementField | None, arrays: dict[str, Any] | None, path: Path
 ) -> Registration:
+    problems = registration_problems(d, displacement, arrays)
+    if problems:
+        lines = "\n".join(f"  - {p}" for p in problems[:10])
+        raise VerificationError(f"{path}: the registration contradicts itself:\n{lines}", hint=_REGISTER_AGAIN)
     try:
         matrix = Affine2D("ihc_px0", "he_px0", np.array(d["ihc_from_he"], np.float64))
         return Registration(

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from virtual_stain.database import connection, transaction
+from virtual_stain.database import connection, require_ours, transaction
 from virtual_stain.database import create as create_database
 from virtual_stain.errors import InputError
 from virtual_stain.review.correction import Correction
@@ -79,6 +79,8 @@ class ReviewStore:
             raise InputError(f"{path}: no such file.", hint="vstain review DIR makes it.")
         if create:
             create_database(path, _WHAT, _SCHEMA, _VERSION)
+        else:
+            require_ours(path, _WHAT, _SCHEMA, _VERSION)
 
     def add(self, verdicts: Sequence[Verdict], *, origin: str = "page", request_id: str | None = None) -> list[int]:
         """Appends decisions in one transaction, synced to disk when it returns; their ids.
@@ -190,10 +192,17 @@ def _insert(
 
 def _stored(row: sqlite3.Row) -> StoredDecision:
     correction = Correction.parse(row["correction"]) if row["correction"] else None
+    try:
+        decision = Decision(row["verdict"])
+    except ValueError:
+        raise InputError(
+            f"decision {row['id']}: expected a verdict. Received: {row['verdict']!r:.80}: the database is damaged.",
+            hint="Restore review.sqlite from a copy, or from the CSV that review writes.",
+        ) from None
     verdict = Verdict(
         Place(row["pair"], row["col"], row["row"]),
         row["label_id"],
-        Decision(row["verdict"]),
+        decision,
         row["reviewer"],
         row["reason"],
         correction=correction,

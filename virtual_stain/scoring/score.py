@@ -92,7 +92,7 @@ def score_slide(
     `settings.batch_size` beyond rounding (1e-6). A tile that cannot be read is listed in `failed`. `tissue`: of
     `locate_tissue`, where it is known already. `journal`: answers of a run that was interrupted; their tiles are not
     read again.
-    Raises ResolutionError, NoTissueError, SlideError (nothing could be read), ModelError.
+    Raises ResolutionError, NoTissueError, SlideError (too much could not be read), ModelError.
     """
     card = predictor.card
     start = time.monotonic()
@@ -131,9 +131,12 @@ def score_slide(
                     timing["first_batch"] = time.monotonic() - start
                     _log.info("%s: first tiles scored after %.1f s", slide.name, timing["first_batch"])
         timing |= {"network": network.busy_s, "waited_for_reading": reader.wait_s}
-    if plan.tiles and len(failed) == len(plan.tiles):
+    if len(failed) > settings.max_failed_fraction * len(plan.tiles):
+        share = "none" if len(failed) == len(plan.tiles) else f"only {len(plan.tiles) - len(failed)}"
         raise SlideError(
-            f"{slide.path}: none of its {len(failed)} tiles could be read. The first: {failed[min(failed)]}"
+            f"{slide.path}: {share} of its {len(plan.tiles)} tiles of tissue could be read; at most "
+            f"{settings.max_failed_fraction:.0%} may fail. The first: {failed[min(failed)]}",
+            hint="Copy or scan the slide again. --set scoring.max_failed_fraction=… takes what is left of it.",
         )
     timing["total"] = time.monotonic() - start
     failed = dict(sorted(failed.items()))

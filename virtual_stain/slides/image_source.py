@@ -5,6 +5,7 @@ The image is decoded on the first read and kept in memory, so its size is limite
 
 from __future__ import annotations
 
+import struct
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from PIL import Image, UnidentifiedImageError
 
 from virtual_stain.errors import SlideError
 from virtual_stain.geometry import Box, Size
+from virtual_stain.slides.damage import jpeg_problem
 from virtual_stain.slides.description import FileDescription, Page
 from virtual_stain.slides.resolution import MppClaim
 from virtual_stain.slides.source import Rgb
@@ -22,7 +24,17 @@ from virtual_stain.slides.tiff_description import is_tiff
 
 MAX_IMAGE_MEGAPIXELS = 256.0
 """Largest image that is taken whole into memory (3 bytes a pixel); more needs a tiled TIFF."""
-_UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, IndexError, TypeError, SyntaxError, EOFError)
+_UNREADABLE = (
+    OSError,
+    ArithmeticError,
+    ValueError,
+    RuntimeError,
+    LookupError,
+    TypeError,
+    SyntaxError,
+    EOFError,
+    struct.error,
+)
 _CONVERT = "Convert it to an 8-bit RGB image or a tiled pyramidal TIFF."
 
 
@@ -131,6 +143,9 @@ def _decode_image(path: Path) -> Rgb:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         with Image.open(path) as image:
+            problem = jpeg_problem(path.read_bytes()) if image.format == "JPEG" else None
+            if problem is not None:
+                raise ValueError(problem)
             if image.mode == "RGB":
                 return np.array(image)
             rgba = image.convert("RGBA")

@@ -29,7 +29,7 @@ _RGB, _YCBCR = 2, 6
 # from where on numpy asks for huge pages and the first touch of fresh memory costs less than the copy
 _LEAST_STACKED, _MOST_STACKED, _STACK_BYTES = 32, 128, 4 * 2**20
 _MCU_STARTS, _MCU_STARTS_HIGH = 65426, 65432
-_READ_ERRORS = (OSError, ValueError, RuntimeError, KeyError, IndexError, TypeError, struct.error)
+_READ_ERRORS = (OSError, ArithmeticError, ValueError, RuntimeError, KeyError, IndexError, TypeError, struct.error)
 
 
 class NotExactError(Exception):
@@ -87,6 +87,11 @@ class NdpiTiles:
 
     def decode(self, fd: int, column: int, row: int) -> Rgb:
         """uint8[≤ tile height, tile width, 3]. Raises NotExactError."""
+        data, size = self.compressed(fd, column, row)
+        return _of_size(_decoded(data, outcolorspace="RGB"), size)
+
+    def compressed(self, fd: int, column: int, row: int) -> tuple[bytes, Size]:
+        """A JPEG file of the tile and its size. Raises NotExactError."""
         stack = self.layout.tile.height // self.interval.height
         first, total = row * stack, (len(self.starts) - 1) // self.per_row
         count = min(stack, total - first)
@@ -94,8 +99,7 @@ class NdpiTiles:
         height, width = count * self.interval.height, self.interval.width
         size = struct.pack(">HH", height, width)
         header = self.header[: self.size_at] + size + self.header[self.size_at + 4 :]
-        image = _decoded(b"".join([header, *parts]), outcolorspace="RGB")
-        return _of_size(image, Size(width, height))
+        return b"".join([header, *parts]), Size(width, height)
 
     def _interval(self, fd: int, index: int, number: int, *, last: bool) -> bytes:
         """The bytes of one interval with the marker that ends it, renumbered for the stack."""

@@ -6,7 +6,9 @@ images are never read: they may show a patient's name.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import itertools
 import math
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +22,7 @@ from virtual_stain.errors import ResolutionError, SlideError
 from virtual_stain.files import sha256_file
 from virtual_stain.geometry import Affine2D, Box, Size
 from virtual_stain.slides.companions import named_files
+from virtual_stain.slides.damage import TileDamage
 from virtual_stain.slides.description import FileDescription, Page, require_colour
 from virtual_stain.slides.endings import similar_names
 from virtual_stain.slides.fast_source import FastSource, accelerated
@@ -30,8 +33,9 @@ from virtual_stain.slides.resolution import Mpp, doubts_of_extent, of_resized, r
 from virtual_stain.slides.source import Patch, Rgb, Source
 from virtual_stain.slides.tiff_description import describe_tiff, with_range
 from virtual_stain.slides.unknown import MissingTiles, filled_mask, grown
-from virtual_stain.slides.window import read_window
+from virtual_stain.slides.window import best_level, read_window
 
+_MOST_BROKEN = 0.5  # of a level's tiles, in an overview
 _MAX_OVERVIEW_PX = 64_000_000  # a coarser overview is made beyond this; its transform says how coarse
 
 
@@ -69,8 +73,15 @@ class Overview:
 class Slide:
     """An open slide; a context manager. Made by `open_slide`."""
 
-    def __init__(self, ref: SlideRef, source: Source, description: FileDescription | None = None) -> None:
+    def __init__(
+        self,
+        ref: SlideRef,
+        source: Source,
+        description: FileDescription | None = None,
+        damage: TileDamage | None = None,
+    ) -> None:
         self.ref = ref
+        self._damage = damage or TileDamage(ref.path, source.format, source.level_sizes)
         self._source = source
         self._description = description
         claims, resized = of_resized(source.claims, None if description is None else description.aperio_resized)
@@ -110,7 +121,7 @@ class Slide:
         Raises SlideError.
         """
         if isinstance(self._source, FastSource):
-            return Slide(self.ref, self._source.twin(), self._description)
+            return Slide(self.ref, self._source.twin(), self._description, self._damage)
         return open_slide(self.ref, fast=False)
 
     @property
@@ -152,8 +163,20 @@ class Slide:
         """`size` px of `level` from level px (x, y) on; white outside the scan.
 
         The transform is exact, also where the file's levels do not fall on whole pixels.
-        Raises SlideError naming file and region.
+        Raises SlideError naming file and region, also where the decoder finds a compressed tile to be broken.
         """
+        patch = self.read_unchecked(level, x, y, size)
+        broken = self._damage.within(self._levels[level].index, x, y, size)
+        if broken:
+            raise SlideError(
+                f"{self.path}: region x={x} y={y}, {size.width} × {size.height} px of level {level} cannot be trusted: "
+                f"{broken[0]}" + (f" (and {len(broken) - 1} more)" if len(broken) > 1 else "") + ".",
+                hint="The file is damaged: copy or scan it again.",
+            )
+        return patch
+
+    def read_unchecked(self, level: int, x: int, y: int, size: Size) -> Patch:
+        """The same, with whatever the decoder makes of damaged tiles. Raises SlideError."""
         image, x_read, y_read = self._source.read(self._levels[level].index, x, y, size)
         scale_x, scale_y = self.level_scales[level]
         return Patch(
@@ -191,15 +214,46 @@ class Slide:
         # the picture covers the bounds exactly, so its pixels are wider or narrower than asked for by a little
         out = Size(max(1, round(bounds.width / scale_x)), max(1, round(bounds.height / scale_y)))
         scale = bounds.width / out.width, bounds.height / out.height
-        image = read_window(self, bounds, out)
+        image = read_window(_Unchecked(self), bounds, out)
         px0_from_ov = Affine2D.scale_and_shift("px0", "ov", scale, (bounds.x, bounds.y))
         filled = filled_mask(image)
         missing = np.zeros_like(filled)
-        for tiles in self.missing:
+        for tiles in (*self.missing, *self._broken(best_level(self, min(scale)), bounds)):
             missing |= tiles.on(filled.shape, px0_from_ov)
         if filled.any() or missing.any():
             image = np.where((grown(filled) | missing)[..., None], np.uint8(255), image)
         return Overview(image, px0_from_ov, filled | missing, missing)
+
+    def tiles_within(self, level: int, x: int, y: int, size: Size) -> list[tuple[int, int, Size]]:
+        """Left, top and size (level px) of the parts of a region that lie in one compressed tile each; none where the
+        tiles are unknown, or sound."""
+        source_level = self._levels[level].index
+        tile = self._damage.tile(source_level)
+        if tile is None or not self._damage.within(source_level, x, y, size):
+            return []
+        lefts = [x, *range((x // tile.width + 1) * tile.width, x + size.width, tile.width), x + size.width]
+        tops = [y, *range((y // tile.height + 1) * tile.height, y + size.height, tile.height), y + size.height]
+        return [
+            (left, top, Size(right - left, bottom - top))
+            for top, bottom in itertools.pairwise(tops)
+            for left, right in itertools.pairwise(lefts)
+        ]
+
+    def _broken(self, level: int, box: Box) -> tuple[MissingTiles, ...]:
+        """The damaged tiles of a level within `box` (px0)."""
+        source_level, scale = self._levels[level].index, self.level_scales[level]
+        width, height = math.ceil(box.width / scale[0]), math.ceil(box.height / scale[1])
+        self._damage.within(source_level, int(box.x / scale[0]), int(box.y / scale[1]), Size(width, height))
+        table = self._damage.table(source_level)
+        if table is None:
+            return ()
+        if table.count > _MOST_BROKEN * table.missing.size:
+            raise SlideError(
+                f"{self.path}: {table.count} of {table.missing.size} compressed tiles of level {level} are damaged: "
+                "the decoder found their data to be corrupt.",
+                hint="Copy or scan the slide again.",
+            )
+        return (MissingTiles(table, scale),)
 
     def content_hash(self) -> str:
         """sha256 (hex) of the file's bytes; where a slide is many files, of those that its index names, or of
@@ -213,6 +267,42 @@ class Slide:
                 digest = hashlib.sha256(f"{digest} {sha256_file(part)}".encode()).hexdigest()
         quick = self._source.quickhash()
         return digest if quick is None else hashlib.sha256(f"{digest} {quick}".encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class _Unchecked:
+    """A slide whose damaged tiles are read as the decoder fills them, for who marks them as unknown; fits `Levels`."""
+
+    slide: Slide
+
+    @property
+    def path(self) -> Path:
+        return self.slide.path
+
+    @property
+    def bounds(self) -> Box:
+        return self.slide.bounds
+
+    @property
+    def level_scales(self) -> tuple[tuple[float, float], ...]:
+        return self.slide.level_scales
+
+    def read_patch(self, level: int, x: int, y: int, size: Size) -> Patch:
+        try:
+            return self.slide.read_unchecked(level, x, y, size)
+        except SlideError:
+            parts = self.slide.tiles_within(level, x, y, size)
+            if not parts:
+                raise
+        image = np.full((size.height, size.width, 3), 255, np.uint8)
+        for part_x, part_y, part in parts:
+            with contextlib.suppress(SlideError):
+                rows = slice(part_y - y, part_y - y + part.height)
+                columns = slice(part_x - x, part_x - x + part.width)
+                image[rows, columns] = self.slide.read_unchecked(level, part_x, part_y, part).image
+        scale_x, scale_y = self.slide.level_scales[level]
+        shift = x * scale_x, y * scale_y
+        return Patch(image, Affine2D.scale_and_shift("px0", "patch", (scale_x, scale_y), shift))
 
 
 def open_slide(ref: SlideRef, *, fast: bool = True) -> Slide:

@@ -23,7 +23,17 @@ from virtual_stain.slides.ndpi_tags import Tags, ndpi_directories
 from virtual_stain.slides.resolution import MppClaim, um_per_px_from_tags
 
 _UM_PER_UNIT = {"µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6, "pm": 1e-6, "Å": 1e-4}
-_READ_ERRORS = (OSError, ValueError, RuntimeError, LookupError, TypeError, SyntaxError, EOFError, struct.error)
+_READ_ERRORS = (
+    OSError,
+    ArithmeticError,
+    ValueError,
+    RuntimeError,
+    LookupError,
+    TypeError,
+    SyntaxError,
+    EOFError,
+    struct.error,
+)
 _MAX_PAGES = 200
 _REDUCED, _MASK, _MACRO = 1, 4, 9  # NewSubfileType; Aperio marks its macro with 9
 _SAMPLED_SEGMENTS = 9
@@ -44,7 +54,8 @@ def describe_tiff(path: Path) -> FileDescription | None:
         return None
     try:
         if path.suffix.lower() == ".ndpi":
-            return FileDescription(path, tuple(_ndpi_page(i, t) for i, t in enumerate(ndpi_directories(path))), ())
+            ndpi = tuple(_ndpi_page(i, t) for i, t in enumerate(ndpi_directories(path)))
+            return FileDescription(path, ndpi, ()) if ndpi else None
         with _quiet(), tifffile.TiffFile(path) as file:
             found = [file.pages[i] for i in range(min(len(file.pages), _MAX_PAGES))]
             pages = tuple(_page(i, page.aspage()) for i, page in enumerate(found))

@@ -198,13 +198,13 @@ def _of_unknown(path: Path, overview: Overview, mask: npt.NDArray[np.bool_]) -> 
     if share > _MOST_UNKNOWN_SHARE:
         raise SlideError(
             f"{path}: expected the pixels of the tissue. Received: a file in which about {share:.0%} of it was never "
-            "written (missing tiles, black or filled areas).",
+            "written or is damaged (missing tiles, broken tiles, black or filled areas).",
             hint="Export or copy the slide again; vstain info SLIDE --out DIR draws what is missing.",
         )
     inside = f", about {share:.0%} of the tissue" if share >= _TOLD_SHARE else ""
     return (
-        f"pixels: {_per_cent(float(unknown.mean()))} of the scan was taken by no camera (missing tiles, black or "
-        f"filled areas{inside}): it counts neither as glass nor as tissue",
+        f"pixels: {_per_cent(float(unknown.mean()))} of the scan was taken by no camera (missing tiles, broken "
+        f"tiles, black or filled areas{inside}): it counts neither as glass nor as tissue",
     )
 
 

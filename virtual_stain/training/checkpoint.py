@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from virtual_stain.errors import ModelError
-from virtual_stain.hdf5 import replacing_hdf5
+from virtual_stain.hdf5 import read_array, replacing_hdf5
 
 FORMAT = 1
 Array = npt.NDArray[Any]
@@ -53,13 +53,13 @@ def read_checkpoint(path: Path) -> tuple[dict[str, list[Named]], dict[str, Any]]
                 raise ModelError(f"{path}: expected a checkpoint of format {FORMAT}. Received: {dict(file.attrs)}")
             groups = {
                 name: [
-                    Named(str(folder[f"{i:05d}"].attrs["name"]), folder[f"{i:05d}"][()])
+                    Named(str(folder[f"{i:05d}"].attrs["name"]), read_array(folder[f"{i:05d}"]))
                     for i in range(int(folder.attrs["count"]))
                 ]
                 for name, folder in file.items()
             }
             return groups, json.loads(file.attrs["state"])
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError, MemoryError) as error:
         raise ModelError(f"{path}: the checkpoint cannot be read: {error}") from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ from virtual_stain.training.run_dir import RunDir, read_run_json
 from virtual_stain.training.training_range import measure_training_range
 from virtual_stain.training.verdict import verdict
 from virtual_stain.training.watchdog import NAN_BATCH
+
+_log = logging.getLogger("vstain.fit")
 
 _BEGINNING, _GOING_ON, _FINISHED = 1.0, 2.0, 3.0  # what the first process tells the others
 
@@ -76,8 +79,9 @@ def fit(
         record = claim(paths, config, data, resume=resume, force=force)
         if record is not None and other_code(record, data):
             progress.say(f"{run_dir}: other code than this version's began this run; --force begins anew.")
-        for sentence in equal_labels(inputs.manifest, inputs.split):
-            progress.say(sentence)
+        data["equal_labels"] = equal_labels(inputs.manifest, inputs.split)
+        for sentence in data["equal_labels"]:  # a fault of the data: told whatever is asked of progress
+            _log.warning("%s", sentence)
         if record is not None and record.get("status") == "finished":
             together.of_chief(_FINISHED)
             progress.say(f"{run_dir}: this run is finished; nothing to do (--force begins anew).")

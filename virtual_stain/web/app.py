@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -15,9 +14,9 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from fastapi.staticfiles import StaticFiles
 
 from virtual_stain.version import __version__
-from virtual_stain.web.guard import COOKIE, MAX_BODY, Access, Guard, way_up
+from virtual_stain.web.guard import COOKIE, MAX_BODY, Access, Guard, too_many, way_up
 from virtual_stain.web.health import Health, add_health
-from virtual_stain.web.problem import RESPONSES, add_handlers, problem_response
+from virtual_stain.web.problem import RESPONSES, add_handlers
 from virtual_stain.web.throttle import Throttle
 
 _HERE = Path(__file__).parent
@@ -50,9 +49,10 @@ def make_app(
     for router in routers:
         app.include_router(router)
     app.mount("/static", StaticFiles(directory=_HERE / "static"), name="static")
-    _add_login(app, access)
+    throttle = Throttle()
+    _add_login(app, access, throttle)
     pages(app)
-    app.add_middleware(Guard, access=access, body_limits=body_limits)
+    app.add_middleware(Guard, access=access, body_limits=body_limits, throttle=throttle)
     return app
 
 
@@ -68,9 +68,7 @@ def _environment() -> jinja2.Environment:
     )
 
 
-def _add_login(app: FastAPI, access: Access) -> None:
-    throttle = Throttle()
-
+def _add_login(app: FastAPI, access: Access, throttle: Throttle) -> None:
     @app.get("/login", include_in_schema=False)
     def login(request: Request) -> Response:
         return page(request, "login.html", wrong=False) if access.token is not None else RedirectResponse("./", 303)
@@ -80,9 +78,7 @@ def _add_login(app: FastAPI, access: Access) -> None:
         address = request.client.host if request.client else ""
         wait_s = throttle.wait_s(address)
         if wait_s > 0:
-            refusal = problem_response(429, "too many wrong tokens from this address.", f"Wait {wait_s:.0f} s.")
-            refusal.headers["Retry-After"] = str(math.ceil(wait_s))
-            return refusal
+            return too_many(wait_s)
         form = parse_qs((await request.body()).decode("utf-8", "replace"))
         if not access.is_token(form.get("token", [""])[0].strip()):
             throttle.failed(address)

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import sys
+import time
+from collections.abc import Callable
 from typing import Any
 
 import h11
@@ -19,6 +22,7 @@ HEADER_S = 10.0
 BODY_S = 30.0
 """Between two pieces of a body."""
 MAX_CONNECTIONS = 400
+_LOG_LINES, _LOG_S, _LOG_TEXTS = 10, 60.0, 1000
 _SPARE_DESCRIPTORS = 100
 """Slides, databases and libraries need some, too."""
 
@@ -34,6 +38,29 @@ def max_connections() -> int:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 4096)), hard))
         soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return max(8, min(MAX_CONNECTIONS, soft - _SPARE_DESCRIPTORS))
+
+
+class BoundedLog(logging.Filter):
+    """Lets through so many lines of one text a minute: whoever sends nonsense must not fill the disk with what is said
+    of it."""
+
+    def __init__(self, most: int = _LOG_LINES, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._most, self._clock = most, clock
+        self._seen: dict[str, tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """The last line of a minute says that more are left out."""
+        text, now = str(record.msg), self._clock()
+        since, count = self._seen.get(text, (now, 0))
+        if now - since >= _LOG_S:
+            since, count = now, 0
+        if len(self._seen) > _LOG_TEXTS:
+            self._seen.clear()
+        self._seen[text] = since, count + 1
+        if count + 1 == self._most:
+            record.msg = f"{text} (more of these are left out for a minute)"
+        return count < self._most
 
 
 class LimitedProtocol(H11Protocol):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
@@ -24,6 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from virtual_stain.errors import ConfigError
 from virtual_stain.web.problem import problem_response
+from virtual_stain.web.throttle import Throttle
 
 COOKIE = "vstain_session"
 MIN_TOKEN = 16
@@ -103,7 +105,10 @@ class Guard:
         access: Access,
         body_limits: Callable[[str], int] = lambda path: MAX_BODY,
         open_prefixes: Collection[str] = ("/static/",),
+        throttle: Throttle | None = None,
     ) -> None:
+        """`throttle`: counts wrong tokens, those of the login page among them."""
+        self._throttle = throttle or Throttle()
         self._app, self._access, self._limit = app, access, body_limits
         self._open_prefixes = tuple(open_prefixes)
 
@@ -135,8 +140,10 @@ class Guard:
         if self._access.token is None or path in _OPEN or path.startswith(self._open_prefixes):
             return None
         scheme, _, given = headers.get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and self._access.is_token(given.strip()):
-            return None
+        if scheme.lower() == "bearer":
+            refusal = self._throttle_of(scope, given.strip())
+            if refusal is not None or self._access.is_token(given.strip()):
+                return refusal
         if hmac.compare_digest(_cookie(headers).encode(), self._access.session.encode()):
             return None
         if scope["method"] == "GET" and "text/html" in headers.get("accept", ""):
@@ -144,6 +151,18 @@ class Guard:
         refusal = problem_response(401, "expected the token of this server.", "Authorization: Bearer TOKEN, or /login")
         refusal.headers["WWW-Authenticate"] = "Bearer"
         return refusal
+
+    def _throttle_of(self, scope: Scope, given: str) -> Response | None:
+        """A wrong token is counted; an address that has given too many waits, whatever it gives next."""
+        address = (scope.get("client") or ("",))[0]
+        wait_s = self._throttle.wait_s(address)
+        if wait_s > 0:
+            return too_many(wait_s)
+        if self._access.is_token(given):
+            self._throttle.succeeded(address)
+        else:
+            self._throttle.failed(address)
+        return None
 
     def _forged(self, scope: Scope, headers: Headers) -> Response | None:
         if scope["method"] in _SAFE:
@@ -166,6 +185,13 @@ class Guard:
         if int(length) > limit:
             return problem_response(413, f"expected at most {limit} bytes. Received: {length}")
         return None
+
+
+def too_many(wait_s: float) -> Response:
+    """The answer to an address that has given too many wrong tokens."""
+    refusal = problem_response(429, "too many wrong tokens from this address.", f"Wait {wait_s:.0f} s.")
+    refusal.headers["Retry-After"] = str(math.ceil(wait_s))
+    return refusal
 
 
 def way_up(path: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 
@@ -11,7 +12,7 @@ from fastapi import FastAPI
 from virtual_stain.config import WebSettings
 from virtual_stain.errors import ConfigError
 from virtual_stain.web.below_prefix import BelowPrefix
-from virtual_stain.web.connections import LimitedProtocol, max_connections
+from virtual_stain.web.connections import BoundedLog, LimitedProtocol, max_connections
 from virtual_stain.web.guard import Access
 
 TOKEN = "VSTAIN_WEB_TOKEN"
@@ -57,4 +58,7 @@ def run(app: FastAPI, sock: socket.socket, root_path: str = "") -> None:
         lifespan="on",
         timeout_graceful_shutdown=3,
     )
+    bounded = BoundedLog()
+    for name in ("uvicorn.error", "asyncio"):
+        logging.getLogger(name).addFilter(bounded)
     uvicorn.Server(config).run(sockets=[sock])

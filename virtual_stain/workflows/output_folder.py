@@ -15,6 +15,7 @@ from virtual_stain.files import make_folder, output_errors, read_json, write_jso
 from virtual_stain.pairs import StainPair
 from virtual_stain.patients import PatientKey
 from virtual_stain.records.manifest import MANIFEST, Manifest
+from virtual_stain.schema_check import require_schema
 from virtual_stain.workflows.pair import WORK, tile_settings
 
 OUTDATED_MANIFEST = "manifest.outdated.json"
@@ -78,10 +79,11 @@ def put_manifest_aside(out: Path) -> bool:
 def _compare(out: Path, state: Path, mine: dict[str, Any]) -> None:
     try:
         recorded = read_json(state, "the state of an earlier run")
+        require_schema(recorded, "build", str(state))
         old_config, old_pairs = with_current_names(recorded["config"]), recorded["pairs"]
-    except (InputError, AttributeError, KeyError, TypeError):
+    except InputError as error:
         raise OutputError(
-            f"{state}: expected the state of an earlier run. Received something else.",
+            f"{state}: expected the state of an earlier run. Received something else: {error.message}",
             hint="Choose another --out, or start anew here with --force.",
         ) from None
     problems = [

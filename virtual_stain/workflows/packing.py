@@ -20,6 +20,7 @@ from virtual_stain.records.schema import CLASSES_UNKNOWN, Record, filename
 from virtual_stain.reuse import FILES, MADE_FROM, MadeFrom, is_finished, made_from, publish, read_record
 from virtual_stain.review.gate import Gate, Passed
 from virtual_stain.review.verdicts import Candidate, Place
+from virtual_stain.schema_check import problems_with
 from virtual_stain.workflows.corrections import CORRECTED, corrected_table, relabelled, touched_countable
 from virtual_stain.workflows.pair import TILES, PreparedPair
 
@@ -170,10 +171,9 @@ def _choice(label_id: str, passed: Passed) -> list[str]:
 def _kept_shards(job: PackJob, out: Path, made: MadeFrom) -> tuple[ShardEntry, ...] | None:
     """The shards of an earlier run, when they are what would be written now, byte for byte."""
     record = read_record(job.prepared.job.folder / _PACKED)
-    try:
-        shards = tuple(ShardEntry(**value) for value in record["shards"])
-    except (KeyError, TypeError):
+    if problems_with(record, "packed"):  # none, or damaged: its shards are made anew
         return None
+    shards = tuple(ShardEntry(**value) for value in record["shards"])
     files = {shard.file: shard.sha256 for shard in shards}
     return shards if is_finished({**record, FILES: files}, made, out, files) else None
 

@@ -5,6 +5,7 @@ One bad pair never stops the others and never disappears; finished pairs are kep
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import math
@@ -16,12 +17,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from virtual_stain.errors import BatchError, PairError, RejectedError, VirtualStainError
-from virtual_stain.files import folder_lock, make_folder, write_text
+from virtual_stain.errors import BatchError, OutputError, PairError, RejectedError, VirtualStainError
+from virtual_stain.files import folder_lock, is_full, make_folder, write_text
 from virtual_stain.parallel import map_in_order
 from virtual_stain.progress import QUIET, Progress
 from virtual_stain.provenance import Outcome, RunRecord, refuse_foreign_run
 from virtual_stain.registration.result import Registration
+from virtual_stain.tables import quote_formula
 from virtual_stain.version import __version__
 from virtual_stain.workflows.pair_registration import OVERLAY
 from virtual_stain.workflows.register_files import RegistrationJob, register_files
@@ -61,10 +63,12 @@ class CohortRow:
 
 
 def register_one(job: RegistrationJob) -> CohortRow:
-    """Registers in a worker; an error of this pair becomes its row."""
+    """Registers in a worker; an error of this pair becomes its row, a full disk ends the run."""
     try:
         return _row(job.out.name, register_files(job))
     except VirtualStainError as error:
+        if is_full(error):
+            raise
         return CohortRow(job.out.name, "failed", error.message, error=error)
 
 
@@ -78,7 +82,12 @@ def register_cohort(
     record = RunRecord("register")
     with folder_lock(out):
         refuse_foreign_run(out, "register")
-        rows = _register_all(jobs, executor, progress)
+        try:
+            rows = _register_all(jobs, executor, progress)
+        except BaseException:  # Ctrl-C, SIGTERM, a full disk: the pairs that are done are kept
+            with contextlib.suppress(OutputError):  # the first error is the one to tell
+                record.write(out)
+            raise
         write_text(out / TABLE_NAME, table_text(rows))
         write_text(out / INDEX_NAME, _page(out, rows))
         record.outcomes = [Outcome(r.pair, not r.bad, r.reason) for r in rows]
@@ -115,7 +124,8 @@ def table_text(rows: Sequence[CohortRow]) -> str:
         numbers = (r.error_median_um, r.error_p95_um, r.consensus_fraction, r.overlap_fraction)
         pixels = (r.error_median_px0, r.error_p95_px0)
         told, told_px0 = (["" if v is None else f"{v:.2f}" for v in some] for some in (numbers, pixels))
-        writer.writerow([r.pair, r.verdict, *told, " ".join(r.flags), r.reason, *told_px0])
+        pair, reason = quote_formula(r.pair), quote_formula(r.reason)
+        writer.writerow([pair, r.verdict, *told, " ".join(r.flags), reason, *told_px0])
     return stream.getvalue()
 
 

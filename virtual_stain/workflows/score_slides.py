@@ -268,6 +268,8 @@ def _score_one(item: ScoreInput, ref: SlideRef, job: _Job) -> Scored:
         done = None if options.force else _current(paths, made)
         if done is not None:
             return Scored(Outcome(item.stem, True, _KEPT), item.folder, done)
+        if not options.force:
+            _refuse_other_slide(paths["report.json"], item.ref.path, digest)
         tissue = (known and known.tissue) or locate_tissue(slide, options.tissue)
         unsuitable = require_he(slide, tissue, any_stain=options.scoring.any_stain)
         for warning in slide.warnings:
@@ -290,6 +292,19 @@ def _score_one(item: ScoreInput, ref: SlideRef, job: _Job) -> Scored:
         value = _write(report, slide, paths, made, options)
         journal.remove()
     return Scored(Outcome(item.stem, True), item.folder, value)
+
+
+def _refuse_other_slide(report: Path, slide: Path, digest: str) -> None:
+    """Raises InputError where another slide of the same name has its report there: neither may be lost."""
+    recorded = read_record(report).get("slide")
+    if not isinstance(recorded, dict) or not isinstance(recorded.get("path"), str):
+        return
+    other = Path(recorded["path"])
+    if recorded.get("content_sha256") != digest and other.absolute() != slide.absolute():
+        raise InputError(
+            f"{report}: expected the report of {slide}, or none. Received: that of another slide, {other}.",
+            hint="Choose another --out, give the slide a name in a table (--slides FILE.csv), or replace it (--force).",
+        )
 
 
 _KINDS = ("report.json", "tiles.csv", "heatmap.png", "geojson", "report.html")

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 
 from virtual_stain.geometry import Affine2D
-from virtual_stain.hdf5 import replacing_hdf5
+from virtual_stain.hdf5 import read_array, replacing_hdf5
 from virtual_stain.slides.tissue import TissueMap
 
 TISSUE_NAME = "tissue.h5"
@@ -26,7 +26,7 @@ def write_tissue(folder: Path, maps: Mapping[str, TissueMap]) -> None:
 def read_tissue(folder: Path, side: str) -> TissueMap:
     """The tissue mask of one side, without its picture."""
     with h5py.File(folder / TISSUE_NAME, "r") as file:
-        mask = np.asarray(file[f"{side}/mask"][:], np.bool_)
+        mask = np.asarray(read_array(file[f"{side}/mask"]), np.bool_)
         matrix = np.asarray(file[f"{side}/px0_from_ov"][:], np.float64)
     blank = np.zeros((0, 0, 3), np.uint8)
     return TissueMap(mask, Affine2D("px0", "ov", matrix), blank, brightfield=True)

@@ -117,7 +117,7 @@ def parse_rule_set(text: str, name: str) -> RuleSet:
             outcomes=outcomes,
             least_cells=int(value.get("least_cells", 0)),
         )
-    except (tomllib.TOMLDecodeError, KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"{name}: expected a rule set. Received something else: {error!r}") from None
 
 

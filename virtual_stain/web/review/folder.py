@@ -15,12 +15,14 @@ from typing import Any
 import numpy as np
 
 from virtual_stain.config.load import with_current_names
+from virtual_stain.config.tiling import TilingSettings
 from virtual_stain.counting.cells import Cells
 from virtual_stain.errors import InputError, VerificationError
 from virtual_stain.files import read_json
 from virtual_stain.labels.store import TileStore, TileTable
 from virtual_stain.markers import CellCounts, parse_marker
 from virtual_stain.review.verdicts import Place
+from virtual_stain.schema_check import require_schema
 from virtual_stain.workflows.pair import TILES, WORK
 
 BUILD_STATE = "build.json"
@@ -145,6 +147,7 @@ class RecordFolder:
 
     def _state(self) -> dict[str, Any]:
         value: dict[str, Any] = read_json(self._state_path, "the state of build-records")
+        require_schema(value, "build", str(self._state_path))
         return value
 
     def _settings(self) -> tuple[int, float, int, float]:
@@ -152,10 +155,8 @@ class RecordFolder:
         tile is left out, µm)."""
         try:
             config = with_current_names(self._state()["config"])
-            tile_px = int(config["tiling"]["tile_px"])
-            tile_mpp = float(config["tiling"]["window_um"]) / tile_px
-            least_cells = int(config["labels"]["min_tile_cells"])
-            return tile_px, tile_mpp, least_cells, float(config["registration"]["tile_p95_um"])
+            tiling, least_cells = TilingSettings(**config["tiling"]), int(config["labels"]["min_tile_cells"])
+            return tiling.tile_px, tiling.tile_mpp, least_cells, float(config["registration"]["tile_p95_um"])
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise InputError(f"{self._state_path}: expected the state of build-records. Missing: {error}") from None
 

@@ -19,6 +19,7 @@ from virtual_stain.web.serve.registry import Models
 from virtual_stain.web.serve.results import Results
 from virtual_stain.web.serve.root import SlideRoot
 from virtual_stain.web.serve.supervisor import Supervisor
+from virtual_stain.web.serve.upload import remove_unfinished
 from virtual_stain.web.server import access_of, listen, run, url_of
 
 
@@ -64,6 +65,7 @@ def run_server(config: Config, options: ServeOptions, say: Callable[[str], None]
         office = open_office(out, config)
         office.models.require()
         office.jobs.put_all_back()
+        remove_unfinished(office.root)
         sock = listen(web)
         write_settings(out, config, office.root.folder, office.models.places, options.jobs)
         say(f"Score slides of {office.root.folder} at {url_of(sock)} (Ctrl-C ends it; jobs are kept in {out})")

@@ -6,6 +6,7 @@ import contextlib
 import os
 import secrets
 import shutil
+import sys
 from pathlib import Path
 
 from starlette.concurrency import run_in_threadpool
@@ -28,6 +29,25 @@ _KEPT_FREE = 2_000_000_000
 _SINGLE_FILE = SUFFIXES - {".mrxs", ".vms", ".vmu", ".dcm"}  # the others are many files
 
 
+_UNFINISHED = ".upload-"
+
+
+def remove_unfinished(root: SlideRoot) -> None:
+    """Removes what killed servers of this machine have left of uploads: hidden, and slides of patients."""
+    if sys.platform == "win32":
+        return  # signal 0 asks for nothing there
+    for path in (root.folder / FOLDER).glob(f"{_UNFINISHED}*"):
+        number = path.name.removeprefix(_UNFINISHED).partition("-")[0]
+        if number.isdecimal() and int(number) != os.getpid():
+            try:
+                os.kill(int(number), 0)
+            except ProcessLookupError:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+            except OSError:
+                continue  # somebody else's process
+
+
 async def take_upload(request: Request, name: str, root: SlideRoot, settings: WebSettings) -> tuple[str, int]:
     """Writes the body to ROOT/uploads/<name>: (path below the root, bytes). Refusals are ApiError.
 
@@ -46,7 +66,7 @@ async def take_upload(request: Request, name: str, root: SlideRoot, settings: We
     wanted = int(request.headers.get("content-length", "0"))
     if shutil.disk_usage(folder).free < wanted + _KEPT_FREE:
         raise ApiError(507, "the disk of this server is nearly full: the upload was not taken.")
-    own = folder / f".{secrets.token_hex(8)}{Path(name).suffix.lower()}"
+    own = folder / f"{_UNFINISHED}{os.getpid()}-{secrets.token_hex(8)}{Path(name).suffix.lower()}"
     try:
         size = await _write(request, own, round(settings.upload_max_mb * 1e6))
         await run_in_threadpool(_check_opens, own)
