@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from virtual_stain.geometry import Affine2D
+from virtual_stain.geometry import Affine2D, Box, Points, Size
 from virtual_stain.slides.description import TileTable
 from virtual_stain.slides.source import Rgb
 
@@ -49,6 +49,49 @@ class MissingTiles:
         inside_x, inside_y = (x >= 0) & (x < columns), (y >= 0) & (y < rows)
         column, row = np.clip(x.astype(np.intp), 0, columns - 1), np.clip(y.astype(np.intp), 0, rows - 1)
         return np.asarray(self.table.missing[np.ix_(row, column)] & inside_y[:, None] & inside_x, np.bool_)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class UnknownArea:
+    """Places of a slide that no camera took, with their rim; picklable, and small where it is `cropped`."""
+
+    mask: Mask
+    """bool[h, w] on an overview."""
+    px0_from_ov: Affine2D
+    """A scale and a shift per axis."""
+
+    def at(self, points_px0: Points) -> Mask:
+        """float64[N, 2] level-0 px → bool[N]. Beyond the mask, its edge goes on."""
+        column, row = np.floor(self.px0_from_ov.inverse().apply(points_px0)).astype(np.intp).T
+        height, width = self.mask.shape
+        return np.asarray(self.mask[np.clip(row, 0, height - 1), np.clip(column, 0, width - 1)], np.bool_)
+
+    def on(self, size: Size, box: Box) -> Mask:
+        """bool[H, W] of a picture of `size` px that shows `box` (level-0 px): by the pixels' centres."""
+        x = box.x + (np.arange(size.width) + 0.5) * box.width / size.width
+        y = box.y + (np.arange(size.height) + 0.5) * box.height / size.height
+        return np.asarray(self.mask[np.ix_(self._index(y, 1), self._index(x, 0))], np.bool_)
+
+    def blanked(self, image: Rgb, box: Box) -> Rgb:
+        """A picture of `box` (level-0 px), white where no camera took it, as it is beyond the scan."""
+        if self.cropped(box) is None:
+            return image
+        unknown = self.on(Size(image.shape[1], image.shape[0]), box)
+        return np.where(unknown[..., None], np.uint8(255), image) if unknown.any() else image
+
+    def cropped(self, box: Box) -> UnknownArea | None:
+        """The part that tells of `box` (level-0 px); None where nothing of it is unknown."""
+        columns, rows = self._index(np.array([box.x, box.x1]), 0), self._index(np.array([box.y, box.y1]), 1)
+        x0, y0 = int(columns[0]), int(rows[0])
+        part = self.mask[y0 : int(rows[1]) + 1, x0 : int(columns[1]) + 1]
+        if not part.any():
+            return None
+        return UnknownArea(part.copy(), self.px0_from_ov @ Affine2D.scale_and_shift("ov", "ov", (1.0, 1.0), (x0, y0)))
+
+    def _index(self, values: npt.NDArray[np.float64], axis: int) -> npt.NDArray[np.intp]:
+        scale, shift = self.px0_from_ov.matrix[axis, axis], self.px0_from_ov.matrix[axis, 2]
+        index = np.floor((values - shift) / scale).astype(np.intp)
+        return np.clip(index, 0, self.mask.shape[1 - axis] - 1)
 
 
 def is_brightfield(rgb: Rgb) -> bool:
