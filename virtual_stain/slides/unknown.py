@@ -91,7 +91,7 @@ class UnknownArea:
     def _index(self, values: npt.NDArray[np.float64], axis: int) -> npt.NDArray[np.intp]:
         scale, shift = self.px0_from_ov.matrix[axis, axis], self.px0_from_ov.matrix[axis, 2]
         index = np.floor((values - shift) / scale).astype(np.intp)
-        return np.clip(index, 0, self.mask.shape[1 - axis] - 1)
+        return np.asarray(np.clip(index, 0, self.mask.shape[1 - axis] - 1), np.intp)
 
 
 def is_brightfield(rgb: Rgb) -> bool:
