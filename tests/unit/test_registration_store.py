@@ -145,3 +145,13 @@ def test_error_grows_where_windows_are_not_recognised() -> None:
     median, p95 = whole.errors_at(far)
     assert median[1] > 20  # beyond all windows: growing with the distance
     assert (p95 > median).all()
+
+
+def test_what_is_odd_about_a_slide_stands_in_the_file(tmp_path: Path) -> None:
+    """A pixel size that was implausible was said on the terminal and nowhere else."""
+    registration = plain_registration(toy_transform(40))
+    odd = dataclasses.replace(registration.he, warnings=("pixel size: 25 µm/px is implausible",))
+    write_registration(dataclasses.replace(registration, he=odd), tmp_path)
+    assert json.loads((tmp_path / JSON_NAME).read_text(encoding="utf-8"))["he"]["warnings"] == list(odd.warnings)
+    after = read_registration(tmp_path)
+    assert (after.he.warnings, after.ihc.warnings) == (odd.warnings, ())

@@ -48,7 +48,7 @@ class SlideFacts:
     bounds: Box
     """The scanned part, level-0 px."""
     warnings: tuple[str, ...]
-    """Contradictions about the pixel size."""
+    """What is odd about the file: its pixel size, pages, levels, missing pixels."""
 
     @staticmethod
     def of(slide: Slide, content_sha256: str) -> SlideFacts:
