@@ -24,11 +24,12 @@ _BLACK = 40  # of 255: scanners' black, with some noise
 _LIGHT = 60  # of 255, in the darkest channel: half of a brightfield picture; fluorescence has dark channels
 _BLACK_NOISE_LEVELS = 3
 _ONE_COLOUR_LEVELS = 2  # over a whole area that is filled with a colour
-_DARK = 128  # of 255 in the brightest channel: half of the light
+_DARK = 0.85  # of the picture's brightest places, in the brightest channel: glass is at least as light
 _COLOURED = 1.07  # brightest over darkest channel, an optical density of 0.03: from here on it could pass for tissue
 _LEAST_PX, _LEAST_FRACTION = 150, 0.0005  # of the picture; less may be saturated pigment
 _LEAST_PICTURE = 0.05  # of a picture is not flat, if a camera took any of it
 _RECTANGLE = 0.95  # of its bounding box: a missing tile inside the scan
+_RINGING_PX, _RINGING_LEVELS = 8, 16  # of JPEG, whose blocks have 8 px
 _RIM_PX = 2  # where compression and scaling mix it with the picture
 
 
@@ -110,7 +111,8 @@ def filled_mask(rgb: Rgb) -> Mask:
     brightest, darkest = _largest(rgb), ~_largest(~rgb)
     flat = spread <= _FLAT_LEVELS
     black = (brightest <= _BLACK) & (spread <= _BLACK_NOISE_LEVELS)
-    coloured = flat & ~black & ((brightest < _DARK) | (brightest > darkest * np.float32(_COLOURED) + 1))
+    light = _DARK * float(np.percentile(brightest, 99))
+    coloured = flat & ~black & ((brightest < light) | (brightest > darkest * np.float32(_COLOURED) + 1))
     filled = _large(black, rgb, one_colour=False)
     filled = filled | (grown(filled) & (brightest <= _BLACK))
     if float((~flat).mean()) > _LEAST_PICTURE:
@@ -146,7 +148,15 @@ def _large(candidate: Mask, rgb: Rgb, *, one_colour: bool) -> Mask:
         if one_colour and np.ptp(rgb[y : y + h, x : x + w][part], axis=0).max() > _ONE_COLOUR_LEVELS:
             continue
         result[y : y + h, x : x + w] |= part
+        if one_colour:
+            result |= _of_that_colour(grown(labels == i, _RINGING_PX), rgb, rgb[y : y + h, x : x + w][part])
     return result
+
+
+def _of_that_colour(near: Mask, rgb: Rgb, filled: npt.NDArray[np.uint8]) -> Mask:
+    """Places beside an area of one colour that compression has changed a little; `filled`: uint8[N, 3], its pixels."""
+    low, high = (np.clip(np.median(filled, axis=0) + d, 0, 255) for d in (-_RINGING_LEVELS, _RINGING_LEVELS))
+    return np.asarray(near & (cv2.inRange(rgb, low, high) > 0), np.bool_)
 
 
 def _lines_a_side(part: Mask) -> bool:
