@@ -29,7 +29,8 @@ def read_tissue(folder: Path, side: str) -> TissueMap:
     """The tissue mask of one side and what no camera took of it, without its picture."""
     with h5py.File(folder / TISSUE_NAME, "r") as file:
         mask = np.asarray(file[f"{side}/mask"][:], np.bool_)
-        unknown = np.asarray(file[f"{side}/unknown"][:], np.bool_)
+        # records of earlier versions are reviewed and hold none
+        unknown = np.asarray(file[f"{side}/unknown"][:], np.bool_) if f"{side}/unknown" in file else None
         matrix = np.asarray(file[f"{side}/px0_from_ov"][:], np.float64)
     blank = np.zeros((0, 0, 3), np.uint8)
     return TissueMap(mask, Affine2D("px0", "ov", matrix), blank, brightfield=True, unknown=unknown)
