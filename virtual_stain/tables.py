@@ -45,7 +45,7 @@ class Table:
 
         More values than columns stand under the name "…". `decimals`: columns of numbers with decimals. Between commas,
         a decimal comma without quotes fills two columns: two whole numbers side by side, the first of them in such a
-        column, stand there joined ("3,5"), so that nobody reads 3.
+        column, stand there joined ("3,5"), so that nobody reads 3; not two equal ones in two such columns.
         """
         names, wanted = self.names, set(decimals)
         found: list[tuple[int, Mapping[str, str]]] = []
@@ -54,7 +54,8 @@ class Table:
             if any(v.strip() for v in values[len(names) :]):
                 row[SURPLUS] = " ".join(values[len(names) :])
             for name, following in itertools.pairwise(names) if self.delimiter == "," else ():
-                if name in wanted and row[name].isdecimal() and row[following].isdecimal():
+                equal = following in wanted and row[name] == row[following]  # two slides of one pixel size
+                if name in wanted and row[name].isdecimal() and row[following].isdecimal() and not equal:
                     row[name] = f"{row[name]},{row[following]}"
             found.append((line, row))
         return found

@@ -14,6 +14,7 @@ import pytest
 import tifffile
 from PIL import Image
 
+from tests.fixtures.slides import beyond_4_gb
 from virtual_stain.errors import SlideError
 from virtual_stain.geometry import Size
 from virtual_stain.slides import dicom_colour
@@ -282,6 +283,24 @@ def test_a_second_scene_is_told(tmp_path, rgb, layout):
 def test_tiles_of_a_codec_that_openslide_lacks_are_read(tmp_path, rgb, codec):
     path = write(tmp_path / "a.tif", rgb, compression=codec, **TILED)
     assert np.abs(level_0(path).astype(int) - rgb).max() <= 8
+
+
+@pytest.mark.parametrize("layout", [{}, TILED], ids=["strips", "tiles"])
+@pytest.mark.parametrize("compression", ["jpeg", "deflate"])
+def test_pixels_beyond_4_gb_are_those_of_the_file_before(tmp_path, rgb, layout, compression):
+    """A sparse file: its places need more than 32 bits."""
+    with tifffile.TiffWriter(tmp_path / "a.tif", bigtiff=True) as writer:
+        for factor in (1, 2):
+            image = cv2.resize(rgb, (320 // factor, 256 // factor), interpolation=cv2.INTER_AREA)
+            options = {"photometric": "rgb", "compression": compression, "metadata": None, **tags(0.46, factor)}
+            writer.write(image, subfiletype=int(factor > 1), **options, **layout)
+    large = beyond_4_gb(tmp_path / "a.tif", tmp_path / "b.tif")
+    assert large.stat().st_size > 2**32
+    np.testing.assert_array_equal(level_0(large), level_0(tmp_path / "a.tif"))
+    with open_slide(SlideRef(large)) as slide:
+        assert slide.mpp.x == pytest.approx(0.46)
+        assert slide.level_count == (2 if layout else 1)
+        assert not any("never written" in w for w in slide.warnings)
 
 
 @pytest.mark.parametrize("bits", [12, 16])

@@ -19,12 +19,14 @@ from virtual_stain.cli.common import Common, common_options, parse_mpp
 @click.option("--landmarks", type=click.Path(path_type=Path), help="CSV he_x,he_y,ihc_x,ihc_y[,pair]: where to start.")
 @click.option("--aligned", is_flag=True, help="Also write the IHC under the H&E as aligned.ome.tif, for QuPath.")
 @click.option("--aligned-mpp", type=float, help="Pixel size of aligned.ome.tif in µm [default: that of the H&E].")
+@click.option("--excel", is_flag=True, help="Write summary.csv so that a spreadsheet shows umlauts right (UTF-8 mark).")
 @common_options
 def command(
     sources: tuple[Path, ...],
     out: Path,
     landmarks: Path | None,
     aligned: bool,
+    excel: bool,
     common: Common,
     **texts: str | float | None,
 ) -> None:
@@ -53,6 +55,7 @@ def command(
         aligned_mpp=float(coarser) if coarser is not None else 0.0 if aligned else None,
         force=common.force,
         jobs=common.jobs,
+        excel=excel,
     )
     if len(sources) > 2:
         raise click.UsageError("Expected HE and IHC, or one table or folder. Quote paths with spaces.")
