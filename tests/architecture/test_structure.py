@@ -81,7 +81,7 @@ import importlib, pkgutil, sys
 for name in ("fcntl", "grp", "pwd", "resource", "termios", "tensorflow_io"):
     sys.modules[name] = None
 import virtual_stain
-names = ["virtual_stain.cli.main", "virtual_stain.files", "virtual_stain.export.bundle"]
+names = ["virtual_stain.cli.main", "virtual_stain.files", "virtual_stain.exporting.bundle"]
 for part in ("slides", "score", "report"):
     package = importlib.import_module(f"virtual_stain.{part}")
     names += [module.name for module in pkgutil.walk_packages(package.__path__, package.__name__ + ".")]

@@ -14,7 +14,7 @@ from virtual_stain.cli.main import _run
 from virtual_stain.config import ScoringSettings, TissueSettings
 from virtual_stain.geometry import Affine2D, Box, Size
 from virtual_stain.markers import Marker
-from virtual_stain.score.score import score_slide
+from virtual_stain.scoring.score import score_slide
 from virtual_stain.slides.fast_source import FastSource
 from virtual_stain.slides.slide import SlideRef, open_slide
 from virtual_stain.slides.tissue import find_tissue
