@@ -118,12 +118,16 @@ def _with_children(feature: Any, path: Path, where: str, depth: int) -> Iterator
         )
     yield GeoObject(feature, where, depth)
     holders = feature, properties or {}
-    children = [c for holder in holders for key in CHILDREN for c in _listed(holder, key, path, where)]
+    children = [c for holder in holders for key in CHILDREN for c in children_of(holder, key, path, where)]
     for i, child in enumerate(children):
         yield from _with_children(child, path, f"{where}, child {i}", depth + 1)
 
 
-def _listed(holder: dict[str, Any], key: str, path: Path, where: str) -> list[Any]:
+def children_of(holder: dict[str, Any], key: str, path: Path, where: str) -> list[Any]:
+    """The objects that `holder` keeps under `key` of CHILDREN, as a list or as a collection of its own; [] without.
+
+    Raises InputError that names the object.
+    """
     found = holder.get(key)
     if found is None:
         return []

@@ -19,10 +19,11 @@ from virtual_stain.markers import Marker, parse_marker
 from virtual_stain.patients import PatientKey, damaged_by_spreadsheet, normalised
 from virtual_stain.slides.resolution import READING_RANGE, REGISTRATION_RANGE
 from virtual_stain.slides.slide import SlideRef
-from virtual_stain.tables import find_file, has_decimal_comma, parse_pixel_size, read_table
+from virtual_stain.tables import SURPLUS, find_file, has_decimal_comma, parse_pixel_size, read_table
 
 REQUIRED = ("pair", "patient", "marker", "he", "ihc")
 OPTIONAL = ("he_mpp", "ihc_mpp", "fold", "he_roi", "ihc_roi")
+_MPP = ("he_mpp", "ihc_mpp")
 _TO_REGISTER = ("pair", "he", "ihc")  # of REQUIRED; patient, marker, folds and regions say nothing of where tissue lies
 _MAX_NAME_BYTES = 100
 
@@ -149,7 +150,7 @@ def _rows(path: Path, required: Sequence[str]) -> Iterator[tuple[int, Mapping[st
     if not table.header:
         raise PairError(f"{path}: the file is empty.", hint=f"Its first line is: {','.join(required)}")
     _check_columns(path, table.names, required)
-    yield from table.records()
+    yield from table.records(decimals=_MPP)
 
 
 def _check_columns(path: Path, names: list[str], required: Sequence[str]) -> None:
@@ -210,7 +211,7 @@ def _parse_slides(
 ) -> SlidePair | None:
     """Name and slides of a row; None, and sentences in `problems`, when they are bad."""
     before = len(problems)
-    if "…" in row:
+    if SURPLUS in row:
         problems.append("more values than columns (a comma inside a value needs quotes)")
     for name in required:
         if not row.get(name):
@@ -218,7 +219,7 @@ def _parse_slides(
     name = unicodedata.normalize("NFC", row.get("pair", ""))
     if name:
         problems += _name_problems(name)
-    he_mpp, ihc_mpp = (_parse_mpp(c, row.get(c, ""), mpp_range, problems) for c in ("he_mpp", "ihc_mpp"))
+    he_mpp, ihc_mpp = (_parse_mpp(c, row.get(c, ""), mpp_range, problems) for c in _MPP)
     he, ihc = (_parse_path(folder, c, row.get(c, ""), problems) for c in ("he", "ihc"))
     if he is not None and ihc is not None and _identity(he) == _identity(ihc):
         problems.append("he and ihc are the same file")
@@ -248,8 +249,8 @@ def _parse_mpp(
     if values is None or not all(mpp_range[0] <= v <= mpp_range[1] for v in values):
         comma = ": a decimal comma?" if has_decimal_comma(text) else ""
         problems.append(
-            f"{column}: expected µm per px from {mpp_range[0]} to {mpp_range[1]}, with a decimal point (0.25, or x,y). "
-            f"Received: {text!r}{comma}"
+            f"{column}: expected µm per px from {mpp_range[0]} to {mpp_range[1]}, with a decimal point (0.25, 8.0, or "
+            f"x,y). Received: {text!r}{comma}"
         )
         return None
     return values

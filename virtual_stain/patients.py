@@ -27,6 +27,10 @@ ENVIRONMENT_NAME = "VSTAIN_PATIENT_KEY"
 _MIN_KEY_BYTES = 16
 _NUMBER = re.compile(r"\+?0*(\d+)(?:[.,]0+)?")
 _SHORTENED = re.compile(r"\d([.,]\d+)?e\+?\d+")
+_MONTH = r"(?:jan|feb|mar|mär|mrz|apr|may|mai|jun|jul|aug|sep|oct|okt|nov|dec|dez)[a-zäéû]{0,6}\.?"
+_MADE_A_DATE = re.compile(
+    rf"\d{{1,2}}[-. ]+{_MONTH}(?:[-. ]*\d{{2,4}})?|{_MONTH}[-. ]\d{{2,4}}|\d{{4}}-\d\d-\d\d 00:00:00"
+)
 _log = logging.getLogger("vstain.patients")
 
 
@@ -62,9 +66,10 @@ def normalised(name: str) -> str:
 
 
 def damaged_by_spreadsheet(patients: Iterable[tuple[str, int]]) -> list[str]:
-    """Sentences about names, given as (name, line), that a spreadsheet can have changed: numbers that differ in leading
-    zeros or in ".0" alone, and long numbers shortened to 1.23E+11. Each would be one patient under two names, or two
-    under one. Lines are named, never patients.
+    """Sentences about names, given as (name, line), that a spreadsheet can have changed.
+
+    Numbers that differ in leading zeros or in ".0" alone, long numbers shortened to 1.23E+11, names made a date. Each
+    would be one patient under two names, or two under one. Lines are named, never patients.
     """
     problems: list[str] = []
     written: dict[str, tuple[str, int]] = {}
@@ -73,6 +78,11 @@ def damaged_by_spreadsheet(patients: Iterable[tuple[str, int]]) -> list[str]:
         if _SHORTENED.fullmatch(plain):
             problems.append(
                 f"line {line}: patient: a number that a spreadsheet has shortened (1.23E+11): write it in full"
+            )
+        if _MADE_A_DATE.fullmatch(plain):
+            problems.append(
+                f"line {line}: patient: a date, which a spreadsheet makes of names like 1-2: write the name as it is, "
+                "in a column of text"
             )
         number = _NUMBER.fullmatch(plain)
         if number:

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from virtual_stain.errors import InputError
 BYTE_ORDER_MARK = "\ufeff"
 """At the beginning of a UTF-8 table it makes spreadsheets read umlauts as they are."""
 COMMA_HINT = "Are these decimal commas? They could as well part thousands: export with decimal points."
+SURPLUS = "…"
+"""Name of what a row holds beyond the named columns."""
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 _DECLARED = re.compile(r"\"?sep=(.?)\"?\s*", re.IGNORECASE)
 _NUMBER_WITH_COMMA = re.compile(r"[+-]?\d+(?:\.\d{3})*,\d+")
@@ -37,17 +40,23 @@ class Table:
         """The columns' names to compare with: lower case, no spaces around."""
         return [name.strip().lower() for name in self.header]
 
-    def records(self) -> list[tuple[int, Mapping[str, str]]]:
+    def records(self, *, decimals: Iterable[str] = ()) -> list[tuple[int, Mapping[str, str]]]:
         """(line, name → value without spaces around) of every row; a missing value is "".
 
-        More values than columns stand under the name "…".
+        More values than columns stand under the name "…". `decimals`: columns of numbers with decimals. Between commas,
+        a decimal comma without quotes fills two columns: two whole numbers side by side, the first of them in such a
+        column, stand there joined ("3,5"), so that nobody reads 3; not two equal ones in two such columns.
         """
-        names = self.names
+        names, wanted = self.names, set(decimals)
         found: list[tuple[int, Mapping[str, str]]] = []
         for line, values in self.rows:
             row = dict.fromkeys(names, "") | dict(zip(names, (v.strip() for v in values), strict=False))
             if any(v.strip() for v in values[len(names) :]):
-                row["…"] = " ".join(values[len(names) :])
+                row[SURPLUS] = " ".join(values[len(names) :])
+            for name, following in itertools.pairwise(names) if self.delimiter == "," else ():
+                equal = following in wanted and row[name] == row[following]  # two slides of one pixel size
+                if name in wanted and row[name].isdecimal() and row[following].isdecimal() and not equal:
+                    row[name] = f"{row[name]},{row[following]}"
             found.append((line, row))
         return found
 
@@ -105,6 +114,19 @@ def table_of(text: str, name: str, *, strict: bool = True) -> Table:
     return Table(header, rows, delimiter)
 
 
+def require_no_surplus(header: Sequence[str], values: Sequence[str], where: str) -> None:
+    """Raises InputError for a row that holds more than its header names: a comma without quotes has moved its values.
+
+    `where`: file and line, for the message.
+    """
+    if any(v.strip() for v in values[len(header) :]):
+        raise InputError(
+            f"{where}: expected {len(header)} values, as in the header. Received {len(values)}: "
+            f"{','.join(values)[:80]}",
+            hint="A comma inside a value needs quotes, and numbers a decimal point.",
+        )
+
+
 def has_decimal_comma(text: str) -> bool:
     """Whether a text is a number as half of Europe writes it: 0,25 or 1.234,5."""
     return bool(_NUMBER_WITH_COMMA.fullmatch(text.strip()))
@@ -118,7 +140,8 @@ def parse_pixel_size(text: str) -> tuple[float, float]:
     parts = text.split(",")
     if len(parts) > 1 and not all("." in part for part in parts):
         raise ValueError(
-            f"expected µm/px with a decimal point (0.25, or two as 0.25,0.26). Received: {text!r}: a decimal comma?"
+            "expected µm/px with a decimal point (0.25, 8.0, or two as 0.25,0.26). "
+            f"Received: {text!r}: a decimal comma?"
         )
     try:
         numbers = [float(part) for part in parts]

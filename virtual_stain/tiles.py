@@ -62,7 +62,7 @@ class TileRef:
     tissue_fraction: float
     """Of the window's area, 0–1 (exclusive 0)."""
     border: bool
-    """The window reaches beyond the scan: the rest of its tile is white."""
+    """The window reaches beyond the scan, or over places in it that no camera took: there its tile is white."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +102,12 @@ def plan_tiles(slide: Slide, tissue: TissueMap, settings: TilingSettings) -> Til
     y = grid.origin_px0[1] + rows * grid.stride_um / grid.mpp.y
     fractions = tissue.fractions_in(x, y, x + grid.window_um / grid.mpp.x, y + grid.window_um / grid.mpp.y)
     tiles = []
+    blank = tissue.blank
     for index in np.flatnonzero(fractions > 0):
         row, col = divmod(int(index), grid.columns)
         box = grid.box(col, row)
         border = box.x1 > bounds.x1 + _ROUNDING or box.y1 > bounds.y1 + _ROUNDING
+        border = border or (blank is not None and blank.cropped(box) is not None)
         tiles.append(TileRef(col, row, box, float(fractions[index]), border))
     return TilePlan(grid, tuple(tiles), grid.columns * grid.rows - len(tiles))
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tests.fixtures.registration import plain_registration, toy_transform
 from virtual_stain.labels.store import TileTable
 from virtual_stain.records.manifest import (
     ExcludedEntry,
@@ -15,6 +16,7 @@ from virtual_stain.records.manifest import (
     TilingEntry,
 )
 from virtual_stain.records.schema import BY_KEY
+from virtual_stain.registration.store import JSON_NAME, write_registration
 from virtual_stain.workflows.summary import _FLAG_ORDER, Used, write_summary
 
 
@@ -107,3 +109,12 @@ def test_a_share_of_stained_cells_is_not_called_her2(tmp_path: Path) -> None:
     manifest = dataclasses.replace(manifest, markers=("her2",), pairs=(entry,))
     used = {"case-1": Used(_table(), (0, 2, 3), ())}
     assert "<h2>HER2-stained</h2>" in write_summary(tmp_path, manifest, used, {"case-1": tmp_path}).read_text()
+
+
+def test_what_is_odd_about_the_slides_of_a_pair_is_told(tmp_path: Path) -> None:
+    registration = plain_registration(toy_transform(40))
+    odd = dataclasses.replace(registration.ihc, warnings=("pixels: 3 of 64 tiles were never written",))
+    write_registration(dataclasses.replace(registration, ihc=odd), tmp_path)
+    assert (tmp_path / JSON_NAME).is_file()
+    path = write_summary(tmp_path, _manifest(), {"case-1": Used(_table(), (0, 1, 2), ())}, {"case-1": tmp_path})
+    assert "IHC: pixels: 3 of 64 tiles were never written" in path.read_text(encoding="utf-8")

@@ -14,6 +14,7 @@ import pytest
 import tifffile
 from PIL import Image
 
+from tests.fixtures.slides import beyond_4_gb
 from virtual_stain.errors import SlideError
 from virtual_stain.geometry import Size
 from virtual_stain.slides import dicom_colour
@@ -207,6 +208,124 @@ def test_a_part_cut_out_of_a_slide_is_not_resized(tmp_path, rgb, text):
     with open_slide(SlideRef(path)) as slide:
         assert slide.mpp.x == 0.46
         assert not any("resized" in w for w in slide.warnings)
+
+
+def test_a_smaller_export_whose_description_is_the_originals_is_told(tmp_path, rgb):
+    """No word of resizing, but the size of the original, and its pixel size."""
+    options = {"photometric": "rgb", "compression": "jpeg", "metadata": None, "tile": (64, 64)}
+    text = "Aperio Image Library v12.0.5 \r\n640x512 [0,0 640x512] (256x256) JPEG/RGB Q=70|AppMag = 20|MPP = 0.46"
+    tifffile.imwrite(tmp_path / "a.svs", rgb, description=text, **options)
+    size = {"axes": "YXS", "PhysicalSizeX": 0.46, "PhysicalSizeY": 0.46}
+    path = tmp_path / "a.ome.tif"
+    tifffile.imwrite(path, rgb, photometric="rgb", ome=True, metadata=size, compression="deflate", tile=(64, 64))
+    data = path.read_bytes().replace(b'SizeX="320" SizeY="256"', b'SizeX="640" SizeY="512"')
+    path.write_bytes(data)
+    for name in ("a.svs", "a.ome.tif"):
+        with open_slide(SlideRef(tmp_path / name)) as slide:
+            said = [w for w in slide.warnings if "640 × 512" in w and "320 × 256" in w]
+            assert len(said) == 1, name
+            assert said[0].startswith("pixel size: ")
+
+
+def test_a_magnification_that_contradicts_the_pixel_size_is_told(tmp_path, rgb):
+    options = {"photometric": "rgb", "compression": "jpeg", "metadata": None, "tile": (64, 64)}
+    for power, contradicts in ((20, False), (40, True)):
+        text = f"Aperio Image Library v12.0.5 \r\n320x256 (256x256) JPEG/RGB Q=70|AppMag = {power}|MPP = 0.46"
+        tifffile.imwrite(tmp_path / "a.svs", rgb, description=text, **options)
+        with open_slide(SlideRef(tmp_path / "a.svs")) as slide:
+            assert any("magnification of 40" in w for w in slide.warnings) == contradicts
+
+
+@pytest.mark.parametrize("layout", [{}, TILED], ids=["strips", "tiles"])
+@pytest.mark.parametrize(
+    ("unit", "value"),
+    [("nm", 460.0), ("mm", 4.6e-4), ("cm", 4.6e-5), ("in", 0.46 / 25400), ("thou", 0.46 / 25.4), ("Å", 4600.0)],
+)
+def test_ome_xml_may_use_any_unit_of_length(tmp_path, rgb, layout, unit, value):
+    size = {"axes": "YXS", "PhysicalSizeX": value, "PhysicalSizeY": value}
+    size |= {"PhysicalSizeXUnit": unit, "PhysicalSizeYUnit": unit}
+    tifffile.imwrite(tmp_path / "a.tif", rgb, photometric="rgb", ome=True, metadata=size, **layout)
+    with open_slide(SlideRef(tmp_path / "a.tif")) as slide:
+        assert slide.mpp.x == pytest.approx(0.46)
+        assert slide.mpp.y == pytest.approx(0.46)
+
+
+@pytest.mark.parametrize("layout", [{}, TILED], ids=["strips", "tiles"])
+def test_a_size_in_pixels_is_no_size_and_told(tmp_path, rgb, layout):
+    size = {"axes": "YXS", "PhysicalSizeX": 0.46, "PhysicalSizeY": 0.46}
+    size |= {"PhysicalSizeXUnit": "pixel", "PhysicalSizeYUnit": "pixel"}
+    tifffile.imwrite(tmp_path / "a.tif", rgb, photometric="rgb", ome=True, metadata=size, **layout)
+    with open_slide(SlideRef(tmp_path / "a.tif")) as slide:
+        assert slide.mpp is None
+        assert any("'pixel'" in note for note in slide.notes)
+
+
+@pytest.mark.parametrize("layout", [{}, TILED], ids=["strips", "tiles"])
+@pytest.mark.parametrize(("unit", "per_um"), [(2, 25400.0), (3, 1e4), (4, 1e3), (5, 1.0)])
+def test_resolution_tags_in_every_unit_that_writers_use(tmp_path, rgb, layout, unit, per_um):
+    options = {"photometric": "rgb", "metadata": None, "resolution": (per_um / 0.46,) * 2, "resolutionunit": unit}
+    tifffile.imwrite(tmp_path / "a.tif", rgb, **options, **layout)
+    with open_slide(SlideRef(tmp_path / "a.tif")) as slide:
+        assert slide.mpp.x == pytest.approx(0.46, rel=1e-3)
+
+
+@pytest.mark.parametrize("layout", [{}, TILED], ids=["strips", "tiles"])
+def test_a_second_scene_is_told(tmp_path, rgb, layout):
+    with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
+        for image in (rgb, rgb[:120, :300]):
+            writer.write(image, photometric="rgb", metadata=None, **tags(0.46), **layout)
+    with open_slide(SlideRef(tmp_path / "a.tif")) as slide:
+        assert slide.size == Size(320, 256)
+        assert any("page 1 of 300 × 120 px" in w for w in slide.warnings)
+
+
+@pytest.mark.parametrize("codec", ["jpeg2000", "webp"])
+def test_tiles_of_a_codec_that_openslide_lacks_are_read(tmp_path, rgb, codec):
+    path = write(tmp_path / "a.tif", rgb, compression=codec, **TILED)
+    assert np.abs(level_0(path).astype(int) - rgb).max() <= 8
+
+
+@pytest.mark.parametrize("layout", [{}, TILED], ids=["strips", "tiles"])
+@pytest.mark.parametrize("compression", ["jpeg", "deflate"])
+def test_pixels_beyond_4_gb_are_those_of_the_file_before(tmp_path, rgb, layout, compression):
+    """A sparse file: its places need more than 32 bits."""
+    with tifffile.TiffWriter(tmp_path / "a.tif", bigtiff=True) as writer:
+        for factor in (1, 2):
+            image = cv2.resize(rgb, (320 // factor, 256 // factor), interpolation=cv2.INTER_AREA)
+            options = {"photometric": "rgb", "compression": compression, "metadata": None, **tags(0.46, factor)}
+            writer.write(image, subfiletype=int(factor > 1), **options, **layout)
+    large = beyond_4_gb(tmp_path / "a.tif", tmp_path / "b.tif")
+    assert large.stat().st_size > 2**32
+    np.testing.assert_array_equal(level_0(large), level_0(tmp_path / "a.tif"))
+    with open_slide(SlideRef(large)) as slide:
+        assert slide.mpp.x == pytest.approx(0.46)
+        assert slide.level_count == (2 if layout else 1)
+        assert not any("never written" in w for w in slide.warnings)
+
+
+@pytest.mark.parametrize("bits", [12, 16])
+def test_a_png_of_16_bits_is_refused(tmp_path, rgb, bits):
+    """Its lower bits were cut off: 12 bits in 16 became a picture sixteen times too dark."""
+    path = tmp_path / "a.png"
+    cv2.imwrite(str(path), rgb[..., ::-1].astype(np.uint16) << (bits - 8))
+    assert "16 bits" in refusal(path)
+
+
+@pytest.mark.parametrize("orientation", [1, 2, 3, 6])
+def test_a_jpeg_that_viewers_turn_is_read_as_stored_and_told(tmp_path, rgb, orientation):
+    image = Image.fromarray(rgb)
+    exif = image.getexif()
+    exif[0x0112] = orientation
+    image.save(tmp_path / "a.jpg", exif=exif, quality=95)
+    with open_slide(SlideRef(tmp_path / "a.jpg")) as slide:
+        assert slide.size == Size(320, 256)
+        assert any(f"orientation {orientation}" in w for w in slide.warnings) == (orientation != 1)
+
+
+def test_a_palette_png_is_told(tmp_path, rgb):
+    Image.fromarray(rgb).quantize(64).save(tmp_path / "a.png")
+    with open_slide(SlideRef(tmp_path / "a.png")) as slide:
+        assert any("palette" in w for w in slide.warnings)
 
 
 @pytest.mark.parametrize(("mpp", "said"), [(25.25, False), (250 / 320 * 100, True), (90.0, False)])

@@ -61,9 +61,12 @@ def slides(tmp_path_factory: pytest.TempPathFactory) -> tuple[SlideRef, SlideRef
     )
 
 
-def _tissue(bounds: Box) -> TissueMap:
-    mask = np.ones((60, 60), np.bool_)
-    return TissueMap(mask, Affine2D.scale_and_shift("px0", "ov", (8, 8)), np.zeros((60, 60, 3), np.uint8), True)
+def _tissue(bounds: Box, unknown: Box | None = None) -> TissueMap:
+    mask, none = np.ones((60, 60), np.bool_), np.zeros((60, 60), np.bool_)
+    if unknown is not None:
+        none[int(unknown.y // 8) : int(unknown.y1 // 8), int(unknown.x // 8) : int(unknown.x1 // 8)] = True
+    px0_from_ov, overview = Affine2D.scale_and_shift("px0", "ov", (8, 8)), np.zeros((60, 60, 3), np.uint8)
+    return TissueMap(mask & ~none, px0_from_ov, overview, True, unknown=none)
 
 
 def _build(
@@ -74,6 +77,7 @@ def _build(
     regions: Regions | None = None,
     stain_flags: tuple[str, ...] = (),
     bare_below_px0: float = 0.0,
+    unknown: tuple[Box | None, Box | None] = (None, None),
 ):
     def _unless_bare(places: np.ndarray, error: float) -> np.ndarray:
         return np.where(places.sum(axis=1) < bare_below_px0, np.inf, error)
@@ -97,8 +101,8 @@ def _build(
         sources = PairSources(
             he=he,
             ihc=ihc,
-            he_tissue=_tissue(he.bounds),
-            ihc_tissue=_tissue(ihc.bounds),
+            he_tissue=_tissue(he.bounds, unknown[0]),
+            ihc_tissue=_tissue(ihc.bounds, unknown[1]),
             registration=registration,
             transform_sha256=transform_sha256(transform),
             stain=SlideStain(background=(245.0, 245.0, 245.0), flags=stain_flags),
@@ -171,6 +175,29 @@ def test_an_ihc_scan_that_ends_early_is_poor_overlap(slides: tuple[SlideRef, Sli
     assert tile.trust.overlap_fraction == pytest.approx(42 / 60, abs=0.02)
     assert "poor_overlap" in tile.flags
     assert (tile.weight, tile.usable_count) == (0.0, False)
+
+
+def test_what_no_camera_took_of_the_he_slide_is_white_and_holds_no_cells(slides: tuple[SlideRef, SlideRef]) -> None:
+    """Tiles beside a black frame went into the records with black in them."""
+    box, gone = Box(40, 40, 300, 300), Box(200, 0, 160, 420)
+    tile, _ = _build(slides, box, tile_px=300, unknown=(gone, None))
+    he = cv2.imdecode(np.frombuffer(tile.he_jpeg, np.uint8), cv2.IMREAD_COLOR)
+    assert (he[:, 165:].min(axis=(0, 1)) > 245).all()
+    assert (he[:, :140].min(axis=(0, 1)) < 200).all()
+    assert len(tile.cells) > 0
+    assert (tile.cells.xy[:, 0] < 160).all()
+
+
+def test_what_no_camera_took_of_the_ihc_slide_covers_nothing(slides: tuple[SlideRef, SlideRef]) -> None:
+    box = Box(40, 40, 300, 300)
+    gone = Box(40 + SHIFT[0] + 150, 0, 240, 480)
+    tile, _ = _build(slides, box, tile_px=300, unknown=(None, gone))
+    assert tile.trust.overlap_fraction == pytest.approx(0.5, abs=0.05)
+    assert "poor_overlap" in tile.flags
+    assert tile.weight == 0
+    assert (tile.cells.xy[:, 0] < 155).all()
+    ihc = cv2.imdecode(np.frombuffer(tile.ihc_jpeg, np.uint8), cv2.IMREAD_COLOR)
+    assert (ihc[:, 165:].min(axis=(0, 1)) > 245).all()
 
 
 def _square(path: Path, x: float, y: float, side: float) -> Path:

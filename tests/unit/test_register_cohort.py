@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from virtual_stain.config import Config
 from virtual_stain.errors import PairError, SlideError
 from virtual_stain.files import folder_lock
 from virtual_stain.workflows.pair_folder import cohort_pairs
+from virtual_stain.workflows.register_cohort import register_cohort
 from virtual_stain.workflows.register_command import RegisterOptions, run_cohort
 
 
@@ -133,3 +135,11 @@ def test_pairs_without_pixel_sizes_had_no_error_in_the_table(
     assert 0 < float(row["error_median_he_px0"]) < float(row["error_p95_he_px0"]) < 20
     page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
     assert f"{float(row['error_median_he_px0']):.2f} px" in page
+
+
+def test_the_table_of_a_cohort_opens_in_a_spreadsheet_where_asked(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(1) as executor:
+        for name, excel in (("a", False), ("b", True)):
+            register_cohort([], tmp_path / name, executor, excel=excel)
+            data = (tmp_path / name / "summary.csv").read_bytes()
+            assert data.startswith(b"\xef\xbb\xbf") == excel

@@ -186,3 +186,13 @@ def test_values_that_cannot_be_are_refused(tmp_path: Path, name: str, value: obj
     path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {name: value}), encoding="utf-8")
     with pytest.raises(InputError):
         read_registration(path)
+
+
+def test_what_is_odd_about_a_slide_stands_in_the_file(tmp_path: Path) -> None:
+    """A pixel size that was implausible was said on the terminal and nowhere else."""
+    registration = plain_registration(toy_transform(40))
+    odd = dataclasses.replace(registration.he, warnings=("pixel size: 25 µm/px is implausible",))
+    write_registration(dataclasses.replace(registration, he=odd), tmp_path)
+    assert json.loads((tmp_path / JSON_NAME).read_text(encoding="utf-8"))["he"]["warnings"] == list(odd.warnings)
+    after = read_registration(tmp_path)
+    assert (after.he.warnings, after.ihc.warnings) == (odd.warnings, ())

@@ -74,6 +74,41 @@ def test_the_network_sees_exactly_the_windows_of_read_window(tmp_path):
             assert score.markers[Marker.KI67].tumour_cells[i] == pytest.approx(answer["ki67_tumour_cells"], abs=1e-3)
 
 
+def test_a_black_frame_is_white_to_the_network_and_its_tiles_are_border_tiles(tmp_path, monkeypatch):
+    """Black beside the scan entered the network as if it were tissue: values of such tiles meant nothing."""
+    tissue = np.clip(
+        block_image([[purple(150)] * 3] * 2) + np.random.default_rng(3).integers(-9, 9, (256, 384, 3)), 0, 255
+    )
+    framed = np.zeros((320, 512, 3), np.uint8)
+    framed[:256, :384] = tissue
+    beside = np.full_like(framed, 255)
+    beside[:256, :384] = tissue
+
+    def with_unknown(slide, settings):
+        found = coloured_is_tissue(slide, settings)
+        overview = slide.overview(mpp=1.2)
+        return dataclasses.replace(found, mask=found.mask & ~overview.unknown, unknown=overview.unknown)
+
+    black, white = (write_tiled_tiff(tmp_path / f"{n}.tiff", i, 0.3) for n, i in (("black", framed), ("white", beside)))
+    plain = run(white)
+    monkeypatch.setattr(module, "find_tissue", with_unknown)
+    seen = []
+
+    class Looks(TinyPredictor):
+        def predict(self, tiles):
+            seen.append(tiles.copy())
+            return super().predict(tiles)
+
+    score = run(black, Looks())
+    assert min(int(tiles.max(axis=-1).min()) for tiles in seen) > 40
+    at_edge = [i for i, t in enumerate(score.tiles) if (t.col, t.row) == (2, 0)]
+    assert "border" in score.flags[at_edge[0]]
+    values = {(t.col, t.row): v for t, v in zip(score.tiles, score.markers[Marker.KI67].value, strict=True)}
+    wanted = {(t.col, t.row): v for t, v in zip(plain.tiles, plain.markers[Marker.KI67].value, strict=True)}
+    assert values[0, 0] == pytest.approx(wanted[0, 0], abs=1e-6)
+    assert values[2, 0] == pytest.approx(wanted[2, 0], abs=0.02)  # the rim of one overview pixel is white, too
+
+
 @pytest.mark.parametrize(("batch_size", "jobs"), [(1, 1), (2, 3), (3, 2), (64, 4)])
 def test_the_result_does_not_depend_on_batch_size_or_jobs(tmp_path, batch_size, jobs):
     path = block_slide(tmp_path / "a.tiff", REDS)

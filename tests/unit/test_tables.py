@@ -9,6 +9,7 @@ import click
 import pytest
 
 from virtual_stain.cli.common import parse_mpp
+from virtual_stain.counting.given_tables import read_table as read_cell_table
 from virtual_stain.errors import ConfigError, InputError, PairError
 from virtual_stain.pairs import read_pairs, read_slide_pairs
 from virtual_stain.patients import damaged_by_spreadsheet
@@ -76,6 +77,40 @@ def test_pairs_with_a_decimal_comma_are_refused_by_name(tmp_path: Path) -> None:
         read_slide_pairs(path)
 
 
+@pytest.mark.parametrize("text", ["3,5", "0,25", "1,2"])
+def test_a_decimal_comma_that_fills_two_columns_is_refused(tmp_path: Path, text: str) -> None:
+    """Between commas and without quotes, 3,5 was 3 µm/px on one slide and 5 on the other."""
+    path = pairs_table(tmp_path, f"pair,he,ihc,he_mpp,ihc_mpp\na,a.png,b.png,{text}\n")
+    with pytest.raises(PairError, match=rf"line 2: he_mpp: .*'{text}': a decimal comma"):
+        read_slide_pairs(path)
+    path = pairs_table(tmp_path, f"pair,he,ihc,he_mpp,ihc_mpp,note\na,a.png,b.png,0.5,{text}\n")
+    with pytest.raises(PairError, match=r"line 2: ihc_mpp: .*a decimal comma"):
+        read_slide_pairs(path)
+    (tmp_path / "slides.csv").write_text(f"slide,mpp,name\na.svs,{text}\n")
+    with pytest.raises(InputError, match=r"line 2: mpp: .*decimal comma"):
+        read_slide_table(tmp_path / "slides.csv")
+
+
+def test_whole_pixel_sizes_with_a_point_are_taken(tmp_path: Path) -> None:
+    path = pairs_table(tmp_path, "pair,he,ihc,he_mpp,ihc_mpp\na,a.png,b.png,3.0,5.0\nb,c.png,d.png,8,8\n")
+    assert [p.he.mpp_override for p in read_slide_pairs(path)] == [(3.0, 3.0), (8.0, 8.0)]
+    path = pairs_table(tmp_path, "pair;he;ihc;he_mpp;ihc_mpp\na;a.png;b.png;8;8\n")
+    assert [p.ihc.mpp_override for p in read_slide_pairs(path)] == [(8.0, 8.0)]
+
+
+def test_values_that_an_unquoted_comma_has_moved_are_refused(tmp_path: Path) -> None:
+    """1,5,2,5 below x,y was the point 1, 5."""
+    (tmp_path / "a.csv").write_text("x,y\n1,5,2,5\n")
+    with pytest.raises(InputError, match="row 2: expected 2 values"):
+        warp_csv(tmp_path / "a.csv", lambda p: p)
+    (tmp_path / "b.csv").write_text("he_x,he_y,ihc_x,ihc_y\n1,5,2,3,4,5\n")
+    with pytest.raises(InputError, match="row 2: expected no more values"):
+        read_landmarks(tmp_path / "b.csv")
+    (tmp_path / "c.csv").write_text("x,y,class\n1,5,2,5,Tumor\n")
+    with pytest.raises(InputError, match="line 2: expected 3 values"):
+        read_cell_table(tmp_path / "c.csv", (0.5, 0.5), (0.0, 0.0))
+
+
 def test_one_pair_of_slides_under_two_names_is_refused(tmp_path: Path) -> None:
     path = pairs_table(tmp_path, "pair,patient,marker,he,ihc\nx,p1,ki67,a.png,b.png\ny,p1,ki67,./a.png,b.png\n")
     for read in (read_pairs, read_slide_pairs):
@@ -90,6 +125,8 @@ def test_one_pair_of_slides_under_two_names_is_refused(tmp_path: Path) -> None:
         (["123", "123.0"], [2]),
         (["123", "123,00", "0123"], [2, 3]),
         (["1.23457E+11"], [1]),
+        (["2-Jan", "Jan-24", "02. Mär", "3. Dez 24", "2024-01-02 00:00:00"], [1, 2, 3, 4, 5]),
+        (["Janssen", "Maier-2", "2-A", "12-Mara-1", "24-01", "Juni"], []),
         (["123", "123", " 123 "], []),
         (["123", "1230", "a123", "12.5", "12"], []),
     ],

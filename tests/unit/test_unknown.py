@@ -42,7 +42,9 @@ def area(image, mpp=MPP):
     return int(np.count_nonzero(found.mask)), found
 
 
-@pytest.mark.parametrize("colour", [(0, 0, 0), (3, 2, 4), (90, 90, 90), (200, 160, 210), (60, 80, 160)])
+@pytest.mark.parametrize(
+    "colour", [(0, 0, 0), (3, 2, 4), (90, 90, 90), (128, 128, 128), (190, 190, 190), (200, 160, 210), (60, 80, 160)]
+)
 def test_a_frame_of_any_colour_is_not_tissue_and_told(colour):
     """Black around the scan: 0.47 mm² of it was tissue, and 25 % of area was added to an H&E section."""
     image, _ = section()
@@ -64,6 +66,27 @@ def test_a_frame_after_lossy_compression_is_found(tmp_path):
     framed[90:490, 130:630] = image
     with open_slide(SlideRef(write_tiled_tiff(tmp_path / "a.tif", framed, MPP, compression="jpeg"))) as slide:
         assert find_tissue(slide, SETTINGS).unknown.mean() == pytest.approx(1 - 400 * 500 / 560 / 760, abs=0.02)
+
+
+@pytest.mark.parametrize("quality", [95, 50])
+def test_a_coloured_frame_has_no_rim_of_tissue_after_compression(quality):
+    """Ringing along the frame was tissue: a fifth more area."""
+    image, _ = section()
+    plain, _ = area(image)
+    framed = np.full((560, 760, 3), (200, 160, 210), np.uint8)
+    framed[90:490, 130:630] = image
+    _, data = cv2.imencode(".jpg", framed[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+    found, _ = area(np.ascontiguousarray(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1]))
+    assert found == pytest.approx(plain, rel=0.03)
+
+
+@pytest.mark.parametrize("sides", [(120, 0, 0, 0), (0, 100, 0, 80), (0, 0, 60, 0)])
+def test_padding_on_one_or_two_sides_is_found(sides):
+    image, _ = section()
+    left, right, top, bottom = sides
+    framed = cv2.copyMakeBorder(image, top, bottom, left, right, cv2.BORDER_CONSTANT, value=(128, 128, 128))
+    _, tissue = area(framed)
+    assert tissue.unknown.mean() == pytest.approx(1 - image.size / framed.size, abs=0.01)
 
 
 def test_a_scan_without_padding_has_nothing_unknown():

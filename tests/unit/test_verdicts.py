@@ -103,6 +103,17 @@ def test_a_filled_template_is_never_overwritten(tmp_path: Path) -> None:
     assert not (tmp_path / "review-template.2.csv").exists()
 
 
+def test_a_template_quotes_what_a_spreadsheet_would_run_and_reads_it_back(tmp_path: Path) -> None:
+    path = _write(tmp_path, f"p,0,1,{A},reject,'=x,'@SUM(1)")
+    (verdict,) = read_verdicts(path)
+    assert (verdict.reviewer, verdict.reason) == ("=x", "@SUM(1)")
+    candidates = [Candidate(Place("p", 0, 1), A)]
+    written = write_template(tmp_path, candidates, apply_verdicts([verdict], candidates))
+    assert "'=x,'@SUM(1)" in written.read_text(encoding="utf-8")
+    (again,) = read_verdicts(written)
+    assert (again.reviewer, again.reason) == ("=x", "@SUM(1)")
+
+
 def test_stale_verdicts_are_written_beside(tmp_path: Path) -> None:
     now = [Candidate(Place("p", 0, 0), A)]
     old = Verdict(Place("p", 0, 0), B, Decision.ACCEPT, "x")

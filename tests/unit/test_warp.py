@@ -306,6 +306,19 @@ def test_objects_in_an_object_kept_their_old_places(tmp_path: Path) -> None:
         assert np.abs(np.array(child["geometry"]["coordinates"]) - expected).max() < 1e-3
 
 
+def test_objects_in_a_collection_of_its_own_and_without_a_shape_are_read_as_everywhere(tmp_path: Path) -> None:
+    """`--roi` took both, and `warp`, which had a reader of its own, refused them."""
+    point = {"type": "Feature", "geometry": {"type": "Point", "coordinates": [120, 130]}, "properties": {}}
+    empty = {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [[]]}, "properties": {}}
+    inner = {"type": "FeatureCollection", "features": [point]}
+    out = geojson(tmp_path, [{**point, "properties": {"childObjects": inner}}, empty])
+    child = out[0]["properties"]["childObjects"]["features"][0]
+    assert np.abs(np.array(child["geometry"]["coordinates"]) - mapped([[120, 130]])[0]).max() < 1e-3
+    assert out[1]["geometry"] == empty["geometry"]
+    with pytest.raises(InputError, match=r"feature 0: expected a list of childObjects \(child objects\)"):
+        geojson(tmp_path, [{**point, "properties": {"childObjects": 7}}])
+
+
 def test_a_measurement_that_is_no_number_was_a_traceback(tmp_path: Path) -> None:
     """QuPath writes bare NaN, and reads it."""
     feature = {

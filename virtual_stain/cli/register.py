@@ -23,6 +23,7 @@ from virtual_stain.cli.common import Common, common_options, parse_mpp, with_any
 @click.option("--aligned", is_flag=True, help="Also write the IHC under the H&E as aligned.ome.tif, for QuPath.")
 @click.option("--aligned-mpp", type=float, help="Pixel size of aligned.ome.tif in µm [default: that of the H&E].")
 @click.option("--force-unsuitable", is_flag=True, help="Also slides whose colours say that they are swapped.")
+@click.option("--excel", is_flag=True, help="Write summary.csv so that a spreadsheet shows umlauts right (UTF-8 mark).")
 @common_options
 def command(
     sources: tuple[Path, ...],
@@ -30,6 +31,7 @@ def command(
     landmarks: Path | None,
     aligned: bool,
     force_unsuitable: bool,
+    excel: bool,
     common: Common,
     **texts: str | float | None,
 ) -> None:
@@ -59,6 +61,7 @@ def command(
         aligned_mpp=float(coarser) if coarser is not None else 0.0 if aligned else None,
         force=common.force,
         jobs=common.jobs,
+        excel=excel,
     )
     if len(sources) > 2:
         raise click.UsageError("Expected HE and IHC, or one table or folder. Quote paths with spaces.")

@@ -11,7 +11,7 @@ import numpy as np
 from virtual_stain.counting.given import GivenCells, class_of, misunderstood, tumour_flags
 from virtual_stain.errors import InputError
 from virtual_stain.geojson import DETECTED, NOT_TOLD, plain_type
-from virtual_stain.tables import COMMA_HINT, has_decimal_comma, read_text, table_of
+from virtual_stain.tables import COMMA_HINT, has_decimal_comma, read_text, require_no_surplus, table_of
 
 _X_PX = ("x", "centroid x px", "x_px0", "centroid_x")
 _X_UM = ("centroid x um", "x_um", "centroid_x_um", "x um")
@@ -73,6 +73,7 @@ def read_table(path: Path, mpp: tuple[float, float], offset: tuple[float, float]
     xy, labels, told = [], [], []
     for line, row in cells:
         where = f"{path}, line {line}"
+        require_no_surplus(table.header, row, where)
         xy.append(_position(row, (x_at, y_at), where, table.delimiter))
         labels.append(_at(row, class_at))
         told.append(tumour_told(_at(row, tumour_at), where))

@@ -26,6 +26,7 @@ from virtual_stain.markers import Marker
 from virtual_stain.slides.resolution import READING_RANGE, require_mpp, what_is_odd
 from virtual_stain.slides.slide import Slide, SlideRef, open_slide
 from virtual_stain.slides.tissue import TissueMap
+from virtual_stain.slides.unknown import UnknownArea
 
 _LEVEL_MPP = 0.26  # a coarser level than the scan is read only up to this pixel size, µm/px: nuclei lose nothing
 _WINDOWS_PER_TASK = 4  # so that a slide is not opened for every window
@@ -96,6 +97,8 @@ class WindowTask:
     settings: CountingSettings
     given: GivenCells | None = None
     """Cells of another detector in these windows, px0; None: they are looked for."""
+    blank: UnknownArea | None = None
+    """What no camera took in these windows; None: nothing."""
 
 
 def plan_windows(slide: Slide, tissue: TissueMap | None, settings: CountingSettings) -> WindowPlan:
@@ -152,6 +155,22 @@ def _core(plan: WindowPlan, window: CountWindow) -> Box:
     return Box(window.core_x * sx, window.core_y * sy, width * sx, height * sy)
 
 
+def _read_part(plan: WindowPlan, window: CountWindow) -> tuple[int, int, int, int]:
+    """x, y, x1, y1 of the core with its margin, as far as it was scanned, in pixels of the level."""
+    return (
+        max(plan.extent[0], window.core_x - plan.margin[0]),
+        max(plan.extent[1], window.core_y - plan.margin[1]),
+        min(plan.extent[2], window.core_x1 + plan.margin[0]),
+        min(plan.extent[3], window.core_y1 + plan.margin[1]),
+    )
+
+
+def _seen(plan: WindowPlan, window: CountWindow) -> Box:
+    """The same in level-0 px."""
+    x, y, x1, y1 = _read_part(plan, window)
+    return Box(x * plan.scale[0], y * plan.scale[1], (x1 - x) * plan.scale[0], (y1 - y) * plan.scale[1])
+
+
 def window_tasks(
     slide: SlideRef,
     plan: WindowPlan,
@@ -159,17 +178,24 @@ def window_tasks(
     stain: SlideStain,
     settings: CountingSettings,
     given: GivenCells | None = None,
+    blank: UnknownArea | None = None,
 ) -> list[WindowTask]:
-    """The plan's windows in their order, several to a task; with `given`, only those that hold any of them."""
-    w = (plan if given is None else windows_with(given, plan)).windows
+    """The plan's windows in their order, several to a task; with `given`, only those that hold any of them. What
+    `blank` names is read as white."""
+    windows = (plan if given is None else windows_with(given, plan)).windows
     tasks = []
-    for i in range(0, len(w), _WINDOWS_PER_TASK):
-        part = w[i : i + _WINDOWS_PER_TASK]
+    for i in range(0, len(windows), _WINDOWS_PER_TASK):
+        part = windows[i : i + _WINDOWS_PER_TASK]
         own = None
         if given is not None:
             at = given.xy / plan.scale
             own = given.select(np.logical_or.reduce([_in_core(at, window) for window in part]))
-        tasks.append(WindowTask(slide, plan, part, marker, stain, settings, own))
+        near = (
+            None
+            if blank is None
+            else blank.cropped(Box.around(np.concatenate([_seen(plan, w).corners() for w in part])))
+        )
+        tasks.append(WindowTask(slide, plan, part, marker, stain, settings, own, near))
     return tasks
 
 
@@ -194,10 +220,10 @@ def count_windows(task: WindowTask) -> list[FoundCells]:
 def count_window(slide: Slide, task: WindowTask, window: CountWindow) -> FoundCells:
     """The cells whose centroids lie in the core of one window."""
     plan = task.plan
-    x, y = max(plan.extent[0], window.core_x - plan.margin[0]), max(plan.extent[1], window.core_y - plan.margin[1])
-    x1 = min(plan.extent[2], window.core_x1 + plan.margin[0])
-    y1 = min(plan.extent[3], window.core_y1 + plan.margin[1])
+    x, y, x1, y1 = _read_part(plan, window)
     image = slide.read_patch(plan.level, x, y, Size(x1 - x, y1 - y)).image
+    if task.blank is not None:
+        image = task.blank.blanked(image, _seen(plan, window))
     corner = np.array([x, y], np.float64)
     if task.given is not None:
         own = task.given.select(_in_core(task.given.xy / plan.scale, window))

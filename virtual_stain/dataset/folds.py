@@ -16,7 +16,7 @@ from virtual_stain.dataset.split import split_by_patient
 from virtual_stain.errors import ConfigError, InputError
 from virtual_stain.patients import normalised
 from virtual_stain.records.manifest import Manifest
-from virtual_stain.tables import read_table
+from virtual_stain.tables import SURPLUS, read_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +107,8 @@ def read_sites(path: Path, manifest: Manifest) -> dict[str, str]:
         pair, site = unicodedata.normalize("NFC", row["pair"]), normalised(row["site"])
         if not pair or not site:
             problems.append(f"line {line}: a pair or a site is empty")
+        elif SURPLUS in row:
+            problems.append(f"line {line}: more values than columns (a comma inside a value needs quotes)")
         elif sites.setdefault(pair, site) != site:
             problems.append(f"line {line}: pair {pair} stands at two sites")
     problems += [f"pair {p.pair} has no site" for p in manifest.pairs if p.pair not in sites]

@@ -37,6 +37,7 @@ from virtual_stain.slides.window import read_warped_window, read_window
 from virtual_stain.tiles import TileRef
 
 _Rgb = npt.NDArray[np.uint8]  # uint8[H, W, 3]
+_UNKNOWN_STEP_PX = 4  # of a tile: less than a pixel of the masks that know it
 _SAMPLES = 32  # points across a window at which the two tissue masks are compared
 _ERROR_PLACES = np.array([[x, y] for y in (1 / 6, 0.5, 5 / 6) for x in (1 / 6, 0.5, 5 / 6)])
 
@@ -89,9 +90,11 @@ def build_tile(sources: PairSources, ref: TileRef, settings: TileSettings) -> Ti
     he_from_tile = Affine2D.scale_and_shift(
         "he_px0", "tile", (ref.box.width / size, ref.box.height / size), (ref.box.x, ref.box.y)
     )
-    he_image = read_window(sources.he, ref.box, Size(size, size))
+    he_image = sources.he_tissue.without_unknown(read_window(sources.he, ref.box, Size(size, size)), ref.box)
     inside = _inside(sources.he.bounds, he_from_tile, size)
     ihc_image, overlap_fraction, cells, quality = _read_and_count(sources, ref.box, he_from_tile, inside, settings)
+    if sources.he_tissue.blank is not None:
+        cells = cells.select(~sources.he_tissue.blank.at(he_from_tile.apply(cells.xy)))
     cells = sources.regions.mark(cells, he_from_tile.apply(cells.xy), sources.registration.transform)
     trust = _measure_trust(sources, ref, he_image, ihc_image, overlap_fraction, quality, settings)
     counts = cells.counts()
@@ -149,6 +152,8 @@ def _read_and_count(
     if sources.marker.has_intensities:
         found = dataclasses.replace(found, intensity=counted.intensity)
     cells = _cells_of_tile(found, inside)
+    if sources.ihc_tissue.blank is not None:
+        cells = cells.select(~sources.ihc_tissue.blank.at(_to_ihc(sources, he_from_tile.apply(cells.xy))))
     rows, columns = (slice(margin + s.start * fine, margin + s.stop * fine) for s in inside)
     middle = slice(margin, margin + size * fine)
     tile = np.ascontiguousarray(image[middle, middle])
@@ -158,17 +163,39 @@ def _read_and_count(
 
 
 def _read_ihc(sources: PairSources, he_from_wide: Affine2D, side: int, box: Box) -> tuple[_Rgb, npt.NDArray[np.bool_]]:
-    """The IHC slide as the wide tile sees it, and where it is inside the scan."""
+    """The IHC slide as the wide tile sees it, white where no camera took it, and where it is a picture of the slide."""
     transform = sources.registration.transform
     out = Size(side, side)
     if transform.displacement is None:
-        return read_warped_window(sources.ihc, transform.ihc_from_he @ he_from_wide, out)
+        image, valid = read_warped_window(sources.ihc, transform.ihc_from_he @ he_from_wide, out)
+    else:
 
-    def to_ihc(points: Points) -> Points:
-        return map_to_ihc(transform, he_from_wide, points)
+        def to_ihc(points: Points) -> Points:
+            return map_to_ihc(transform, he_from_wide, points)
 
-    near = transform.local_affine(box.centre, reach_px0=max(box.width, box.height) / 2)
-    return read_warped_window(sources.ihc, near @ he_from_wide, out, to_ihc)
+        near = transform.local_affine(box.centre, reach_px0=max(box.width, box.height) / 2)
+        image, valid = read_warped_window(sources.ihc, near @ he_from_wide, out, to_ihc)
+    unknown = _unknown_ihc(sources, he_from_wide, side)
+    if unknown is None:
+        return image, valid
+    return np.where(unknown[..., None], np.uint8(255), image), valid & ~unknown
+
+
+def _unknown_ihc(sources: PairSources, he_from_wide: Affine2D, side: int) -> npt.NDArray[np.bool_] | None:
+    """bool[side, side] of the wide tile: no camera took the IHC slide there; None: nothing of it."""
+    blank = sources.ihc_tissue.blank
+    if blank is None:
+        return None
+    steps = np.arange(_UNKNOWN_STEP_PX / 2, side, _UNKNOWN_STEP_PX)
+    points = np.stack(np.meshgrid(steps, steps), axis=-1).reshape(-1, 2)
+    coarse = blank.at(_to_ihc(sources, he_from_wide.apply(points))).reshape(len(steps), len(steps))
+    if not coarse.any():
+        return None
+    return np.kron(coarse, np.ones((_UNKNOWN_STEP_PX, _UNKNOWN_STEP_PX), np.bool_))[:side, :side]
+
+
+def _to_ihc(sources: PairSources, he_px0: Points) -> Points:
+    return sources.registration.transform.to_ihc(he_px0)
 
 
 def _inside(bounds: Box, he_from_tile: Affine2D, size: int) -> tuple[slice, slice]:

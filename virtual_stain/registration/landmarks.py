@@ -11,7 +11,7 @@ import numpy as np
 
 from virtual_stain.errors import InputError
 from virtual_stain.geometry import Affine2D, Box, Points
-from virtual_stain.tables import COMMA_HINT, has_decimal_comma, read_table
+from virtual_stain.tables import COMMA_HINT, SURPLUS, has_decimal_comma, read_table
 
 COLUMNS = ("he_x", "he_y", "ihc_x", "ihc_y")
 _LEAST = 3
@@ -64,6 +64,11 @@ def read_landmarks(path: Path) -> dict[str, Landmarks]:
     points: dict[str, list[list[float]]] = {}
     places: dict[str, list[str]] = {}
     for line, row in rows:
+        if SURPLUS in row:
+            raise InputError(
+                f"{path}: row {line}: expected no more values than columns. Received also: {row[SURPLUS][:80]}",
+                hint=COMMA_HINT,
+            )
         try:
             values = [float(row[c]) for c in COLUMNS]
         except (KeyError, ValueError):  # too few values, or no number

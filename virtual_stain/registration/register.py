@@ -52,7 +52,10 @@ def register_pair(
     he_image, ihc_image = side_images(he, ihc, settings, tissue_settings)
     pair = prepare(he_image, ihc_image, settings)
     alignment = align(pair, settings) if landmarks is None else align_manually(pair, landmarks, settings)
-    he_side, ihc_side = (Side(s.name, s.size, s.bounds, s.mpp, s.content_hash()) for s in (he, ihc))
+    he_side, ihc_side = (
+        Side(s.name, s.size, s.bounds, s.mpp, s.content_hash(), s.warnings + image.warnings)
+        for s, image in ((he, he_image), (ihc, ihc_image))
+    )
     if alignment is None:
         alignment = _hopeless(pair)
     elif alignment.shown_by_windows(settings) and settings.local:
@@ -91,7 +94,7 @@ def _require_like_sizes(he: Slide, ihc: Slide, sides: Sequence[SideImage]) -> No
 
 def _side_image(slide: Slide, tissue: TissueMap, known: bool) -> SideImage:
     mpp = (slide.mpp.x, slide.mpp.y) if known and slide.mpp is not None else None
-    return SideImage(tissue.overview, tissue.mask, tissue.px0_from_ov, mpp)
+    return SideImage(tissue.overview, tissue.mask, tissue.px0_from_ov, mpp, tissue.warnings)
 
 
 def _finer(slide: Slide, coarse: SideImage, unit: float, settings: TissueSettings) -> SideImage:
@@ -113,7 +116,7 @@ def _finer(slide: Slide, coarse: SideImage, unit: float, settings: TissueSetting
     dense[y0:y1, x0:x1] &= tissue_mask(overview.image[y0:y1, x0:x1], settings.overview_mpp, settings)
     if np.count_nonzero(dense) >= _LEAST_DENSE * np.count_nonzero(mask):
         mask = dense
-    return SideImage(overview.image, mask, overview.px0_from_ov, coarse.mpp)
+    return SideImage(overview.image, mask, overview.px0_from_ov, coarse.mpp, coarse.warnings)
 
 
 def _mask_on(coarse: SideImage, px0_from_ov: Affine2D, shape: tuple[int, ...]) -> Mask:

@@ -160,6 +160,8 @@ class Side:
     """The scanned part, level-0 px."""
     mpp: Mpp | None
     content_sha256: str
+    warnings: tuple[str, ...] = ()
+    """What is odd about the file, its pixel size or its tissue."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

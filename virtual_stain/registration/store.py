@@ -151,6 +151,7 @@ def _side(side: Side) -> dict[str, Any]:
         "bounds_px0": [side.bounds.x, side.bounds.y, side.bounds.width, side.bounds.height],
         "mpp": mpp,
         "content_sha256": side.content_sha256,
+        "warnings": list(side.warnings),
     }
 
 
@@ -263,6 +264,7 @@ def _read_side(value: dict[str, Any]) -> Side:
         Box(*value["bounds_px0"]),
         None if mpp is None else Mpp(mpp["x"], mpp["y"], mpp["origin"]),
         value["content_sha256"],
+        tuple(value.get("warnings", ())),
     )
 
 

@@ -20,7 +20,7 @@ from virtual_stain.registration.bare import BareTissue, nothing_bare
 from virtual_stain.registration.result import Registration
 from virtual_stain.registration.transform import PairTransform
 from virtual_stain.registration.warp_geojson import Mapping, WarpFrame, warp_geojson
-from virtual_stain.tables import COMMA_HINT, has_decimal_comma, read_table
+from virtual_stain.tables import COMMA_HINT, has_decimal_comma, read_table, require_no_surplus
 
 _FAR_SHARE = 0.1  # of the scan's longer side: an outline may reach a little beyond the scan, another slide's does more
 
@@ -111,6 +111,8 @@ def warp_csv(path: Path, mapping: Mapping) -> tuple[str, int]:
     if names.count("x") > 1 or names.count("y") > 1:
         raise InputError(f"{path}: expected one column x and one y. Received: {table.delimiter.join(table.header)}")
     x_column, y_column = names.index("x"), names.index("y")
+    for line, row in table.rows:
+        require_no_surplus(table.header, row, f"{path}: row {line}")
     body = [row for _, row in table.rows]
     points = np.array([_point(row, x_column, y_column, path, n) for n, row in table.rows], np.float64)
     mapped = mapping(points.reshape(-1, 2))

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from virtual_stain.errors import InputError
-from virtual_stain.geojson import same_offset
+from virtual_stain.geojson import CHILDREN, children_of, objects_of, same_offset
 from virtual_stain.geometry import Box, Points
 
 Mapping = Callable[[Points], Points]
@@ -25,7 +25,6 @@ Position = list[Any]
 _DEPTH = {"Point": 0, "MultiPoint": 1, "LineString": 1, "MultiLineString": 2, "Polygon": 2, "MultiPolygon": 3}
 # a bounding box of the old coordinates would be wrong, and QuPath draws an ellipse into the box of its new corners
 _OF_THE_OLD_SHAPE = ("bbox", "isEllipse")
-_CHILDREN = ("childObjects", "children")
 _MAX_SEGMENTS = 64
 _SAME_CORNER_PX0 = 1.0
 
@@ -54,6 +53,9 @@ class WarpFrame:
 
 def warp_geojson(document: Any, mapping: Mapping, frame: WarpFrame, path: Path) -> tuple[Any, int]:
     """The mapped document and its number of positions. Raises InputError that names `path`."""
+    kind = document.get("type") if isinstance(document, dict) else None
+    if isinstance(document, list) or kind in ("Feature", "FeatureCollection"):
+        objects_of(document, path)  # what the readers of regions and cells refuse is refused here, in the same words
     warper = _Warper(frame, path)
     result = warper.document(document)
     return result, warper.finish(mapping)
@@ -102,9 +104,11 @@ class _Warper:
     def with_children(self, value: dict[str, Any]) -> dict[str, Any]:
         """The same, with what lies in an object mapped as well."""
         result = {k: v for k, v in value.items() if k not in _OF_THE_OLD_SHAPE}
-        for key in _CHILDREN:
+        for key in CHILDREN:
             if value.get(key) is not None:
-                result[key] = [self.document(child) for child in self.listed(value, key)]
+                found = [self.document(child) for child in children_of(value, key, self.path, "an object")]
+                # a collection stays one, without a frame of its own
+                result[key] = {**value[key], "features": found} if isinstance(value[key], dict) else found
         return result
 
     def listed(self, value: dict[str, Any], key: str) -> list[Any]:
@@ -171,6 +175,8 @@ class _Warper:
         return [self._nested(v, depth - 1, line, area) for v in value]
 
     def _path(self, value: Any, area: bool) -> list[Position]:
+        if area and isinstance(value, list) and not value:
+            return []  # an object without a shape stays one
         points = [list(p) for p in value]
         if area and points and points[0] != points[-1]:
             points.append(points[0])

@@ -30,6 +30,8 @@ class SideImage:
     """target "he_px0" or "ihc_px0", source "ov"; scale and shift only."""
     mpp: tuple[float, float] | None
     """µm per level-0 px."""
+    warnings: tuple[str, ...] = ()
+    """About its tissue."""
 
     @property
     def unit_per_ov(self) -> tuple[float, float]:

@@ -20,6 +20,8 @@ from virtual_stain.value_text import ValueText
 # beyond this the tile is blown up from fewer pixels than the network was trained on
 _COARSE = 1.25
 
+_CODES = {"pixel size": "pixel_size", "pixels": "pixels", "pages": "pages"}  # by how a slide's warnings begin
+
 RESEARCH_USE = "Research use only: a prediction from H&E, not an immunohistochemical result."
 
 
@@ -32,13 +34,13 @@ class Note:
 
 
 def slide_notes(
-    score: SlideScore, settings: ScoringSettings, seen: bool | None, pixel_size_warnings: tuple[str, ...]
+    score: SlideScore, settings: ScoringSettings, seen: bool | None, slide_warnings: tuple[str, ...]
 ) -> tuple[Note, ...]:
     """Warnings about the slide as a whole; their codes are flags of every reading.
 
     `seen`: whether the model was trained on this slide, None where that cannot be known.
     """
-    notes = [Note("pixel_size", text) for text in pixel_size_warnings]
+    notes = [Note(_CODES.get(text.partition(":")[0], "levels"), text) for text in slide_warnings]
     if seen:
         notes.append(
             Note("slide_seen_in_training", "The model was trained on this very slide: its readings are no evidence.")

@@ -51,7 +51,7 @@ class SlideFacts:
     bounds: Box
     """The scanned part, level-0 px."""
     warnings: tuple[str, ...]
-    """Contradictions about the pixel size."""
+    """What is odd about the file: its pixel size, pages, levels, missing pixels."""
     unsuitable: str = ""
     """Why the slide's stain is not the model's; it was scored because the user insisted."""
 

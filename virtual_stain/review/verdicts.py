@@ -17,7 +17,7 @@ from pathlib import Path
 from virtual_stain.errors import InputError
 from virtual_stain.files import write_text
 from virtual_stain.review.correction import Correction
-from virtual_stain.tables import read_text, table_of, unquoted
+from virtual_stain.tables import quote_formula, read_text, table_of, unquoted
 
 COLUMNS = ("pair", "col", "row", "label_id", "verdict", "reviewer", "reason")
 CORRECTION = "correction"
@@ -222,8 +222,8 @@ def _filled(verdict: Verdict) -> tuple[str, ...]:
         str(place.row),
         verdict.label_id,
         verdict.decision.value,
-        verdict.reviewer,
-        verdict.reason,
+        quote_formula(verdict.reviewer),
+        quote_formula(verdict.reason),
         *(() if verdict.correction is None else (verdict.correction.to_json(),)),
     )
 

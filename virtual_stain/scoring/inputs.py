@@ -12,7 +12,7 @@ from pathlib import Path
 from virtual_stain.errors import ConfigError, InputError
 from virtual_stain.slides.endings import DICOM, IMAGES, SCANS, left_out_text
 from virtual_stain.slides.slide import SlideRef
-from virtual_stain.tables import find_file, parse_pixel_size, read_table
+from virtual_stain.tables import SURPLUS, find_file, parse_pixel_size, read_table
 
 Say = Callable[[str], None]
 COLUMNS = ("slide", "mpp", "name")
@@ -132,7 +132,7 @@ def read_slide_table(path: Path, mpp: tuple[float, float] | None = None) -> list
     _refuse_misspelt(path, table.names)
     refs: list[SlideRef] = []
     problems: list[str] = []
-    for line, row in table.records():
+    for line, row in table.records(decimals=("mpp",)):
         try:
             refs.append(_ref(row, path.parent, mpp))
         except ValueError as error:
@@ -153,7 +153,7 @@ def _refuse_misspelt(path: Path, names: Sequence[str]) -> None:
 
 
 def _ref(row: Mapping[str, str], folder: Path, default: tuple[float, float] | None) -> SlideRef:
-    if "…" in row:
+    if SURPLUS in row:
         raise ValueError("more fields than columns; an mpp of two numbers must be quoted")
     values = {name: row.get(name, "") for name in COLUMNS}
     if not values["slide"]:

@@ -112,7 +112,12 @@ def score_slide(
     @contextlib.contextmanager
     def open_reader() -> Iterator[Callable[[int], SeenTile]]:
         with slide.twin() as own:
-            yield lambda index: _seen(read_window(own, plan.tiles[index].box, plan.grid.tile_size), card)
+
+            def read(index: int) -> SeenTile:
+                box = plan.tiles[index].box
+                return _seen(tissue.without_unknown(read_window(own, box, plan.grid.tile_size), box), card)
+
+            yield read
 
     size = settings.batch_size or predictor.batch_size
     ahead = size * (settings.read_ahead_batches + 1)

@@ -20,6 +20,8 @@ from virtual_stain.slides.resolution import MppClaim
 
 SLIDE, LEVEL, LABEL, MACRO, THUMBNAIL = "slide", "level", "label", "macro", "thumbnail"
 _BESIDE = (LABEL, MACRO)
+_SCENE_FRACTION = 0.1  # of the slide's area: thumbnails and labels are smaller
+_LEVEL_ASPECT_FRACTION = 0.2  # levels that are filled up to whole tiles differ from the slide by this
 _COLOUR = ("RGB", "YCBCR")
 _GREY = ("MINISBLACK", "MINISWHITE")
 _CONVERT = "Convert it to an 8-bit RGB image or a tiled pyramidal TIFF."
@@ -77,6 +79,10 @@ class FileDescription:
     pages: tuple[Page, ...]
     claims: tuple[MppClaim, ...]
     """About the pixel size of the slide's page, OME-XML before the tags."""
+    remarks: tuple[str, ...] = ()
+    """Sentences about statements that say nothing."""
+    described_size: Size | None = None
+    """Where the slide's description (Aperio, OME-XML) tells of a picture of another size, without saying why."""
     aperio_resized: tuple[Size, Size] | None = None
     """Size before and after, where an Aperio description tells that the slide was made smaller."""
 
@@ -105,18 +111,40 @@ class FileDescription:
             notes.append(f"{same} pages have the size of the slide (focus planes, channels?): the first is read")
         if page.samples == 4 and not page.opacity:
             notes.append("its fourth sample has no stated meaning (ExtraSamples 0): it is left out")
-        return tuple(notes)
+        return tuple(notes) + self.remarks
 
     def warnings(self, page: Page) -> tuple[str, ...]:
-        """Sentences about what is missing."""
-        table = page.table
-        if not table.count:
-            return ()
-        total = table.missing.size
-        return (
-            f"pixels: {table.count} of {total} {'tiles' if page.tile else 'strips'} of the slide were never written "
-            f"(missing tiles, {table.count / total:.0%}): they count neither as glass nor as tissue",
-        )
+        """Sentences about what is missing, left out, or contradicts the rest."""
+        table, found = page.table, []
+        if table.count:
+            total = table.missing.size
+            found.append(
+                f"pixels: {table.count} of {total} {'tiles' if page.tile else 'strips'} of the slide were never "
+                f"written (missing tiles, {table.count / total:.0%}): they count neither as glass nor as tissue"
+            )
+        others = [other for other in self.pages if _another_picture(page, other)]
+        if others:
+            listed = ", ".join(f"page {o.index} of {o.size.width} × {o.size.height} px" for o in others[:4])
+            found.append(
+                f"pages: only page {page.index} of {page.size.width} × {page.size.height} px is read. Also there, and "
+                f"none of its levels (other scenes?): {listed}"
+            )
+        if self.described_size is not None:
+            told = self.described_size
+            found.append(
+                f"pixel size: its description tells of {told.width} × {told.height} px, and it has {page.size.width} × "
+                f"{page.size.height} px. If it was resized, its pixel size is that of the original: pass the right one "
+                "with --mpp."
+            )
+        return tuple(found)
+
+
+def _another_picture(slide: Page, other: Page) -> bool:
+    """Whether a page may be a scan of its own: large, and not the slide made smaller."""
+    if other.index == slide.index or other.kind in (*_BESIDE, THUMBNAIL) or other.size == slide.size:
+        return False
+    ratio = other.size.width * slide.size.height / (other.size.height * slide.size.width)
+    return other.size.area > _SCENE_FRACTION * slide.size.area and abs(ratio - 1) > _LEVEL_ASPECT_FRACTION
 
 
 def require_colour(path: Path, page: Page) -> None:

@@ -38,7 +38,7 @@ class FastSource:
         self.level_sizes: tuple[Size, ...] = slow.level_sizes
         self.bounds: Box | None = slow.bounds
         self.claims: Sequence[MppClaim] = slow.claims
-        self.notes = slow.notes
+        self.notes, self.warnings = slow.notes, slow.warnings
         self._whole = [i for i, d in enumerate(slow.downsamples) if d == round(d)]
         self._quickhash = slow.quickhash()
         self.cache = TileCache()

@@ -49,6 +49,7 @@ class ImageSource:
         claims: tuple[MppClaim, ...],
         notes: tuple[str, ...] = (),
         page: Page | None = None,
+        warnings: tuple[str, ...] = (),
     ) -> None:
         self._path = path
         self._page = page
@@ -56,7 +57,7 @@ class ImageSource:
         self.level_sizes = (size,)
         self.bounds: Box | None = None
         self.claims = claims
-        self.notes = notes
+        self.notes, self.warnings = notes, warnings
         self._pixels: Rgb | None = None
 
     def read(self, level: int, x: int, y: int, size: Size) -> tuple[Rgb, float, float]:
@@ -112,7 +113,8 @@ def try_image(path: Path) -> ImageSource | None:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is ours
             with Image.open(path) as image:
                 mode, size, kind = image.mode, image.size, (image.format or "unknown").lower()
-                turned = image.getexif().get(0x0112, 1) not in (0, 1)
+                deep = any(";16" in str(part[-1]) for part in image.tile)  # before EXIF, for which a PNG is decoded
+                turned = image.getexif().get(0x0112, 1)
     except UnidentifiedImageError:
         return None
     except Image.DecompressionBombError:
@@ -123,11 +125,22 @@ def try_image(path: Path) -> ImageSource | None:
         raise SlideError(f"{path}: the image's header cannot be read: {error}") from None
     if mode not in ("RGB", "RGBA", "P"):
         raise SlideError(f"{path}: expected an 8-bit RGB image. Received: {kind} of mode {mode}.", hint=_CONVERT)
+    if deep:
+        raise SlideError(
+            f"{path}: expected an 8-bit RGB image. Received: {kind} of 16 bits a sample.",
+            hint="Scale its values to 0–255 and write 8 bits a sample: how bright white is only its maker knows.",
+        )
     _check_size(path, *size)
-    notes: tuple[str, ...] = ("a JPEG or PNG file states no pixel size",)
-    if turned:
-        notes += ("its EXIF orientation is not applied: coordinates count the pixels as stored",)
-    return ImageSource(path, kind, Size(*size), (), notes)
+    notes = ("a JPEG or PNG file states no pixel size",)
+    odd: tuple[str, ...] = ()
+    if turned not in (0, 1):
+        odd += (
+            f"pixels: stored turned or mirrored (EXIF orientation {turned}): they are read and counted as stored, so "
+            "positions are not where a viewer that turns them shows them",
+        )
+    if mode == "P":
+        odd += ("pixels: a palette of at most 256 colours: stains are told apart less well than in the original",)
+    return ImageSource(path, kind, Size(*size), (), notes, warnings=odd)
 
 
 def _check_size(path: Path, width: int, height: int, page: int = 0) -> None:

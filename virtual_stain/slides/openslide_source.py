@@ -21,8 +21,14 @@ from virtual_stain.slides.dicom_colour import from_ycbcr, ycbcr_called_rgb
 from virtual_stain.slides.resolution import MppClaim, um_per_px_from_tags
 from virtual_stain.slides.source import Rgb
 
+_MPP_BY_POWER = 10.0  # µm/px times magnification, whatever the scanner
+_LEAST_CONTRADICTION = 1.6  # scanners differ by a quarter; half or twice is an error
 # formats of several files: the named one is only an index, OpenSlide's own hash covers the rest
 _MANY_FILES = ("mirax", "dicom", "trestle")
+
+
+class CodecError(SlideError):
+    """OpenSlide knows the format, but not the codec of its tiles."""
 
 
 class OpenSlideSource:
@@ -37,6 +43,7 @@ class OpenSlideSource:
         self.downsamples = tuple(float(d) for d in handle.level_downsamples)
         odd_colours = ycbcr_called_rgb(path, properties) if self.format == "dicom" else None
         self.notes: tuple[str, ...] = () if odd_colours is None else (odd_colours,)
+        self.warnings: tuple[str, ...] = _doubts_of_power(properties) if self.format == "aperio" else ()
         self._ycbcr = odd_colours is not None
         self.bounds = _bounds(properties)
         self.claims: tuple[MppClaim, ...] = _claims(properties, self.format)
@@ -102,7 +109,7 @@ def is_many_files(path: Path) -> bool:
 def try_openslide(path: Path) -> OpenSlideSource | None:
     """The slide, or None when OpenSlide does not know the format.
 
-    Raises SlideError when OpenSlide knows the format but refuses the file.
+    Raises SlideError when OpenSlide knows the format but refuses the file; CodecError where its codec is the reason.
     """
     try:
         return OpenSlideSource(path, openslide.OpenSlide(path))
@@ -110,7 +117,8 @@ def try_openslide(path: Path) -> OpenSlideSource | None:
         return None
     except (openslide.OpenSlideError, ValueError) as error:
         vendor = openslide.OpenSlide.detect_format(path) or "unknown"
-        raise SlideError(
+        kind = CodecError if "Unsupported TIFF compression" in str(error) else SlideError
+        raise kind(
             f"{path}: OpenSlide knows the format ({vendor}) but cannot open the file: {error}",
             hint="The file is damaged or of an unsupported kind; convert it to a tiled pyramidal TIFF.",
         ) from None
@@ -141,6 +149,20 @@ def _claims(properties: dict[str, str], vendor: str) -> tuple[MppClaim, ...]:
     if vendor != "generic-tiff":  # there OpenSlide's own value is read from the same tags
         claims.append(MppClaim(tag_x, tag_y, "tiff-tags", from_print_tags=True))
     return tuple(claims)
+
+
+def _doubts_of_power(properties: dict[str, str]) -> tuple[str, ...]:
+    """A warning where the apparent magnification and the pixel size of an Aperio file contradict each other."""
+    mpp, power = (_number(properties.get(f"openslide.{name}")) for name in ("mpp-x", "objective-power"))
+    if mpp is None or power is None or not (mpp > 0 and power > 0):
+        return ()
+    usual = _MPP_BY_POWER / power
+    if max(mpp / usual, usual / mpp) < _LEAST_CONTRADICTION:
+        return ()
+    return (
+        f"pixel size: the file says {mpp:.4g} µm/px and a magnification of {power:g}, at which pixels have about "
+        f"{usual:.2g} µm: one of both is wrong. If it is the pixel size, pass the right one with --mpp.",
+    )
 
 
 def _number(text: str | None) -> float | None:

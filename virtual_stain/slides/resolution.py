@@ -219,8 +219,8 @@ def require_mpp(
 
 
 def um_per_px_from_tags(value: float, unit: str) -> float | None:
-    """A TIFF resolution (pixels per `unit`: "cm" or "inch") as µm/px; None for other units; NaN for nonsense."""
-    scale = {"cm": 10_000.0, "inch": _UM_PER_INCH}.get(unit)
+    """A TIFF resolution (px per "cm", "inch", "mm" or "µm") as µm/px; None for other units, NaN for nonsense."""
+    scale = {"cm": 10_000.0, "inch": _UM_PER_INCH, "mm": 1000.0, "µm": 1.0}.get(unit)
     if scale is None:
         return None
     return scale / value if math.isfinite(value) and value > 0 else math.nan

@@ -28,8 +28,8 @@ from virtual_stain.slides.endings import similar_names
 from virtual_stain.slides.fast_source import FastSource, accelerated
 from virtual_stain.slides.image_source import open_page, try_image
 from virtual_stain.slides.levels import LevelClaim, usable_levels
-from virtual_stain.slides.openslide_source import OpenSlideSource, try_openslide
-from virtual_stain.slides.resolution import Mpp, doubts_of_extent, of_resized, resolve_mpp
+from virtual_stain.slides.openslide_source import CodecError, OpenSlideSource, try_openslide
+from virtual_stain.slides.resolution import Mpp, MppClaim, doubts_of_extent, of_resized, resolve_mpp
 from virtual_stain.slides.source import Patch, Rgb, Source
 from virtual_stain.slides.tiff_description import describe_tiff, with_range
 from virtual_stain.slides.unknown import MissingTiles, filled_mask, grown
@@ -100,7 +100,7 @@ class Slide:
         )
         """Of the levels of which tiles were never written."""
         self.notes: tuple[str, ...] = source.notes + resolution.notes + pyramid.notes
-        self.warnings: tuple[str, ...] = resolution.warnings + resized + pyramid.warnings
+        self.warnings: tuple[str, ...] = source.warnings + resolution.warnings + resized + pyramid.warnings
         if pages[0] is not None and description is not None:
             self.notes += description.notes(pages[0])
             self.warnings += description.warnings(pages[0])
@@ -328,7 +328,12 @@ def open_slide(ref: SlideRef, *, fast: bool = True) -> Slide:
 
 def _source(path: Path, description: FileDescription | None, *, fast: bool) -> Source | None:
     """The reader of the page that is the slide; None for a file of another kind. Raises SlideError."""
-    slow = try_openslide(path)
+    try:
+        slow = try_openslide(path)
+    except CodecError:
+        if description is None:
+            raise
+        slow = None  # the page is decoded whole, if it is small enough
     if description is None:
         if slow is None:
             return try_image(path)
@@ -339,7 +344,7 @@ def _source(path: Path, description: FileDescription | None, *, fast: bool) -> S
             require_colour(path, page if page.dtype == "uint8" else with_range(path, page))
         if slow is not None and (page is None or _opened_as(slow, page)):
             if slow.generic:
-                slow.claims = tuple(c for c in description.claims if c.origin == "ome-xml") + tuple(slow.claims)
+                slow.claims = _claims(description, slow)
             return accelerated(path, slow) if fast else slow
     except BaseException:
         if slow is not None:
@@ -348,6 +353,13 @@ def _source(path: Path, description: FileDescription | None, *, fast: bool) -> S
     if slow is not None:
         slow.close()
     return open_page(description, page or description.slide_page)
+
+
+def _claims(description: FileDescription, slow: OpenSlideSource) -> tuple[MppClaim, ...]:
+    """OME-XML before OpenSlide's own value; the tags where OpenSlide does not know their unit."""
+    known = [c for c in slow.claims if c.x is not None or c.y is not None]
+    of_ome = [c for c in description.claims if c.origin == "ome-xml"]
+    return (*of_ome, *(known or (c for c in description.claims if c.origin != "ome-xml")))
 
 
 def _opened_as(slow: OpenSlideSource, page: Page) -> bool:

@@ -36,6 +36,9 @@ class Source(Protocol):
     @property
     def notes(self) -> tuple[str, ...]: ...
 
+    @property
+    def warnings(self) -> tuple[str, ...]: ...
+
     def read(self, level: int, x: int, y: int, size: Size) -> tuple[Rgb, float, float]:
         """uint8[H, W, 3] and the position in level px at which it truly starts, close to (x, y).
 

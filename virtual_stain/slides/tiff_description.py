@@ -22,7 +22,11 @@ from virtual_stain.slides.description import LABEL, LEVEL, MACRO, SLIDE, THUMBNA
 from virtual_stain.slides.ndpi_tags import Tags, ndpi_directories
 from virtual_stain.slides.resolution import MppClaim, um_per_px_from_tags
 
-_UM_PER_UNIT = {"µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6, "pm": 1e-6, "Å": 1e-4}
+_UM_PER_UNIT = {
+    **{"µm": 1.0, "μm": 1.0, "um": 1.0, "pm": 1e-6, "Å": 1e-4, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "dm": 1e5, "m": 1e6},
+    **{"in": 25_400.0, "li": 25_400.0 / 12, "pt": 25_400.0 / 72, "thou": 25.4, "mil": 25.4},
+}
+_TAG_UNITS = {2: "inch", 3: "cm", 4: "mm", 5: "µm"}  # the last two are no standard, but written and meant
 _READ_ERRORS = (
     OSError,
     ArithmeticError,
@@ -39,6 +43,9 @@ _REDUCED, _MASK, _MACRO = 1, 4, 9  # NewSubfileType; Aperio marks its macro with
 _SAMPLED_SEGMENTS = 9
 _APERIO = re.compile(r"Aperio[^\r\n]*\r?\n([^;|\r\n]*)")
 _APERIO_SIZES = re.compile(r"(\d+)x(\d+)(?:\s*\[\s*-?\d+\s*,\s*-?\d+\s+(\d+)x(\d+)\s*\])?[^>]*?->\s*(\d+)x(\d+)")
+_APERIO_SIZE = re.compile(r"(\d+)x(\d+)(?:\s*\[\s*-?\d+\s*,\s*-?\d+\s+(\d+)x(\d+)\s*\])?")
+_SAME_ASPECT_FRACTION = 0.02  # rounding of small pictures
+_LEAST_RESIZED = 1.05  # what is cut off at the edges is less
 
 
 def is_tiff(path: Path) -> bool:
@@ -62,10 +69,11 @@ def describe_tiff(path: Path) -> FileDescription | None:
             description = FileDescription(path, pages, ())
             chosen: Any = file.pages[description.slide_page.index].aspage()
             size = description.slide_page.size
-            claims = [] if file.ome_metadata is None else ome_claims(file.ome_metadata, size)
+            xml = file.ome_metadata
+            claims, remarks, of_ome = ([], (), None) if xml is None else ome_claims(xml, size)
             claims.append(_tag_claim(chosen))
-            resized = _resized(str(chosen.description or ""), size)
-            return FileDescription(path, pages, tuple(claims), resized)
+            resized, of_aperio = _resized(str(chosen.description or ""), size)
+            return FileDescription(path, pages, tuple(claims), remarks, of_aperio or of_ome, resized)
     except _READ_ERRORS:
         return None
 
@@ -177,48 +185,82 @@ def _largest_value(file: tifffile.TiffFile, page: Any) -> int | None:
 
 
 def _tag_claim(page: Any) -> MppClaim:
-    unit = {2: "inch", 3: "cm"}.get(int(page.tags.valueof("ResolutionUnit", 2)), "none")
+    unit = _TAG_UNITS.get(int(page.tags.valueof("ResolutionUnit", 2)), "none")
     values = [_rational(page.tags.valueof(name)) for name in ("XResolution", "YResolution")]
     x, y = (None if v is None else um_per_px_from_tags(v, unit) for v in values)
     return MppClaim(x, y, "tiff-tags", from_print_tags=True)
 
 
-def ome_claims(xml: str, size: Size) -> list[MppClaim]:
-    """PhysicalSizeX/Y of the first image of that size, else of the first; entity declarations are refused."""
+def ome_claims(xml: str, size: Size) -> tuple[list[MppClaim], tuple[str, ...], Size | None]:
+    """PhysicalSizeX/Y of the first image of that size, remarks, and the size of the only image where it is another.
+
+    Entity declarations are refused.
+    """
     if re.search(r"<!(DOCTYPE|ENTITY)", xml):
-        return []
+        return [], (), None
     try:
         root = ElementTree.fromstring(xml)
     except ElementTree.ParseError:
-        return []
+        return [], ("its OME-XML cannot be read: ignored",), None
     images = root.findall(".//{*}Pixels")
-    if not images:
-        return []
     wanted = str(size.width), str(size.height)
-    pixels = next((p for p in images if (p.get("SizeX"), p.get("SizeY")) == wanted), images[0])
+    found = [p for p in images if (p.get("SizeX"), p.get("SizeY")) == wanted]
+    if not found and len(images) > 1:
+        return [], ("its OME-XML tells of several images and of none of this size: ignored",), None
+    if not images:
+        return [], (), None
+    pixels = found[0] if found else images[0]
     values: list[float | None] = []
+    strange = []
     for axis in "XY":
         text = pixels.get(f"PhysicalSize{axis}")
-        unit = _UM_PER_UNIT.get(pixels.get(f"PhysicalSize{axis}Unit", "µm"))
+        name = pixels.get(f"PhysicalSize{axis}Unit", "µm")
+        unit = _UM_PER_UNIT.get(name)
+        if text is not None and unit is None:
+            strange.append(f"its OME-XML gives the pixel size in {name[:40]!r}, which is no known length: ignored")
         try:
             values.append(None if text is None or unit is None else float(text) * unit)
         except ValueError:
             values.append(math.nan)
-    return [MppClaim(values[0], values[1], "ome-xml")]
+    return [MppClaim(values[0], values[1], "ome-xml")], tuple(dict.fromkeys(strange)), _other_size(pixels, size)
 
 
-def _resized(text: str, size: Size) -> tuple[Size, Size] | None:
-    """Size before and after, by the newest entry of an Aperio description ("WxH [x,y wxh] (256x256) -> WxH").
+def _other_size(pixels: ElementTree.Element, size: Size) -> Size | None:
+    try:
+        told = Size(int(pixels.get("SizeX", "")), int(pixels.get("SizeY", "")))
+    except ValueError:
+        return None
+    return _if_scaled(told, size)
+
+
+def _if_scaled(told: Size, size: Size) -> Size | None:
+    """The size that a description tells of, where the page looks like the same picture made smaller or larger."""
+    x, y = told.width / size.width, told.height / size.height
+    alike = abs(x / y - 1) < _SAME_ASPECT_FRACTION
+    return told if alike and max(x, 1 / x) > _LEAST_RESIZED else None
+
+
+def _resized(text: str, size: Size) -> tuple[tuple[Size, Size] | None, Size | None]:
+    """Size before and after, by the newest entry of an Aperio description ("WxH [x,y wxh] (256x256) -> WxH"); and the
+    size that it tells of, where that is another than the page's and nothing says why.
 
     None where it tells of no change of size, or of one to another size than the page has.
     """
     entry = _APERIO.search(text)
-    told = _APERIO_SIZES.search(entry[1]) if entry else None
+    if entry is None:
+        return None, None
+    told = _APERIO_SIZES.search(entry[1])
     if told is None:
-        return None
+        plain = _APERIO_SIZE.match(entry[1].strip())
+        if plain is None:
+            return None, None
+        width, height = (plain[3], plain[4]) if plain[3] else (plain[1], plain[2])
+        return None, _if_scaled(Size(int(width), int(height)), size)
     width, height = (told[3], told[4]) if told[3] else (told[1], told[2])
     before, after = Size(int(width), int(height)), Size(int(told[5]), int(told[6]))
-    return (before, after) if after == size and before != after else None
+    if after != size:
+        return None, _if_scaled(after, size)
+    return ((before, after) if before != after else None), None
 
 
 def _rational(value: Any) -> float | None:

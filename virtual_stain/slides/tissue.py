@@ -16,7 +16,7 @@ from virtual_stain.slides.resolution import Mpp
 from virtual_stain.slides.slide import Overview, Slide
 from virtual_stain.slides.source import Rgb
 from virtual_stain.slides.tissue_mask import TissueParts, tissue_mask, tissue_parts
-from virtual_stain.slides.unknown import grown, is_brightfield, tissue_behind
+from virtual_stain.slides.unknown import UnknownArea, grown, is_brightfield, tissue_behind
 
 __all__ = ["TissueMap", "find_tissue", "require_tissue", "tissue_mask"]
 
@@ -61,25 +61,25 @@ class TissueMap:
         pixels = 0 if self.removed is None else np.count_nonzero(self.removed)
         return float(pixels) * scale_x * mpp.x * scale_y * mpp.y
 
-    def unknown_at(self, points_px0: Points, rim_px: int = 0) -> npt.NDArray[np.bool_]:
-        """float64[N, 2] level-0 px → bool[N]: no camera took this place, or one within `rim_px` overview px."""
+    def unknown_area(self, rim_px: int = 1) -> UnknownArea | None:
+        """What no camera took, and `rim_px` overview px around it, where it mixes with the picture; None: nothing."""
         if self.unknown is None or not self.unknown.any():
-            return np.zeros(len(points_px0), np.bool_)
-        height, width = self.unknown.shape
-        column, row = np.floor(self.px0_from_ov.inverse().apply(points_px0)).astype(np.intp).T
-        mask = grown(self.unknown, rim_px) if rim_px else self.unknown
-        return np.asarray(mask[np.clip(row, 0, height - 1), np.clip(column, 0, width - 1)], np.bool_)
+            return None
+        return UnknownArea(grown(self.unknown, rim_px) if rim_px else self.unknown, self.px0_from_ov)
+
+    @cached_property
+    def blank(self) -> UnknownArea | None:
+        """`unknown_area` with its rim, as it is left out wherever pixels are read."""
+        return self.unknown_area()
+
+    def unknown_at(self, points_px0: Points) -> npt.NDArray[np.bool_]:
+        """float64[N, 2] level-0 px → bool[N]: no camera took this place."""
+        area = self.unknown_area(rim_px=0)
+        return np.zeros(len(points_px0), np.bool_) if area is None else area.at(points_px0)
 
     def without_unknown(self, image: Rgb, box: Box) -> Rgb:
         """A picture of `box` (level-0 px), white where no camera took it."""
-        if self.unknown is None or not self.unknown.any():
-            return image
-        height, width = image.shape[:2]
-        x = box.x + (np.arange(width) + 0.5) * box.width / width
-        y = box.y + (np.arange(height) + 0.5) * box.height / height
-        points = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
-        unknown = self.unknown_at(points, rim_px=1).reshape(height, width)
-        return np.where(unknown[..., None], np.uint8(255), image) if unknown.any() else image
+        return image if self.blank is None else self.blank.blanked(image, box)
 
     def fraction_in(self, box: Box) -> float:
         """The part of `box` (level-0 px) that is tissue, 0–1, exact to parts of overview pixels."""

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from virtual_stain.geometry import Affine2D
+from virtual_stain.geometry import Affine2D, Box, Points, Size
 from virtual_stain.slides.description import TileTable
 from virtual_stain.slides.source import Rgb
 
@@ -24,11 +24,12 @@ _BLACK = 40  # of 255: scanners' black, with some noise
 _LIGHT = 60  # of 255, in the darkest channel: half of a brightfield picture; fluorescence has dark channels
 _BLACK_NOISE_LEVELS = 3
 _ONE_COLOUR_LEVELS = 2  # over a whole area that is filled with a colour
-_DARK = 128  # of 255 in the brightest channel: half of the light
+_DARK = 0.85  # of the picture's brightest places, in the brightest channel: glass is at least as light
 _COLOURED = 1.07  # brightest over darkest channel, an optical density of 0.03: from here on it could pass for tissue
 _LEAST_PX, _LEAST_FRACTION = 150, 0.0005  # of the picture; less may be saturated pigment
 _LEAST_PICTURE = 0.05  # of a picture is not flat, if a camera took any of it
 _RECTANGLE = 0.95  # of its bounding box: a missing tile inside the scan
+_RINGING_PX, _RINGING_LEVELS = 8, 16  # of JPEG, whose blocks have 8 px
 _RIM_PX = 2  # where compression and scaling mix it with the picture
 
 
@@ -51,6 +52,49 @@ class MissingTiles:
         return np.asarray(self.table.missing[np.ix_(row, column)] & inside_y[:, None] & inside_x, np.bool_)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class UnknownArea:
+    """Places of a slide that no camera took, with their rim; picklable, and small where it is `cropped`."""
+
+    mask: Mask
+    """bool[h, w] on an overview."""
+    px0_from_ov: Affine2D
+    """A scale and a shift per axis."""
+
+    def at(self, points_px0: Points) -> Mask:
+        """float64[N, 2] level-0 px → bool[N]. Beyond the mask, its edge goes on."""
+        column, row = np.floor(self.px0_from_ov.inverse().apply(points_px0)).astype(np.intp).T
+        height, width = self.mask.shape
+        return np.asarray(self.mask[np.clip(row, 0, height - 1), np.clip(column, 0, width - 1)], np.bool_)
+
+    def on(self, size: Size, box: Box) -> Mask:
+        """bool[H, W] of a picture of `size` px that shows `box` (level-0 px): by the pixels' centres."""
+        x = box.x + (np.arange(size.width) + 0.5) * box.width / size.width
+        y = box.y + (np.arange(size.height) + 0.5) * box.height / size.height
+        return np.asarray(self.mask[np.ix_(self._index(y, 1), self._index(x, 0))], np.bool_)
+
+    def blanked(self, image: Rgb, box: Box) -> Rgb:
+        """A picture of `box` (level-0 px), white where no camera took it, as it is beyond the scan."""
+        if self.cropped(box) is None:
+            return image
+        unknown = self.on(Size(image.shape[1], image.shape[0]), box)
+        return np.where(unknown[..., None], np.uint8(255), image) if unknown.any() else image
+
+    def cropped(self, box: Box) -> UnknownArea | None:
+        """The part that tells of `box` (level-0 px); None where nothing of it is unknown."""
+        columns, rows = self._index(np.array([box.x, box.x1]), 0), self._index(np.array([box.y, box.y1]), 1)
+        x0, y0 = int(columns[0]), int(rows[0])
+        part = self.mask[y0 : int(rows[1]) + 1, x0 : int(columns[1]) + 1]
+        if not part.any():
+            return None
+        return UnknownArea(part.copy(), self.px0_from_ov @ Affine2D.scale_and_shift("ov", "ov", (1.0, 1.0), (x0, y0)))
+
+    def _index(self, values: npt.NDArray[np.float64], axis: int) -> npt.NDArray[np.intp]:
+        scale, shift = self.px0_from_ov.matrix[axis, axis], self.px0_from_ov.matrix[axis, 2]
+        index = np.floor((values - shift) / scale).astype(np.intp)
+        return np.asarray(np.clip(index, 0, self.mask.shape[1 - axis] - 1), np.intp)
+
+
 def is_brightfield(rgb: Rgb) -> bool:
     """Whether a picture (uint8[H, W, 3]) is light on the whole: fluorescence is colour on black."""
     brightest = rgb.max(axis=-1)
@@ -67,7 +111,8 @@ def filled_mask(rgb: Rgb) -> Mask:
     brightest, darkest = _largest(rgb), ~_largest(~rgb)
     flat = spread <= _FLAT_LEVELS
     black = (brightest <= _BLACK) & (spread <= _BLACK_NOISE_LEVELS)
-    coloured = flat & ~black & ((brightest < _DARK) | (brightest > darkest * np.float32(_COLOURED) + 1))
+    light = _DARK * float(np.percentile(brightest, 99))
+    coloured = flat & ~black & ((brightest < light) | (brightest > darkest * np.float32(_COLOURED) + 1))
     filled = _large(black, rgb, one_colour=False)
     filled = filled | (grown(filled) & (brightest <= _BLACK))
     if float((~flat).mean()) > _LEAST_PICTURE:
@@ -103,7 +148,15 @@ def _large(candidate: Mask, rgb: Rgb, *, one_colour: bool) -> Mask:
         if one_colour and np.ptp(rgb[y : y + h, x : x + w][part], axis=0).max() > _ONE_COLOUR_LEVELS:
             continue
         result[y : y + h, x : x + w] |= part
+        if one_colour:
+            result |= _of_that_colour(grown(labels == i, _RINGING_PX), rgb, rgb[y : y + h, x : x + w][part])
     return result
+
+
+def _of_that_colour(near: Mask, rgb: Rgb, filled: npt.NDArray[np.uint8]) -> Mask:
+    """Places beside an area of one colour that compression has changed a little; `filled`: uint8[N, 3], its pixels."""
+    low, high = (np.clip(np.median(filled, axis=0) + d, 0, 255) for d in (-_RINGING_LEVELS, _RINGING_LEVELS))
+    return np.asarray(near & (cv2.inRange(rgb, low, high) > 0), np.bool_)
 
 
 def _lines_a_side(part: Mask) -> bool:

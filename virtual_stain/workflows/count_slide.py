@@ -51,6 +51,7 @@ from virtual_stain.reuse import MadeFrom, made_from
 from virtual_stain.slides.probe import require_survivable
 from virtual_stain.slides.slide import Slide, SlideRef, open_slide
 from virtual_stain.slides.tissue import TissueMap, find_tissue, require_tissue
+from virtual_stain.slides.unknown import UnknownArea
 from virtual_stain.slides.window import read_window
 from virtual_stain.workflows.count_folder import claim, finished, show_refused_stain, staging, take_places
 from virtual_stain.workflows.count_overlay import OVERLAY_NAME, RingStore, square, write_overlay
@@ -205,24 +206,25 @@ def _count(
     everywhere = plan_windows(slide, None, settings)
     area_mm2, area_of = read_area_mm2(everywhere, (mpp.x, mpp.y), ground, how.region, whole_image=tissue is None)
     # cells that are given are all measured, tissue or not
-    plan = plan_windows(slide, tissue, settings) if how.given is None else windows_with(how.given, everywhere)
+    given, of_given = _given_on_scan(how.given, ground.blank)
+    plan = plan_windows(slide, tissue, settings) if given is None else windows_with(given, everywhere)
     record.durations_s["stain"] = time.monotonic() - start
     start = time.monotonic()
-    tasks = window_tasks(request.slide, plan, request.marker, evidence.stain, settings, how.given)
+    tasks = window_tasks(request.slide, plan, request.marker, evidence.stain, settings, given, ground.blank)
     found = _count_windows(tasks, jobs, progress)
-    if how.given is None:  # the border of what no camera took looks like dark nuclei
-        found = (f.select(~ground.unknown_at(f.cells.xy, rim_px=1)) for f in found)
+    if given is None:  # the border of what no camera took looks like dark nuclei
+        found = (_scanned(f, ground.blank) for f in found)
     tally = _count_to_files(slide, request, how, evidence.stain, found, progress)
     record.durations_s["cells"] = time.monotonic() - start
     facts = CountFacts(
         marker=request.marker,
         tumour_source=how.tumour_source,
-        detector="vstain" if how.given is None else how.given.detector,
-        given=how.given,
+        detector="vstain" if given is None else given.detector,
+        given=given,
         plan=plan,
         stain=evidence.stain,
         whole_image=tissue is None,
-        tissue_warnings=(*ground.warnings, *_region_notes(how.region)),
+        tissue_warnings=(*ground.warnings, *_region_notes(how.region), *of_given),
         area_mm2=area_mm2,
         area_of=area_of,
         pale=tally.pale,
@@ -338,6 +340,24 @@ def _count_to_files(
         box = close_up_box(slide, cells, (mpp.x, mpp.y))
         outlines = store.outlines(_in_box(full_box(slide, box), cells.xy))
     return _Tally(cells, np.concatenate(intensities), tuple(quality), box, outlines, pale, border)
+
+
+def _given_on_scan(given: GivenCells | None, blank: UnknownArea | None) -> tuple[GivenCells | None, tuple[str, ...]]:
+    """The given cells that lie where a camera took a picture, and a warning about the others."""
+    if given is None or blank is None:
+        return given, ()
+    known = ~blank.at(given.xy)
+    if known.all():
+        return given, ()
+    lost = int(np.count_nonzero(~known))
+    return given.select(known), (
+        f"cells: {lost} of {len(given)} given cells lie where no camera took a picture: left out",
+    )
+
+
+def _scanned(found: FoundCells, blank: UnknownArea | None) -> FoundCells:
+    """Without the cells at places that no camera took."""
+    return found if blank is None else found.select(~blank.at(found.cells.xy))
 
 
 def _in_box(box: Box, xy: Points) -> npt.NDArray[np.intp]:

@@ -23,7 +23,7 @@ from virtual_stain.parallel import map_in_order
 from virtual_stain.progress import QUIET, Progress
 from virtual_stain.provenance import Outcome, RunRecord, refuse_foreign_run
 from virtual_stain.registration.result import Registration
-from virtual_stain.tables import quote_formula
+from virtual_stain.tables import BYTE_ORDER_MARK, quote_formula
 from virtual_stain.version import __version__
 from virtual_stain.workflows.pair_registration import OVERLAY
 from virtual_stain.workflows.register_files import RegistrationJob, register_files
@@ -73,9 +73,16 @@ def register_one(job: RegistrationJob) -> CohortRow:
 
 
 def register_cohort(
-    jobs: Sequence[RegistrationJob], out: Path, executor: Executor, *, progress: Progress = QUIET
+    jobs: Sequence[RegistrationJob],
+    out: Path,
+    executor: Executor,
+    *,
+    excel: bool = False,
+    progress: Progress = QUIET,
 ) -> list[CohortRow]:
     """Registers every job (each into a folder of its own below `out`), writes index.html, summary.csv and run.json.
+
+    `excel`: the table begins with a byte order mark.
 
     Returns the rows, worst first. Raises OutputError, and PairError where two jobs share a folder.
     """
@@ -88,7 +95,7 @@ def register_cohort(
             with contextlib.suppress(OutputError):  # the first error is the one to tell
                 record.write(out)
             raise
-        write_text(out / TABLE_NAME, table_text(rows))
+        write_text(out / TABLE_NAME, _marked(table_text(rows), excel))
         write_text(out / INDEX_NAME, _page(out, rows))
         record.outcomes = [Outcome(r.pair, not r.bad, r.reason) for r in rows]
         record.counts = dict(Counter(r.verdict for r in rows))
@@ -97,14 +104,24 @@ def register_cohort(
 
 
 def register_share(
-    jobs: Sequence[RegistrationJob], out: Path, executor: Executor, table: str, *, progress: Progress = QUIET
+    jobs: Sequence[RegistrationJob],
+    out: Path,
+    executor: Executor,
+    table: str,
+    *,
+    excel: bool = False,
+    progress: Progress = QUIET,
 ) -> list[CohortRow]:
     """The same for one share of a cohort, beside which others run: writes the table `table` alone, and locks no more
     than the folder of each pair."""
     rows = _register_all(jobs, executor, progress)
     make_folder(out)
-    write_text(out / table, table_text(rows))
+    write_text(out / table, _marked(table_text(rows), excel))
     return rows
+
+
+def _marked(text: str, excel: bool) -> str:
+    return BYTE_ORDER_MARK + text if excel else text
 
 
 def _register_all(jobs: Sequence[RegistrationJob], executor: Executor, progress: Progress) -> list[CohortRow]:

@@ -35,6 +35,8 @@ class RegisterOptions:
     """See RegistrationJob."""
     force: bool = False
     jobs: int = 1
+    excel: bool = False
+    """Begin the table of a cohort with a byte order mark, so that spreadsheets read umlauts as they are."""
 
 
 def require_aligned_mpp(mpp: float) -> None:
@@ -93,10 +95,10 @@ def run_cohort(
     ]
     with local_executor(min(options.jobs, max(len(jobs), 1))) as executor:
         if shares == 1:
-            rows = register_cohort(jobs, options.out, executor, progress=progress)
+            rows = register_cohort(jobs, options.out, executor, excel=options.excel, progress=progress)
         else:
             table = f"summary-{share}-of-{shares}.csv"
-            rows = register_share(jobs, options.out, executor, table, progress=progress)
+            rows = register_share(jobs, options.out, executor, table, excel=options.excel, progress=progress)
     _tell(rows, options.out / (INDEX_NAME if shares == 1 else table), say)
     if error := error_of(rows, options.out):
         raise error

@@ -44,6 +44,7 @@ def draw_page(he: Slide, ihc: Slide, registration: Registration, name: str, conf
     """(the overlay, the text of the page). Raises SlideError."""
     he_image, ihc_image = side_images(he, ihc, config.registration, config.tissue)
     overlay = draw_overlay(he_image, ihc_image, registration)
+    sides = (("H&E", registration.he), ("IHC", registration.ihc))
     text = (
         environment()
         .get_template("registration.html")
@@ -53,6 +54,7 @@ def draw_page(he: Slide, ihc: Slide, registration: Registration, name: str, conf
             reason=registration.reason(),
             facts=_facts(registration),
             flags=[(flag, FLAGS[flag]) for flag in registration.flags],
+            warnings=[(f"{stain}: warning", text) for stain, side in sides for text in side.warnings],
             overlay=data_url(jpeg(overlay), "jpeg"),
             maps=data_url(draw_maps(he_image, registration), "png"),
             closeups=[_closeup(c, registration) for c in worst_windows(he, ihc, registration, _tissue(he_image))],

@@ -316,7 +316,8 @@ def _write(
     """Every file whole or not there; report.json goes first and comes last, so that it never vouches for others."""
     picture = heatmap_png(report, slide.overview(max_px=OVERVIEW_PX))
     thumbnail = Size(GALLERY_PX, GALLERY_PX)
-    page = report_html(report, picture, lambda box: read_window(slide, box, thumbnail))
+    seen = report.score.tissue.without_unknown
+    page = report_html(report, picture, lambda box: seen(read_window(slide, box, thumbnail), box))
     contents = {
         "tiles.csv": tiles_csv(report.score).encode(),
         "heatmap.png": picture,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,13 +14,14 @@ import numpy as np
 
 from virtual_stain.config.tissue import TissueSettings
 from virtual_stain.errors import BatchError, InputError, OutputError
-from virtual_stain.files import make_folder, write_bytes
+from virtual_stain.files import make_folder, write_bytes, write_text
 from virtual_stain.geometry import Box
 from virtual_stain.provenance import Outcome, RunRecord, refuse_foreign_run
 from virtual_stain.slides.probe import require_survivable
 from virtual_stain.slides.resolution import REGISTRATION_RANGE, require_mpp
 from virtual_stain.slides.slide import Slide, SlideRef, open_slide
 from virtual_stain.slides.source import Rgb
+from virtual_stain.slides.spots import Spot, find_spots
 from virtual_stain.slides.tissue import TissueMap, find_tissue, require_tissue
 
 _UNKNOWN_RGB, _REMOVED_RGB = (120, 60, 150), (255, 140, 0)
@@ -85,8 +88,11 @@ def describe_slide(ref: SlideRef, settings: TissueSettings, target: Path | None 
             _add_slide_facts(report, slide)
             tissue = find_tissue(slide, settings)
             _add_tissue_facts(report, slide, tissue)
+            spots = () if slide.mpp is None else find_spots(tissue, slide.mpp)
+            _add_spots(report, spots)
             if target is not None:
                 report.files += _write_pictures(target, tissue)
+                report.files += _write_spots(target, spots)
     except OutputError:
         raise
     except InputError as error:
@@ -136,6 +142,31 @@ def _add_tissue_facts(report: SlideReport, slide: Slide, tissue: TissueMap) -> N
     if left_out:
         report.facts.append(("left out", left_out))
     report.facts += [("warning", text) for text in tissue.warnings]
+
+
+def _add_spots(report: SlideReport, spots: Sequence[Spot]) -> None:
+    if not spots:
+        return
+    rows, columns = max(s.row for s in spots), max(s.column for s in spots)
+    report.facts.append(("spots", f"{len(spots)} of a tissue micro-array of {rows} rows and {columns} columns"))
+    for row in range(1, rows + 1):
+        listed = ", ".join(f"{s.column} ({s.tissue_um2 / 1e6:.2f} mm²)" for s in spots if s.row == row)
+        report.facts.append((f"row {row}", f"columns {listed}"))
+
+
+def _write_spots(target: Path, spots: Sequence[Spot]) -> list[Path]:
+    """`target`.spots.csv where there are any."""
+    if not spots:
+        return []
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["row", "column", "x", "y", "diameter_um", "tissue_mm2"])
+    for s in spots:
+        x, y = s.centre_px0
+        writer.writerow([s.row, s.column, f"{x:.1f}", f"{y:.1f}", f"{s.diameter_um:.1f}", f"{s.tissue_um2 / 1e6:.4f}"])
+    path = target.with_name(target.name + ".spots.csv")
+    write_text(path, text.getvalue())
+    return [path]
 
 
 def _left_out(slide: Slide, tissue: TissueMap) -> str:

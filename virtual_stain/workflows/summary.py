@@ -16,11 +16,12 @@ import numpy.typing as npt
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from virtual_stain.files import write_text
+from virtual_stain.files import read_json, write_text
 from virtual_stain.labels.store import TileTable
 from virtual_stain.markers import Marker, ValueDefinition, parse_marker
 from virtual_stain.pages import page_environment
 from virtual_stain.records.manifest import Manifest, PairEntry
+from virtual_stain.registration.store import JSON_NAME
 from virtual_stain.value_text import ValueText
 from virtual_stain.workflows.pair_registration import OVERLAY
 
@@ -75,7 +76,12 @@ def write_summary(out: Path, manifest: Manifest, used: Mapping[str, Used], folde
         markers=[_marker(manifest, used, m) for m in manifest.markers],
         pairs=[_pair(entries[name], used[name], *used[name].counts(manifest), folders[name]) for name in entries],
         excluded=[
-            {"pair": name, "reason": reason, "overlay": _thumbnail(folders[name]) if name in folders else None}
+            {
+                "pair": name,
+                "reason": reason,
+                "warnings": _warnings(folders[name]) if name in folders else [],
+                "overlay": _thumbnail(folders[name]) if name in folders else None,
+            }
             for name, reason in excluded.items()
         ],
         folds=_folds(manifest),
@@ -116,8 +122,17 @@ def _pair(entry: PairEntry, used: Used, counted: _Column, whole: _Column, folder
         "low": float(np.quantile(values, 0.1)) if len(values) else None,
         "high": float(np.quantile(values, 0.9)) if len(values) else None,
         "flags": [(name, flags[name]) for name in _FLAG_ORDER if flags[name]],
+        "warnings": _warnings(folder),
         "overlay": _thumbnail(folder),
     }
+
+
+def _warnings(folder: Path) -> list[str]:
+    """What is odd about the files of a pair, as its registration has noted."""
+    if not (folder / JSON_NAME).is_file():
+        return []
+    found = read_json(folder / JSON_NAME, "a registration")
+    return [f"{stain}: {text}" for side, stain in (("he", "H&E"), ("ihc", "IHC")) for text in found[side]["warnings"]]
 
 
 def _folds(manifest: Manifest) -> list[dict[str, int]]:
