@@ -43,6 +43,15 @@ _WALL = slice(2, None)  # those of them that a wall of chromatin lies in
 _FILLED = 0.75  # share of the inside that must be darker than the surroundings …
 _FILLED_LEVEL = 0.5  # … by this share of the contrast that a nucleus needs
 _POLYGON_SHIFT = 4
+_WALL_UM = 2.0
+_VESICLE_UM2 = 30.0
+_VESICLE_CIRCULARITY = 0.8
+_VESICLE_SOLIDITY = 0.93
+_VESICLE_COMPLETE = 0.85
+_WALL_LEVEL = 0.4
+_WALL_CLOSED = 0.9
+_WALL_MIDDLE = 0.7
+_WALL_CONTRAST = 0.15
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,26 +82,65 @@ def find_nuclei(signal: F32, typical_od: float, mpp: float, settings: CountingSe
     µm; `typical_od`: contrast of this slide's typical negative nucleus.
     """
     compressed = np.log1p(signal / np.float32(typical_od)).astype(np.float32)
-    fine = blur(compressed, FINE_UM / mpp)
-    points = seed_points(compressed, fine, mpp)
-    low, high = settings.min_radius_um, settings.max_radius_um
-    first = trace(fine, points, mpp, Rays.between(low, high, _FIRST_LOOK_STEP_UM, _FIRST_LOOK_ANGLES))
-    points = _middles(first.select(_score(first, mpp) > 0.5 * settings.min_edge_score), mpp, signal.shape)
-    found = trace(fine, points, mpp, Rays.between(low, high, _STEP_UM, _ANGLES))
-    score = _score(found, mpp)
-    found = _cut(found, mpp, signal.shape)
-    area = areas(found.corners(mpp)) * mpp * mpp
-    likely = (score >= settings.min_edge_score) & (area >= settings.min_area_um2) & (area <= settings.max_area_um2)
-    found, score = found.select(likely), score[likely]
-    smooth = blur(signal, FINE_UM / mpp)
+    fine, smooth = blur(compressed, FINE_UM / mpp), blur(signal, FINE_UM / mpp)
+    points, faced = seed_points(compressed, fine, mpp)
+    found, score = _traced(fine, points, mpp, settings)
     share = settings.level_contrast * typical_od
     need = share + min(share, settings.min_contrast_od)  # on the palest slides all that nuclei have is that little
     filled = _filled(smooth, found, mpp, _FILLED_LEVEL * need) >= _FILLED
     found, score = found.select(filled), score[filled]
+    vesicles, vesicle_score = _vesicles(fine, smooth, faced, mpp, settings, typical_od)
+    found, score = found.joined(vesicles), np.concatenate([score, vesicle_score])
+    walled = np.arange(len(found)) >= len(found) - len(vesicles)
     corners = found.corners(mpp)
     shape = shapes(corners)
-    chosen = choose(found, _rank(shape, solidity(corners), score, mpp), mpp, settings.overlap_share)
-    return _measured(signal, smooth, found.select(chosen), shape.select(chosen), score[chosen], mpp, need)
+    rank = _rank(shape, solidity(corners), score, mpp)
+    chosen = choose(found, rank, mpp, settings.overlap_share)
+    return _measured(signal, smooth, found.select(chosen), shape.select(chosen), score[chosen], mpp, np.where(walled[chosen], -np.inf, need))
+
+
+def _traced(fine: F32, points: F64, mpp: float, settings: CountingSettings, wall_um: float = 0.0) -> tuple[Contours, F32]:
+    """The outlines of two looks that are likely by score and area, and their scores."""
+    low, high = settings.min_radius_um, settings.max_radius_um
+    first = trace(fine, points, mpp, Rays.between(low, high, _FIRST_LOOK_STEP_UM, _FIRST_LOOK_ANGLES), wall_um)
+    points = _middles(first.select(_score(first, mpp) > 0.5 * settings.min_edge_score), mpp, fine.shape)
+    found = trace(fine, points, mpp, Rays.between(low, high, _STEP_UM, _ANGLES), wall_um)
+    score = _score(found, mpp)
+    found = _cut(found, mpp, fine.shape)
+    area = areas(found.corners(mpp)) * mpp * mpp
+    likely = (score >= settings.min_edge_score) & (area >= settings.min_area_um2) & (area <= settings.max_area_um2)
+    return found.select(likely), score[likely]
+
+
+def _vesicles(
+    fine: F32, smooth: F32, points: F64, mpp: float, settings: CountingSettings, typical_od: float
+) -> tuple[Contours, F32]:
+    """Outlines of nuclei whose chromatin is a wall around a pale middle, and their scores."""
+    found, score = _traced(fine, points, mpp, settings, _WALL_UM)
+    corners = found.corners(mpp)
+    shape = shapes(corners)
+    likely = (
+        (shape.area_px * mpp * mpp >= _VESICLE_UM2)
+        & (shape.circularity >= _VESICLE_CIRCULARITY)
+        & (solidity(corners) >= _VESICLE_SOLIDITY)
+        & ((found.edge > _SOME_EDGE).mean(axis=1) >= _VESICLE_COMPLETE)
+    )
+    found, score = found.select(likely), score[likely]
+    outside = _surroundings(smooth, found, mpp)[:, None]
+    wall = np.max([_at(smooth, found, mpp, -inside) for inside in (0.5, 1.0, 1.5)], axis=0) - outside
+    middle = np.concatenate([_at(smooth, found, mpp, 0, share) for share in (0.15, 0.4, 0.6)], axis=1) - outside
+    strength = np.median(wall, axis=1)
+    closed = (wall > _WALL_LEVEL * strength[:, None]).mean(axis=1) >= _WALL_CLOSED
+    hollow = np.median(middle, axis=1) <= _WALL_MIDDLE * strength
+    vesicle = closed & hollow & (strength >= _WALL_CONTRAST * typical_od)
+    return found.select(vesicle), score[vesicle]
+
+
+def _at(smooth: F32, contours: Contours, mpp: float, beyond_um: float, share: float = 1.0) -> F32:
+    """float32[N, A]: `smooth` on every ray, `beyond_um` outside of a `share` of the outline's radius."""
+    radius = np.maximum(contours.radius_um * np.float32(share) + np.float32(beyond_um), 0)
+    column, row = np.moveaxis(np.rint(Contours(contours.centre, radius, contours.edge).polygons(mpp)).astype(np.intp), 2, 0)
+    return np.asarray(smooth[np.clip(row, 0, smooth.shape[0] - 1), np.clip(column, 0, smooth.shape[1] - 1)], np.float32)
 
 
 def _score(contours: Contours, mpp: float) -> F32:
@@ -148,7 +196,7 @@ def _filled(smooth: F32, contours: Contours, mpp: float, level: float) -> F64:
     return np.asarray(np.where(closed, 1.0, share), np.float64)
 
 
-def _measured(signal: F32, smooth: F32, found: Contours, shape: Shapes, score: F32, mpp: float, need: float) -> Nuclei:
+def _measured(signal: F32, smooth: F32, found: Contours, shape: Shapes, score: F32, mpp: float, need: F64) -> Nuclei:
     """The outlines whose mean signal is at least `need` above the surroundings."""
     labels = _paint(found, mpp, signal.shape)
     n = len(found)
