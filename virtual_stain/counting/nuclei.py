@@ -44,12 +44,13 @@ _FILLED = 0.75  # share of the inside that must be darker than the surroundings 
 _FILLED_LEVEL = 0.5  # … by this share of the contrast that a nucleus needs
 _POLYGON_SHIFT = 4
 _WALL_UM = 2.0
+_VESICLE_RADIUS_UM = 2.75
 _VESICLE_UM2 = 30.0
 _VESICLE_CIRCULARITY = 0.8
 _VESICLE_SOLIDITY = 0.93
-_VESICLE_COMPLETE = 0.85
+_VESICLE_COMPLETE = 0.75
 _WALL_LEVEL = 0.4
-_WALL_CLOSED = 0.9
+_WALL_CLOSED = 0.8
 _WALL_MIDDLE = 0.7
 _WALL_CONTRAST = 0.15
 
@@ -101,7 +102,7 @@ def find_nuclei(signal: F32, typical_od: float, mpp: float, settings: CountingSe
 
 def _traced(fine: F32, points: F64, mpp: float, settings: CountingSettings, wall_um: float = 0.0) -> tuple[Contours, F32]:
     """The outlines of two looks that are likely by score and area, and their scores."""
-    low, high = settings.min_radius_um, settings.max_radius_um
+    low, high = _VESICLE_RADIUS_UM if wall_um else settings.min_radius_um, settings.max_radius_um
     first = trace(fine, points, mpp, Rays.between(low, high, _FIRST_LOOK_STEP_UM, _FIRST_LOOK_ANGLES), wall_um)
     points = _middles(first.select(_score(first, mpp) > 0.5 * settings.min_edge_score), mpp, fine.shape)
     found = trace(fine, points, mpp, Rays.between(low, high, _STEP_UM, _ANGLES), wall_um)

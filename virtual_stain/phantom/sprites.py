@@ -113,7 +113,8 @@ def _vesicle(rng: np.random.Generator, x: Image, y: Image, distance: Image, fine
     uneven = 1 + np.float32(0.35) * sum(
         np.cos(k * theta + rng.uniform(0, 2 * np.pi)).astype(np.float32) * np.float32(rng.uniform(0.2, 1)) for k in (2, 3, 5)
     )
-    density = np.float32(0.42) + np.float32(0.08) * fine + np.float32(1.5) * rim * np.clip(uneven, 0.2, None)
+    middle, wall = np.float32(rng.uniform(0.3, 0.7)), np.float32(rng.uniform(0.5, 1.6))
+    density = middle + np.float32(0.08) * fine + wall * rim * np.clip(uneven, 0.2, None)
     for _ in range(int(rng.integers(1, 4))):
         r, t = 0.5 * np.sqrt(rng.random()), rng.uniform(0, 2 * np.pi)
         size = rng.uniform(0.09, 0.16)
