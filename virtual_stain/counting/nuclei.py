@@ -44,6 +44,7 @@ _FILLED = 0.75  # share of the inside that must be darker than the surroundings 
 _FILLED_LEVEL = 0.5  # … by this share of the contrast that a nucleus needs
 _POLYGON_SHIFT = 4
 _WALL_UM = 2.0
+_RELIEF, _SURE_FROM, _SURE = 0.5, 0.3, 0.5
 _VESICLE_RADIUS_UM = 2.75
 _VESICLE_UM2 = 30.0
 _VESICLE_CIRCULARITY = 0.8
@@ -51,7 +52,7 @@ _VESICLE_SOLIDITY = 0.93
 _VESICLE_COMPLETE = 0.75
 _WALL_LEVEL = 0.4
 _WALL_CLOSED = 0.8
-_WALL_MIDDLE = 0.7
+_WALL_MIDDLE = 0.85
 _WALL_CONTRAST = 0.15
 
 
@@ -88,16 +89,17 @@ def find_nuclei(signal: F32, typical_od: float, mpp: float, settings: CountingSe
     found, score = _traced(fine, points, mpp, settings)
     share = settings.level_contrast * typical_od
     need = share + min(share, settings.min_contrast_od)  # on the palest slides all that nuclei have is that little
-    filled = _filled(smooth, found, mpp, _FILLED_LEVEL * need) >= _FILLED
-    found, score = found.select(filled), score[filled]
+    needed = need * (1 - _RELIEF * np.clip((score - _SURE_FROM) / (_SURE - _SURE_FROM), 0, 1))
+    filled = _filled(smooth, found, mpp, _FILLED_LEVEL * needed) >= _FILLED
+    found, score, needed = found.select(filled), score[filled], needed[filled]
     vesicles, vesicle_score = _vesicles(fine, smooth, faced, mpp, settings, typical_od)
     found, score = found.joined(vesicles), np.concatenate([score, vesicle_score])
-    walled = np.arange(len(found)) >= len(found) - len(vesicles)
+    needed = np.concatenate([needed, np.full(len(vesicles), -np.inf)])
     corners = found.corners(mpp)
     shape = shapes(corners)
     rank = _rank(shape, solidity(corners), score, mpp)
     chosen = choose(found, rank, mpp, settings.overlap_share)
-    return _measured(signal, smooth, found.select(chosen), shape.select(chosen), score[chosen], mpp, np.where(walled[chosen], -np.inf, need))
+    return _measured(signal, smooth, found.select(chosen), shape.select(chosen), score[chosen], mpp, needed[chosen])
 
 
 def _traced(fine: F32, points: F64, mpp: float, settings: CountingSettings, wall_um: float = 0.0) -> tuple[Contours, F32]:
@@ -181,7 +183,7 @@ def _cut(contours: Contours, mpp: float, shape: tuple[int, ...]) -> Contours:
     return Contours(contours.centre, radius, contours.edge)
 
 
-def _filled(smooth: F32, contours: Contours, mpp: float, level: float) -> F64:
+def _filled(smooth: F32, contours: Contours, mpp: float, level: F64) -> F64:
     """float64[N]: share of the inside of every outline whose signal is more than `level` above the surroundings.
 
     1 where these places make a closed wall: what it encloses belongs to it.
