@@ -82,7 +82,7 @@ def test_without_negatives_everything_stays_positive_by_the_default() -> None:
 
 
 def test_too_few_nuclei_have_no_populations() -> None:
-    assert fit_populations(np.full(10, 0.02, np.float32), 0.15) is None
+    assert fit_populations(np.full(10, 0.02, np.float32), (-0.1, 0.15)) is None
 
 
 @pytest.mark.parametrize("positive", [0.05, 0.5])
@@ -100,7 +100,7 @@ def test_the_doubtful_zone_holds_the_cut_off_and_the_errors(positive: float) -> 
 def test_the_share_of_positives_is_found_again() -> None:
     for positive in (0.1, 0.4, 0.8):
         dab, truth = nuclei(2000, positive, shape=2.5)
-        fit = fit_populations(dab, 0.15)
+        fit = fit_populations(dab, (-0.1, 0.15))
         assert fit is not None
         assert fit.positive_share == pytest.approx(truth.mean(), abs=0.05)
 

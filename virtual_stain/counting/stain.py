@@ -80,6 +80,7 @@ _DEFAULT_AREA_UM2 = 50.0
 _PIXELS_PER_IMAGE = 250_000
 _NOISE_SDS = 4.0  # of the negatives in focus, that the cut-off is above their level at least
 _NEGATIVE_PEAK_OD = 0.15  # beyond the tissue's own DAB; the peak of the negatives never lies higher
+_PALER_THAN_TISSUE_OD = 0.06  # … nor lower by more: a few clean nuclei of a brown tissue are not its negatives
 _CLEARLY_NEGATIVE_OD = 0.10  # DAB density, above the tissue's own, below which a nucleus tells what a negative one is
 _BROWN_FROM = 0.05  # beyond that it is told
 # of the brown pixels, that lie beyond 1.5 µm from a nucleus. Real slides of nuclear markers have 0.003 to 0.067, four
@@ -269,7 +270,8 @@ class Cutoff:
 
 def find_cutoff(dab_od: npt.NDArray[np.float32], brown_od: float, settings: CountingSettings) -> Cutoff:
     """From the nuclei of the sampled windows; `brown_od`: DAB of the tissue between them, beyond what is usual."""
-    fit = fit_populations(dab_od, brown_od + _NEGATIVE_PEAK_OD)
+    palest = brown_od - _PALER_THAN_TISSUE_OD if brown_od > _BROWN_FROM else -np.inf
+    fit = fit_populations(dab_od, (palest, brown_od + _NEGATIVE_PEAK_OD))
     if fit is None:
         return _default_cutoff(brown_od, settings)
     floor, ceiling = brown_od + settings.positive_floor_od, brown_od + settings.positive_ceiling_od
