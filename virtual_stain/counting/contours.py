@@ -143,8 +143,8 @@ def _trace(field: F32, centre: F64, mpp: float, rays: Rays, wall_um: float) -> t
 
 
 def _risen(profile: F32, free: int) -> F32:
-    """float32[R − 2, A, N]: how much `profile`, float32[R, A, N], has risen from its first radius on, up to `free` steps
-    before every other one but the last."""
+    """float32[R − 2, A, N]: how much `profile`, float32[R, A, N], has risen from its first radius on, up to `free`
+    steps before every other one but the last."""
     risen = np.zeros((len(profile) - 2, *profile.shape[1:]), np.float32)
     end = max(len(profile) - 2 - free, 0)
     np.maximum(profile[1 : 1 + end] - profile[:end], 0, out=risen[len(risen) - end :])

@@ -111,7 +111,8 @@ def _vesicle(rng: np.random.Generator, x: Image, y: Image, distance: Image, fine
     theta = np.arctan2(y, x)
     rim = np.exp(-((distance - 0.07) ** 2) / (2 * 0.06**2)).astype(np.float32)
     uneven = 1 + np.float32(0.35) * sum(
-        np.cos(k * theta + rng.uniform(0, 2 * np.pi)).astype(np.float32) * np.float32(rng.uniform(0.2, 1)) for k in (2, 3, 5)
+        np.cos(k * theta + rng.uniform(0, 2 * np.pi)).astype(np.float32) * np.float32(rng.uniform(0.2, 1))
+        for k in (2, 3, 5)
     )
     middle, wall = np.float32(rng.uniform(0.3, 0.7)), np.float32(rng.uniform(0.5, 1.6))
     density = middle + np.float32(0.08) * fine + wall * rim * np.clip(uneven, 0.2, None)
