@@ -34,7 +34,9 @@ def outlines_around(
     """
     low, high = settings.min_radius_um if least_um is None else least_um, settings.max_radius_um
     first = trace(fine, points, mpp, Rays.between(low, high, _FIRST_LOOK_STEP_UM, _FIRST_LOOK_ANGLES), wall_um)
-    points = _middles(first.select(_score(first, mpp) > 0.5 * settings.min_edge_score), mpp, fine.shape)
+    first_score = _score(first, mpp)
+    likely = first_score > 0.5 * settings.min_edge_score
+    points = _middles(first.select(likely), first_score[likely], mpp, fine.shape)
     found = trace(fine, points, mpp, Rays.between(low, high, _STEP_UM, _ANGLES), wall_um)
     score = _score(found, mpp)
     found = _cut(found, mpp, fine.shape)
@@ -52,12 +54,14 @@ def _score(contours: Contours, mpp: float) -> F32:
     return np.asarray(np.maximum(clear * complete * size, 0), np.float32)
 
 
-def _middles(contours: Contours, mpp: float, shape: tuple[int, ...]) -> F64:
-    """The middles of outlines, on a grid of half pixels, each once; only those in the image."""
+def _middles(contours: Contours, score: F32, mpp: float, shape: tuple[int, ...]) -> F64:
+    """The middles of outlines, on a grid of half pixels; of those in one pixel of the image the best outline's."""
     middle = on_grid(contours.centre + shapes(contours.corners(mpp)).middle, 2)
-    middle = np.unique(middle, axis=0).reshape(-1, 2)
     inside = ((middle >= 0) & (middle <= (shape[1] - 1, shape[0] - 1))).all(axis=1)
-    return np.asarray(middle[inside], np.float64)
+    middle, score = middle[inside], score[inside]
+    best_first = middle[np.lexsort((middle[:, 0], middle[:, 1], -score))]
+    pixel = np.floor(best_first).astype(np.intp)
+    return best_first[np.unique(pixel[:, 1] * shape[1] + pixel[:, 0], return_index=True)[1]]
 
 
 def _cut(contours: Contours, mpp: float, shape: tuple[int, ...]) -> Contours:
