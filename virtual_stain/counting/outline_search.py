@@ -61,7 +61,8 @@ def _middles(contours: Contours, score: F32, mpp: float, shape: tuple[int, ...])
     middle, score = middle[inside], score[inside]
     best_first = middle[np.lexsort((middle[:, 0], middle[:, 1], -score))]
     pixel = np.floor(best_first).astype(np.intp)
-    return best_first[np.unique(pixel[:, 1] * shape[1] + pixel[:, 0], return_index=True)[1]]
+    first_of_pixel = np.unique(pixel[:, 1] * shape[1] + pixel[:, 0], return_index=True)[1]
+    return np.asarray(best_first[first_of_pixel], np.float64)
 
 
 def _cut(contours: Contours, mpp: float, shape: tuple[int, ...]) -> Contours:
