@@ -120,3 +120,14 @@ def test_doubtful_nuclei_make_the_range_of_a_ratio_and_enter_its_uncertainty() -
         "ratio_high": None,
         "doubtful_nuclei": 0,
     }
+
+
+def test_a_few_clean_nuclei_of_a_brown_tissue_are_not_its_negatives() -> None:
+    """All the brown tissue's negatives, at 0.2, became positive: eight nuclei at 0 were a peak high enough."""
+    rng = np.random.default_rng(0)
+    clean, negative, strong = rng.normal(0.0, 0.01, 10), rng.normal(0.2, 0.03, 40), rng.uniform(0.7, 1.5, 12)
+    dab = np.concatenate([clean, negative, strong]).astype(np.float32)
+    cutoff = find_cutoff(dab, 0.09, SETTINGS)
+    assert cutoff.positive_od > 0.3
+    assert cutoff.populations is not None
+    assert cutoff.populations.negative_od == pytest.approx(0.2, abs=0.03)
