@@ -58,7 +58,7 @@ def test_detection_on_manual_masks(root: Path) -> None:
     assert np.mean([s.f1 for s in scores[4:]]) > 0.83
     assert np.mean([s.recall for s in scores[:4]]) > 0.85
     # 0.798 measured: since any brown counts, ten plainly brown nuclei of 34_3 are positive that its mask leaves out
-    assert np.mean([s.f1_positive for s in scores[:4]]) > 0.79
+    assert np.mean([s.f1_positive for s in scores[:4]]) > 0.80
 
 
 @pytest.mark.parametrize("baseline", [fixed_vectors, local_density])
@@ -83,7 +83,7 @@ def test_defaults_hold_under_disturbances(root: Path, name: str) -> None:
         assert score(disturb(scene), disturbed).f1 == pytest.approx(score(scene, before).f1, abs=0.06)
         ratios = [c.counts(tumour_only=False).ratio or 0 for c in (before, disturbed)]
         # 0.031 measured: under JPEG 70 four weakly brown nuclei of 34_3's 107 cross the cut-off; all else is below 0.03
-        assert ratios[0] == pytest.approx(ratios[1], abs=0.032)
+        assert ratios[0] == pytest.approx(ratios[1], abs=0.03)
 
 
 @pytest.mark.parametrize("name", [name for name, _ in harsh()])

@@ -82,7 +82,7 @@ def test_without_negatives_everything_stays_positive_by_the_default() -> None:
 
 
 def test_too_few_nuclei_have_no_populations() -> None:
-    assert fit_populations(np.full(10, 0.02, np.float32), 0.15) is None
+    assert fit_populations(np.full(10, 0.02, np.float32), (-0.1, 0.15)) is None
 
 
 @pytest.mark.parametrize("positive", [0.05, 0.5])
@@ -100,7 +100,7 @@ def test_the_doubtful_zone_holds_the_cut_off_and_the_errors(positive: float) -> 
 def test_the_share_of_positives_is_found_again() -> None:
     for positive in (0.1, 0.4, 0.8):
         dab, truth = nuclei(2000, positive, shape=2.5)
-        fit = fit_populations(dab, 0.15)
+        fit = fit_populations(dab, (-0.1, 0.15))
         assert fit is not None
         assert fit.positive_share == pytest.approx(truth.mean(), abs=0.05)
 
@@ -120,3 +120,14 @@ def test_doubtful_nuclei_make_the_range_of_a_ratio_and_enter_its_uncertainty() -
         "ratio_high": None,
         "doubtful_nuclei": 0,
     }
+
+
+def test_a_few_clean_nuclei_of_a_brown_tissue_are_not_its_negatives() -> None:
+    """All the brown tissue's negatives, at 0.2, became positive: eight nuclei at 0 were a peak high enough."""
+    rng = np.random.default_rng(0)
+    clean, negative, strong = rng.normal(0.0, 0.01, 10), rng.normal(0.2, 0.03, 40), rng.uniform(0.7, 1.5, 12)
+    dab = np.concatenate([clean, negative, strong]).astype(np.float32)
+    cutoff = find_cutoff(dab, 0.09, SETTINGS)
+    assert cutoff.positive_od > 0.3
+    assert cutoff.populations is not None
+    assert cutoff.populations.negative_od == pytest.approx(0.2, abs=0.03)

@@ -11,7 +11,7 @@ from virtual_stain.errors import ConfigError
 
 MODES = ("serial", "restain")
 FORMATS = ("tiff", "svs", "ndpi")
-LABS = ("", "tinted", "sky_blue", "broad", "grey_blue", "violet", "clusters")
+LABS = ("", "tinted", "sky_blue", "broad", "grey_blue", "violet", "clusters", "vesicular")
 ARTEFACTS = ("control", "fold", "pen", "blur", "bubble", "missing")
 
 

@@ -78,6 +78,11 @@ class Contours:
     def select(self, index: npt.NDArray[np.intp] | npt.NDArray[np.bool_]) -> Contours:
         return Contours(self.centre[index], self.radius_um[index], self.edge[index])
 
+    def joined(self, other: Contours) -> Contours:
+        """These, then `other`'s."""
+        both = ((getattr(self, f.name), getattr(other, f.name)) for f in dataclasses.fields(self))
+        return Contours(*(np.concatenate(pair) for pair in both))
+
     def polygons(self, mpp: float) -> F64:
         """float64[N, A, 2]: corners (x, y) in pixels of the field; positive shoelace."""
         return self.centre[:, None, :] + self.corners(mpp)
@@ -93,9 +98,12 @@ def on_grid(points: F64, fraction: int = 4) -> F64:
     return np.asarray(np.round(points * fraction) / fraction, np.float64)
 
 
-def trace(field: F32, centre: F64, mpp: float, rays: Rays) -> Contours:
-    """Outlines around `centre`: float64[N, 2] (x, y) on a grid of 1/32 px or coarser, within `field`: float32[h, w]."""
-    parts = [_trace(field, centre[i : i + _CHUNK], mpp, rays) for i in range(0, len(centre), _CHUNK)]
+def trace(field: F32, centre: F64, mpp: float, rays: Rays, wall_um: float = 0.0) -> Contours:
+    """Outlines around `centre`: float64[N, 2] (x, y) on a grid of 1/32 px or coarser, within `field`: float32[h, w].
+
+    `wall_um`: what rises no further than this inside the edge costs nothing: it is the wall of a vesicular nucleus.
+    """
+    parts = [_trace(field, centre[i : i + _CHUNK], mpp, rays, wall_um) for i in range(0, len(centre), _CHUNK)]
     if not parts:
         nothing = np.zeros((0, rays.angles), np.float32)
         return Contours(np.zeros((0, 2)), nothing, nothing)
@@ -117,12 +125,12 @@ def _sampled(field: F32, centre: F64, offset: F64) -> F32:
     return np.asarray(values, np.float32).reshape(*offset.shape[:-1], len(centre))
 
 
-def _trace(field: F32, centre: F64, mpp: float, rays: Rays) -> tuple[F32, F32]:
+def _trace(field: F32, centre: F64, mpp: float, rays: Rays, wall_um: float) -> tuple[F32, F32]:
     # [radius, angle, point]: every step below runs along many points at once, which lie side by side in memory
     steps = np.arange(rays.first + rays.count + 1) * (rays.step_um / mpp)
     profile = _sampled(field, centre, steps[:, None, None] * rays.directions)
     fall = profile[rays.first - 1 : -2] - profile[rays.first + 1 :]
-    rise = _risen(profile)[rays.first - 1 :]
+    rise = _risen(profile, round(wall_um / rays.step_um))[rays.first - 1 :]
     rise *= _RISE
     usual = np.maximum(np.median((fall - rise).max(axis=0), axis=0), _LEAST)
     gain = np.minimum(fall / usual, _STRONG)
@@ -134,10 +142,12 @@ def _trace(field: F32, centre: F64, mpp: float, rays: Rays) -> tuple[F32, F32]:
     return radius.T.astype(np.float32), np.ascontiguousarray(edge.T)
 
 
-def _risen(profile: F32) -> F32:
-    """float32[R − 2, A, N]: how much `profile`, float32[R, A, N], has risen from its first radius on, up to every other
-    one but the last."""
-    risen = np.maximum(profile[1:-1] - profile[:-2], 0)
+def _risen(profile: F32, free: int) -> F32:
+    """float32[R − 2, A, N]: how much `profile`, float32[R, A, N], has risen from its first radius on, up to `free`
+    steps before every other one but the last."""
+    risen = np.zeros((len(profile) - 2, *profile.shape[1:]), np.float32)
+    end = max(len(profile) - 2 - free, 0)
+    np.maximum(profile[1 : 1 + end] - profile[:end], 0, out=risen[len(risen) - end :])
     for i in range(1, len(risen)):
         risen[i] += risen[i - 1]
     return risen

@@ -1,13 +1,14 @@
 """Nuclei by their outlines: one rule for pale blue and for dark brown ones.
 
 The signal is the logarithm of the summed nuclear optical density beyond the slide's typical negative nucleus, so that
-a dark positive nucleus has edges like its pale neighbours. Around each of many points (counting/seeds.py), and once
-more around the middle of what that finds, the best closed outline is traced (counting/contours.py). What it encloses
-must be darker than its surroundings, all but a pale middle: an empty place beside a dark fibre is no nucleus, but one
-with a closed wall around it is. Its score
-is how much of it is an edge, and how clear that edge is. Of outlines that claim the same place the best stays
-(counting/select_contours.py), wide and convex ones before narrow and hollow ones: so touching nuclei part, and pieces
-of a rim lose against the whole. Of a nucleus that the image's border cuts, only what is in the image counts.
+a dark positive nucleus has edges like its pale neighbours. Around each of many points (counting/seeds.py) the best
+closed outline is looked for (counting/outline_search.py), around pale middles once more as of a vesicular nucleus
+(counting/vesicles.py). What an outline encloses must be darker than its surroundings, all but a pale middle: an empty
+place beside a dark fibre is no nucleus, but one with a closed wall around it is. How much darker follows from the
+slide's typical nucleus, and from the outline: a slide may have dark lymphocytes and pale tumour nuclei, and what is
+pale needs the clearer outline. Of outlines that claim the same place the best stays (counting/select_contours.py), wide
+and convex ones before narrow and hollow ones: so touching nuclei part, and pieces of a rim lose against the whole. Of
+a nucleus that the image's border cuts, only what is in the image counts.
 
 No nucleus depends on anything further than 64 µm from its middle: 32 µm for the choice between neighbours, twice the
 largest radius for both looks (18 µm), three sigmas of the largest blob (13 µm).
@@ -15,7 +16,6 @@ largest radius for both looks (18 µm), three sigmas of the largest blob (13 µm
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,19 +24,16 @@ import numpy as np
 import numpy.typing as npt
 
 from virtual_stain.config.counting import CountingSettings
-from virtual_stain.counting.contours import F32, F64, Contours, Rays, Shapes, areas, on_grid, shapes, solidity, trace
+from virtual_stain.counting.contours import F32, F64, Contours, Shapes, shapes, solidity
+from virtual_stain.counting.outline_search import outlines_around, surroundings
 from virtual_stain.counting.seeds import FINE_UM, blur, seed_points
 from virtual_stain.counting.select_contours import choose
+from virtual_stain.counting.vesicles import find_vesicles
 
-_FIRST_LOOK_ANGLES, _FIRST_LOOK_STEP_UM = 16, 0.75
-_ANGLES, _STEP_UM = 32, 0.5
-_CLEAR_EDGE = np.float32(0.3)  # fall of the signal across an edge that is beyond doubt; typical nucleus: 0.7
-_SOME_EDGE = np.float32(0.04)  # … and one that is there at all
-_FULL_RADIUS_UM = 3.0  # smaller outlines must have the clearer edges: clumps of chromatin have outlines too
 _FULL_WIDTH_UM = 6.0  # among rivals, narrower outlines count less: most nuclei are wider, pieces of a rim are not
 _HOLLOW, _CONVEX = 0.5, 0.95  # … and so do hollow ones: solidity that is no nucleus', and that is beyond doubt
-_SURROUND_UM = 1.5  # beyond the outline: where the surroundings are measured
-_SURROUND_QUANTILE = 0.25  # … on the quarter of it that has no neighbour
+_SURE_FROM, _SURE = 0.3, 0.5  # scores from which an outline's contrast matters less, and least:
+_SURE_NEEDS = 0.5  # then this share of it is enough
 _RINGS = (0.354, 0.612, 0.791, 0.935)  # radii that halve four rings of equal area
 _EVERY = 2  # rays between sampled ones
 _WALL = slice(2, None)  # those of them that a wall of chromatin lies in
@@ -73,35 +70,27 @@ def find_nuclei(signal: F32, typical_od: float, mpp: float, settings: CountingSe
     µm; `typical_od`: contrast of this slide's typical negative nucleus.
     """
     compressed = np.log1p(signal / np.float32(typical_od)).astype(np.float32)
-    fine = blur(compressed, FINE_UM / mpp)
-    points = seed_points(compressed, fine, mpp)
-    low, high = settings.min_radius_um, settings.max_radius_um
-    first = trace(fine, points, mpp, Rays.between(low, high, _FIRST_LOOK_STEP_UM, _FIRST_LOOK_ANGLES))
-    points = _middles(first.select(_score(first, mpp) > 0.5 * settings.min_edge_score), mpp, signal.shape)
-    found = trace(fine, points, mpp, Rays.between(low, high, _STEP_UM, _ANGLES))
-    score = _score(found, mpp)
-    found = _cut(found, mpp, signal.shape)
-    area = areas(found.corners(mpp)) * mpp * mpp
-    likely = (score >= settings.min_edge_score) & (area >= settings.min_area_um2) & (area <= settings.max_area_um2)
-    found, score = found.select(likely), score[likely]
-    smooth = blur(signal, FINE_UM / mpp)
-    share = settings.level_contrast * typical_od
-    need = share + min(share, settings.min_contrast_od)  # on the palest slides all that nuclei have is that little
+    fine, smooth = blur(compressed, FINE_UM / mpp), blur(signal, FINE_UM / mpp)
+    points, faced = seed_points(compressed, fine, mpp)
+    found, score = outlines_around(points, fine, mpp, settings)
+    need = _needed_contrast(score, typical_od, settings)
     filled = _filled(smooth, found, mpp, _FILLED_LEVEL * need) >= _FILLED
-    found, score = found.select(filled), score[filled]
+    vesicles, vesicle_score = find_vesicles(faced, fine, smooth, typical_od, mpp, settings)
+    found = found.select(filled).joined(vesicles)
+    score = np.concatenate([score[filled], vesicle_score])
+    need = np.concatenate([need[filled], np.full(len(vesicles), -np.inf)])  # their wall had to stand out
     corners = found.corners(mpp)
     shape = shapes(corners)
     chosen = choose(found, _rank(shape, solidity(corners), score, mpp), mpp, settings.overlap_share)
-    return _measured(signal, smooth, found.select(chosen), shape.select(chosen), score[chosen], mpp, need)
+    return _measured(signal, smooth, found.select(chosen), shape.select(chosen), score[chosen], mpp, need[chosen])
 
 
-def _score(contours: Contours, mpp: float) -> F32:
-    """float32[N]: clearness × completeness × size of every outline, 0–1."""
-    clear = np.clip(contours.edge / _CLEAR_EDGE, -1, 1).mean(axis=1)
-    complete = (contours.edge > _SOME_EDGE).mean(axis=1, dtype=np.float32)
-    area = areas(contours.corners(mpp))
-    size = np.minimum(np.sqrt(area / math.pi) * mpp / _FULL_RADIUS_UM, 1)
-    return np.asarray(np.maximum(clear * complete * size, 0), np.float32)
+def _needed_contrast(score: F32, typical_od: float, settings: CountingSettings) -> F64:
+    """float64[N]: that an outline of this score needs; a clear and complete one is a nucleus although it is pale."""
+    share = settings.level_contrast * typical_od
+    need = share + min(share, settings.min_contrast_od)  # on the palest slides all that nuclei have is that little
+    sure = np.clip((score.astype(np.float64) - _SURE_FROM) / (_SURE - _SURE_FROM), 0, 1)
+    return np.asarray(need * (1 - (1 - _SURE_NEEDS) * sure), np.float64)
 
 
 def _rank(shape: Shapes, solid: F64, score: F32, mpp: float) -> F32:
@@ -112,27 +101,7 @@ def _rank(shape: Shapes, solid: F64, score: F32, mpp: float) -> F32:
     return np.asarray(score * width * convex, np.float32)
 
 
-def _middles(contours: Contours, mpp: float, shape: tuple[int, ...]) -> F64:
-    """The middles of outlines, on a grid of half pixels, each once; only those in the image."""
-    middle = on_grid(contours.centre + shapes(contours.corners(mpp)).middle, 2)
-    middle = np.unique(middle, axis=0).reshape(-1, 2)
-    inside = ((middle >= 0) & (middle <= (shape[1] - 1, shape[0] - 1))).all(axis=1)
-    return np.asarray(middle[inside], np.float64)
-
-
-def _cut(contours: Contours, mpp: float, shape: tuple[int, ...]) -> Contours:
-    """The part of every outline that lies in the image: beyond the border there is only a mirror image of it."""
-    unit = Rays(contours.radius_um.shape[1], 1.0, 1, 1).directions
-    free = np.full(contours.radius_um.shape, np.inf)
-    for axis, size in ((0, shape[1]), (1, shape[0])):
-        ahead, at = unit[:, axis], contours.centre[:, axis, None]
-        room = np.where(ahead > 0, size - 0.5 - at, at + 0.5)
-        free = np.minimum(free, room / np.maximum(np.abs(ahead), 1e-9))
-    radius = np.minimum(contours.radius_um, (free * mpp).astype(np.float32))
-    return Contours(contours.centre, radius, contours.edge)
-
-
-def _filled(smooth: F32, contours: Contours, mpp: float, level: float) -> F64:
+def _filled(smooth: F32, contours: Contours, mpp: float, level: F64) -> F64:
     """float64[N]: share of the inside of every outline whose signal is more than `level` above the surroundings.
 
     1 where these places make a closed wall: what it encloses belongs to it.
@@ -142,13 +111,13 @@ def _filled(smooth: F32, contours: Contours, mpp: float, level: float) -> F64:
     at = contours.centre[:, None, None] + corners[:, :, None] * np.array(_RINGS)[:, None]
     column, row = np.moveaxis(np.rint(at).astype(np.intp), 3, 0)
     inside = smooth[np.clip(row, 0, smooth.shape[0] - 1), np.clip(column, 0, smooth.shape[1] - 1)]
-    dark = inside > (_surroundings(smooth, contours, mpp) + level)[:, None, None]
+    dark = inside > (surroundings(smooth, contours, mpp) + level)[:, None, None]
     share = (dark.mean(axis=2) * weight).sum(axis=1) / weight.sum(axis=1)
     closed = dark[:, :, _WALL].any(axis=2).all(axis=1)
     return np.asarray(np.where(closed, 1.0, share), np.float64)
 
 
-def _measured(signal: F32, smooth: F32, found: Contours, shape: Shapes, score: F32, mpp: float, need: float) -> Nuclei:
+def _measured(signal: F32, smooth: F32, found: Contours, shape: Shapes, score: F32, mpp: float, need: F64) -> Nuclei:
     """The outlines whose mean signal is at least `need` above the surroundings."""
     labels = _paint(found, mpp, signal.shape)
     n = len(found)
@@ -156,7 +125,7 @@ def _measured(signal: F32, smooth: F32, found: Contours, shape: Shapes, score: F
     owner = labels.ravel()[at] - 1
     pixels = np.bincount(owner, minlength=n)
     level = np.bincount(owner, weights=signal.ravel()[at], minlength=n) / np.maximum(pixels, 1)
-    contrast = level - _surroundings(smooth, found, mpp)
+    contrast = level - surroundings(smooth, found, mpp)
     keep = (contrast >= need) & (pixels > 0)
     number = np.concatenate([[0], np.where(keep, np.cumsum(keep), 0)]).astype(np.int32)
     kept = found.select(keep)
@@ -181,11 +150,3 @@ def _paint(contours: Contours, mpp: float, shape: tuple[int, ...]) -> npt.NDArra
     for i in range(len(corners) - 1, -1, -1):
         cv2.fillPoly(labels, [corners[i]], (i + 1,), shift=_POLYGON_SHIFT)
     return labels
-
-
-def _surroundings(smooth: F32, contours: Contours, mpp: float) -> F64:
-    """float64[N]: the signal just beyond every outline, where no neighbour is."""
-    wider = Contours(contours.centre, contours.radius_um + np.float32(_SURROUND_UM), contours.edge)
-    column, row = np.moveaxis(np.rint(wider.polygons(mpp)).astype(np.intp), 2, 0)
-    values = smooth[np.clip(row, 0, smooth.shape[0] - 1), np.clip(column, 0, smooth.shape[1] - 1)]
-    return np.asarray(np.quantile(values, _SURROUND_QUANTILE, axis=1), np.float64)

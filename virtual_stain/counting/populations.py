@@ -112,13 +112,14 @@ def sparsest(fit: Populations, dab_od: npt.NDArray[np.float32], low_od: float, h
     return float(at[np.argmin(cost)])
 
 
-def fit_populations(dab_od: npt.NDArray[np.float32], negative_below_od: float) -> Populations | None:
+def fit_populations(dab_od: npt.NDArray[np.float32], negative_od: tuple[float, float]) -> Populations | None:
     """The populations of nuclei with these mean densities.
 
-    None where there are too few nuclei, or no peak of negatives below `negative_below_od`: nearly all are positive.
+    `negative_od`: between these the peak of the negatives lies. None where there are too few nuclei, or no such peak:
+    nearly all are positive.
     """
     count = _counted(dab_od)
-    level = _negative_peak(count, negative_below_od) if count.sum() >= _MIN_NUCLEI else None
+    level = _negative_peak(count, *negative_od) if count.sum() >= _MIN_NUCLEI else None
     if level is None:
         return None
     paler = dab_od[dab_od <= level]
@@ -146,14 +147,14 @@ def _counted(dab_od: npt.NDArray[np.float32]) -> F64:
     return np.histogram(np.clip(dab_od, _MIDDLES[0], _MIDDLES[-1]), _EDGES)[0].astype(np.float64)
 
 
-def _negative_peak(count: F64, below_od: float) -> float | None:
-    """Of the palest population that is no mere ripple."""
+def _negative_peak(count: F64, from_od: float, to_od: float) -> float | None:
+    """Of the palest population in this range that is no mere ripple."""
     at = np.arange(-9, 10) * _BIN
     kernel = np.exp(-0.5 * (at / _SMOOTH_OD) ** 2)
     smooth = np.convolve(count, kernel / kernel.sum(), "same")
     peak = (smooth[1:-1] >= smooth[:-2]) & (smooth[1:-1] > smooth[2:]) & (smooth[1:-1] >= _PEAK_SHARE * smooth.max())
-    found = _MIDDLES[1:-1][peak]
-    return float(found[0]) if len(found) and found[0] <= below_od else None
+    found = _MIDDLES[1:-1][peak & (_MIDDLES[1:-1] >= from_od)]
+    return float(found[0]) if len(found) and found[0] <= to_od else None
 
 
 def _parts(fit: Populations, at: F64) -> tuple[F64, F64, F64]:

@@ -37,15 +37,20 @@ def blur(image: F32, sigma_px: float) -> F32:
     return np.asarray(cv2.GaussianBlur(image, (size, size), sigma_px, borderType=cv2.BORDER_REFLECT_101), np.float32)
 
 
-def seed_points(compressed: F32, fine: F32, mpp: float) -> F64:
-    """float64[N, 2]: (x, y), whole pixels. `compressed`: float32[h, w], logarithmic signal; `fine`: it, smooth."""
+def seed_points(compressed: F32, fine: F32, mpp: float) -> tuple[F64, F64]:
+    """float64[N, 2]: all points (x, y), whole pixels; float64[M, 2]: those that edges face, the middles of vesicular
+    nuclei among them. `compressed`: float32[h, w], logarithmic signal; `fine`: it, smooth."""
     is_seed = np.zeros(compressed.shape, bool)
     for radius in _SEED_RADII_UM:
         response = _blob(compressed, radius, mpp)
         is_seed |= _peaks(response, 1) & (response > _SEED_RESPONSE)
     votes = _votes(fine, mpp)
-    is_seed |= _peaks(votes, round(_VOTE_APART_UM / mpp)) & (votes > _VOTES)
-    row, column = np.nonzero(is_seed)
+    faced = _peaks(votes, round(_VOTE_APART_UM / mpp)) & (votes > _VOTES)
+    return _points(is_seed | faced), _points(faced)
+
+
+def _points(where: npt.NDArray[np.bool_]) -> F64:
+    row, column = np.nonzero(where)
     return np.stack([column, row], axis=1).astype(np.float64)
 
 

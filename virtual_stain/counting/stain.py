@@ -70,9 +70,9 @@ FLAG_SENTENCES = {
 _MIN_NEGATIVES = 15
 _MIN_POSITIVES = 8
 _REACH_SHARE = 0.9  # of `max_radius_um`, from which a nucleus fills what an outline may be …
-_MOST_AT_REACH = (
-    0.12  # … and how much of the nuclear area may. Real slides: 0 to 0.09; with pixels twice too large 0.15 to 0.52
-)
+# … and how much of the nuclear area may, times the typical nucleus' area, µm²: large tumour nuclei reach it on slides
+# whose typical nucleus is no larger than others'. Right pixel sizes: 0 to 9.5; twice too large: 14 to 81, one of 11: 8
+_MOST_AT_REACH_UM2 = 13.0
 _TYPICAL_RANGE = (0.04, 1.2)
 _PALE_BELOW = 0.06  # nuclei whose typical contrast is less are told from dirt on the glass by their shape alone
 _DEFAULT_TYPICAL = 0.25
@@ -80,6 +80,7 @@ _DEFAULT_AREA_UM2 = 50.0
 _PIXELS_PER_IMAGE = 250_000
 _NOISE_SDS = 4.0  # of the negatives in focus, that the cut-off is above their level at least
 _NEGATIVE_PEAK_OD = 0.15  # beyond the tissue's own DAB; the peak of the negatives never lies higher
+_PALER_THAN_TISSUE_OD = 0.06  # … nor lower by more: a few clean nuclei of a brown tissue are not its negatives
 _CLEARLY_NEGATIVE_OD = 0.10  # DAB density, above the tissue's own, below which a nucleus tells what a negative one is
 _BROWN_FROM = 0.05  # beyond that it is told
 # of the brown pixels, that lie beyond 1.5 µm from a nucleus. Real slides of nuclear markers have 0.003 to 0.067, four
@@ -197,7 +198,7 @@ def _what_nuclei_show(
 ) -> tuple[str, ...]:
     """Flags. `brown_od`: DAB of the tissue between nuclei; None where the marker is not nuclear."""
     raised = {
-        TOO_LARGE: _area_at_reach(found, planes[0].mean_mpp, settings) > _MOST_AT_REACH,
+        TOO_LARGE: _area_at_reach(found, planes[0].mean_mpp, settings) > _MOST_AT_REACH_UM2,
         BROWN: brown_od is not None and brown_od > _BROWN_FROM,
         BROWN_OUTSIDE: brown_od is not None and brown_outside_nuclei(planes, found) > _MOST_BROWN_OUTSIDE,
         SECOND_COLOUR: DAB_PUBLISHED in stain.flags and _nuclear_hues_deg(planes, found, stain) > TWO_COLOURS_DEG,
@@ -234,7 +235,8 @@ def _typical_contrast(found: list[Measured], negative_below: float) -> float | N
 
 
 def _area_at_reach(found: list[Measured], mpp: float, settings: CountingSettings) -> float:
-    """Share of the nuclear area that belongs to nuclei as large as outlines can be; `mpp`: of the working pixels."""
+    """µm²: the typical nucleus' area, times the share of the nuclear area that belongs to nuclei as large as outlines
+    can be. `mpp`: of the working pixels."""
     limit = _REACH_SHARE * settings.max_radius_um / mpp
     area = np.concatenate([n.area_um2 for n in found]).astype(np.float64)
     if len(area) < _MIN_NEGATIVES:
@@ -244,10 +246,10 @@ def _area_at_reach(found: list[Measured], mpp: float, settings: CountingSettings
         for n in found
         for ring, middle in zip(n.nuclei.polygon, n.nuclei.centroid, strict=True)
     ]
-    return float(area[at_reach].sum() / area.sum())
+    return float(area[at_reach].sum() / area.sum()) * _typical_area(area)
 
 
-def _typical_area(area_um2: npt.NDArray[np.float32]) -> float:
+def _typical_area(area_um2: F32 | npt.NDArray[np.float64]) -> float:
     """Median of the area that nuclei cover, not of the nuclei: lymphocytes and fragments are many but small."""
     if len(area_um2) < _MIN_NEGATIVES:
         return _DEFAULT_AREA_UM2
@@ -269,7 +271,8 @@ class Cutoff:
 
 def find_cutoff(dab_od: npt.NDArray[np.float32], brown_od: float, settings: CountingSettings) -> Cutoff:
     """From the nuclei of the sampled windows; `brown_od`: DAB of the tissue between them, beyond what is usual."""
-    fit = fit_populations(dab_od, brown_od + _NEGATIVE_PEAK_OD)
+    palest = brown_od - _PALER_THAN_TISSUE_OD if brown_od > _BROWN_FROM else -np.inf
+    fit = fit_populations(dab_od, (palest, brown_od + _NEGATIVE_PEAK_OD))
     if fit is None:
         return _default_cutoff(brown_od, settings)
     floor, ceiling = brown_od + settings.positive_floor_od, brown_od + settings.positive_ceiling_od

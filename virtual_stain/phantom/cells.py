@@ -45,7 +45,7 @@ class Nuclei:
     shape: npt.NDArray[np.uint8]
     """Which of the drawn outlines."""
     chromatin: Column
-    """0 (fine, even, dark) to 1 (coarse, vesicular, nucleoli)."""
+    """0 (fine, even, dark) to 1 (coarse, vesicular, nucleoli); 2: a thin rim around a clear middle."""
     mitosis: npt.NDArray[np.bool_]
     positive: npt.NDArray[np.bool_]
     """Positive for the marker; on a serial H&E section: would be, had this section been stained."""

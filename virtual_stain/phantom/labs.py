@@ -45,6 +45,8 @@ class Lab:
     """Share of the tumour nuclei that are vesicular: large and pale, with clumps and a rim."""
     vesicular_density: tuple[float, float] = (0.2, 0.5)
     """Their hematoxylin, as a share of a lymphocyte's."""
+    clear: bool = False
+    """Whether the chromatin of vesicular nuclei is a thin rim around a clear middle."""
     infiltrate: float = 0.0
     """Share of the tumour nuclei whose places negative lymphocytes take: small and dark among large and pale."""
     growth: float = 1.0
@@ -86,6 +88,11 @@ LAB: dict[str, Lab] = {
         counterstain=(0.74, 0.61, 0.28), positive_from_od=0.3, positive_shape=3.0, positive_scale_od=0.3,
         negative_scale_od=0.02, negative_most_od=0.08, growth=1.3, sharpening=1.0, glass=(232.0, 236.0, 238.0),
     ),
+    "vesicular": Lab(
+        counterstain=_SKY_BLUE, positive_shape=1.2, positive_scale_od=0.6, negative_scale_od=0.01,
+        negative_most_od=0.04, vesicular=0.85, vesicular_density=(0.2, 0.42), clear=True, infiltrate=0.45, growth=1.3,
+        sharpening=1.0, blur_um=0.3,
+    ),
 }  # fmt: skip
 
 
@@ -98,7 +105,7 @@ def restained(nuclei: Nuclei, seed: int, lab: str) -> Nuclei:
     negative = np.minimum(rng.exponential(style.negative_scale_od, n), style.negative_most_od)
     vesicular = nuclei.tumour & ~nuclei.mitosis & (rng.random(n) < style.vesicular)
     pale = rng.uniform(*style.vesicular_density, n) * _LYMPHOCYTE_OD
-    chromatin = np.where(vesicular, rng.uniform(0.75, 1.0, n), nuclei.chromatin)
+    chromatin = np.where(vesicular, 2.0 if style.clear else rng.uniform(0.75, 1.0, n), nuclei.chromatin)
     grown = np.where(nuclei.tumour, style.growth, 1.0)
     return dataclasses.replace(
         nuclei,

@@ -29,6 +29,8 @@ class SpriteBank:
     lymphocytes: tuple[Image, ...]
     spindles: tuple[Image, ...]
     mitoses: tuple[Image, ...]
+    vesicles: tuple[Image, ...]
+    """Tumour nuclei whose chromatin lies at the border: what `Nuclei.chromatin` above 1 is."""
 
     def chromatin_bin(self, chromatin: float) -> int:
         return min(N_CHROMATIN - 1, int(chromatin * N_CHROMATIN))
@@ -63,6 +65,7 @@ def _bank(side: int) -> SpriteBank:
         lymphocytes=tuple(_filled(d, 1 + 0.22 * window(coarse)) for d in outlines),
         spindles=tuple(_spindle(rng, x, y, window(fine)) for _ in range(N_SHAPES)),
         mitoses=tuple(_mitosis(rng, x, y, window(coarse)) for _ in range(N_SHAPES)),
+        vesicles=tuple(_vesicle(rng, x, y, d, window(fine)) for d in outlines),
     )
 
 
@@ -100,6 +103,24 @@ def _nucleus(
         size = rng.uniform(0.12, 0.17 + 0.08 * coarse_level)
         spot = np.exp(-((x - r * np.cos(t)) ** 2 + (y - r * np.sin(t)) ** 2) / (2 * size**2)).astype(np.float32)
         density = density + (0.7 + 1.3 * coarse_level) * spot
+    return _filled(distance, density.astype(np.float32))
+
+
+def _vesicle(rng: np.random.Generator, x: Image, y: Image, distance: Image, fine: Image) -> Image:
+    """A thin rim of chromatin of uneven strength around a clear middle with one to three nucleoli."""
+    theta = np.arctan2(y, x)
+    rim = np.exp(-((distance - 0.07) ** 2) / (2 * 0.06**2)).astype(np.float32)
+    uneven = 1 + np.float32(0.35) * sum(
+        np.cos(k * theta + rng.uniform(0, 2 * np.pi)).astype(np.float32) * np.float32(rng.uniform(0.2, 1))
+        for k in (2, 3, 5)
+    )
+    middle, wall = np.float32(rng.uniform(0.3, 0.7)), np.float32(rng.uniform(0.5, 1.6))
+    density = middle + np.float32(0.08) * fine + wall * rim * np.clip(uneven, 0.2, None)
+    for _ in range(int(rng.integers(1, 4))):
+        r, t = 0.5 * np.sqrt(rng.random()), rng.uniform(0, 2 * np.pi)
+        size = rng.uniform(0.09, 0.16)
+        spot = np.exp(-((x - r * np.cos(t)) ** 2 + (y - r * np.sin(t)) ** 2) / (2 * size**2)).astype(np.float32)
+        density = density + np.float32(1.4) * spot
     return _filled(distance, density.astype(np.float32))
 
 

@@ -78,6 +78,8 @@ def _sprite(bank: SpriteBank, n: Nuclei, i: int) -> Image:
     if kind == Kind.TUMOUR:
         if n.mitosis[i]:
             return bank.mitoses[shape]
+        if n.chromatin[i] > 1:
+            return bank.vesicles[shape]
         return bank.round_nuclei[bank.chromatin_bin(float(n.chromatin[i]))][shape]
     return bank.lymphocytes[shape] if kind == Kind.LYMPHOCYTE else bank.spindles[shape]
 
