@@ -82,10 +82,17 @@ class ErrorEvidence:
     """Factor on the stated p95."""
     bare: BareTissue
     """Where no IHC tissue lies under the H&E's."""
+    apart: Vector
+    """float64[N]: how far the map of another method lies from this one around the window (root mean square)."""
+    pixel_sigma: float
+    """σ of one coordinate of what the slides' own pixels leave open, ≥ 0."""
 
     @property
     def typical_p95(self) -> float:
-        """What is stated for a place among the pair's windows; NaN without evidence."""
+        """The p95 of a place among the pair's windows, by the windows alone; NaN without evidence.
+
+        The margin beside which tissue counts as bare: a larger one would let more places keep a stated error.
+        """
         return RAYLEIGH_P95 * self.p95_margin_fraction * self.error_sigma
 
     def errors_at(self, he_points: npt.ArrayLike) -> tuple[Vector, Vector]:
@@ -93,7 +100,8 @@ class ErrorEvidence:
         and where no IHC tissue lies.
 
         From the windows around a place, the pair's own where there are few. Where fewer of them are recognised than is
-        usual on this pair (a torn and turned fragment) the p95 is larger; away from any both grow.
+        usual on this pair (a torn and turned fragment) the p95 is larger; away from any both grow. To this come what
+        two methods disagree about at the place, and what the slides' own pixels leave open.
         """
         gaps = self._gaps(he_points)
         recognised = self.trust > 0.5
@@ -110,8 +118,9 @@ class ErrorEvidence:
         # how many are recognised on the whole says what there is to be seen, and not how well it was seen
         fewer = np.clip(share / overall, _LEAST_SHARE, 1.0)
         worse = local / np.sqrt(fewer)
-        median = RAYLEIGH_MEDIAN * np.hypot(local, away)
-        p95 = RAYLEIGH_P95 * self.p95_margin_fraction * np.hypot(worse, away)
+        beyond = self.pixel_sigma**2 + self._apart2(gaps) / 2
+        median = RAYLEIGH_MEDIAN * np.sqrt(local**2 + away**2 + beyond)
+        p95 = RAYLEIGH_P95 * self.p95_margin_fraction * np.sqrt(worse**2 + away**2 + beyond)
         unknown = self._lost(gaps) | self.bare.at(he_points)
         return np.where(unknown, np.inf, median), np.where(unknown, np.inf, p95)
 
@@ -126,6 +135,13 @@ class ErrorEvidence:
         result: npt.NDArray[np.float64] = np.linalg.norm(
             points[:, None] - (self.centres_px0 * self.unit_per_px0)[None], axis=2
         )
+        return result
+
+    def _apart2(self, gaps: npt.NDArray[np.float64]) -> Vector:
+        """float64[N]: mean square of `apart` around each place; that of the nearest windows away from all."""
+        exponent = -0.5 * (gaps / (_NEIGHBOURS * self.spacing)) ** 2
+        near = np.exp(exponent - exponent.max(axis=1, keepdims=True))
+        result: Vector = (near @ self.apart**2) / near.sum(axis=1)
         return result
 
     def _lost(self, gaps: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:

@@ -24,10 +24,10 @@ from virtual_stain.registration.result import ErrorEvidence, Registration, Side,
 from virtual_stain.registration.transform import DisplacementField, PairTransform
 from virtual_stain.slides.resolution import Mpp
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 JSON_NAME, H5_NAME = "registration.json", "registration.h5"
 _KIND = "vstain registration"
-_WINDOWS = ("centres_px0", "distances", "usual", "height", "trust")
+_WINDOWS = ("centres_px0", "distances", "usual", "height", "trust", "apart")
 _REGISTER_AGAIN = "Register the pair again: vstain register HE IHC --out DIR"
 
 
@@ -122,6 +122,7 @@ def _document(r: Registration) -> dict[str, Any]:
             "growth": r.evidence.growth,
             "unit_per_px0": list(r.evidence.unit_per_px0),
             "p95_margin_fraction": r.evidence.p95_margin_fraction,
+            "pixel_sigma": r.evidence.pixel_sigma,
         },
     }
 
@@ -258,5 +259,6 @@ def _read_evidence(value: dict[str, Any], arrays: dict[str, Any] | None) -> Erro
         growth=value["growth"],
         unit_per_px0=(unit[0], unit[1]),
         p95_margin_fraction=value["p95_margin_fraction"],
+        pixel_sigma=value["pixel_sigma"],
         **arrays,
     )
