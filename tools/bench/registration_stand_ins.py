@@ -1,8 +1,8 @@
 """Harder copies of the real pairs: the IHC bent further, faded, restained, blurred, cropped.
 
-They stand in for pairs of serial sections that are not at hand. The landmarks are carried through the bend, so the truth
-is as good as that of the pair itself. Each copy has the twelve variants of `registration_variants.py`: all of one copy
-must get the same verdict, and none may be rejected.
+They stand in for pairs of serial sections that are not at hand. The landmarks are carried through the bend, so the
+truth is as good as that of the pair itself. Each copy has the twelve variants of `registration_variants.py`. All of one
+copy must get the same verdict, and none may be rejected.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from virtual_stain.geometry import Points
 from virtual_stain.registration.transform import DisplacementField
 
 _STAINS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]], np.float32)
-_STEP = 8
+_STEP, _BEND_PX = 8, 80.0
 
 
 @dataclass(frozen=True)
@@ -104,9 +104,7 @@ def _restained(rgb: np.ndarray, how: StandIn) -> np.ndarray:
 
 def _bend(rng: np.random.Generator, shape: tuple[int, int], fraction: float) -> DisplacementField:
     rows, columns = (side // _STEP + 2 for side in shape)
-    u = np.stack(
-        [cv2.GaussianBlur(rng.standard_normal((rows, columns)), (0, 0), 160 / _STEP / 2) for _ in range(2)], axis=-1
-    )
-    u -= u.mean(axis=(0, 1))
-    u *= fraction * np.hypot(*shape) / max(float(np.linalg.norm(u, axis=-1).max()), 1e-9)
+    noise = [cv2.GaussianBlur(rng.standard_normal((rows, columns)), (0, 0), _BEND_PX / _STEP) for _ in range(2)]
+    u = np.stack([n - n.mean() for n in noise], axis=-1)
+    u = u * (fraction * np.hypot(*shape) / np.linalg.norm(u, axis=-1).max())
     return DisplacementField((0.0, 0.0), (float(_STEP), float(_STEP)), u.astype(np.float32))

@@ -37,7 +37,7 @@ FOLLOWING = (
     Pass(WindowPlan(factor=0.5, window=64, step=14, radius=16), 3.0),
     Pass(WindowPlan(factor=1.0, window=64, step=16, radius=12), 3.0),
 )
-_PROBES = WindowPlan(factor=0.5, window=48, step=48, radius=16)
+_PROBES = WindowPlan(factor=0.5, window=48, step=24, radius=16)
 MEASURES = WindowPlan(factor=1.0, window=64, step=64, radius=16)
 """Windows that measure how far off it is (precision.py)."""
 _SMALL_PX = 500.0  # square root of the tissue area below which half-size probes would be too few
@@ -60,7 +60,7 @@ class Local:
 
 
 def probe_plan(fixed: Foreground) -> WindowPlan:
-    """Windows that judge: none overlaps another, so that each is evidence of its own."""
+    """Windows that judge, on a grid of half their side (quality.py)."""
     return dataclasses.replace(_PROBES, factor=1.0) if fixed.tissue_px < _SMALL_PX**2 else _PROBES
 
 
