@@ -31,7 +31,7 @@ from scipy.stats import chi2
 from virtual_stain.geometry import Points
 from virtual_stain.registration.field import FieldSettings, fit_field
 from virtual_stain.registration.transform import DisplacementField
-from virtual_stain.registration.windows import Matches, find_peaks
+from virtual_stain.registration.windows import Matches, correlations_at, find_peaks
 
 Vector = npt.NDArray[np.float64]  # float64[N]
 
@@ -53,6 +53,8 @@ class Evidence:
     """Share of recognised windows, 0–1."""
     chance_log10: float
     """log10 of the probability that unrelated sides agree at least so well."""
+    correlation: float = 0.0
+    """Mean of the windows' correlation where the others predict them, −1–1."""
 
     def __len__(self) -> int:
         return self.windows
@@ -69,17 +71,19 @@ def gather_evidence(
         settings, node_px=_COARSER * settings.node_px, smoothness=settings.smoothness / _COARSER**2
     )
     how = HoldOut(coarse, keep_away_px, _STRIDE)
-    counts, chances, distances = [], [], []
+    counts, chances, distances, heights = [], [], [], []
     for grid in _grids(probes):
         predicted = cross_predicted(shape, fit, grid, how)
         distances.append(np.linalg.norm(find_peaks(grid).shifts - predicted, axis=1))
         chances.append(_fisher_log10(_ranks(grid, predicted)))
+        heights.append(correlations_at(grid, predicted))
         counts.append(len(grid))
     if not counts:
         return Evidence(0, 0.0, 0.0)
     side = (2 * probes.radius + 1) * probes.px
     _, consensus, _ = mixture(np.concatenate(distances), side**2)
-    return Evidence(round(float(np.mean(counts))), consensus, float(np.mean(chances)))
+    height = float(np.concatenate(heights).mean())
+    return Evidence(round(float(np.mean(counts))), consensus, float(np.mean(chances)), height)
 
 
 def _grids(probes: Matches) -> Iterator[Matches]:

@@ -12,6 +12,7 @@ from virtual_stain.config.registration import RegistrationSettings
 from virtual_stain.errors import RejectedError
 from virtual_stain.geometry import Box, Points, Size
 from virtual_stain.registration.bare import BareTissue
+from virtual_stain.registration.sections import Section
 from virtual_stain.registration.transform import PairTransform
 from virtual_stain.slides.resolution import Mpp
 
@@ -206,6 +207,8 @@ class Registration:
     landmark_residual_px0: float | None = None
     """Of landmarks alone: root mean square of what one affine map leaves of them, H&E level-0 px. No error of the
     registration: landmarks that are all wrong can fit well."""
+    sections: tuple[Section, ...] = ()
+    """Candidate sections on the IHC slide, where it carries more than one."""
 
     @property
     def he_mpp(self) -> Mpp | None:
@@ -265,6 +268,19 @@ class Registration:
         left = residual_px0 * float(np.sqrt(self.he.mpp.um2_per_px))
         return f"{told} (fit residual of one affine map {left:.1f} µm)."
 
+    def section_taken(self) -> str | None:
+        """Which of several candidate sections was taken, and how much better it is than the next; None where the IHC
+        slide carries one."""
+        taken = next((s for s in self.sections if s.taken), None)
+        if taken is None:
+            return f"{len(self.sections)} candidates, none chosen: landmarks say where" if self.sections else None
+        told = f"{taken.number} of {len(self.sections)} on the IHC slide"
+        others = [s for s in self.sections if not s.taken and s.correlation is not None]
+        if taken.correlation is None or not others:
+            return f"{told}, as asked for"
+        following = max(others, key=lambda s: s.correlation or 0.0)
+        return f"{told}: {_likeness(taken)}; the next is {following.number}: {_likeness(following)}"
+
     def bare_at(self, he_points: npt.ArrayLike) -> npt.NDArray[np.bool_]:
         """bool[N]: whether the H&E tissue at float64[N, 2] H&E level-0 px has no IHC tissue under it."""
         return self.evidence.bare.at(he_points)
@@ -277,6 +293,10 @@ class Registration:
         if self.error_median_um is None and self.he.mpp is None:
             raise ValueError("Expected a pair with pixel sizes. Received: one whose errors are in px")
         return self.evidence.errors_at(he_points)
+
+
+def _likeness(section: Section) -> str:
+    return f"correlation {section.correlation:.2f}, {section.consensus_fraction:.0%} of its windows recognised"
 
 
 def summary(registration: Registration) -> str:
@@ -295,6 +315,8 @@ def summary(registration: Registration) -> str:
         lines.append(
             f"error: {registration.error_median_px0:.1f} px (median), {registration.error_p95_px0:.1f} px (p95), H&E"
         )
+    if (told := registration.section_taken()) is not None:
+        lines.append(f"section {told}; --section N takes another")
     if registration.bare_fraction > 0:
         lines.append(f"H&E tissue without IHC tissue under it: {registration.bare_fraction:.0%}")
     if registration.flags:

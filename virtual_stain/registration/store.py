@@ -21,6 +21,7 @@ from virtual_stain.files import make_folder, read_json, sha256_file, write_bytes
 from virtual_stain.geometry import Affine2D, Box, Size
 from virtual_stain.registration.bare import BareTissue, nothing_bare
 from virtual_stain.registration.result import ErrorEvidence, Registration, Side, Verdict
+from virtual_stain.registration.sections import Section
 from virtual_stain.registration.transform import DisplacementField, PairTransform
 from virtual_stain.slides.resolution import Mpp
 
@@ -110,6 +111,7 @@ def _document(r: Registration) -> dict[str, Any]:
         "consensus_fraction": r.consensus_fraction,
         "chance_log10": r.chance_log10,
         "finest_mpp": r.finest_mpp,
+        "sections": [_section(s) for s in r.sections],
         "rotation_deg": matrix.rotation_deg,
         "mirrored": matrix.mirrored,
         "scales": list(matrix.scales),
@@ -124,6 +126,17 @@ def _document(r: Registration) -> dict[str, Any]:
             "p95_margin_fraction": r.evidence.p95_margin_fraction,
             "pixel_sigma": r.evidence.pixel_sigma,
         },
+    }
+
+
+def _section(section: Section) -> dict[str, Any]:
+    return {
+        "number": section.number,
+        "taken": section.taken,
+        "box_px0": [section.box.x, section.box.y, section.box.width, section.box.height],
+        "chance_log10": section.chance_log10,
+        "consensus_fraction": section.consensus_fraction,
+        "correlation": section.correlation,
     }
 
 
@@ -228,7 +241,8 @@ def _registration(
             he=_read_side(d["he"]),
             ihc=_read_side(d["ihc"]),
             evidence=_read_evidence(d["evidence"], arrays),
-            landmark_residual_px0=d.get("landmark_residual_he_px0"),  # older files have none
+            landmark_residual_px0=d["landmark_residual_he_px0"],
+            sections=tuple(_read_section(s) for s in d["sections"]),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
@@ -244,6 +258,17 @@ def _read_side(value: dict[str, Any]) -> Side:
         Box(*value["bounds_px0"]),
         None if mpp is None else Mpp(mpp["x"], mpp["y"], mpp["origin"]),
         value["content_sha256"],
+    )
+
+
+def _read_section(value: dict[str, Any]) -> Section:
+    return Section(
+        value["number"],
+        Box(*value["box_px0"]),
+        value["taken"],
+        value["chance_log10"],
+        value["consensus_fraction"],
+        value["correlation"],
     )
 
 
