@@ -19,12 +19,12 @@ from virtual_stain.registration.warping import dense_displacement, pull, pull_ma
 
 Grey = npt.NDArray[np.uint8]  # uint8[H, W]
 
-_FACTOR = 0.25  # of working resolution: what flow follows is larger than that
+_FACTOR = 0.5  # of working resolution: what flow follows is larger than that
 _BLUR_PX, _PATTERN_PX = 2.0, 40.0  # working px: structures between these sizes are followed
 _CONTRAST, _GREY = 40.0, 128.0
-_PATCH_PX, _STRIDE_PX = 16, 4  # px of its own resolution, as all that follows
-_LEAST_SIDE = 40  # a smaller picture holds too few patches
-_SOLID_PX, _SOLID = 2.5, 0.2  # lumens have outlines to follow, glass around the tissue has none
+_PATCH_PX, _STRIDE_PX = 24, 6  # px of its own resolution, as all that follows
+_LEAST_SIDE = 80  # a smaller picture holds too few patches
+_SOLID_PX, _SOLID = 5.0, 0.2  # lumens have outlines to follow, glass around the tissue has none
 _LEAST_WEIGHT = 1e-2
 _SMOOTH_PX, _NODE_PX = 15.0, 16.0  # working px
 _TRIES = 8
