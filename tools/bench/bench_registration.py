@@ -1,14 +1,15 @@
 """Measures registration on everything whose truth is known, and prints one table.
 
     python tools/bench/hard_phantoms.py PHANTOMS                            (once; 20 minutes of one core)
-    python tools/bench/bench_registration.py --real REALDATA --phantoms PHANTOMS --stand-ins --bent 30 --unrelated 40 --rival
+    python tools/bench/bench_registration.py --real REALDATA --phantoms PHANTOMS --bent 30 --unrelated 40 --rival
+    python tools/bench/bench_registration.py --real REALDATA --stand-ins    (ten minutes)
     python tools/bench/bench_registration.py --real REALDATA --quick        (a minute)
 
 REALDATA holds `birl_pairs` and `lung_serial` (five pairs of serial sections with people's landmarks, each in twelve
 variants that must not change the answer, then with missing and wrong pixel sizes) and `wsireg_4scanner` (one glass on
-several scanners). --stand-ins: copies of the real pairs, bent further, faded, restained, blurred,
-cropped. --bent: phantoms of the size of thumbnails with bends, tears and folds. --rival: SimpleITK and, where
-its module is installed, elastix on the same pictures in the same run.
+several scanners). --stand-ins: copies of the real pairs, bent further, faded, restained, blurred, cropped. --bent:
+phantoms of the size of thumbnails with bends, tears and folds. --rival: SimpleITK and, where its module is installed,
+elastix on the same pictures in the same run.
 
 Columns: pairs; solved (right, and not rejected; of unrelated slides: rejected);
 mean of the medians, mean of the 90th percentiles, the worst median (rTRE: error in IHC px / diagonal of the IHC image;
