@@ -19,9 +19,9 @@ import numpy as np
 
 from virtual_stain.config import ScoringSettings
 from virtual_stain.errors import ModelError, VirtualStainError
-from virtual_stain.score.open_model import open_predictor
-from virtual_stain.score.predictor import Tiles
-from virtual_stain.score.remote import RemotePredictor
+from virtual_stain.scoring.open_model import open_predictor
+from virtual_stain.scoring.predictor import Tiles
+from virtual_stain.scoring.remote import RemotePredictor
 
 LOSSLESS = 1e-4
 

@@ -16,15 +16,15 @@ ROOT = Path(__file__).parents[2]
 MODULES = sorted((ROOT / "virtual_stain").rglob("*.py"))
 TENSORFLOW_MAY = {"dataset", "model", "training", "evaluation"}
 TENSORFLOW_MAY_FILES = {
-    "export/saved_model.py",
-    "export/inference_graph.py",
-    "export/weights_apart.py",
-    "score/allowed_operations.py",
-    "score/local.py",
-    "score/bfloat16.py",
-    "score/openvino_engine.py",
-    "score/signature.py",
-    "score/start_tensorflow.py",
+    "exporting/saved_model.py",
+    "exporting/inference_graph.py",
+    "exporting/weights_apart.py",
+    "scoring/allowed_operations.py",
+    "scoring/local.py",
+    "scoring/bfloat16.py",
+    "scoring/openvino_engine.py",
+    "scoring/signature.py",
+    "scoring/start_tensorflow.py",
     "remote.py",
     "records/read.py",
     "records/write.py",
@@ -81,8 +81,8 @@ import importlib, pkgutil, sys
 for name in ("fcntl", "grp", "pwd", "resource", "termios", "tensorflow_io"):
     sys.modules[name] = None
 import virtual_stain
-names = ["virtual_stain.cli.main", "virtual_stain.files", "virtual_stain.export.bundle"]
-for part in ("slides", "score", "report"):
+names = ["virtual_stain.cli.main", "virtual_stain.files", "virtual_stain.exporting.bundle"]
+for part in ("slides", "scoring", "report"):
     package = importlib.import_module(f"virtual_stain.{part}")
     names += [module.name for module in pkgutil.walk_packages(package.__path__, package.__name__ + ".")]
 for name in names:

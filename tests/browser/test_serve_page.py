@@ -14,7 +14,7 @@ import pytest
 from tests.browser.conftest import accessibility_problems, serving, until
 from tests.fixtures.models import tiny_card, write_tiny_bundle
 from tests.fixtures.web import TOKEN, serve_config, serve_of
-from virtual_stain.export.card import ModelCard
+from virtual_stain.exporting.card import ModelCard
 from virtual_stain.markers import Marker, ValueDefinition
 from virtual_stain.web.guard import Access
 from virtual_stain.web.serve.app import serve_app

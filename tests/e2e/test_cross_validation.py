@@ -8,8 +8,8 @@ import pytest
 from tests.fixtures.records import tiny_records
 from tests.fixtures.training import TINY
 from virtual_stain.cli.main import _run
-from virtual_stain.export.bundle import find_bundle, verify_bundle
-from virtual_stain.export.evaluation import held_out
+from virtual_stain.exporting.bundle import find_bundle, verify_bundle
+from virtual_stain.exporting.evaluation import held_out
 from virtual_stain.intervals import slide_interval
 
 SETS = [part for override in TINY for part in ("--set", override)]

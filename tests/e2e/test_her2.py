@@ -18,12 +18,12 @@ from tests.fixtures.slides import write_tiled_tiff
 from tests.fixtures.training import TINY
 from virtual_stain.cli.main import _run, main
 from virtual_stain.evaluation.predict import predict_tiles
-from virtual_stain.export.bundle import verify_bundle
+from virtual_stain.exporting.bundle import verify_bundle
 from virtual_stain.her2 import her2_score
 from virtual_stain.markers import Marker
 from virtual_stain.records.manifest import read_manifest, shard_paths
 from virtual_stain.records.read import iterate_shard, parse_example
-from virtual_stain.score.local import LocalPredictor
+from virtual_stain.scoring.local import LocalPredictor
 from virtual_stain.training.run_dir import load_run
 
 ROOT = Path(__file__).parents[2]
@@ -135,7 +135,7 @@ def test_the_bundle_reads_classes_as_the_evaluation_did(trained: Path) -> None:
 def test_openvino_reads_each_class_as_tensorflow_does(trained: Path) -> None:
     pytest.importorskip("openvino")
     from virtual_stain.config import ScoringSettings
-    from virtual_stain.score.openvino_engine import OpenVinoPredictor
+    from virtual_stain.scoring.openvino_engine import OpenVinoPredictor
 
     fast = OpenVinoPredictor(trained / "model", ScoringSettings(precision="float32"))
     try:

@@ -17,7 +17,7 @@ from tests.fixtures.web import client, review_of
 from virtual_stain.cli.main import _run
 from virtual_stain.config import CountingSettings, load_config
 from virtual_stain.counting.stain import estimate_slide_stain
-from virtual_stain.export.bundle import verify_bundle
+from virtual_stain.exporting.bundle import verify_bundle
 from virtual_stain.labels.store import TileStore
 from virtual_stain.markers import CellCounts, Marker
 from virtual_stain.records.manifest import read_manifest, shard_paths

@@ -10,7 +10,7 @@ from tests.fixtures.slides import write_tiled_tiff
 from tests.fixtures.training import tiny_run
 from virtual_stain.cli.main import _run
 from virtual_stain.evaluation.predict import predict_tiles
-from virtual_stain.export.bundle import verify_bundle
+from virtual_stain.exporting.bundle import verify_bundle
 from virtual_stain.records.manifest import read_manifest, shard_paths
 from virtual_stain.records.read import parse_example
 from virtual_stain.training.run_dir import load_run

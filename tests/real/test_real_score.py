@@ -11,7 +11,7 @@ import pytest
 from tests.fixtures.models import TinyPredictor, expected_reading, tiny_card, write_tiny_bundle
 from virtual_stain.errors import NoTissueError, ResolutionError
 from virtual_stain.geometry import Box, Size
-from virtual_stain.score.inputs import collect_inputs
+from virtual_stain.scoring.inputs import collect_inputs
 from virtual_stain.slides.slide import SlideRef, open_slide
 from virtual_stain.slides.window import read_window
 from virtual_stain.workflows.score_slides import ScoreOptions, score_slides

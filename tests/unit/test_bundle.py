@@ -7,8 +7,8 @@ import pytest
 
 from tests.fixtures.models import tiny_card
 from virtual_stain.errors import ModelError, VerificationError
-from virtual_stain.export.bundle import find_bundle, verify_bundle, versions, write_bundle_json
-from virtual_stain.export.card import card_from_json, seen_in_training
+from virtual_stain.exporting.bundle import find_bundle, verify_bundle, versions, write_bundle_json
+from virtual_stain.exporting.card import card_from_json, seen_in_training
 from virtual_stain.markers import Marker
 from virtual_stain.patients import PatientKey, existing_key, keyed_slides
 

@@ -22,7 +22,7 @@ from virtual_stain.evaluation.plots import PICTURES
 from virtual_stain.evaluation.predict import TileTable
 from virtual_stain.evaluation.slide_figures import ReadingRule, slide_figures
 from virtual_stain.evaluation.summary import summary_lines
-from virtual_stain.export.evaluation import held_out
+from virtual_stain.exporting.evaluation import held_out
 from virtual_stain.files import folder_lock, sha256_file
 from virtual_stain.markers import Marker
 from virtual_stain.readings import aggregate

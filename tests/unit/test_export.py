@@ -14,19 +14,19 @@ from tests.fixtures.models import expected_reading, tiny_card, write_tiny_bundle
 from virtual_stain.appearance import Appearance, training_range
 from virtual_stain.config.training import ModelSettings
 from virtual_stain.errors import ModelError, OutputError, VerificationError
-from virtual_stain.export import saved_model
-from virtual_stain.export.bundle import verify_bundle, versions
-from virtual_stain.export.evaluation import held_out
-from virtual_stain.export.serving import prediction_log
-from virtual_stain.export.signing import create_key, load_signing_key, sign_bundle, signer_of
+from virtual_stain.exporting import saved_model
+from virtual_stain.exporting.bundle import verify_bundle, versions
+from virtual_stain.exporting.evaluation import held_out
+from virtual_stain.exporting.serving import prediction_log
+from virtual_stain.exporting.signing import create_key, load_signing_key, sign_bundle, signer_of
 from virtual_stain.files import sha256_file
 from virtual_stain.intervals import fit_interval
 from virtual_stain.markers import Marker, ValueDefinition
 from virtual_stain.model.build import BuildOptions, build_network
 from virtual_stain.model.tile_reading import tile_reading
 from virtual_stain.patients import PatientKey
-from virtual_stain.score import local
-from virtual_stain.score.local import LocalPredictor
+from virtual_stain.scoring import local
+from virtual_stain.scoring.local import LocalPredictor
 from virtual_stain.training.run_dir import TrainedRun
 
 
@@ -123,7 +123,7 @@ def test_nothing_is_loaded_before_everything_is_verified(tmp_path, monkeypatch):
 
 def test_a_card_that_contradicts_the_graph_is_refused(tmp_path):
     """bundle.json can be rewritten with valid hashes; the card inside the graph cannot."""
-    from virtual_stain.export.bundle import write_bundle_json
+    from virtual_stain.exporting.bundle import write_bundle_json
 
     folder = write_tiny_bundle(tmp_path / "m")
     (folder / "bundle.json").unlink()

@@ -9,13 +9,13 @@ import tensorflow as tf
 
 from tests.fixtures.models import tiny_card
 from virtual_stain.config import ModelSettings, ScoringSettings
-from virtual_stain.export.card import card_from_json
-from virtual_stain.export.inference_graph import freeze_network
-from virtual_stain.export.saved_model import write_bundle
+from virtual_stain.exporting.card import card_from_json
+from virtual_stain.exporting.inference_graph import freeze_network
+from virtual_stain.exporting.saved_model import write_bundle
 from virtual_stain.markers import Marker, ValueDefinition
 from virtual_stain.model.build import BuildOptions, build_network, constant_outputs, set_starting_outputs
 from virtual_stain.model.tile_reading import tile_maps, tile_reading
-from virtual_stain.score.local import LocalPredictor
+from virtual_stain.scoring.local import LocalPredictor
 
 CROP_PX = 80
 RATIO = ValueDefinition.POSITIVE_RATIO
@@ -59,7 +59,7 @@ def test_every_engine_reads_what_keras_reads(network, bundle, tiles):
     assert np.abs(expected["ki67"] - plain["ki67"]).max() > 0.005, "weights must matter here, or nothing is tested"
     engines = {"tensorflow": LocalPredictor(bundle, ScoringSettings(precision="float32"))}
     if importlib.util.find_spec("openvino"):
-        from virtual_stain.score.openvino_engine import OpenVinoPredictor
+        from virtual_stain.scoring.openvino_engine import OpenVinoPredictor
 
         engines["openvino"] = OpenVinoPredictor(bundle, ScoringSettings(precision="float32", engine="openvino"))
     for name, engine in engines.items():

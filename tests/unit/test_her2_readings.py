@@ -23,8 +23,8 @@ from virtual_stain.provenance import Outcome
 from virtual_stain.report.geojson import tiles_geojson
 from virtual_stain.report.report import report_json, tiles_csv
 from virtual_stain.report.table import scores_csv
-from virtual_stain.score.inputs import ScoreInput
-from virtual_stain.score.score import _predict
+from virtual_stain.scoring.inputs import ScoreInput
+from virtual_stain.scoring.score import _predict
 from virtual_stain.slides.slide import SlideRef
 from virtual_stain.workflows.score_slides import Scored, summary
 

@@ -9,9 +9,9 @@ import pytest
 import tensorflow as tf
 
 from tests.fixtures.models import write_tiny_bundle
-from virtual_stain.export.average_pools import average_after_mixing
-from virtual_stain.export.inference_graph import freeze_network, merge_batch_norm
-from virtual_stain.score.local import LocalPredictor
+from virtual_stain.exporting.average_pools import average_after_mixing
+from virtual_stain.exporting.inference_graph import freeze_network, merge_batch_norm
+from virtual_stain.scoring.local import LocalPredictor
 
 CROP_PX = 32
 

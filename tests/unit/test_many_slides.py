@@ -11,12 +11,12 @@ from tests.fixtures.models import TinyPredictor, block_slide, coloured_is_tissue
 from virtual_stain.cli.main import _run
 from virtual_stain.config import ScoringSettings
 from virtual_stain.errors import BatchError, ConfigError, InputError, ModelError, VerificationError
-from virtual_stain.export.signing import create_key, load_signing_key, sign_bundle
-from virtual_stain.score import score as score_module
-from virtual_stain.score import staging
-from virtual_stain.score.inputs import collect_inputs, expand
-from virtual_stain.score.open_model import open_predictor
-from virtual_stain.score.staging import Stager, on_network
+from virtual_stain.exporting.signing import create_key, load_signing_key, sign_bundle
+from virtual_stain.scoring import score as score_module
+from virtual_stain.scoring import staging
+from virtual_stain.scoring.inputs import collect_inputs, expand
+from virtual_stain.scoring.open_model import open_predictor
+from virtual_stain.scoring.staging import Stager, on_network
 from virtual_stain.slides.slide import SlideRef
 from virtual_stain.workflows.score_slides import ScoreOptions, score_slides
 

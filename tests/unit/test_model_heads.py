@@ -13,7 +13,7 @@ from virtual_stain.cli.main import _run
 from virtual_stain.config import ModelSettings
 from virtual_stain.errors import ConfigError
 from virtual_stain.evaluation.evaluate import evaluate
-from virtual_stain.export.bundle import find_bundle
+from virtual_stain.exporting.bundle import find_bundle
 from virtual_stain.markers import Marker, ValueDefinition
 from virtual_stain.model.build import BuildOptions, build_network, constant_outputs, set_starting_outputs
 from virtual_stain.model.tile_reading import tile_maps, tile_reading

@@ -12,12 +12,12 @@ from tests.fixtures.models import block_slide, coloured_is_tissue, tiny_card, wr
 from tests.fixtures.serving import Loopback
 from virtual_stain.config import ScoringSettings
 from virtual_stain.errors import ConfigError, ModelError
-from virtual_stain.score import open_model
-from virtual_stain.score import remote as module
-from virtual_stain.score import score as score_module
-from virtual_stain.score.address import ServerAddress, is_server, parse_address
-from virtual_stain.score.inputs import collect_inputs
-from virtual_stain.score.local import LocalPredictor
+from virtual_stain.scoring import open_model
+from virtual_stain.scoring import remote as module
+from virtual_stain.scoring import score as score_module
+from virtual_stain.scoring.address import ServerAddress, is_server, parse_address
+from virtual_stain.scoring.inputs import collect_inputs
+from virtual_stain.scoring.local import LocalPredictor
 from virtual_stain.workflows.score_slides import ScoreOptions, score_slides
 
 _OPEN = []
@@ -305,8 +305,8 @@ def test_the_rest_client_needs_no_tensorflow():
     import sys
 
     code = (
-        "import sys, virtual_stain.score.remote, virtual_stain.score.rest_transport as r;"
-        "from virtual_stain.score.address import parse_address;"
+        "import sys, virtual_stain.scoring.remote, virtual_stain.scoring.rest_transport as r;"
+        "from virtual_stain.scoring.address import parse_address;"
         "r.RestTransport(parse_address('http://h/v1/models/m'), 'quadrants');"
         "assert not {'tensorflow', 'keras'} & set(sys.modules), 1"
     )

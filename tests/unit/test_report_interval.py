@@ -17,7 +17,7 @@ from virtual_stain.report import report as module
 from virtual_stain.report.html import report_html
 from virtual_stain.report.report import make_report, report_json
 from virtual_stain.report.table import scores_csv
-from virtual_stain.score.inputs import ScoreInput
+from virtual_stain.scoring.inputs import ScoreInput
 from virtual_stain.slides.slide import SlideRef
 
 SCHEMA = Path(module.__file__).parent / "schemas" / "report.v1.schema.json"

@@ -31,8 +31,8 @@ from virtual_stain.reuse import (
     vouched,
     withdraw,
 )
-from virtual_stain.score import score as score_module
-from virtual_stain.score.inputs import collect_inputs
+from virtual_stain.scoring import score as score_module
+from virtual_stain.scoring.inputs import collect_inputs
 from virtual_stain.training.fit import fit
 from virtual_stain.workflows import register_files, score_slides
 

@@ -7,9 +7,9 @@ import pytest
 
 from tests.fixtures.models import TinyPredictor, block_slide, coloured_is_tissue
 from virtual_stain.config import ScoringSettings, TissueSettings
-from virtual_stain.score import score as score_module
-from virtual_stain.score.ahead import Ahead
-from virtual_stain.score.inputs import ScoreInput
+from virtual_stain.scoring import score as score_module
+from virtual_stain.scoring.ahead import Ahead
+from virtual_stain.scoring.inputs import ScoreInput
 from virtual_stain.slides.slide import Slide, SlideRef, open_slide
 from virtual_stain.workflows.score_slides import ScoreOptions, score_slides
 

@@ -14,15 +14,15 @@ from tests.fixtures.models import tiny_card
 from tests.unit.test_inference_graph import CROP_PX, _network
 from virtual_stain.config import ScoringSettings, TilingSettings
 from virtual_stain.errors import ModelError
-from virtual_stain.export.inference_graph import freeze_network
-from virtual_stain.export.saved_model import write_bundle
+from virtual_stain.exporting.inference_graph import freeze_network
+from virtual_stain.exporting.saved_model import write_bundle
 from virtual_stain.markers import ValueDefinition
 from virtual_stain.model.tile_reading import tile_reading
 from virtual_stain.parallel import available_cores
-from virtual_stain.score.bfloat16 import find_network, multiplies_bfloat16, to_bfloat16
-from virtual_stain.score.engine_check import acceptable, difference
-from virtual_stain.score.local import LocalPredictor
-from virtual_stain.score.start_tensorflow import calls_at_once, start_tensorflow
+from virtual_stain.scoring.bfloat16 import find_network, multiplies_bfloat16, to_bfloat16
+from virtual_stain.scoring.engine_check import acceptable, difference
+from virtual_stain.scoring.local import LocalPredictor
+from virtual_stain.scoring.start_tensorflow import calls_at_once, start_tensorflow
 
 TILE_PX = 2 * CROP_PX
 RATIO = ValueDefinition.POSITIVE_RATIO
@@ -56,7 +56,7 @@ def test_bfloat16_is_used_where_it_agrees_and_says_how_well(bundle, tiles):
 
 
 def test_bfloat16_that_does_not_agree_leaves_the_slide_to_float32(bundle, tiles, monkeypatch):
-    monkeypatch.setattr("virtual_stain.score.engine_check.MAX_TILE_DIFFERENCE", 1e-9)
+    monkeypatch.setattr("virtual_stain.scoring.engine_check.MAX_TILE_DIFFERENCE", 1e-9)
     fast = LocalPredictor(bundle, ScoringSettings(precision="bfloat16"))
     facts = fast.check(tiles[:4])
     assert facts["precision"] == "float32"
@@ -65,7 +65,7 @@ def test_bfloat16_that_does_not_agree_leaves_the_slide_to_float32(bundle, tiles,
 
 
 def test_the_convolutions_compute_in_bfloat16_and_the_rest_in_float32(bundle):
-    from virtual_stain.score.signature import read_saved_model, signature_graph
+    from virtual_stain.scoring.signature import read_saved_model, signature_graph
 
     before = find_network(signature_graph(read_saved_model(bundle), "uint8"))
     after = to_bfloat16(before)
@@ -179,7 +179,7 @@ def test_the_default_tiling_is_untouched_by_the_engine():
 @pytest.mark.parametrize("crops", ["quadrants", "center"])
 def test_openvino_reads_the_same_and_its_defaults_are_set(bundle, tiles, crops):
     pytest.importorskip("openvino")
-    from virtual_stain.score.openvino_engine import OpenVinoPredictor
+    from virtual_stain.scoring.openvino_engine import OpenVinoPredictor
 
     tiles[2] = 255
     tiles[3, :CROP_PX, :CROP_PX] = 255  # one crop is padding, one tile is nothing else
@@ -196,7 +196,7 @@ def test_openvino_reads_the_same_and_its_defaults_are_set(bundle, tiles, crops):
 
 def test_openvino_answers_calls_that_run_at_once(bundle, tiles):
     pytest.importorskip("openvino")
-    from virtual_stain.score.openvino_engine import OpenVinoPredictor
+    from virtual_stain.scoring.openvino_engine import OpenVinoPredictor
 
     predictor = OpenVinoPredictor(bundle, ScoringSettings(engine="openvino", precision="float32"))
     whole = predictor.predict(tiles)
@@ -233,7 +233,7 @@ def test_a_max_pool_whose_type_a_saved_model_leaves_out_is_bfloat16_like_its_nei
 def test_every_core_gets_a_call_of_its_own(tmp_path):
     """In a process of its own, where TensorFlow has done nothing yet."""
     code = (
-        "import virtual_stain.score.start_tensorflow as start\n"
+        "import virtual_stain.scoring.start_tensorflow as start\n"
         "start.available_cores = lambda: {cores}\n"
         "start.start_tensorflow()\n"
         "import tensorflow as tf\n"
@@ -274,10 +274,10 @@ def test_calls_that_run_at_once_answer_as_one_does(bundle, tiles):
 
 def test_openvino_that_does_not_agree_leaves_the_slide_to_tensorflow(bundle, tiles, monkeypatch):
     pytest.importorskip("openvino")
-    from virtual_stain.score.openvino_engine import OpenVinoPredictor
+    from virtual_stain.scoring.openvino_engine import OpenVinoPredictor
 
     predictor = OpenVinoPredictor(bundle, ScoringSettings(engine="openvino", precision="bfloat16"))
-    monkeypatch.setattr("virtual_stain.score.engine_check.MAX_TILE_DIFFERENCE", 0.0)
+    monkeypatch.setattr("virtual_stain.scoring.engine_check.MAX_TILE_DIFFERENCE", 0.0)
     facts = predictor.check(tiles)
     assert (facts["name"], facts["precision"]) == ("tensorflow", "float32")
     np.testing.assert_array_equal(predictor.predict(tiles)["ki67"], LocalPredictor(bundle).predict(tiles)["ki67"])
@@ -286,14 +286,14 @@ def test_openvino_that_does_not_agree_leaves_the_slide_to_tensorflow(bundle, til
 def test_openvino_needs_a_frozen_network(tmp_path):
     pytest.importorskip("openvino")
     from tests.fixtures.models import write_tiny_bundle
-    from virtual_stain.score.openvino_engine import OpenVinoPredictor
+    from virtual_stain.scoring.openvino_engine import OpenVinoPredictor
 
     with pytest.raises(ModelError, match="frozen network"):
         OpenVinoPredictor(write_tiny_bundle(tmp_path / "tiny"), ScoringSettings(engine="openvino"))
 
 
 def test_only_the_signature_that_is_asked_for_is_taken_from_the_file(bundle):
-    from virtual_stain.score.signature import read_saved_model, signature_graph
+    from virtual_stain.scoring.signature import read_saved_model, signature_graph
 
     meta = read_saved_model(bundle)
     graph = signature_graph(meta, "uint8")
@@ -304,7 +304,7 @@ def test_only_the_signature_that_is_asked_for_is_taken_from_the_file(bundle):
 
 
 def test_a_damaged_saved_model_is_no_traceback(tmp_path):
-    from virtual_stain.score.signature import read_saved_model
+    from virtual_stain.scoring.signature import read_saved_model
 
     (tmp_path / "saved_model.pb").write_bytes(b"\xff" * 100)
     with pytest.raises(ValueError, match="not a SavedModel"):
@@ -313,7 +313,7 @@ def test_a_damaged_saved_model_is_no_traceback(tmp_path):
 
 def test_what_is_compared_is_the_network_that_reads(bundle, tiles):
     """Both signatures call one network; were only one of them in bfloat16, the check would prove nothing."""
-    from virtual_stain.score.signature import read_saved_model, signature_graph
+    from virtual_stain.scoring.signature import read_saved_model, signature_graph
 
     graph = signature_graph(read_saved_model(bundle), "uint8", "center_uint8")
     predictor = LocalPredictor(bundle)
@@ -331,7 +331,7 @@ def test_the_check_compares_single_crops(bundle, tiles, monkeypatch):
     """One crop's error counts in full: in a tile's mean its three neighbours would hide three quarters of it."""
     predictor = LocalPredictor(bundle, ScoringSettings(precision="bfloat16"))
     seen = []
-    monkeypatch.setattr("virtual_stain.score.local.difference", lambda a, b, d: seen.append(a) or difference(a, b, d))
+    monkeypatch.setattr("virtual_stain.scoring.local.difference", lambda a, b, d: seen.append(a) or difference(a, b, d))
     predictor.check(tiles)
     centre = LocalPredictor(bundle, ScoringSettings(precision="float32", crops="center")).predict(tiles)
     np.testing.assert_allclose(seen[0]["ki67"], centre["ki67"], atol=1e-6)
@@ -359,7 +359,7 @@ def test_tensorflow_starts_without_keras_and_keras_still_works(tmp_path):
     """In a process of its own, where nothing has imported either."""
     code = (
         "import os, sys\n"
-        "from virtual_stain.score.start_tensorflow import start_tensorflow\n"
+        "from virtual_stain.scoring.start_tensorflow import start_tensorflow\n"
         "start_tensorflow()\n"
         "assert 'keras.src' not in sys.modules and 'TF_USE_LEGACY_KERAS' not in os.environ\n"
         "import keras, tensorflow as tf\n"

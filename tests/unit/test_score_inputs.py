@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from virtual_stain.errors import ConfigError, InputError
-from virtual_stain.score.inputs import collect_inputs, read_slide_table
+from virtual_stain.scoring.inputs import collect_inputs, read_slide_table
 
 
 def test_results_go_beside_the_caller_or_into_one_folder():

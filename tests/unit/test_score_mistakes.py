@@ -21,10 +21,10 @@ from virtual_stain.markers import Marker
 from virtual_stain.report.geojson import tiles_geojson
 from virtual_stain.report.notes import engine_notes
 from virtual_stain.report.report import tiles_csv
-from virtual_stain.score import remote
-from virtual_stain.score.answer_log import AnswerLog
-from virtual_stain.score.staging import remove_left_behind
-from virtual_stain.score.transport import ServerBusyError
+from virtual_stain.scoring import remote
+from virtual_stain.scoring.answer_log import AnswerLog
+from virtual_stain.scoring.staging import remove_left_behind
+from virtual_stain.scoring.transport import ServerBusyError
 
 
 def test_an_accepted_engine_was_said_to_have_been_refused():

@@ -11,11 +11,11 @@ from virtual_stain.appearance import tile_appearance
 from virtual_stain.config import ScoringSettings, TissueSettings
 from virtual_stain.errors import ModelError
 from virtual_stain.markers import Marker
-from virtual_stain.score import score as module
-from virtual_stain.score.answer_log import AnswerLog
-from virtual_stain.score.in_flight import Batch, InFlight
-from virtual_stain.score.predictor import Predictor
-from virtual_stain.score.score import score_slide
+from virtual_stain.scoring import score as module
+from virtual_stain.scoring.answer_log import AnswerLog
+from virtual_stain.scoring.in_flight import Batch, InFlight
+from virtual_stain.scoring.predictor import Predictor
+from virtual_stain.scoring.score import score_slide
 from virtual_stain.slides.slide import SlideRef, open_slide
 from virtual_stain.tiles import walking_order
 

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from virtual_stain.errors import SlideError
-from virtual_stain.score.reading import ReadAhead
+from virtual_stain.scoring.reading import ReadAhead
 
 
 def reader_of(function):

@@ -22,8 +22,8 @@ from virtual_stain.geometry import Box, Size
 from virtual_stain.markers import Marker
 from virtual_stain.report.geojson import tiles_geojson
 from virtual_stain.report.report import SlideFacts, make_report
-from virtual_stain.score import score as module
-from virtual_stain.score.score import score_slide
+from virtual_stain.scoring import score as module
+from virtual_stain.scoring.score import score_slide
 from virtual_stain.slides.slide import SlideRef, open_slide
 from virtual_stain.slides.window import read_window
 

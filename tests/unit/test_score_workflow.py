@@ -9,8 +9,8 @@ from virtual_stain.config import ScoringSettings
 from virtual_stain.errors import BatchError, ModelError, NoTissueError, OutputError, SlideError
 from virtual_stain.files import folder_lock, sha256_file
 from virtual_stain.patients import PatientKey, keyed_slides
-from virtual_stain.score import score as score_module
-from virtual_stain.score.inputs import collect_inputs
+from virtual_stain.scoring import score as score_module
+from virtual_stain.scoring.inputs import collect_inputs
 from virtual_stain.workflows import score_slides as module
 from virtual_stain.workflows.score_slides import ScoreOptions, score_slides, summary
 

@@ -9,10 +9,10 @@ import pytest
 from tests.fixtures.models import tiny_card
 from virtual_stain.cli.main import _run
 from virtual_stain.errors import InputError, OutputError, VerificationError
-from virtual_stain.export.bundle import verify_bundle, write_bundle_json
-from virtual_stain.export.card import model_name
-from virtual_stain.export.registry import append, read_registry
-from virtual_stain.export.signing import (
+from virtual_stain.exporting.bundle import verify_bundle, write_bundle_json
+from virtual_stain.exporting.card import model_name
+from virtual_stain.exporting.registry import append, read_registry
+from virtual_stain.exporting.signing import (
     create_key,
     load_public_key,
     load_signing_key,

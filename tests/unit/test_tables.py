@@ -15,7 +15,7 @@ from virtual_stain.patients import damaged_by_spreadsheet
 from virtual_stain.registration.landmarks import read_landmarks
 from virtual_stain.registration.warp import warp_csv
 from virtual_stain.review.verdicts import parse_verdicts, read_verdicts
-from virtual_stain.score.inputs import expand, read_slide_table
+from virtual_stain.scoring.inputs import expand, read_slide_table
 from virtual_stain.tables import find_file, parse_pixel_size, quote_formula, read_table, unquoted
 
 FORMS = {

@@ -12,12 +12,12 @@ import tensorflow as tf
 from tests.fixtures.models import tiny_card, write_tiny_bundle
 from virtual_stain.config import ScoringSettings
 from virtual_stain.errors import ConfigError, VerificationError
-from virtual_stain.export.bundle import verify_bundle
-from virtual_stain.export.signing import PublicKey, create_key, load_public_key, load_signing_key
-from virtual_stain.export.trust import require_trusted
-from virtual_stain.score.allowed_operations import require_allowed
-from virtual_stain.score.open_model import open_predictor
-from virtual_stain.score.signature import read_saved_model
+from virtual_stain.exporting.bundle import verify_bundle
+from virtual_stain.exporting.signing import PublicKey, create_key, load_public_key, load_signing_key
+from virtual_stain.exporting.trust import require_trusted
+from virtual_stain.scoring.allowed_operations import require_allowed
+from virtual_stain.scoring.open_model import open_predictor
+from virtual_stain.scoring.signature import read_saved_model
 from virtual_stain.workflows.verify_models import check_model, sign_model
 
 

@@ -17,7 +17,7 @@ from virtual_stain.config import ScoringSettings, TissueSettings
 from virtual_stain.errors import ConfigError, ModelError
 from virtual_stain.evaluation.evaluate import evaluate
 from virtual_stain.evaluation.summary import summary_lines
-from virtual_stain.export.saved_model import export_run
+from virtual_stain.exporting.saved_model import export_run
 from virtual_stain.labels.label import value_weight
 from virtual_stain.markers import Marker, ValueDefinition
 from virtual_stain.model.losses import count_loss_sum
@@ -25,8 +25,8 @@ from virtual_stain.model.tile_reading import tile_reading
 from virtual_stain.model.value import ValueOutput, value_output
 from virtual_stain.readings import aggregate, per_tissue
 from virtual_stain.report.dicom import _READINGS, meaning_of
-from virtual_stain.score.local import LocalPredictor
-from virtual_stain.score.score import score_slide
+from virtual_stain.scoring.local import LocalPredictor
+from virtual_stain.scoring.score import score_slide
 from virtual_stain.slides.slide import SlideRef, open_slide
 from virtual_stain.training.inputs import read_inputs
 from virtual_stain.training.run_dir import load_run
@@ -143,7 +143,7 @@ class _Counter(TinyPredictor):
 
 
 def test_a_count_above_one_is_a_reading_and_of_a_ratio_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr("virtual_stain.score.score.find_tissue", coloured_is_tissue)
+    monkeypatch.setattr("virtual_stain.scoring.score.find_tissue", coloured_is_tissue)
     path = tissue_slide(tmp_path / "a.tif")
     with open_slide(SlideRef(path)) as slide:
         card = tiny_card(value_definition=ValueDefinition.POSITIVE_COUNT)

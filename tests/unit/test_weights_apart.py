@@ -7,8 +7,8 @@ import tensorflow as tf
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 from virtual_stain.errors import ModelError
-from virtual_stain.export.inference_graph import freeze_network
-from virtual_stain.export.weights_apart import put_back
+from virtual_stain.exporting.inference_graph import freeze_network
+from virtual_stain.exporting.weights_apart import put_back
 
 CROP_PX = 32
 

@@ -22,10 +22,10 @@ import openvino
 from bench_score import some_tiles
 from tensorflow.python.framework.function_def_to_graph import function_def_to_graph
 
-from virtual_stain.score.bfloat16 import find_network
-from virtual_stain.score.engine_check import MAX_MEAN_DIFFERENCE, MAX_TILE_DIFFERENCE
-from virtual_stain.score.openvino_engine import crop_grid
-from virtual_stain.score.signature import read_saved_model, signature_graph
+from virtual_stain.scoring.bfloat16 import find_network
+from virtual_stain.scoring.engine_check import MAX_MEAN_DIFFERENCE, MAX_TILE_DIFFERENCE
+from virtual_stain.scoring.openvino_engine import crop_grid
+from virtual_stain.scoring.signature import read_saved_model, signature_graph
 
 CROP_PX, CROPS = 512, 4
 

@@ -19,13 +19,13 @@ import numpy as np
 import numpy.typing as npt
 
 from virtual_stain.config import ScoringSettings, TilingSettings
-from virtual_stain.export.card import ModelCard
+from virtual_stain.exporting.card import ModelCard
 from virtual_stain.markers import Marker, ValueDefinition
 from virtual_stain.phantom import tiff_bytes as tb
 from virtual_stain.phantom.tiff_bytes import TiffStream, pixels_per_cm
 from virtual_stain.progress import Console
-from virtual_stain.score.inputs import collect_inputs
-from virtual_stain.score.predictor import Predictor
+from virtual_stain.scoring.inputs import collect_inputs
+from virtual_stain.scoring.predictor import Predictor
 from virtual_stain.workflows.score_slides import ScoreOptions, score_slides
 
 TILE_PX, MPP = 256, 0.25

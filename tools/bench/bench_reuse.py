@@ -24,7 +24,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from bench_memory import StandIn
-from virtual_stain.score.inputs import collect_inputs
+from virtual_stain.scoring.inputs import collect_inputs
 from virtual_stain.workflows.score_slides import ScoreOptions, score_slides
 slides = sorted(Path(sys.argv[2]).glob("*.tiff"))
 inputs = collect_inputs(slides, None, out=Path(sys.argv[3]), mpp=None)

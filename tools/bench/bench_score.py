@@ -30,8 +30,8 @@ from scoring_slides import Mirrored, he_picture, write_jpeg_tiff
 
 from virtual_stain.config import ScoringSettings, TissueSettings
 from virtual_stain.geometry import Size
-from virtual_stain.score.local import LocalPredictor
-from virtual_stain.score.start_tensorflow import start_tensorflow
+from virtual_stain.scoring.local import LocalPredictor
+from virtual_stain.scoring.start_tensorflow import start_tensorflow
 from virtual_stain.slides.slide import SlideRef, open_slide
 from virtual_stain.slides.tissue import find_tissue
 from virtual_stain.slides.window import read_window
@@ -153,7 +153,7 @@ def networks(out: Path, model: Path, tiles: np.ndarray) -> dict[str, float]:
     for name, options in ENGINES.items():
         settings = ScoringSettings(**options)
         if options.get("engine") == "openvino":
-            from virtual_stain.score.openvino_engine import OpenVinoPredictor
+            from virtual_stain.scoring.openvino_engine import OpenVinoPredictor
 
             predictor: LocalPredictor = OpenVinoPredictor(model, settings)
         else:
@@ -244,7 +244,7 @@ def whole(slide: Path, model: Path, out: Path, kinds: list[str]) -> None:
 
 def served(model: Path, tiles: np.ndarray) -> None:
     """Throughput through a server in a process of its own, beside the same network here."""
-    from virtual_stain.score.open_model import open_predictor
+    from virtual_stain.scoring.open_model import open_predictor
 
     process = subprocess.Popen(
         [sys.executable, "-c", SERVER, str(model)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

@@ -17,9 +17,9 @@ import tensorflow as tf
 
 from virtual_stain.config import TilingSettings
 from virtual_stain.config.training import ModelSettings
-from virtual_stain.export.card import ModelCard
-from virtual_stain.export.inference_graph import freeze_network
-from virtual_stain.export.saved_model import write_bundle
+from virtual_stain.exporting.card import ModelCard
+from virtual_stain.exporting.inference_graph import freeze_network
+from virtual_stain.exporting.saved_model import write_bundle
 from virtual_stain.markers import Marker, ValueDefinition
 from virtual_stain.model.build import BuildOptions, Network, build_network
 from virtual_stain.model.tile_reading import tile_reading

@@ -114,8 +114,8 @@ def project_targets(folder: Path) -> list[Target]:
     from tests.fixtures.models import tiny_card
     from tests.fixtures.records import tiny_records
     from tests.fixtures.review import tiny_label
-    from virtual_stain.export.card import card_from_json
-    from virtual_stain.export.registry import read_registry
+    from virtual_stain.exporting.card import card_from_json
+    from virtual_stain.exporting.registry import read_registry
     from virtual_stain.files import read_json, read_object
     from virtual_stain.labels.store import TileStore, write_tiles
     from virtual_stain.records.manifest import read_manifest

@@ -36,7 +36,7 @@ def verify(
     vstain models verify models/ki67
     vstain models verify models/ki67 --public-key lab.pem.pub --head 5a0c…
     """
-    from virtual_stain.export.signing import load_public_key
+    from virtual_stain.exporting.signing import load_public_key
     from virtual_stain.workflows.verify_models import check_model, models_below
 
     trusted = None if public_key is None else load_public_key(public_key)
@@ -56,7 +56,7 @@ def sign(model: Path, key: Path, registry: Path | None, common: Common) -> None:
     \b
     vstain models sign models/ki67 --key lab.pem
     """
-    from virtual_stain.export.signing import load_signing_key
+    from virtual_stain.exporting.signing import load_signing_key
     from virtual_stain.workflows.verify_models import sign_model
 
     head = sign_model(model, load_signing_key(key), registry)
@@ -72,6 +72,6 @@ def keygen(out: Path, common: Common) -> None:
     \b
     vstain models keygen --out lab.pem
     """
-    from virtual_stain.export.signing import create_key
+    from virtual_stain.exporting.signing import create_key
 
     click.echo(f"{out}: private key. {out}.pub: public key, fingerprint {create_key(out).fingerprint}")

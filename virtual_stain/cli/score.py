@@ -58,7 +58,7 @@ def command(
     import dataclasses
 
     from virtual_stain.errors import ConfigError
-    from virtual_stain.score.inputs import collect_inputs
+    from virtual_stain.scoring.inputs import collect_inputs
     from virtual_stain.workflows.score_slides import ScoreOptions, score_slides, summary
 
     if not model:

@@ -24,7 +24,7 @@ from virtual_stain.markers import Marker
 from virtual_stain.report.colours import FAILED_RGB, UNUSED_RGB, ColourScale
 from virtual_stain.report.notes import RESEARCH_USE
 from virtual_stain.report.report import SlideReport
-from virtual_stain.score.score import MarkerScores
+from virtual_stain.scoring.score import MarkerScores
 from virtual_stain.slides.slide import Overview
 
 OVERVIEW_PX = 1400

@@ -14,7 +14,7 @@ from virtual_stain.her2 import NEEDS_ISH, Her2Reading
 from virtual_stain.intervals import SlideInterval
 from virtual_stain.markers import Marker, ValueDefinition
 from virtual_stain.readings import SlideReading
-from virtual_stain.score.score import SlideScore
+from virtual_stain.scoring.score import SlideScore
 from virtual_stain.value_text import ValueText
 
 # beyond this the tile is blown up from fewer pixels than the network was trained on

@@ -29,7 +29,7 @@ from virtual_stain.report.notes import (
     slide_notes,
     unknown_training_note,
 )
-from virtual_stain.score.score import SlideScore
+from virtual_stain.scoring.score import SlideScore
 from virtual_stain.slides.slide import Slide
 from virtual_stain.value_text import ValueText
 

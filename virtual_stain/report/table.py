@@ -7,10 +7,10 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from virtual_stain.export.card import ModelCard
+from virtual_stain.exporting.card import ModelCard
 from virtual_stain.markers import Marker, ValueDefinition, parse_marker
 from virtual_stain.provenance import Outcome
-from virtual_stain.score.inputs import ScoreInput
+from virtual_stain.scoring.inputs import ScoreInput
 from virtual_stain.tables import quote_formula
 from virtual_stain.value_text import ValueText
 

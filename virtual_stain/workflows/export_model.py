@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from virtual_stain.export.signing import load_signing_key, sign_bundle
+from virtual_stain.exporting.signing import load_signing_key, sign_bundle
 from virtual_stain.progress import QUIET, Progress
 from virtual_stain.workflows.verify_models import sign_model
 
@@ -33,7 +33,7 @@ def export_model(
     The key is read first: a wrong one costs no export. Raises InputError, ModelError, OutputError, ConfigError.
     """
     key = None if sign is None else load_signing_key(sign)
-    from virtual_stain.export.saved_model import export_run  # TensorFlow: seconds, only when needed
+    from virtual_stain.exporting.saved_model import export_run  # TensorFlow: seconds, only when needed
 
     seal = None if key is None else lambda folder: sign_bundle(folder, key)
     folder = export_run(run, out, version=version, name=name, seal=seal, progress=progress)

@@ -16,8 +16,8 @@ from typing import Any
 
 from virtual_stain.config import ScoringSettings, TissueSettings
 from virtual_stain.errors import BatchError, InputError, OutputError, VirtualStainError
-from virtual_stain.export.bundle import BUNDLE_SIGNATURE, find_bundle
-from virtual_stain.export.card import seen_in_training
+from virtual_stain.exporting.bundle import BUNDLE_SIGNATURE, find_bundle
+from virtual_stain.exporting.card import seen_in_training
 from virtual_stain.files import (
     folder_lock,
     make_folder,
@@ -38,13 +38,13 @@ from virtual_stain.report.html import GALLERY_PX, report_html
 from virtual_stain.report.report import SlideFacts, SlideReport, make_report, report_json, tiles_csv
 from virtual_stain.report.table import SCORES_CSV, scores_csv
 from virtual_stain.reuse import FILES, MadeFrom, is_finished, made_from, read_record, withdraw
-from virtual_stain.score.ahead import Ahead
-from virtual_stain.score.answer_log import AnswerLog
-from virtual_stain.score.inputs import ScoreInput
-from virtual_stain.score.open_model import open_predictor
-from virtual_stain.score.predictor import Predictor
-from virtual_stain.score.score import score_slide
-from virtual_stain.score.staging import Stager, worth_a_copy
+from virtual_stain.scoring.ahead import Ahead
+from virtual_stain.scoring.answer_log import AnswerLog
+from virtual_stain.scoring.inputs import ScoreInput
+from virtual_stain.scoring.open_model import open_predictor
+from virtual_stain.scoring.predictor import Predictor
+from virtual_stain.scoring.score import score_slide
+from virtual_stain.scoring.staging import Stager, worth_a_copy
 from virtual_stain.slides.probe import require_survivable
 from virtual_stain.slides.slide import Slide, SlideRef, open_slide
 from virtual_stain.slides.window import read_window

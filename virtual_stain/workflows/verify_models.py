@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from virtual_stain.errors import VerificationError
-from virtual_stain.export import registry as registry_file
-from virtual_stain.export.bundle import Bundle, find_bundle, verify_bundle, versions
-from virtual_stain.export.registry import REGISTRY, read_registry
-from virtual_stain.export.signing import PublicKey, SigningKey, require_signer, sign_bundle, signer_of
-from virtual_stain.export.trust import require_name
+from virtual_stain.exporting import registry as registry_file
+from virtual_stain.exporting.bundle import Bundle, find_bundle, verify_bundle, versions
+from virtual_stain.exporting.registry import REGISTRY, read_registry
+from virtual_stain.exporting.signing import PublicKey, SigningKey, require_signer, sign_bundle, signer_of
+from virtual_stain.exporting.trust import require_name
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,9 +20,9 @@ from virtual_stain.config import Config
 from virtual_stain.config.load import config_from_dict
 from virtual_stain.errors import InputError, ModelError, VirtualStainError
 from virtual_stain.files import file_lock, make_folder, read_json, write_json
-from virtual_stain.score.inputs import ScoreInput
-from virtual_stain.score.open_model import open_predictor
-from virtual_stain.score.predictor import Predictor
+from virtual_stain.scoring.inputs import ScoreInput
+from virtual_stain.scoring.open_model import open_predictor
+from virtual_stain.scoring.predictor import Predictor
 from virtual_stain.slides.slide import SlideRef
 from virtual_stain.web.problem import ApiError, public
 from virtual_stain.web.serve.jobs import Job, JobStore, State

@@ -8,8 +8,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from virtual_stain.errors import ConfigError, VirtualStainError
-from virtual_stain.export.bundle import BUNDLE_JSON, find_bundle
-from virtual_stain.export.card import card_from_json
+from virtual_stain.exporting.bundle import BUNDLE_JSON, find_bundle
+from virtual_stain.exporting.card import card_from_json
 from virtual_stain.files import read_object
 from virtual_stain.web.serve.models import ModelOut
 

@@ -214,8 +214,8 @@ def _evaluate(demo: _Demo) -> None:
 
 
 def _export(demo: _Demo) -> None:
-    from virtual_stain.export.bundle import versions
-    from virtual_stain.export.saved_model import export_run
+    from virtual_stain.exporting.bundle import versions
+    from virtual_stain.exporting.saved_model import export_run
 
     best = demo.run / "best.h5"
     made = [demo.model / str(v) / "bundle.json" for v in versions(demo.model)]
@@ -224,7 +224,7 @@ def _export(demo: _Demo) -> None:
 
 
 def _score(demo: _Demo) -> None:
-    from virtual_stain.score.inputs import collect_inputs
+    from virtual_stain.scoring.inputs import collect_inputs
     from virtual_stain.workflows.score_slides import ScoreOptions, score_slides
 
     slides = [demo.cohort / "slides" / f"{name}_he.tiff" for name in demo.held_out()]

@@ -19,7 +19,7 @@ from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 from tensorflow.python.eager import context as eager_context
 from tensorflow.python.eager import execute
 
-from virtual_stain.score.bfloat16 import rename_functions
+from virtual_stain.scoring.bfloat16 import rename_functions
 
 Signature = Callable[[tf.Tensor], dict[str, tf.Tensor]]
 

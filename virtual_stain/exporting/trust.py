@@ -10,10 +10,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from virtual_stain.errors import VerificationError
-from virtual_stain.export.bundle import Bundle, find_bundle, verify_bundle
-from virtual_stain.export.card import model_name
-from virtual_stain.export.registry import REGISTRY, read_registry
-from virtual_stain.export.signing import PublicKey, require_signer
+from virtual_stain.exporting.bundle import Bundle, find_bundle, verify_bundle
+from virtual_stain.exporting.card import model_name
+from virtual_stain.exporting.registry import REGISTRY, read_registry
+from virtual_stain.exporting.signing import PublicKey, require_signer
 
 
 def require_trusted(model: Path, trusted: PublicKey) -> Bundle:

@@ -18,7 +18,7 @@ from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 from tensorflow.python.saved_model import fingerprinting_utils
 
 from virtual_stain.errors import ModelError
-from virtual_stain.export.bundle import SAVED_MODEL
+from virtual_stain.exporting.bundle import SAVED_MODEL
 
 _PREFIX = "vstain_weights_"
 _SMALLEST_BYTES = 1024  # below this a copy costs less than the bookkeeping

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from virtual_stain.export.card import ModelCard
+from virtual_stain.exporting.card import ModelCard
 from virtual_stain.value_text import ValueText
 
 MODEL_CARD = "model_card.md"

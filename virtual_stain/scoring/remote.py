@@ -16,11 +16,11 @@ from typing import Any, TypeVar
 
 from virtual_stain.config import ScoringSettings
 from virtual_stain.errors import ConfigError, InputError, ModelError, VerificationError
-from virtual_stain.export.card import ModelCard, card_from_json
+from virtual_stain.exporting.card import ModelCard, card_from_json
 from virtual_stain.files import parse_json
-from virtual_stain.score.address import ServerAddress
-from virtual_stain.score.predictor import Answers, Predictor, Tiles
-from virtual_stain.score.transport import Described, ServerBusyError, Transport, VersionGoneError, proxy_note
+from virtual_stain.scoring.address import ServerAddress
+from virtual_stain.scoring.predictor import Answers, Predictor, Tiles
+from virtual_stain.scoring.transport import Described, ServerBusyError, Transport, VersionGoneError, proxy_note
 
 T = TypeVar("T")
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 10.0
@@ -123,10 +123,10 @@ class RemotePredictor(Predictor):
 def _transport(address: ServerAddress, settings: ScoringSettings) -> Transport:
     jpeg = settings.transport == "jpeg"
     if address.grpc:
-        from virtual_stain.score.grpc_transport import GrpcTransport
+        from virtual_stain.scoring.grpc_transport import GrpcTransport
 
         return GrpcTransport(address, settings.crops, jpeg=jpeg)
-    from virtual_stain.score.rest_transport import RestTransport
+    from virtual_stain.scoring.rest_transport import RestTransport
 
     return RestTransport(address, settings.crops, jpeg=jpeg, connections=settings.server_requests + 1)
 

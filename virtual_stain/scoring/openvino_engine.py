@@ -21,10 +21,10 @@ from virtual_stain.config import ScoringSettings
 from virtual_stain.errors import ConfigError, ModelError
 from virtual_stain.markers import CELLS, cells_of
 from virtual_stain.parallel import available_cores
-from virtual_stain.score.bfloat16 import multiplies_bfloat16
-from virtual_stain.score.engine_check import acceptable, difference
-from virtual_stain.score.local import LocalPredictor
-from virtual_stain.score.predictor import Answers, Tiles
+from virtual_stain.scoring.bfloat16 import multiplies_bfloat16
+from virtual_stain.scoring.engine_check import acceptable, difference
+from virtual_stain.scoring.local import LocalPredictor
+from virtual_stain.scoring.predictor import Answers, Tiles
 
 _PADDING_MIN = 253  # as in model.tile_reading, which defines a tile's reading; a test compares the two
 

@@ -16,8 +16,8 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from virtual_stain.export.average_pools import average_after_mixing, node_of, users_of
-from virtual_stain.export.weights_apart import Weights, take_out
+from virtual_stain.exporting.average_pools import average_after_mixing, node_of, users_of
+from virtual_stain.exporting.weights_apart import Weights, take_out
 
 NETWORK = "vstain_network"
 """Part of the name of the one function in a bundle that holds the network: uint8[N, C, C, 3] → values per crop."""

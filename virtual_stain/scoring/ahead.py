@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from virtual_stain.config import TissueSettings
 from virtual_stain.errors import VirtualStainError
-from virtual_stain.score.score import locate_tissue
+from virtual_stain.scoring.score import locate_tissue
 from virtual_stain.slides.probe import require_survivable
 from virtual_stain.slides.slide import SlideRef, open_slide
 from virtual_stain.slides.tissue import TissueMap

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from virtual_stain.errors import ConfigError, ModelError
-from virtual_stain.score.address import ServerAddress
-from virtual_stain.score.predictor import Answers, Tiles
-from virtual_stain.score.transport import (
+from virtual_stain.scoring.address import ServerAddress
+from virtual_stain.scoring.predictor import Answers, Tiles
+from virtual_stain.scoring.transport import (
     Described,
     ServerBusyError,
     VersionGoneError,

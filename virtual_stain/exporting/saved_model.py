@@ -23,13 +23,13 @@ import tensorflow as tf
 
 from virtual_stain.config.tiling import TilingSettings
 from virtual_stain.errors import ModelError, OutputError
-from virtual_stain.export.bundle import versions, write_bundle_json
-from virtual_stain.export.card import ModelCard, model_name
-from virtual_stain.export.evaluation import HeldOut, exported_run, held_out
-from virtual_stain.export.inference_graph import freeze_network
-from virtual_stain.export.model_card import MODEL_CARD, model_card_text
-from virtual_stain.export.serving import prediction_log, write_serving_files
-from virtual_stain.export.weights_apart import Weights, put_back
+from virtual_stain.exporting.bundle import versions, write_bundle_json
+from virtual_stain.exporting.card import ModelCard, model_name
+from virtual_stain.exporting.evaluation import HeldOut, exported_run, held_out
+from virtual_stain.exporting.inference_graph import freeze_network
+from virtual_stain.exporting.model_card import MODEL_CARD, model_card_text
+from virtual_stain.exporting.serving import prediction_log, write_serving_files
+from virtual_stain.exporting.weights_apart import Weights, put_back
 from virtual_stain.files import folder_lock, output_errors, write_text
 from virtual_stain.markers import CELLS, ValueDefinition, parse_marker
 from virtual_stain.model.tile_reading import tile_maps, tile_reading

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from virtual_stain.errors import InputError, VerificationError
-from virtual_stain.export.bundle import Bundle
-from virtual_stain.export.signing import PublicKey, SigningKey, decoded, public_key_of, require_cryptography
+from virtual_stain.exporting.bundle import Bundle
+from virtual_stain.exporting.signing import PublicKey, SigningKey, decoded, public_key_of, require_cryptography
 from virtual_stain.files import folder_lock, parse_json, write_bytes
 
 REGISTRY = "registry.jsonl"

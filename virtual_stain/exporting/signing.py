@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from virtual_stain.errors import ConfigError, InputError, OutputError, VerificationError
-from virtual_stain.export.bundle import BUNDLE_JSON, BUNDLE_SIGNATURE
+from virtual_stain.exporting.bundle import BUNDLE_JSON, BUNDLE_SIGNATURE
 from virtual_stain.files import output_errors, read_json, write_bytes, write_json
 
 if TYPE_CHECKING:

@@ -12,14 +12,14 @@ import tensorflow as tf
 
 from virtual_stain.config import ScoringSettings
 from virtual_stain.errors import ModelError
-from virtual_stain.export.bundle import verify_bundle
-from virtual_stain.export.card import card_from_json
-from virtual_stain.score.allowed_operations import require_allowed
-from virtual_stain.score.bfloat16 import find_network, multiplies_bfloat16, to_bfloat16
-from virtual_stain.score.engine_check import acceptable, difference
-from virtual_stain.score.predictor import Answers, Predictor, Tiles
-from virtual_stain.score.signature import Signature, callable_signatures, read_saved_model, signature_graph
-from virtual_stain.score.start_tensorflow import calls_at_once
+from virtual_stain.exporting.bundle import verify_bundle
+from virtual_stain.exporting.card import card_from_json
+from virtual_stain.scoring.allowed_operations import require_allowed
+from virtual_stain.scoring.bfloat16 import find_network, multiplies_bfloat16, to_bfloat16
+from virtual_stain.scoring.engine_check import acceptable, difference
+from virtual_stain.scoring.predictor import Answers, Predictor, Tiles
+from virtual_stain.scoring.signature import Signature, callable_signatures, read_saved_model, signature_graph
+from virtual_stain.scoring.start_tensorflow import calls_at_once
 
 SIGNATURES = {"quadrants": "uint8", "center": "center_uint8"}
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from virtual_stain.appearance import Appearance
-from virtual_stain.score.predictor import Predictor, Tiles
+from virtual_stain.scoring.predictor import Predictor, Tiles
 
 Floats = npt.NDArray[np.float64]
 

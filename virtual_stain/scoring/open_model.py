@@ -7,9 +7,9 @@ from pathlib import Path
 from virtual_stain.config import ScoringSettings
 from virtual_stain.errors import ConfigError
 from virtual_stain.remote import RemotePath, is_remote
-from virtual_stain.score.address import is_server, parse_address
-from virtual_stain.score.predictor import Predictor
-from virtual_stain.score.start_tensorflow import start_tensorflow
+from virtual_stain.scoring.address import is_server, parse_address
+from virtual_stain.scoring.predictor import Predictor
+from virtual_stain.scoring.start_tensorflow import start_tensorflow
 
 _STORAGE = ("s3", "gs", "az")
 
@@ -27,7 +27,7 @@ def open_predictor(model: str, settings: ScoringSettings | None = None, trusted_
                 "--trusted-key: a server's bundle cannot be checked from here; its files are on the server.",
                 hint="Verify it there: vstain models verify MODEL --public-key KEY.pub",
             )
-        from virtual_stain.score.remote import RemotePredictor
+        from virtual_stain.scoring.remote import RemotePredictor
 
         return RemotePredictor(parse_address(model), settings or ScoringSettings())
     storage = is_remote(model) and model.partition("://")[0] in _STORAGE
@@ -37,7 +37,7 @@ def open_predictor(model: str, settings: ScoringSettings | None = None, trusted_
             hint="For example --model MODEL, the folder that vstain export wrote, or --model grpc://host:8500/ki67",
         )
     if storage:
-        from virtual_stain.export.fetch import fetch_bundle
+        from virtual_stain.exporting.fetch import fetch_bundle
 
         return _local(fetch_bundle(RemotePath(model.rstrip("/"))), settings, trusted_key)
     return _local(Path(model), settings, trusted_key)
@@ -46,8 +46,8 @@ def open_predictor(model: str, settings: ScoringSettings | None = None, trusted_
 def _local(model: Path, settings: ScoringSettings | None, trusted_key: Path | None) -> Predictor:
     if trusted_key is not None:
         # before anything of the bundle is loaded; the files themselves are compared with bundle.json when it is opened
-        from virtual_stain.export.signing import load_public_key
-        from virtual_stain.export.trust import require_trusted
+        from virtual_stain.exporting.signing import load_public_key
+        from virtual_stain.exporting.trust import require_trusted
 
         require_trusted(model, load_public_key(trusted_key))
     elif settings is not None and settings.require_signature:
@@ -57,9 +57,9 @@ def _local(model: Path, settings: ScoringSettings | None, trusted_key: Path | No
         )
     start_tensorflow()  # seconds and 300 MB, only when needed
     if settings is not None and settings.engine == "openvino":
-        from virtual_stain.score.openvino_engine import OpenVinoPredictor
+        from virtual_stain.scoring.openvino_engine import OpenVinoPredictor
 
         return OpenVinoPredictor(model, settings)
-    from virtual_stain.score.local import LocalPredictor
+    from virtual_stain.scoring.local import LocalPredictor
 
     return LocalPredictor(model, settings)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from virtual_stain.export.card import ModelCard
+from virtual_stain.exporting.card import ModelCard
 
 Tiles = npt.NDArray[np.uint8]  # uint8[B, T, T, 3] RGB
 Answers = dict[str, npt.NDArray[np.float32]]  # name of `ModelCard.outputs` → float32[B]

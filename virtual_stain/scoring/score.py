@@ -15,15 +15,15 @@ import numpy.typing as npt
 from virtual_stain.appearance import Appearance, tile_appearance
 from virtual_stain.config import ScoringSettings, TissueSettings
 from virtual_stain.errors import ModelError, SlideError
-from virtual_stain.export.card import ModelCard
+from virtual_stain.exporting.card import ModelCard
 from virtual_stain.markers import CELLS, Marker
 from virtual_stain.progress import QUIET, Progress
 from virtual_stain.readings import per_tissue
-from virtual_stain.score.answer_log import AnswerLog
-from virtual_stain.score.engine_check import check_engine
-from virtual_stain.score.in_flight import Batch, InFlight, SeenTile
-from virtual_stain.score.predictor import Predictor, Tiles
-from virtual_stain.score.reading import ReadAhead
+from virtual_stain.scoring.answer_log import AnswerLog
+from virtual_stain.scoring.engine_check import check_engine
+from virtual_stain.scoring.in_flight import Batch, InFlight, SeenTile
+from virtual_stain.scoring.predictor import Predictor, Tiles
+from virtual_stain.scoring.reading import ReadAhead
 from virtual_stain.slides.resolution import READING_RANGE, Mpp, require_mpp
 from virtual_stain.slides.slide import Slide
 from virtual_stain.slides.tissue import TissueMap, find_tissue, require_tissue

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from virtual_stain.errors import ModelError
-from virtual_stain.score.predictor import Answers, Tiles
+from virtual_stain.scoring.predictor import Answers, Tiles
 
 _PROXIES = ("http_proxy", "https_proxy", "grpc_proxy", "all_proxy")
 

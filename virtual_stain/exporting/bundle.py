@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from virtual_stain.errors import ModelError, VerificationError
-from virtual_stain.export.card import ModelCard, card_from_json
+from virtual_stain.exporting.card import ModelCard, card_from_json
 from virtual_stain.files import read_object, sha256_file, write_json
 
 BUNDLE_JSON = "bundle.json"

@@ -15,7 +15,7 @@ import numpy as np
 from virtual_stain.config import ScoringSettings
 from virtual_stain.errors import SlideError
 from virtual_stain.markers import CELLS, ValueDefinition
-from virtual_stain.score.predictor import Answers, Predictor
+from virtual_stain.scoring.predictor import Answers, Predictor
 from virtual_stain.slides.slide import Slide
 from virtual_stain.slides.window import read_window
 from virtual_stain.tiles import TilePlan

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from virtual_stain.errors import InputError, ModelError, VerificationError
-from virtual_stain.export.bundle import BUNDLE_JSON, BUNDLE_SIGNATURE, newest, require_version, verify_bundle
+from virtual_stain.exporting.bundle import BUNDLE_JSON, BUNDLE_SIGNATURE, newest, require_version, verify_bundle
 from virtual_stain.files import folder_lock, make_folder, output_errors, parse_json
 from virtual_stain.progress import QUIET, Progress
 from virtual_stain.remote import RemotePath
