@@ -22,7 +22,7 @@ from virtual_stain.slides.slide import SlideRef
 from virtual_stain.tables import SURPLUS, find_file, has_decimal_comma, parse_pixel_size, read_table
 
 REQUIRED = ("pair", "patient", "marker", "he", "ihc")
-OPTIONAL = ("he_mpp", "ihc_mpp", "fold", "he_roi", "ihc_roi")
+OPTIONAL = ("he_mpp", "ihc_mpp", "section", "fold", "he_roi", "ihc_roi")
 _MPP = ("he_mpp", "ihc_mpp")
 _TO_REGISTER = ("pair", "he", "ihc")  # of REQUIRED; patient, marker, folds and regions say nothing of where tissue lies
 _MAX_NAME_BYTES = 100
@@ -37,6 +37,8 @@ class SlidePair:
     ihc: SlideRef
     line: int = 0
     """Line in the file, from 1."""
+    section: int | None = None
+    """Which of several sections on the IHC slide, from 1; None: the one that fits best."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +58,12 @@ class StainPair:
     ihc_roi: Path | None = None
     line: int = 0
     """Line in the file, from 1."""
+    section: int | None = None
+    """Which of several sections on the IHC slide, from 1; None: the one that fits best."""
 
 
 def read_pairs(path: Path, *, n_folds: int | None = None) -> tuple[StainPair, ...]:
-    """Reads `pair,patient,marker,he,ihc[,he_mpp,ihc_mpp,fold,he_roi,ihc_roi]`; paths relative to the file.
+    """Reads `pair,patient,marker,he,ihc[,he_mpp,ihc_mpp,section,fold,he_roi,ihc_roi]`; paths relative to the file.
 
     Separators comma, semicolon or tab; UTF-8 with or without BOM; empty lines are skipped. `n_folds`: also check the
     fold column against it. Raises PairError that lists every bad row.
@@ -73,7 +77,7 @@ def read_pairs(path: Path, *, n_folds: int | None = None) -> tuple[StainPair, ..
         if pair is not None:
             pairs.append(pair)
     problems += _names_twice((p.pair, p.line) for p in pairs)
-    problems += _slides_twice((p.he, p.ihc, p.marker.value, p.line) for p in pairs)
+    problems += _slides_twice((p.he, p.ihc, (p.marker.value, p.section), p.line) for p in pairs)
     problems += damaged_by_spreadsheet((p.patient, p.line) for p in pairs)
     problems += _contradictions(pairs)
     _raise_if_any(path, problems, pairs)
@@ -81,7 +85,7 @@ def read_pairs(path: Path, *, n_folds: int | None = None) -> tuple[StainPair, ..
 
 
 def read_slide_pairs(path: Path) -> tuple[SlidePair, ...]:
-    """Reads `pair,he,ihc[,he_mpp,ihc_mpp]` of such a table, for registration alone: whatever the other columns
+    """Reads `pair,he,ihc[,he_mpp,ihc_mpp,section]` of such a table, for registration alone: whatever the other columns
     hold, and at any pixel size at which two slides can be registered. Raises PairError that lists every bad row."""
     problems: list[str] = []
     pairs: list[SlidePair] = []
@@ -92,7 +96,7 @@ def read_slide_pairs(path: Path) -> tuple[SlidePair, ...]:
         if pair is not None:
             pairs.append(pair)
     problems += _names_twice((p.pair, p.line) for p in pairs)
-    problems += _slides_twice((p.he, p.ihc, "", p.line) for p in pairs)
+    problems += _slides_twice((p.he, p.ihc, p.section, p.line) for p in pairs)
     _raise_if_any(path, problems, pairs)
     return tuple(pairs)
 
@@ -198,6 +202,7 @@ def _parse_row(
         he_roi=he_roi,
         ihc_roi=ihc_roi,
         line=line,
+        section=slides.section,
     )
 
 
@@ -221,11 +226,12 @@ def _parse_slides(
         problems += _name_problems(name)
     he_mpp, ihc_mpp = (_parse_mpp(c, row.get(c, ""), mpp_range, problems) for c in _MPP)
     he, ihc = (_parse_path(folder, c, row.get(c, ""), problems) for c in ("he", "ihc"))
+    section = _parse_section(row.get("section", ""), problems)
     if he is not None and ihc is not None and _identity(he) == _identity(ihc):
         problems.append("he and ihc are the same file")
     if len(problems) > before or he is None or ihc is None:
         return None
-    return SlidePair(name, SlideRef(he, he_mpp), SlideRef(ihc, ihc_mpp), line)
+    return SlidePair(name, SlideRef(he, he_mpp), SlideRef(ihc, ihc_mpp), line, section)
 
 
 def _name_problems(name: str) -> list[str]:
@@ -266,6 +272,13 @@ def _parse_fold(text: str, n_folds: int | None, problems: list[str]) -> int | No
     return int(text)
 
 
+def _parse_section(text: str, problems: list[str]) -> int | None:
+    if text and not re.fullmatch(r"[1-9]", text, re.ASCII):
+        problems.append(f"section: expected a number from 1 to 9, as registration.html counts them. Received: {text!r}")
+        return None
+    return int(text) if text else None
+
+
 def _parse_path(folder: Path, column: str, text: str, problems: list[str]) -> Path | None:
     if not text:
         return None
@@ -298,12 +311,12 @@ def _names_twice(pairs: Iterable[tuple[str, int]]) -> list[str]:
     return problems
 
 
-def _slides_twice(pairs: Iterable[tuple[SlideRef, SlideRef, str, int]]) -> list[str]:
-    """Of (H&E, IHC, marker, line): the same two slides under two names would count twice."""
+def _slides_twice(pairs: Iterable[tuple[SlideRef, SlideRef, object, int]]) -> list[str]:
+    """Of (H&E, IHC, what else tells rows apart, line): the same two slides under two names would count twice."""
     problems: list[str] = []
     seen: dict[tuple[object, ...], int] = {}
-    for he, ihc, marker, line in pairs:
-        first = seen.setdefault((_identity(he.path), _identity(ihc.path), marker), line)
+    for he, ihc, apart, line in pairs:
+        first = seen.setdefault((_identity(he.path), _identity(ihc.path), apart), line)
         if first != line:
             problems.append(f"line {line}: the same two slides stand in line {first} under another name")
     return problems

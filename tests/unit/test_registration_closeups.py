@@ -26,6 +26,7 @@ def test_a_lost_fragment_took_the_figures_from_all_places(tmp_path: Path) -> Non
         distances=distances,
         usual=np.full(count, 6.0),
         height=np.full(count, 0.6),
+        apart=np.zeros(count),
         trust=np.where((centres[:, 0] > 330) & (centres[:, 1] > 230), 0.01, 0.95),  # a corner lies elsewhere
         spacing=160.0,
     )

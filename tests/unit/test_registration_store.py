@@ -109,8 +109,8 @@ def test_foreign_h5_is_refused(tmp_path: Path) -> None:
 def test_newer_schema_is_refused(tmp_path: Path) -> None:
     written(tmp_path, elastic_px=0.0)
     path = tmp_path / JSON_NAME
-    path.write_text(path.read_text(encoding="utf-8").replace('"schema_version": 4', '"schema_version": 5'))
-    with pytest.raises(InputError, match="schema version 4"):
+    path.write_text(path.read_text(encoding="utf-8").replace('"schema_version": 5', '"schema_version": 6'))
+    with pytest.raises(InputError, match="schema version 5"):
         read_registration(path)
 
 
@@ -134,7 +134,13 @@ def test_error_grows_where_windows_are_not_recognised() -> None:
     torn = np.where(centres[:, 0] > 500, 0.01, good)  # the right third lies elsewhere
     whole, parted = (
         dataclasses.replace(
-            evidence, centres_px0=centres, distances=np.full(48, 6.0), usual=np.full(48, 6.0), height=good, trust=trust
+            evidence,
+            centres_px0=centres,
+            distances=np.full(48, 6.0),
+            usual=np.full(48, 6.0),
+            height=good,
+            trust=trust,
+            apart=np.zeros(48),
         )
         for trust in (good, torn)
     )

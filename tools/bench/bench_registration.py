@@ -2,12 +2,14 @@
 
     python tools/bench/hard_phantoms.py PHANTOMS                            (once; 20 minutes of one core)
     python tools/bench/bench_registration.py --real REALDATA --phantoms PHANTOMS --bent 30 --unrelated 40 --rival
+    python tools/bench/bench_registration.py --real REALDATA --stand-ins    (ten minutes)
     python tools/bench/bench_registration.py --real REALDATA --quick        (a minute)
 
 REALDATA holds `birl_pairs` and `lung_serial` (five pairs of serial sections with people's landmarks, each in twelve
 variants that must not change the answer, then with missing and wrong pixel sizes) and `wsireg_4scanner` (one glass on
-several scanners). --bent: phantoms of the size of thumbnails with bends, tears and folds. --rival: SimpleITK and, where
-its module is installed, elastix on the same pictures in the same run.
+several scanners). --stand-ins: copies of the real pairs, bent further, faded, restained, blurred, cropped. --bent:
+phantoms of the size of thumbnails with bends, tears and folds. --rival: SimpleITK and, where its module is installed,
+elastix on the same pictures in the same run.
 
 Columns: pairs; solved (right, and not rejected; of unrelated slides: rejected);
 mean of the medians, mean of the 90th percentiles, the worst median (rTRE: error in IHC px / diagonal of the IHC image;
@@ -39,6 +41,7 @@ from tools.bench.registration_cases import (
     phantom_cases,
     real_cases,
     scanner_cases,
+    stand_in_cases,
     unrelated_cases,
     unrelated_real_cases,
 )
@@ -156,6 +159,7 @@ def main() -> None:
     parser.add_argument("--changed", type=int, default=6, help="phantoms that are also cut, torn and mislabelled")
     parser.add_argument("--unrelated", type=int, default=0, help="pairs of slides that do not belong together")
     parser.add_argument("--bent", type=int, default=0, help="bent phantoms")
+    parser.add_argument("--stand-ins", action="store_true", help="harder copies of the real pairs")
     parser.add_argument("--rival", action="store_true", help="SimpleITK and elastix side by side (slow)")
     parser.add_argument("--quick", action="store_true", help="every fourth case")
     options = parser.parse_args()
@@ -164,6 +168,8 @@ def main() -> None:
         if options.real:
             run(real_cases(options.real, Path(folder), quick=options.quick), lines, rival=options.rival)
             run(scanner_cases(options.real), lines, rival=False)
+            if options.stand_ins:
+                run(stand_in_cases(options.real, Path(folder), quick=options.quick), lines, rival=False)
             if options.unrelated:
                 run(unrelated_real_cases(options.real), lines, rival=False)
         if options.bent:

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from tests.fixtures.registration import write_image
+from tools.bench.registration_stand_ins import write_stand_ins
 from tools.bench.registration_variants import MPP, PAIRS, UNTOLD, VARIANTS, variants_of
 from virtual_stain.geometry import Points
 from virtual_stain.pairs import read_pairs
@@ -47,6 +48,17 @@ def real_cases(root: Path, folder: Path, *, quick: bool) -> Iterator[Case]:
                     f"{name}, real{told}", pair.variant.name, pair.he, pair.ihc, pair.he_points, pair.ihc_points,
                     1.0 / diagonal, MPP * pair.diagonal, pair.upright_from_variant,
                 )  # fmt: skip
+
+
+def stand_in_cases(root: Path, folder: Path, *, quick: bool) -> Iterator[Case]:
+    """Harder copies of the real pairs, each in twelve variants."""
+    for stand_in, place in write_stand_ins(root, folder / "stand-ins"):
+        written = place / "variants"
+        for pair in variants_of(stand_in.pair, place, written, VARIANTS[::4] if quick else VARIANTS):
+            yield Case(
+                f"stand-in: {stand_in.name}", pair.variant.name, pair.he, pair.ihc, pair.he_points, pair.ihc_points,
+                1.0 / (pair.diagonal * pair.variant.scale), MPP * pair.diagonal, pair.upright_from_variant,
+            )  # fmt: skip
 
 
 def scanner_cases(root: Path) -> Iterator[Case]:

@@ -20,6 +20,7 @@ from virtual_stain.cli.common import Common, common_options, parse_mpp, with_any
 @click.option("--mpp-he", metavar="F or FX,FY", help="Pixel size of HE in µm, where the file has none or a wrong one.")
 @click.option("--mpp-ihc", metavar="F or FX,FY", help="Pixel size of IHC in µm.")
 @click.option("--landmarks", type=click.Path(path_type=Path), help="CSV he_x,he_y,ihc_x,ihc_y[,pair]: where to start.")
+@click.option("--section", type=click.IntRange(1, 9), help="Which of several sections on the IHC slide, as listed.")
 @click.option("--aligned", is_flag=True, help="Also write the IHC under the H&E as aligned.ome.tif, for QuPath.")
 @click.option("--aligned-mpp", type=float, help="Pixel size of aligned.ome.tif in µm [default: that of the H&E].")
 @click.option("--force-unsuitable", is_flag=True, help="Also slides whose colours say that they are swapped.")
@@ -29,6 +30,7 @@ def command(
     sources: tuple[Path, ...],
     out: Path,
     landmarks: Path | None,
+    section: int | None,
     aligned: bool,
     force_unsuitable: bool,
     excel: bool,
@@ -56,6 +58,7 @@ def command(
         out=out,
         config=with_any_stain(common.config, force_unsuitable),
         landmarks=landmarks,
+        section=section,
         mpp_he=parse_mpp(None if mpp_he is None else str(mpp_he), coarse=True),
         mpp_ihc=parse_mpp(None if mpp_ihc is None else str(mpp_ihc), coarse=True),
         aligned_mpp=float(coarser) if coarser is not None else 0.0 if aligned else None,

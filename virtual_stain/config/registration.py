@@ -44,7 +44,7 @@ class RegistrationSettings:
     """Without pixel sizes: scales that are tried, relative to equal tissue areas on both sides."""
     max_chance_log10: Annotated[float, Range(-100, -2)] = -5.0
     """log10 of the largest acceptable probability that unrelated slides agree as well as these do."""
-    max_manual_chance_log10: Annotated[float, Range(-100, -2)] = -3.0
+    max_manual_chance_log10: Annotated[float, Range(-100, -2)] = -4.0
     """The same where a person's landmarks say where to start: one place was tried, not hundreds."""
     min_windows: Annotated[int, Range(4, 10_000)] = 8
     """Fewer held-out windows than this prove nothing."""

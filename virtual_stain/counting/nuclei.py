@@ -33,7 +33,7 @@ from virtual_stain.counting.vesicles import find_vesicles
 _FULL_WIDTH_UM = 6.0  # among rivals, narrower outlines count less: most nuclei are wider, pieces of a rim are not
 _HOLLOW, _CONVEX = 0.5, 0.95  # … and so do hollow ones: solidity that is no nucleus', and that is beyond doubt
 _SURE_FROM, _SURE = 0.3, 0.5  # scores from which an outline's contrast matters less, and least:
-_SURE_NEEDS = 0.5  # then this share of it is enough
+_SURE_NEEDS = 0.75  # then this share of it is enough
 _RINGS = (0.354, 0.612, 0.791, 0.935)  # radii that halve four rings of equal area
 _EVERY = 2  # rays between sampled ones
 _WALL = slice(2, None)  # those of them that a wall of chromatin lies in

@@ -56,6 +56,9 @@ class Alignment:
     """The very same section on both slides, stained twice."""
     finest_px: float = 1.0
     """Working px per px of the finest images that had a part in it."""
+    second: DisplacementField | None = None
+    """What another method makes of the same pair, under the same matrix. How far `field` lies from it is part of the
+    stated error."""
 
     start: Start = Start.FOUND
     residual_px: float | None = None
@@ -120,12 +123,15 @@ def _judge(
     alignment = dataclasses.replace(alignment, precision=measure(pair, alignment.field, local))
     if not settings.local:
         return alignment
-    if min(_px0_per_px(pair.fixed), _px0_per_px(pair.moving)) >= _FINER_PIXELS:
-        return alignment  # `deepen` reads them: windows of finer levels find bends better than flow of this one
     # after all that judges: flow has seen every pixel, so no window is held out from it. It starts from larger windows
     # than those of the last pass, which only make it inherit their noise.
-    field = add_flow(pair.fixed, pair.moving, local.matrix, local.before, settings.max_slope_fraction)
-    return dataclasses.replace(alignment, field=field or local.field)
+    flow = add_flow(pair.fixed, pair.moving, local.matrix, local.before, settings.max_slope_fraction)
+    if flow is None:
+        return alignment
+    if min(_px0_per_px(pair.fixed), _px0_per_px(pair.moving)) >= _FINER_PIXELS:
+        # `deepen` reads them: windows of finer levels find bends better than flow of this one
+        return dataclasses.replace(alignment, second=flow)
+    return dataclasses.replace(alignment, field=flow, second=local.field)
 
 
 def _px0_per_px(side: Foreground) -> float:

@@ -166,13 +166,18 @@ def typical_slope(field: DisplacementField) -> float:
 
 
 def slope(field: DisplacementField) -> float:
-    """Largest spectral norm of ∂u over the field (bilinear: its extremes lie at the corners of the cells)."""
+    """Largest spectral norm of ∂u over the field."""
+    return float(slopes(field).max(initial=0.0))
+
+
+def slopes(field: DisplacementField) -> npt.NDArray[np.float64]:
+    """float64[rows − 1, columns − 1]: largest spectral norm of ∂u in each cell (bilinear: at one of its corners)."""
     values = field.values_px0.astype(np.float64)
     if min(values.shape[:2]) < 2:
-        return 0.0
+        return np.zeros((0, 0))
     dx = np.diff(values, axis=1) / field.spacing_px0[0]
     dy = np.diff(values, axis=0) / field.spacing_px0[1]
-    largest = 0.0
+    largest = np.zeros((values.shape[0] - 1, values.shape[1] - 1))
     for upper in (
         0,
         1,
@@ -180,7 +185,7 @@ def slope(field: DisplacementField) -> float:
         for left in (0, 1):
             along_x = dx[upper : dx.shape[0] - 1 + upper]
             along_y = dy[:, left : dy.shape[1] - 1 + left]
-            largest = max(largest, float(_spectral(along_x, along_y).max()))
+            largest = np.maximum(largest, _spectral(along_x, along_y))
     return largest
 
 

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from virtual_stain.registration.field import slope
+from virtual_stain.registration.field import slopes
 from virtual_stain.registration.foreground import Foreground
 from virtual_stain.registration.raster import Dense, Image, Matrix, blur, local_norm, sampled, shrink
 from virtual_stain.registration.transform import DisplacementField
@@ -19,15 +19,16 @@ from virtual_stain.registration.warping import dense_displacement, pull, pull_ma
 
 Grey = npt.NDArray[np.uint8]  # uint8[H, W]
 
-_FACTOR = 0.25  # of working resolution: what flow follows is larger than that
+_FACTOR = 0.5  # of working resolution: what flow follows is larger than that
 _BLUR_PX, _PATTERN_PX = 2.0, 40.0  # working px: structures between these sizes are followed
 _CONTRAST, _GREY = 40.0, 128.0
-_PATCH_PX, _STRIDE_PX = 16, 4  # px of its own resolution, as all that follows
-_LEAST_SIDE = 40  # a smaller picture holds too few patches
-_SOLID_PX, _SOLID = 2.5, 0.2  # lumens have outlines to follow, glass around the tissue has none
+_PATCH_PX, _STRIDE_PX = 24, 6  # px of its own resolution, as all that follows
+_LEAST_SIDE = 80  # a smaller picture holds too few patches
+_SOLID_PX, _SOLID = 5.0, 0.2  # lumens have outlines to follow, glass around the tissue has none
 _LEAST_WEIGHT = 1e-2
 _SMOOTH_PX, _NODE_PX = 15.0, 16.0  # working px
-_TRIES = 8
+_TRIES = 12
+_STEEP_CELLS = 2  # around a steep cell, made smoother with it
 
 
 def add_flow(
@@ -45,11 +46,16 @@ def add_flow(
     flow = np.asarray(np.mean(found, axis=0), np.float32)
     before = dense_displacement(fixed.shape, field)
     smooth = _SMOOTH_PX * _FACTOR
+    added = _smoothed(flow, solid, smooth)
     for _ in range(_TRIES):
-        better = _on_nodes(before + _enlarged(_smoothed(flow, solid, smooth), fixed.shape))
-        if slope(better) <= max_slope:
+        better = _on_nodes(before + _enlarged(added, fixed.shape))
+        steep = slopes(better) > max_slope
+        if not steep.any():
             return better
+        # beside a tear or a fold flow changes too fast: only there is it made smoother
         smooth *= 1.4
+        there = _around(steep, (solid.shape[0], solid.shape[1]))
+        added = added + there[..., None] * (_smoothed(flow, solid, smooth) - added)
     return None
 
 
@@ -77,6 +83,15 @@ def _as_grey(image: Image) -> Grey:
 def _smoothed(flow: Dense, weight: Image, sigma: float) -> Dense:
     total = blur(weight, sigma) + np.float32(_LEAST_WEIGHT)
     return np.stack([blur(flow[..., axis] * weight, sigma) / total for axis in range(2)], axis=-1)
+
+
+def _around(cells: npt.NDArray[np.bool_], shape: tuple[int, int]) -> Image:
+    """float32[H, W]: 1 on these cells of nodes, falling to 0 within some nodes of them."""
+    cell = max(1, round(_NODE_PX * _FACTOR))
+    fine = np.repeat(np.repeat(cells, cell, axis=0), cell, axis=1).astype(np.uint8)
+    near = cv2.dilate(fine, np.ones((2 * _STEEP_CELLS * cell + 1,) * 2, np.uint8)).astype(np.float32)
+    padded = np.pad(near, [(0, max(0, s - n)) for s, n in zip(shape, near.shape, strict=True)], mode="edge")
+    return blur(padded[: shape[0], : shape[1]], _STEEP_CELLS * cell / 2.0)
 
 
 def _enlarged(flow: Dense, shape: tuple[int, int]) -> Dense:

@@ -10,9 +10,11 @@ import numpy as np
 from virtual_stain.config.registration import RegistrationSettings
 from virtual_stain.registration.align import Alignment, Start, to_pair_transform
 from virtual_stain.registration.bare import BareTissue, find_bare, nothing_bare
-from virtual_stain.registration.precision import Precision
+from virtual_stain.registration.raster import blur, sampled
+from virtual_stain.registration.refine import MEASURES
 from virtual_stain.registration.result import ErrorEvidence, Registration, Side, Vector, Verdict, verdict_of
 from virtual_stain.registration.transform import PairTransform
+from virtual_stain.registration.warping import dense_displacement
 from virtual_stain.registration.working import WorkingPair
 
 _WEAK_OVERLAP = 0.5
@@ -20,6 +22,7 @@ _UNUSUAL_SCALE = 1.25
 _LOST_SHARE = 0.05  # of the tissue, from which on a person has to look
 _BARE_SHARE = 0.05  # of the tissue, from which on it is told
 _OUTLINE_PX = 16.0  # working px: by how much outlines may differ where nothing is known in µm
+_PLACED_PX = 1.5  # σ with which a person finds a place of one serial section again on its picture, level-0 px
 _STATED_AT = 1000  # places of the tissue at which the error is asked for
 
 
@@ -29,7 +32,7 @@ def judged(
     """The registration with everything that follows from its evidence."""
     known = he.mpp is not None and ihc.mpp is not None
     transform = to_pair_transform(pair, alignment)
-    evidence = _error_evidence(pair, alignment.precision, he, known, settings)
+    evidence = _error_evidence(pair, alignment, (he, ihc), settings)
     stated = _Stated()
     if alignment.shown_by_windows(settings):
         evidence = dataclasses.replace(evidence, bare=_bare(pair, alignment, evidence, known, settings))
@@ -136,8 +139,11 @@ def _joint_p95(p95: Vector) -> float:
 
 
 def _error_evidence(
-    pair: WorkingPair, evidence: Precision, he: Side, known: bool, settings: RegistrationSettings
+    pair: WorkingPair, alignment: Alignment, sides: tuple[Side, Side], settings: RegistrationSettings
 ) -> ErrorEvidence:
+    evidence = alignment.precision
+    he, ihc = sides
+    known = he.mpp is not None and ihc.mpp is not None
     unit = (he.mpp.x, he.mpp.y) if known and he.mpp is not None else (1.0, 1.0)
     centres = pair.fixed.px0_from_work.apply(evidence.centres)
     return ErrorEvidence(
@@ -152,7 +158,38 @@ def _error_evidence(
         unit_per_px0=unit,
         p95_margin_fraction=settings.p95_margin_fraction,
         bare=nothing_bare(),
+        apart=_apart(pair, alignment) * pair.unit_px,
+        pixel_sigma=0.0 if alignment.same_cells else _pixel_sigma(pair, alignment, sides),
     )
+
+
+def _apart(pair: WorkingPair, alignment: Alignment) -> Vector:
+    """float64[N]: how far the two methods' maps lie from each other around each window, working px.
+
+    Where sections share every nucleus, windows of fine levels know better than flow of a coarse one: 0.
+    """
+    centres = alignment.precision.centres
+    if alignment.second is None or alignment.same_cells or not len(centres):
+        return np.zeros(len(centres))
+    first, second = (dense_displacement(pair.fixed.shape, f) for f in (alignment.field, alignment.second))
+    inside = pair.fixed.mask.astype(np.float32)
+    apart2 = ((first - second) ** 2).sum(axis=2) * inside
+    reach = MEASURES.window / MEASURES.factor / 2
+    smooth = blur(apart2, reach) / np.maximum(blur(inside, reach), np.float32(1e-3))
+    at = centres.astype(np.float32)[:, None]
+    result: Vector = np.sqrt(np.maximum(sampled(smooth, at)[:, 0], 0.0)).astype(np.float64)
+    return result
+
+
+def _pixel_sigma(pair: WorkingPair, alignment: Alignment, sides: tuple[Side, Side]) -> float:
+    """σ of one coordinate of what the pixels of both slides leave open where sections share no nuclei; in the unit of
+    the pair."""
+    he, ihc = sides
+    if he.mpp is not None and ihc.mpp is not None:
+        area = he.mpp.um2_per_px + ihc.mpp.um2_per_px
+    else:  # in H&E level-0 px: how large a pixel of the IHC is, the registration says
+        area = 1.0 + 1.0 / abs(to_pair_transform(pair, alignment).ihc_from_he.determinant)
+    return _PLACED_PX * float(np.sqrt(area))
 
 
 def _flags(

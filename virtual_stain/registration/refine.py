@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
 from virtual_stain.config.registration import RegistrationSettings
@@ -19,7 +18,7 @@ from virtual_stain.registration.field import FieldSettings, fit_field
 from virtual_stain.registration.foreground import Foreground
 from virtual_stain.registration.raster import Matrix
 from virtual_stain.registration.transform import DisplacementField
-from virtual_stain.registration.windows import Matches, WindowPlan, match_windows
+from virtual_stain.registration.windows import Matches, WindowPlan, correlations_at, match_windows
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +36,7 @@ FOLLOWING = (
     Pass(WindowPlan(factor=0.5, window=64, step=14, radius=16), 3.0),
     Pass(WindowPlan(factor=1.0, window=64, step=16, radius=12), 3.0),
 )
-_PROBES = WindowPlan(factor=0.5, window=48, step=48, radius=16)
+_PROBES = WindowPlan(factor=0.5, window=48, step=24, radius=16)
 MEASURES = WindowPlan(factor=1.0, window=64, step=64, radius=16)
 """Windows that measure how far off it is (precision.py)."""
 _SMALL_PX = 500.0  # square root of the tissue area below which half-size probes would be too few
@@ -60,7 +59,7 @@ class Local:
 
 
 def probe_plan(fixed: Foreground) -> WindowPlan:
-    """Windows that judge: none overlaps another, so that each is evidence of its own."""
+    """Windows that judge, on a grid of half their side (quality.py)."""
     return dataclasses.replace(_PROBES, factor=1.0) if fixed.tissue_px < _SMALL_PX**2 else _PROBES
 
 
@@ -108,14 +107,7 @@ def agreement(matches: Matches, field: DisplacementField | None) -> float:
     if not len(matches):
         return 0.0
     shifts = np.zeros_like(matches.base) if field is None else field.at(matches.centres)
-    at = ((shifts - matches.base) / matches.px + matches.radius).astype(np.float32)
-    edge = np.float32(2 * matches.radius)
-    at = np.clip(at, 0, edge)
-    heights = [
-        cv2.remap(surface, x.reshape(1, 1), y.reshape(1, 1), cv2.INTER_LINEAR)[0, 0]
-        for surface, (x, y) in zip(matches.surfaces, at, strict=True)
-    ]
-    return float(np.mean(heights))
+    return float(np.mean(correlations_at(matches, shifts)))
 
 
 def without_affine_part(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 
@@ -20,6 +21,7 @@ from virtual_stain.registration.precision import no_precision
 from virtual_stain.registration.quality import Evidence
 from virtual_stain.registration.raster import Mask
 from virtual_stain.registration.result import Registration, Side
+from virtual_stain.registration.sections import Section, find_sections, only_section
 from virtual_stain.registration.working import SideImage, WorkingPair, prepare, tissue_box, wanted_resolution
 from virtual_stain.slides.resolution import REGISTRATION_RANGE, require_mpp
 from virtual_stain.slides.slide import Slide
@@ -36,13 +38,17 @@ def register_pair(
     settings: RegistrationSettings,
     tissue_settings: TissueSettings,
     landmarks: Landmarks | None = None,
+    section: int | None = None,
 ) -> Registration:
     """Finds where each place of the H&E slide lies on the IHC slide, and how surely; `landmarks`: where to start.
 
-    Does not raise on a bad match: the verdict is then REJECT and the flags say why. Raises NoTissueError,
-    SlideError, ResolutionError for an absurd pixel size or for two that contradict each other, and InputError for
-    landmarks outside the scans. With a pixel size missing on either side: errors in px, and no verdict (None) but
-    REJECT.
+    `section`: which of several candidate sections on the IHC slide to take, from 1; None: the one that held-out windows
+    agree with best.
+
+    Does not raise on a bad match: the verdict is then REJECT and the flags say why. Raises NoTissueError, SlideError,
+    ResolutionError for an absurd pixel size or for two that contradict each other, and InputError for landmarks outside
+    the scans or a section that is not there. With a pixel size missing on either side: errors in px, and no verdict
+    (None) but REJECT.
     """
     if landmarks is not None:
         landmarks.require_on_scans(he.bounds, ihc.bounds)
@@ -50,8 +56,18 @@ def register_pair(
         if slide.mpp is not None:
             require_mpp(slide, REGISTRATION_RANGE)
     he_image, ihc_image = side_images(he, ihc, settings, tissue_settings)
-    pair = prepare(he_image, ihc_image, settings)
-    alignment = align(pair, settings) if landmarks is None else align_manually(pair, landmarks, settings)
+    sections, masks = find_sections(he_image, ihc_image)
+    if section is not None:
+        ihc_image = only_section(ihc_image, masks, section, str(ihc.path))
+        sections = tuple(dataclasses.replace(s, taken=s.number == section) for s in sections)
+    if landmarks is not None:
+        pair = prepare(he_image, ihc_image, settings)
+        alignment: Alignment | None = align_manually(pair, landmarks, settings)
+    elif sections and section is None:
+        pair, alignment, sections = _best_section(he_image, ihc_image, sections, masks, settings)
+    else:
+        pair = prepare(he_image, ihc_image, settings)
+        alignment = align(pair, settings)
     he_side, ihc_side = (
         Side(s.name, s.size, s.bounds, s.mpp, s.content_hash(), s.warnings + image.warnings)
         for s, image in ((he, he_image), (ihc, ihc_image))
@@ -60,7 +76,38 @@ def register_pair(
         alignment = _hopeless(pair)
     elif alignment.shown_by_windows(settings) and settings.local:
         alignment = deepen(he, ihc, pair, alignment, settings)
-    return judged(pair, alignment, he_side, ihc_side, settings)
+    return dataclasses.replace(judged(pair, alignment, he_side, ihc_side, settings), sections=sections)
+
+
+def _best_section(
+    he: SideImage,
+    ihc: SideImage,
+    sections: tuple[Section, ...],
+    masks: tuple[Mask, ...],
+    settings: RegistrationSettings,
+) -> tuple[WorkingPair, Alignment | None, tuple[Section, ...]]:
+    """Every candidate is registered by itself. Of those that are proven the one most like the H&E is taken, else the
+    one that unrelated slides would least likely match."""
+    tried = []
+    for mask in masks:
+        pair = prepare(he, dataclasses.replace(ihc, mask=mask), settings)
+        tried.append((pair, align(pair, settings)))
+    evidence = [Evidence(0, 0.0, 0.0) if a is None else a.evidence for _, a in tried]
+
+    def rank(i: int) -> tuple[bool, float, int]:
+        alignment = tried[i][1]
+        if alignment is not None and alignment.shown_by_windows(settings):
+            return False, -evidence[i].correlation, i
+        return True, evidence[i].chance_log10, i
+
+    best = min(range(len(tried)), key=rank)
+    told = tuple(
+        dataclasses.replace(
+            s, taken=i == best, chance_log10=e.chance_log10, consensus_fraction=e.consensus, correlation=e.correlation
+        )
+        for i, (s, e) in enumerate(zip(sections, evidence, strict=True))
+    )
+    return (*tried[best], told)
 
 
 def side_images(

@@ -12,6 +12,7 @@ from virtual_stain.config.registration import RegistrationSettings
 from virtual_stain.errors import RejectedError
 from virtual_stain.geometry import Box, Points, Size
 from virtual_stain.registration.bare import BareTissue
+from virtual_stain.registration.sections import Section
 from virtual_stain.registration.transform import PairTransform
 from virtual_stain.slides.resolution import Mpp
 
@@ -82,10 +83,17 @@ class ErrorEvidence:
     """Factor on the stated p95."""
     bare: BareTissue
     """Where no IHC tissue lies under the H&E's."""
+    apart: Vector
+    """float64[N]: how far the map of another method lies from this one around the window (root mean square)."""
+    pixel_sigma: float
+    """σ of one coordinate of what the slides' own pixels leave open, ≥ 0."""
 
     @property
     def typical_p95(self) -> float:
-        """What is stated for a place among the pair's windows; NaN without evidence."""
+        """The p95 of a place among the pair's windows, by the windows alone; NaN without evidence.
+
+        The margin beside which tissue counts as bare: a larger one would let more places keep a stated error.
+        """
         return RAYLEIGH_P95 * self.p95_margin_fraction * self.error_sigma
 
     def errors_at(self, he_points: npt.ArrayLike) -> tuple[Vector, Vector]:
@@ -93,7 +101,8 @@ class ErrorEvidence:
         and where no IHC tissue lies.
 
         From the windows around a place, the pair's own where there are few. Where fewer of them are recognised than is
-        usual on this pair (a torn and turned fragment) the p95 is larger; away from any both grow.
+        usual on this pair (a torn and turned fragment) the p95 is larger; away from any both grow. To this come what
+        two methods disagree about at the place, and what the slides' own pixels leave open.
         """
         gaps = self._gaps(he_points)
         recognised = self.trust > 0.5
@@ -110,8 +119,9 @@ class ErrorEvidence:
         # how many are recognised on the whole says what there is to be seen, and not how well it was seen
         fewer = np.clip(share / overall, _LEAST_SHARE, 1.0)
         worse = local / np.sqrt(fewer)
-        median = RAYLEIGH_MEDIAN * np.hypot(local, away)
-        p95 = RAYLEIGH_P95 * self.p95_margin_fraction * np.hypot(worse, away)
+        beyond = self.pixel_sigma**2 + self._apart2(gaps) / 2
+        median = RAYLEIGH_MEDIAN * np.sqrt(local**2 + away**2 + beyond)
+        p95 = RAYLEIGH_P95 * self.p95_margin_fraction * np.sqrt(worse**2 + away**2 + beyond)
         unknown = self._lost(gaps) | self.bare.at(he_points)
         return np.where(unknown, np.inf, median), np.where(unknown, np.inf, p95)
 
@@ -126,6 +136,13 @@ class ErrorEvidence:
         result: npt.NDArray[np.float64] = np.linalg.norm(
             points[:, None] - (self.centres_px0 * self.unit_per_px0)[None], axis=2
         )
+        return result
+
+    def _apart2(self, gaps: npt.NDArray[np.float64]) -> Vector:
+        """float64[N]: mean square of `apart` around each place; that of the nearest windows away from all."""
+        exponent = -0.5 * (gaps / (_NEIGHBOURS * self.spacing)) ** 2
+        near = np.exp(exponent - exponent.max(axis=1, keepdims=True))
+        result: Vector = (near @ self.apart**2) / near.sum(axis=1)
         return result
 
     def _lost(self, gaps: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
@@ -192,6 +209,8 @@ class Registration:
     landmark_residual_px0: float | None = None
     """Of landmarks alone: root mean square of what one affine map leaves of them, H&E level-0 px. No error of the
     registration: landmarks that are all wrong can fit well."""
+    sections: tuple[Section, ...] = ()
+    """Candidate sections on the IHC slide, where it carries more than one."""
 
     @property
     def he_mpp(self) -> Mpp | None:
@@ -251,6 +270,19 @@ class Registration:
         left = residual_px0 * float(np.sqrt(self.he.mpp.um2_per_px))
         return f"{told} (fit residual of one affine map {left:.1f} µm)."
 
+    def section_taken(self) -> str | None:
+        """Which of several candidate sections was taken, and how much better it is than the next; None where the IHC
+        slide carries one."""
+        taken = next((s for s in self.sections if s.taken), None)
+        if taken is None:
+            return f"{len(self.sections)} candidates, none chosen: landmarks say where" if self.sections else None
+        told = f"{taken.number} of {len(self.sections)} on the IHC slide"
+        others = [s for s in self.sections if not s.taken and s.correlation is not None]
+        if taken.correlation is None or not others:
+            return f"{told}, as asked for"
+        following = max(others, key=lambda s: s.correlation or 0.0)
+        return f"{told}: {_likeness(taken)}; the next is {following.number}: {_likeness(following)}"
+
     def bare_at(self, he_points: npt.ArrayLike) -> npt.NDArray[np.bool_]:
         """bool[N]: whether the H&E tissue at float64[N, 2] H&E level-0 px has no IHC tissue under it."""
         return self.evidence.bare.at(he_points)
@@ -263,6 +295,10 @@ class Registration:
         if self.error_median_um is None and self.he.mpp is None:
             raise ValueError("Expected a pair with pixel sizes. Received: one whose errors are in px")
         return self.evidence.errors_at(he_points)
+
+
+def _likeness(section: Section) -> str:
+    return f"correlation {section.correlation:.2f}, {section.consensus_fraction:.0%} of its windows recognised"
 
 
 def summary(registration: Registration) -> str:
@@ -281,6 +317,8 @@ def summary(registration: Registration) -> str:
         lines.append(
             f"error: {registration.error_median_px0:.1f} px (median), {registration.error_p95_px0:.1f} px (p95), H&E"
         )
+    if (told := registration.section_taken()) is not None:
+        lines.append(f"section {told}; --section N takes another")
     if registration.bare_fraction > 0:
         lines.append(f"H&E tissue without IHC tissue under it: {registration.bare_fraction:.0%}")
     if registration.flags:

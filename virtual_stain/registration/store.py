@@ -22,14 +22,15 @@ from virtual_stain.geometry import Affine2D, Box, Size
 from virtual_stain.hdf5 import read_array
 from virtual_stain.registration.bare import BareTissue, nothing_bare
 from virtual_stain.registration.result import ErrorEvidence, Registration, Side, Verdict
+from virtual_stain.registration.sections import Section
 from virtual_stain.registration.stored_values import registration_problems
 from virtual_stain.registration.transform import DisplacementField, PairTransform
 from virtual_stain.slides.resolution import Mpp
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 JSON_NAME, H5_NAME = "registration.json", "registration.h5"
 _KIND = "vstain registration"
-_WINDOWS = ("centres_px0", "distances", "usual", "height", "trust")
+_WINDOWS = ("centres_px0", "distances", "usual", "height", "trust", "apart")
 _REGISTER_AGAIN = "Register the pair again: vstain register HE IHC --out DIR"
 
 
@@ -126,6 +127,7 @@ def _document(r: Registration) -> dict[str, Any]:
         "consensus_fraction": r.consensus_fraction,
         "chance_log10": r.chance_log10,
         "finest_mpp": r.finest_mpp,
+        "sections": [_section(s) for s in r.sections],
         "rotation_deg": matrix.rotation_deg,
         "mirrored": matrix.mirrored,
         "scales": list(matrix.scales),
@@ -138,7 +140,19 @@ def _document(r: Registration) -> dict[str, Any]:
             "growth": r.evidence.growth,
             "unit_per_px0": list(r.evidence.unit_per_px0),
             "p95_margin_fraction": r.evidence.p95_margin_fraction,
+            "pixel_sigma": r.evidence.pixel_sigma,
         },
+    }
+
+
+def _section(section: Section) -> dict[str, Any]:
+    return {
+        "number": section.number,
+        "taken": section.taken,
+        "box_px0": [section.box.x, section.box.y, section.box.width, section.box.height],
+        "chance_log10": section.chance_log10,
+        "consensus_fraction": section.consensus_fraction,
+        "correlation": section.correlation,
     }
 
 
@@ -248,7 +262,8 @@ def _registration(
             he=_read_side(d["he"]),
             ihc=_read_side(d["ihc"]),
             evidence=_read_evidence(d["evidence"], arrays),
-            landmark_residual_px0=d.get("landmark_residual_he_px0"),  # older files have none
+            landmark_residual_px0=d["landmark_residual_he_px0"],
+            sections=tuple(_read_section(s) for s in d["sections"]),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
@@ -268,6 +283,17 @@ def _read_side(value: dict[str, Any]) -> Side:
     )
 
 
+def _read_section(value: dict[str, Any]) -> Section:
+    return Section(
+        value["number"],
+        Box(*value["box_px0"]),
+        value["taken"],
+        value["chance_log10"],
+        value["consensus_fraction"],
+        value["correlation"],
+    )
+
+
 def _read_evidence(value: dict[str, Any], arrays: dict[str, Any] | None) -> ErrorEvidence:
     # a JSON alone carries no windows: errors at a place are then unknown (infinite), never guessed
     if arrays is None:
@@ -280,5 +306,6 @@ def _read_evidence(value: dict[str, Any], arrays: dict[str, Any] | None) -> Erro
         growth=value["growth"],
         unit_per_px0=(unit[0], unit[1]),
         p95_margin_fraction=value["p95_margin_fraction"],
+        pixel_sigma=value["pixel_sigma"],
         **arrays,
     )

@@ -145,6 +145,17 @@ def find_peaks(matches: Matches, expected: Points | None = None, reach_px: float
     return Peaks(shifts, centre.astype(np.float64), curvature, inside)
 
 
+def correlations_at(matches: Matches, shifts: Points) -> npt.NDArray[np.float64]:
+    """float64[N]: each window's correlation at a total displacement, float64[N, 2] working px; bilinear."""
+    at = ((shifts - matches.base) / matches.px + matches.radius).astype(np.float32)
+    at = np.clip(at, 0, np.float32(2 * matches.radius))
+    found = [
+        cv2.remap(surface, x.reshape(1, 1), y.reshape(1, 1), cv2.INTER_LINEAR)[0, 0]
+        for surface, (x, y) in zip(matches.surfaces, at, strict=True)
+    ]
+    return np.array(found, np.float64)
+
+
 def own_errors(matches: Matches, peaks: Peaks) -> npt.NDArray[np.float64]:
     """float64[N]: σ of one coordinate of the error that each peak has by itself, working px; at most the search radius.
 

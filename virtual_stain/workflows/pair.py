@@ -36,6 +36,8 @@ class PairJob:
     folder: Path
     """work/<pair>."""
     config: Config
+    section: int | None = None
+    """See StainPair."""
 
 
 @dataclass(frozen=True, slots=True)

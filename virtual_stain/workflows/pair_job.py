@@ -35,6 +35,7 @@ def make_job(pair: StainPair, out: Path, config: Config) -> PairJob:
         ihc_roi=pair.ihc_roi,
         folder=out / WORK / pair.pair,
         config=config,
+        section=pair.section,
     )
 
 
@@ -50,7 +51,7 @@ def prepare_pair(job: PairJob) -> PreparedPair:
         _require_countable(ihc, job.config.counting.max_mpp)
         read_regions(he, ihc, job.he_roi, job.ihc_roi)  # an unusable one is told now, not after an hour
         he_sha256, ihc_sha256 = he.content_hash(), ihc.content_hash()
-        registered = register_in_work(he, ihc, job.folder, job.config)
+        registered = register_in_work(he, ihc, job.folder, job.config, job.section)
         registration = registered.registration
         stain = estimate_in_work(job, ihc, registered.ihc_tissue)
         if not job.config.counting.any_stain:

@@ -29,7 +29,9 @@ _RECORD = "registered.json"
 _WRITTEN = (*REGISTRATION_FILES, TISSUE_NAME)
 
 
-def registration_made_from(he: Slide, ihc: Slide, config: Config, landmarks: Landmarks | None = None) -> MadeFrom:
+def registration_made_from(
+    he: Slide, ihc: Slide, config: Config, landmarks: Landmarks | None = None, section: int | None = None
+) -> MadeFrom:
     """What the registration of two slides depends on."""
     settings = config.to_dict()
     return made_from(
@@ -38,6 +40,7 @@ def registration_made_from(he: Slide, ihc: Slide, config: Config, landmarks: Lan
             "he": [he.content_hash(), _mpp(he)],
             "ihc": [ihc.content_hash(), _mpp(ihc)],
             "landmarks": None if landmarks is None else [landmarks.he_px0.tolist(), landmarks.ihc_px0.tolist()],
+            "section": section,
         },
         # a pair that was registered because the user insisted is looked at again where nobody does
         settings={section: settings[section] for section in ("registration", "tissue")}
@@ -57,12 +60,12 @@ class Registered:
     ihc_tissue: TissueMap | None
 
 
-def register_in_work(he: Slide, ihc: Slide, folder: Path, config: Config) -> Registered:
+def register_in_work(he: Slide, ihc: Slide, folder: Path, config: Config, section: int | None = None) -> Registered:
     """registration.json and .h5, tissue.h5 and overlay.jpg in `work/<pair>`, or what an earlier run left of the same.
 
     Raises SlideError, NoTissueError, OutputError; a rejected registration is not an error here.
     """
-    made = registration_made_from(he, ihc, config)
+    made = registration_made_from(he, ihc, config, section=section)
     if is_finished(read_record(folder / _RECORD), made, folder, _WRITTEN):
         return Registered(read_registration(folder), None)
     withdraw(folder / _RECORD)
@@ -75,7 +78,7 @@ def register_in_work(he: Slide, ihc: Slide, folder: Path, config: Config) -> Reg
             _log.warning("%s: %s", slide.path, warning)
     if not config.counting.any_stain:
         require_sides(he, ihc, tissue["he"], tissue["ihc"], counted=True)
-    registration = register_pair(he, ihc, config.registration, config.tissue)
+    registration = register_pair(he, ihc, config.registration, config.tissue, section=section)
     write_registration(registration, folder)
     overlay = draw_overlay(*side_images(he, ihc, config.registration, config.tissue), registration)
     write_bytes(folder / OVERLAY, encode_jpeg(overlay, _OVERLAY_QUALITY))

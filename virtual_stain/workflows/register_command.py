@@ -33,6 +33,8 @@ class RegisterOptions:
     mpp_ihc: tuple[float, float] | None = None
     aligned_mpp: float | None = None
     """See RegistrationJob."""
+    section: int | None = None
+    """See RegistrationJob."""
     force: bool = False
     jobs: int = 1
     excel: bool = False
@@ -59,6 +61,7 @@ def run_pair(he: Path, ihc: Path, options: RegisterOptions, progress: Progress =
         force=options.force,
         landmarks=_of_one_pair(options.landmarks),
         aligned_mpp=options.aligned_mpp,
+        section=options.section,
     )
     registration = register_files(job, progress)
     say(summary(registration))
@@ -82,6 +85,8 @@ def run_cohort(
         raise ConfigError(
             "--mpp-he, --mpp-ihc: expected with one pair only.", hint="Columns he_mpp, ihc_mpp of the table state them."
         )
+    if options.section is not None:
+        raise ConfigError("--section: expected with one pair only.", hint="Column section of the table states it.")
     pairs = cohort_pairs(source, say)
     marks = {} if options.landmarks is None else read_landmarks(options.landmarks)
     if unknown := sorted(set(marks) - {p.pair for p in pairs}):
@@ -89,7 +94,14 @@ def run_cohort(
         raise InputError(f"{options.landmarks}: expected names of pairs in the column pair. Received: {names}")
     jobs = [
         RegistrationJob(
-            p.he, p.ihc, options.out / p.pair, options.config, options.force, marks.get(p.pair), options.aligned_mpp
+            p.he,
+            p.ihc,
+            options.out / p.pair,
+            options.config,
+            options.force,
+            marks.get(p.pair),
+            options.aligned_mpp,
+            p.section,
         )
         for p in pairs[share::shares]
     ]

@@ -45,6 +45,8 @@ class RegistrationJob:
     landmarks: Landmarks | None = None
     aligned_mpp: float | None = None
     """Also write the warped IHC at this pixel size, µm/px; 0: that of the H&E."""
+    section: int | None = None
+    """Which of several sections on the IHC slide, from 1; None: the one that fits best."""
 
 
 def register_files(job: RegistrationJob, progress: Progress = QUIET) -> Registration:
@@ -64,7 +66,7 @@ def register_files(job: RegistrationJob, progress: Progress = QUIET) -> Registra
         for slide in (he, ihc):
             for warning in slide.warnings:
                 progress.say(f"{slide.path}: {warning}")
-        made = registration_made_from(he, ihc, job.config, job.landmarks)
+        made = registration_made_from(he, ihc, job.config, job.landmarks, job.section)
         registration = None if job.force else _kept(job.out, made)
         if registration is None:
             tissue = [find_tissue(slide, job.config.tissue) for slide in (he, ihc)]
@@ -96,7 +98,7 @@ def _register(job: RegistrationJob, he: Slide, ihc: Slide, made: MadeFrom) -> Re
     started = time.monotonic()
     # the aligned slide of an earlier registration would lie wrong under this one, whatever comes of it
     (job.out / ALIGNED_NAME).unlink(missing_ok=True)
-    registration = register_pair(he, ihc, job.config.registration, job.config.tissue, job.landmarks)
+    registration = register_pair(he, ihc, job.config.registration, job.config.tissue, job.landmarks, job.section)
     registered = time.monotonic()
     write_registration(registration, job.out)
     name = f"{registration.he.name} / {registration.ihc.name}"

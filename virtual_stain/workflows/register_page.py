@@ -92,6 +92,7 @@ def data_url(data: bytes, kind: str) -> str:
 
 def _facts(r: Registration) -> list[tuple[str, str]]:
     matrix = r.transform.ihc_from_he
+    section = r.section_taken()
     finest = "" if r.finest_mpp is None else f", compared down to {r.finest_mpp:.2g} µm/px"
     return [
         ("H&E", f"{r.he.name}, {r.he.size.width} × {r.he.size.height} px, {r.he.mpp or 'no pixel size'}"),
@@ -101,6 +102,7 @@ def _facts(r: Registration) -> list[tuple[str, str]]:
         ("evidence", f"{r.consensus_fraction:.0%} of the held-out windows recognised; {_chance(r.chance_log10)}"),
         ("tissue in common", f"{r.overlap_fraction:.2f} (Dice); "
                              f"{r.bare_fraction:.0%} of the H&E tissue has no IHC tissue under it"),
+        *([] if section is None else [("section", section)]),
         ("turn", f"{matrix.rotation_deg:.1f}°{', mirrored' if matrix.mirrored else ''}, "
                  f"scales {matrix.scales[0]:.4f} and {matrix.scales[1]:.4f} (IHC px per H&E px)"),
     ]  # fmt: skip
