@@ -122,7 +122,7 @@ def test_a_scheduler_without_dask_says_what_to_install(monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(ConfigError, match="not installed") as caught, open_workers(1, "tcp://127.0.0.1:1"):
         pass
-    assert "virtual-stain[cluster]" in str(caught.value)
+    assert "[cluster]" in str(caught.value)  # with the command of this installation
 
 
 def test_a_dask_cluster_does_the_work() -> None:
