@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pytest
 
 from tests.fixtures.slides import rewrap_as_tiled_tiff
-from virtual_stain.config import Config, LabelSettings, TilingSettings
+from virtual_stain.config import Config, CountingSettings, LabelSettings, TilingSettings
 from virtual_stain.labels.store import TileStore, TileTable
 from virtual_stain.registration.store import read_registration
 from virtual_stain.workflows.build_records import BuildOptions, build_records
@@ -44,6 +44,8 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tiling=TilingSettings(stride_um=STRIDE_UM),
         # tiles that reach beyond the other scan are left out below, by their overlap
         labels=LabelSettings(min_tissue_fraction=0.0),
+        # both sides are stained for Ki67: without this the initial stain is refused as mislabelled
+        counting=CountingSettings(any_stain=True),
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VSTAIN_PATIENT_KEY", str(key))

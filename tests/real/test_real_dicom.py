@@ -168,7 +168,7 @@ def test_the_segmentation_lies_on_the_slide(report, tmp_path):
     assert _dicom(report, tmp_path / "out") == 0
     found = hd.seg.segread(tmp_path / "out" / "a.ki67.seg.dcm")
     labels = [found.get_segment_description(n).segment_label for n in found.segment_numbers]
-    assert labels == ["Ki67 5-10 %", "Ki67 30-35 %"]
+    assert labels == ["Ki67 5-10 %", "Ki67 30-40 %"]
     matrix = found.get_total_pixel_matrix(combine_segments=True)
     assert matrix.shape == (5, 5)
     assert {(int(c), int(r)): int(matrix[r, c]) for r, c in np.argwhere(matrix)} == {(0, 0): 1, (3, 1): 2, (4, 4): 2}

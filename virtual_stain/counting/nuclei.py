@@ -33,7 +33,8 @@ from virtual_stain.counting.vesicles import find_vesicles
 _FULL_WIDTH_UM = 6.0  # among rivals, narrower outlines count less: most nuclei are wider, pieces of a rim are not
 _HOLLOW, _CONVEX = 0.5, 0.95  # … and so do hollow ones: solidity that is no nucleus', and that is beyond doubt
 _SURE_FROM, _SURE = 0.3, 0.5  # scores from which an outline's contrast matters less, and least:
-_SURE_NEEDS = 0.75  # then this share of it is enough
+_SURE_NEEDS = 0.5  # then this share of it is enough …
+_LARGE_FROM_UM, _LARGE_UM = 8.0, 9.0  # … where the nucleus is wider than lymphocytes: small pale shapes are no nuclei
 _RINGS = (0.354, 0.612, 0.791, 0.935)  # radii that halve four rings of equal area
 _EVERY = 2  # rays between sampled ones
 _WALL = slice(2, None)  # those of them that a wall of chromatin lies in
@@ -73,7 +74,7 @@ def find_nuclei(signal: F32, typical_od: float, mpp: float, settings: CountingSe
     fine, smooth = blur(compressed, FINE_UM / mpp), blur(signal, FINE_UM / mpp)
     points, faced = seed_points(compressed, fine, mpp)
     found, score = outlines_around(points, fine, mpp, settings)
-    need = _needed_contrast(score, typical_od, settings)
+    need = _needed_contrast(found, score, typical_od, settings)
     filled = _filled(smooth, found, mpp, _FILLED_LEVEL * need) >= _FILLED
     vesicles, vesicle_score = find_vesicles(faced, fine, smooth, typical_od, mpp, settings)
     found = found.select(filled).joined(vesicles)
@@ -85,11 +86,13 @@ def find_nuclei(signal: F32, typical_od: float, mpp: float, settings: CountingSe
     return _measured(signal, smooth, found.select(chosen), shape.select(chosen), score[chosen], mpp, need[chosen])
 
 
-def _needed_contrast(score: F32, typical_od: float, settings: CountingSettings) -> F64:
-    """float64[N]: that an outline of this score needs; a clear and complete one is a nucleus although it is pale."""
+def _needed_contrast(found: Contours, score: F32, typical_od: float, settings: CountingSettings) -> F64:
+    """float64[N]: that an outline of this score needs; a clear and large one is a nucleus although it is pale."""
     share = settings.level_contrast * typical_od
     need = share + min(share, settings.min_contrast_od)  # on the palest slides all that nuclei have is that little
+    width_um = 2 * found.radius_um.mean(axis=1, dtype=np.float64)
     sure = np.clip((score.astype(np.float64) - _SURE_FROM) / (_SURE - _SURE_FROM), 0, 1)
+    sure *= np.clip((width_um - _LARGE_FROM_UM) / (_LARGE_UM - _LARGE_FROM_UM), 0, 1)
     return np.asarray(need * (1 - (1 - _SURE_NEEDS) * sure), np.float64)
 
 
