@@ -74,6 +74,28 @@ def test_a_region_without_recognised_windows_is_lost_and_the_rest_is_not() -> No
     assert not evidence(np.zeros(len(_GRID), np.bool_)).lost_at(_PLACES).any()
 
 
+def test_one_window_recognised_by_chance_confirmed_a_moved_piece() -> None:
+    """The tissue under a piece beyond bare ground had been moved there. One of its two windows agreed by chance, and
+    the places around it kept the p95 of the rest."""
+    column, row = (_GRID / _SPACING).astype(int).T
+    piece = np.where(row < 7, 1, 0)
+    piece[row == 9] = 2
+    piece[(row == 9) & (column > 1)] = 0
+    recognised = (row < 7) | (column == 0)
+    told = evidence(recognised)
+    assert told.confirms(piece, 2).tolist()[1:] == [True, False]
+    # both recognised: hardly chance; none there: nothing confirms it
+    assert evidence(recognised | (row == 9)).confirms(piece, 2)[2]
+    assert told.confirms(np.where(piece == 2, 0, piece), 3).tolist()[1:] == [True, False, False]
+
+
+def test_the_piece_that_the_proof_is_about_needs_no_other() -> None:
+    """However few windows are recognised on the whole."""
+    recognised = every(9)
+    assert evidence(recognised).confirms(np.ones(len(_GRID), np.intp), 1)[1]
+    assert evidence(every(1)).confirms(np.zeros(len(_GRID), np.intp), 1).tolist() == [True, False]
+
+
 def test_what_two_methods_disagree_about_is_part_of_the_stated_error() -> None:
     """On bent sections windows alone had stated 9 µm where landmarks were off by 19: flow lay 10 µm from them."""
     agreed = evidence(every(1))

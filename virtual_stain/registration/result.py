@@ -130,6 +130,19 @@ class ErrorEvidence:
         gaps = self._gaps(he_points)
         return self._lost(gaps) if (self.trust > 0.5).any() else np.zeros(len(gaps), np.bool_)
 
+    def confirms(self, pieces: npt.NDArray[np.intp], most: int) -> npt.NDArray[np.bool_]:
+        """bool[most + 1]: which pieces of tissue their own windows show to lie where the rest says. `pieces`: intp[N],
+        the one that each window lies on, 0 to `most`; 0 is no piece.
+
+        Bare ground lies around a piece, and tissue was moved or lost there: neither is more likely beforehand. One
+        window that is recognised may be chance. So a piece has to be in its place as surely as a place has to be lost
+        before it is called so. The piece with most recognised windows is what the pair's proof is about.
+        """
+        _, told = self._told()
+        result: npt.NDArray[np.bool_] = np.bincount(pieces, told, most + 1) < _LOG_ODDS_LOST
+        result[np.bincount(pieces, self.trust > 0.5, most + 1).argmax()] = True
+        return result
+
     def _gaps(self, he_points: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """float64[N, windows]: how far each window is from each place."""
         points = np.asarray(he_points, np.float64).reshape(-1, 2) * self.unit_per_px0
@@ -153,18 +166,24 @@ class ErrorEvidence:
         beside a lost window is lost with it: the tear may run anywhere between that and the next recognised one.
         """
         recognised = self.trust > 0.5
+        around, told = self._told()
+        near = np.exp(-0.5 * (gaps / (_NEIGHBOURS * self.spacing)) ** 2)
+        lost_windows = ~recognised & (around @ told > -_LOG_ODDS_LOST)
+        beside = (gaps[:, lost_windows] < self.spacing).any(axis=1)
+        result: npt.NDArray[np.bool_] = beside | (near @ told > -_LOG_ODDS_LOST)
+        return result
+
+    def _told(self) -> tuple[npt.NDArray[np.float64], Vector]:
+        """float64[windows, windows], how near they are to each other; float64[windows], what each adds to the logarithm
+        of the odds that the tissue there lies elsewhere."""
+        recognised = self.trust > 0.5
         between = np.linalg.norm((self.centres_px0[:, None] - self.centres_px0[None]) * self.unit_per_px0, axis=2)
         around = np.exp(-0.5 * (between / (_NEIGHBOURS * self.spacing)) ** 2)
         shares = (around @ recognised) / around.sum(axis=1)
         # what is usual, the windows on tissue that is not lost tell
         usual = float(np.clip(np.median(shares[recognised]), 2 * _CHANCE_SHARE, 1 - _CHANCE_SHARE))
         seen, unseen = np.log(_CHANCE_SHARE / usual), np.log((1 - _CHANCE_SHARE) / (1 - usual))
-        told = np.where(recognised, seen, unseen)
-        near = np.exp(-0.5 * (gaps / (_NEIGHBOURS * self.spacing)) ** 2)
-        lost_windows = ~recognised & (around @ told > -_LOG_ODDS_LOST)
-        beside = (gaps[:, lost_windows] < self.spacing).any(axis=1)
-        result: npt.NDArray[np.bool_] = beside | (near @ told > -_LOG_ODDS_LOST)
-        return result
+        return around, np.where(recognised, seen, unseen)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
