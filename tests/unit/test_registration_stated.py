@@ -111,6 +111,20 @@ def test_what_two_methods_disagree_about_is_part_of_the_stated_error() -> None:
     assert told.errors_at([[5000.0, 400.0]])[0] > agreed.errors_at([[5000.0, 400.0]])[0]
 
 
+def test_what_methods_disagree_about_on_lost_tissue_was_stated_of_the_tissue_beside_it() -> None:
+    """Beside a fragment that was torn off and turned, half of the right tiles were dropped for it."""
+    recognised = _GRID[:, 0] < 650
+    kept = evidence(recognised)
+    told = dataclasses.replace(kept, apart=np.where(recognised, 0.0, 50.0), pixel_sigma=0.0)
+    places = [[500.0, 400.0], [550.0, 500.0]]
+    assert not told.lost_at(places).any()
+    assert np.allclose(told.errors_at(places), dataclasses.replace(kept, pixel_sigma=0.0).errors_at(places))
+    # windows that are merely not recognised still tell
+    unsure = dataclasses.replace(told, trust=np.where(every(2), 0.95, 0.05))
+    assert not unsure.lost_at(places).any()
+    assert np.all(unsure.errors_at([[900.0, 400.0]])[0] > 4 * unsure.errors_at([[200.0, 400.0]])[0])
+
+
 def test_nothing_smaller_than_the_pixels_is_stated() -> None:
     told = dataclasses.replace(evidence(every(1), sigma=0.1), pixel_sigma=7.0)
     median, _ = told.errors_at(_PLACES)

@@ -152,10 +152,15 @@ class ErrorEvidence:
         return result
 
     def _apart2(self, gaps: npt.NDArray[np.float64]) -> Vector:
-        """float64[N]: mean square of `apart` around each place; that of the nearest windows away from all."""
-        exponent = -0.5 * (gaps / (_NEIGHBOURS * self.spacing)) ** 2
+        """float64[N]: mean square of `apart` around each place; that of the nearest windows away from all.
+
+        On lost tissue both methods go astray, each in its way. That says nothing of the tissue beside it.
+        """
+        lost = self.lost_at(self.centres_px0)
+        told = ~lost if not lost.all() else lost
+        exponent = -0.5 * (gaps[:, told] / (_NEIGHBOURS * self.spacing)) ** 2
         near = np.exp(exponent - exponent.max(axis=1, keepdims=True))
-        result: Vector = (near @ self.apart**2) / near.sum(axis=1)
+        result: Vector = (near @ self.apart[told] ** 2) / near.sum(axis=1)
         return result
 
     def _lost(self, gaps: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
