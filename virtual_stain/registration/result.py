@@ -180,7 +180,11 @@ class ErrorEvidence:
 
     def _told(self) -> tuple[npt.NDArray[np.float64], Vector]:
         """float64[windows, windows], how near they are to each other; float64[windows], what each adds to the logarithm
-        of the odds that the tissue there lies elsewhere."""
+        of the odds that the tissue there lies elsewhere.
+
+        `nearer` is how much denser the distances of recognised windows lie at a window's distance than evenly spread
+        ones: `trust` is the posterior of just that, with the pair's share as prior.
+        """
         recognised = self.trust > 0.5
         between = np.linalg.norm((self.centres_px0[:, None] - self.centres_px0[None]) * self.unit_per_px0, axis=2)
         around = np.exp(-0.5 * (between / (_NEIGHBOURS * self.spacing)) ** 2)
@@ -188,7 +192,11 @@ class ErrorEvidence:
         # what is usual, the windows on tissue that is not lost tell
         usual = float(np.clip(np.median(shares[recognised]), 2 * _CHANCE_SHARE, 1 - _CHANCE_SHARE))
         seen, unseen = np.log(_CHANCE_SHARE / usual), np.log((1 - _CHANCE_SHARE) / (1 - usual))
-        return around, np.where(recognised, seen, unseen)
+        # a window just too far off to be recognised is as likely in its place: on lost tissue distances spread evenly
+        overall = float(np.clip(self.trust.mean(), _CHANCE_SHARE, 1 - _CHANCE_SHARE))
+        doubted = np.minimum(self.trust, 0.5)
+        nearer = doubted / (1 - doubted) * (1 - overall) / overall
+        return around, np.where(recognised, seen, np.minimum(unseen, -np.log(usual * nearer + 1 - usual)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
