@@ -11,6 +11,7 @@ from elsewhere. Nothing on the way to it tells, so its own windows have to (`pie
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -102,6 +103,17 @@ def pieces(fixed: Foreground, bare: BareTissue) -> npt.NDArray[np.intp]:
         return np.zeros(bare.cells.shape, np.intp)
     half = _STEP // 2
     return cut_pieces(fixed.mask[half::_STEP, half::_STEP], bare.cells)
+
+
+def with_pieces(bare: BareTissue, fixed: Foreground, taken: Mask) -> BareTissue:
+    """The same with the pieces of tissue `taken` (bool[rows, columns]) counted as bare, and all glass nearer to them than
+    to other tissue: a tile at the rim of a piece has nothing else to be judged by."""
+    if not taken.any():
+        return bare
+    half = _STEP // 2
+    tissue = fixed.mask[half::_STEP, half::_STEP]
+    around = ~tissue & (_distance(taken) < _distance(tissue & ~taken))
+    return dataclasses.replace(bare, cells=bare.cells | taken | around)
 
 
 def cut_pieces(tissue: Mask, bare: Mask) -> npt.NDArray[np.intp]:

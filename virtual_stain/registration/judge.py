@@ -9,7 +9,7 @@ import numpy as np
 
 from virtual_stain.config.registration import RegistrationSettings
 from virtual_stain.registration.align import Alignment, Start, to_pair_transform
-from virtual_stain.registration.bare import BareTissue, find_bare, nothing_bare, pieces
+from virtual_stain.registration.bare import BareTissue, find_bare, nothing_bare, pieces, with_pieces
 from virtual_stain.registration.raster import blur, sampled
 from virtual_stain.registration.refine import MEASURES
 from virtual_stain.registration.result import ErrorEvidence, Registration, Side, Vector, Verdict, verdict_of
@@ -123,7 +123,7 @@ def _without_moved_pieces(pair: WorkingPair, evidence: ErrorEvidence) -> ErrorEv
     of_window = evidence.bare.values_at(piece, evidence.centres_px0)
     moved = ~evidence.confirms(of_window, int(piece.max(initial=0)))
     moved[0] = False
-    bare = dataclasses.replace(evidence.bare, cells=evidence.bare.cells | moved[piece])
+    bare = with_pieces(evidence.bare, pair.fixed, moved[piece])
     return dataclasses.replace(evidence, bare=bare, trust=np.where(moved[of_window], 0.0, evidence.trust))
 
 
