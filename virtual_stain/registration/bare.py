@@ -106,8 +106,8 @@ def pieces(fixed: Foreground, bare: BareTissue) -> npt.NDArray[np.intp]:
 
 
 def with_pieces(bare: BareTissue, fixed: Foreground, taken: Mask) -> BareTissue:
-    """The same with the pieces of tissue `taken` (bool[rows, columns]) counted as bare, and all glass nearer to them than
-    to other tissue: a tile at the rim of a piece has nothing else to be judged by."""
+    """The same with the pieces of tissue `taken` (bool[rows, columns]) counted as bare, and all glass nearer to them
+    than to other tissue: a tile at the rim of a piece has nothing else to be judged by."""
     if not taken.any():
         return bare
     half = _STEP // 2
