@@ -11,7 +11,9 @@ import pytest
 
 from tests.fixtures.registration import ToyPair, plain_registration, toy_pair, toy_transform, write_image
 from virtual_stain.config import RegistrationSettings, TissueSettings
-from virtual_stain.registration.bare import BareTissue, bare_cells, nothing_bare
+from virtual_stain.geometry import Affine2D
+from virtual_stain.registration.bare import BareTissue, bare_cells, cut_pieces, nothing_bare, with_pieces
+from virtual_stain.registration.foreground import Foreground
 from virtual_stain.registration.register import register_pair
 from virtual_stain.registration.result import Registration, Verdict
 from virtual_stain.registration.store import read_registration, write_registration
@@ -70,6 +72,47 @@ def test_a_larger_error_asks_for_more_distance() -> None:
     assert near[40, 84]
     assert not far[40, 84]
     assert far[40, 92]
+
+
+def test_bare_ground_cuts_tissue_into_pieces() -> None:
+    he = tissue()
+    he[20:25, 30:34] = False  # a lumen parts nothing
+    bare = np.zeros_like(he)
+    bare[40:60] = he[40:60]
+    pieces = cut_pieces(he, bare)
+    assert sorted(np.unique(pieces)) == [0, 1, 2]
+    assert np.array_equal(pieces > 0, he & ~bare)
+    assert len(np.unique(pieces[10:40][he[10:40]])) == len(np.unique(pieces[60:70][he[60:70]])) == 1
+    # ground that ends within the tissue cuts nothing off, and neither does a thread of tissue join
+    bare[40:60, 90:] = False
+    assert sorted(np.unique(cut_pieces(he, bare))) == [0, 1]
+    bare[40:60, 93:] = he[40:60, 93:]
+    assert sorted(np.unique(cut_pieces(he, bare))) == [0, 1, 2]
+
+
+def test_glass_at_the_rim_of_a_moved_piece_is_no_ground_to_judge_a_tile_by() -> None:
+    work = np.zeros((160, 240), np.bool_)
+    work[20:140, 20:220] = True
+    he = Foreground(*(np.zeros(work.shape, np.float32),) * 2, work, Affine2D.identity("px0", "work"), np.full(3, 240.0))
+    bare = BareTissue(np.zeros((80, 120), np.bool_), (0.0, 0.0), (2.0, 2.0))
+    taken = np.zeros((80, 120), np.bool_)
+    taken[60:70, 10:110] = True
+    told = with_pieces(bare, he, taken)
+    assert told.at([[100.0, 130.0], [100.0, 150.0]]).all()
+    assert not told.at([[100.0, 60.0], [100.0, 10.0], [10.0, 60.0]]).any()
+    assert with_pieces(bare, he, np.zeros_like(taken)) is bare
+
+
+def test_tissue_that_borders_no_bare_ground_was_not_cut_off() -> None:
+    he = tissue()
+    he[:, 55:65] = False
+    bare = np.zeros_like(he)
+    bare[50:70] = he[50:70] & (np.arange(120) > 60)
+    pieces = cut_pieces(he, bare)
+    assert not pieces[:, :60].any()
+    assert pieces[10:50, 65:110].all()
+    assert not cut_pieces(he, np.zeros_like(he)).any()
+    assert not cut_pieces(he, he).any()
 
 
 def test_places_outside_the_cells_are_not_bare() -> None:

@@ -74,6 +74,41 @@ def test_a_region_without_recognised_windows_is_lost_and_the_rest_is_not() -> No
     assert not evidence(np.zeros(len(_GRID), np.bool_)).lost_at(_PLACES).any()
 
 
+def test_one_window_recognised_by_chance_confirmed_a_moved_piece() -> None:
+    """The tissue under a piece beyond bare ground had been moved there. One of its two windows agreed by chance, and
+    the places around it kept the p95 of the rest."""
+    column, row = (_GRID / _SPACING).astype(int).T
+    piece = np.where(row < 7, 1, 0)
+    piece[row == 9] = 2
+    piece[(row == 9) & (column > 1)] = 0
+    recognised = (row < 7) | (column == 0)
+    told = evidence(recognised)
+    assert told.confirms(piece, 2).tolist()[1:] == [True, False]
+    # both recognised: hardly chance; none there: nothing confirms it
+    assert evidence(recognised | (row == 9)).confirms(piece, 2)[2]
+    assert told.confirms(np.where(piece == 2, 0, piece), 3).tolist()[1:] == [True, False, False]
+
+
+def test_the_piece_that_the_proof_is_about_needs_no_other() -> None:
+    """However few windows are recognised on the whole."""
+    recognised = every(9)
+    assert evidence(recognised).confirms(np.ones(len(_GRID), np.intp), 1)[1]
+    assert evidence(every(1)).confirms(np.zeros(len(_GRID), np.intp), 1).tolist() == [True, False]
+
+
+def test_windows_just_not_recognised_called_a_region_of_a_bent_section_lost() -> None:
+    """Where a section bends more than elsewhere, windows lie a little too far off to be recognised. Each counted as one
+    that lies anywhere, and the pair was called torn in some orientations and not in others."""
+    recognised = ~every(3) & (_GRID[:, 0] < 750)
+    told = evidence(recognised)
+    place = [[1000.0, 400.0]]
+    assert told.lost_at(place).all()
+    near = dataclasses.replace(told, trust=np.where(_GRID[:, 0] < 750, told.trust, 0.45))
+    assert not near.lost_at(place).any()
+    # a place that is less sure has a larger error all the same
+    assert near.errors_at(place)[1] > 1.2 * near.errors_at([[200.0, 400.0]])[1]
+
+
 def test_what_two_methods_disagree_about_is_part_of_the_stated_error() -> None:
     """On bent sections windows alone had stated 9 µm where landmarks were off by 19: flow lay 10 µm from them."""
     agreed = evidence(every(1))
@@ -87,6 +122,20 @@ def test_what_two_methods_disagree_about_is_part_of_the_stated_error() -> None:
     assert p95[1] > 2.3 * before[1][1]
     # far from every window the nearest ones still count
     assert told.errors_at([[5000.0, 400.0]])[0] > agreed.errors_at([[5000.0, 400.0]])[0]
+
+
+def test_what_methods_disagree_about_on_lost_tissue_was_stated_of_the_tissue_beside_it() -> None:
+    """Beside a fragment that was torn off and turned, half of the right tiles were dropped for it."""
+    recognised = _GRID[:, 0] < 650
+    kept = dataclasses.replace(evidence(recognised), trust=np.where(recognised, 0.95, 0.0))
+    told = dataclasses.replace(kept, apart=np.where(recognised, 0.0, 50.0), pixel_sigma=0.0)
+    places = [[500.0, 400.0], [550.0, 500.0]]
+    assert not told.lost_at(places).any()
+    assert np.allclose(told.errors_at(places), dataclasses.replace(kept, pixel_sigma=0.0).errors_at(places))
+    # windows that are merely not recognised still tell
+    unsure = dataclasses.replace(told, trust=np.where(every(2), 0.95, 0.05))
+    assert not unsure.lost_at(places).any()
+    assert np.all(unsure.errors_at([[900.0, 400.0]])[0] > 4 * unsure.errors_at([[200.0, 400.0]])[0])
 
 
 def test_nothing_smaller_than_the_pixels_is_stated() -> None:

@@ -4,11 +4,16 @@ No window tells anything there, so no error can be stated. The outlines of two s
 IHC tissue may lie off by the stated error; so a place counts as bare only where the nearest IHC tissue is further than
 both. Beside such a place the IHC tissue is known to end, and there the stated error alone is the margin: what was torn
 off is bare up to the tear.
+
+Bare ground may cut a piece of tissue off from the rest. What lies under such a piece may be tissue that was moved there
+from elsewhere. Nothing on the way to it tells, so its own windows have to (`pieces`, ErrorEvidence.confirms).
 """
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -20,8 +25,10 @@ from virtual_stain.registration.raster import Image, Mask, Matrix
 from virtual_stain.registration.transform import DisplacementField
 from virtual_stain.registration.warping import pull_map, pull_mask
 
+_Value = TypeVar("_Value", np.bool_, np.intp)
 _STEP = 2  # working px per cell
 _LEAST_CELLS = 2.0  # of a distance that cells can tell
+_BRIDGE_CELLS = 2.0  # what joins two pieces is wider than twice this
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,12 +44,16 @@ class BareTissue:
 
     def at(self, he_points: npt.ArrayLike) -> npt.NDArray[np.bool_]:
         """bool[N] at float64[N, 2] H&E level-0 px."""
+        return self.values_at(self.cells, he_points)
+
+    def values_at(self, values: npt.NDArray[_Value], he_points: npt.ArrayLike) -> npt.NDArray[_Value]:
+        """[N]: of an image of the same cells, at float64[N, 2] H&E level-0 px; 0 outside."""
         points: Points = np.asarray(he_points, np.float64).reshape(-1, 2)
         column, row = np.floor((points - self.origin_px0) / self.cell_px0).astype(np.intp).T
-        rows, columns = self.cells.shape
+        rows, columns = values.shape
         known = (column >= 0) & (column < columns) & (row >= 0) & (row < rows)
-        result = np.zeros(len(points), np.bool_)
-        result[known] = self.cells[row[known], column[known]]
+        result = np.zeros(len(points), values.dtype)
+        result[known] = values[row[known], column[known]]
         return result
 
 
@@ -81,6 +92,51 @@ def bare_cells(tissue: Mask, under: Mask, *, error: float, outline: float) -> Ma
         return certain
     result: Mask = solid & (away > error + 1.0) & (_distance(certain) <= outline)
     return result
+
+
+def pieces(fixed: Foreground, bare: BareTissue) -> npt.NDArray[np.intp]:
+    """intp[rows, columns]: the pieces that bare ground cuts the rest of the H&E tissue into, from 1; 0 elsewhere.
+
+    Tissue that borders no bare ground is 0 as well: it is a piece of its own on the H&E slide.
+    """
+    if not bare.cells.any():
+        return np.zeros(bare.cells.shape, np.intp)
+    half = _STEP // 2
+    return cut_pieces(fixed.mask[half::_STEP, half::_STEP], bare.cells)
+
+
+def with_pieces(bare: BareTissue, fixed: Foreground, taken: Mask) -> BareTissue:
+    """The same with the pieces of tissue `taken` (bool[rows, columns]) counted as bare, and all glass nearer to them
+    than to other tissue: a tile at the rim of a piece has nothing else to be judged by."""
+    if not taken.any():
+        return bare
+    half = _STEP // 2
+    tissue = fixed.mask[half::_STEP, half::_STEP]
+    around = ~tissue & (_distance(taken) < _distance(tissue & ~taken))
+    return dataclasses.replace(bare, cells=bare.cells | taken | around)
+
+
+def cut_pieces(tissue: Mask, bare: Mask) -> npt.NDArray[np.intp]:
+    """intp[H, W]: see `pieces`."""
+    none = np.zeros(tissue.shape, np.intp)
+    covered = tissue & ~bare
+    if not bare.any() or not covered.any():
+        return none
+    # lumens part nothing
+    solid = ~bare & (_distance(_distance(covered) > _LEAST_CELLS) > _LEAST_CELLS)
+    core = solid & (_distance(~solid) > _BRIDGE_CELLS)
+    if not core.any():
+        return none
+    _, of_core = cv2.connectedComponents(core.astype(np.uint8), connectivity=8)
+    # the rim of a piece goes with the nearest core
+    _, nearest = cv2.distanceTransformWithLabels(
+        (~core).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    name = np.zeros(int(nearest.max()) + 1, np.intp)
+    name[nearest[core]] = of_core[core]
+    result = np.where(covered, name[nearest], 0).astype(np.intp)
+    beside = np.unique(result[covered & (_distance(bare) <= _LEAST_CELLS)])
+    return np.where(np.isin(result, beside), result, 0)
 
 
 def _distance(mask: Mask) -> Image:

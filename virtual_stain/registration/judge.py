@@ -9,7 +9,7 @@ import numpy as np
 
 from virtual_stain.config.registration import RegistrationSettings
 from virtual_stain.registration.align import Alignment, Start, to_pair_transform
-from virtual_stain.registration.bare import BareTissue, find_bare, nothing_bare
+from virtual_stain.registration.bare import BareTissue, find_bare, nothing_bare, pieces, with_pieces
 from virtual_stain.registration.raster import blur, sampled
 from virtual_stain.registration.refine import MEASURES
 from virtual_stain.registration.result import ErrorEvidence, Registration, Side, Vector, Verdict, verdict_of
@@ -35,7 +35,9 @@ def judged(
     evidence = _error_evidence(pair, alignment, (he, ihc), settings)
     stated = _Stated()
     if alignment.shown_by_windows(settings):
-        evidence = dataclasses.replace(evidence, bare=_bare(pair, alignment, evidence, known, settings))
+        evidence = _without_moved_pieces(
+            pair, dataclasses.replace(evidence, bare=_bare(pair, alignment, evidence, known, settings))
+        )
         stated = _stated(pair, evidence)
     median, p95 = stated.median, stated.p95
     median_um, p95_um = (median, p95) if known else (None, None)
@@ -112,6 +114,17 @@ def _bare(
         return nothing_bare()
     sides = pair.fixed, pair.moving
     return find_bare(*sides, alignment.matrix, alignment.field, error_px=error_px, outline_px=outline_px)
+
+
+def _without_moved_pieces(pair: WorkingPair, evidence: ErrorEvidence) -> ErrorEvidence:
+    """The same, with pieces that bare ground cuts off and that nothing confirms counted as bare: what lies under them
+    may have been moved there. A window on one was recognised by chance, and tells nothing of its neighbours."""
+    piece = pieces(pair.fixed, evidence.bare)
+    of_window = evidence.bare.values_at(piece, evidence.centres_px0)
+    moved = ~evidence.confirms(of_window, int(piece.max(initial=0)))
+    moved[0] = False
+    bare = with_pieces(evidence.bare, pair.fixed, moved[piece])
+    return dataclasses.replace(evidence, bare=bare, trust=np.where(moved[of_window], 0.0, evidence.trust))
 
 
 def _stated(pair: WorkingPair, evidence: ErrorEvidence) -> _Stated:

@@ -130,6 +130,19 @@ class ErrorEvidence:
         gaps = self._gaps(he_points)
         return self._lost(gaps) if (self.trust > 0.5).any() else np.zeros(len(gaps), np.bool_)
 
+    def confirms(self, pieces: npt.NDArray[np.intp], most: int) -> npt.NDArray[np.bool_]:
+        """bool[most + 1]: which pieces of tissue their own windows show to lie where the rest says. `pieces`: intp[N],
+        the one that each window lies on, 0 to `most`; 0 is no piece.
+
+        Bare ground lies around a piece, and tissue was moved or lost there: neither is more likely beforehand. One
+        window that is recognised may be chance. So a piece has to be in its place as surely as a place has to be lost
+        before it is called so. The piece with most recognised windows is what the pair's proof is about.
+        """
+        _, told = self._told()
+        result: npt.NDArray[np.bool_] = np.bincount(pieces, told, most + 1) < _LOG_ODDS_LOST
+        result[np.bincount(pieces, self.trust > 0.5, most + 1).argmax()] = True
+        return result
+
     def _gaps(self, he_points: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """float64[N, windows]: how far each window is from each place."""
         points = np.asarray(he_points, np.float64).reshape(-1, 2) * self.unit_per_px0
@@ -139,10 +152,15 @@ class ErrorEvidence:
         return result
 
     def _apart2(self, gaps: npt.NDArray[np.float64]) -> Vector:
-        """float64[N]: mean square of `apart` around each place; that of the nearest windows away from all."""
-        exponent = -0.5 * (gaps / (_NEIGHBOURS * self.spacing)) ** 2
+        """float64[N]: mean square of `apart` around each place; that of the nearest windows away from all.
+
+        On lost tissue both methods go astray, each in its way. That says nothing of the tissue beside it.
+        """
+        lost = self.lost_at(self.centres_px0)
+        told = ~lost if not lost.all() else lost
+        exponent = -0.5 * (gaps[:, told] / (_NEIGHBOURS * self.spacing)) ** 2
         near = np.exp(exponent - exponent.max(axis=1, keepdims=True))
-        result: Vector = (near @ self.apart**2) / near.sum(axis=1)
+        result: Vector = (near @ self.apart[told] ** 2) / near.sum(axis=1)
         return result
 
     def _lost(self, gaps: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
@@ -153,18 +171,32 @@ class ErrorEvidence:
         beside a lost window is lost with it: the tear may run anywhere between that and the next recognised one.
         """
         recognised = self.trust > 0.5
+        around, told = self._told()
+        near = np.exp(-0.5 * (gaps / (_NEIGHBOURS * self.spacing)) ** 2)
+        lost_windows = ~recognised & (around @ told > -_LOG_ODDS_LOST)
+        beside = (gaps[:, lost_windows] < self.spacing).any(axis=1)
+        result: npt.NDArray[np.bool_] = beside | (near @ told > -_LOG_ODDS_LOST)
+        return result
+
+    def _told(self) -> tuple[npt.NDArray[np.float64], Vector]:
+        """float64[windows, windows], how near they are to each other; float64[windows], what each adds to the logarithm
+        of the odds that the tissue there lies elsewhere.
+
+        `nearer` is how much denser the distances of recognised windows lie at a window's distance than evenly spread
+        ones: `trust` is the posterior of just that, with the pair's share as prior.
+        """
+        recognised = self.trust > 0.5
         between = np.linalg.norm((self.centres_px0[:, None] - self.centres_px0[None]) * self.unit_per_px0, axis=2)
         around = np.exp(-0.5 * (between / (_NEIGHBOURS * self.spacing)) ** 2)
         shares = (around @ recognised) / around.sum(axis=1)
         # what is usual, the windows on tissue that is not lost tell
         usual = float(np.clip(np.median(shares[recognised]), 2 * _CHANCE_SHARE, 1 - _CHANCE_SHARE))
         seen, unseen = np.log(_CHANCE_SHARE / usual), np.log((1 - _CHANCE_SHARE) / (1 - usual))
-        told = np.where(recognised, seen, unseen)
-        near = np.exp(-0.5 * (gaps / (_NEIGHBOURS * self.spacing)) ** 2)
-        lost_windows = ~recognised & (around @ told > -_LOG_ODDS_LOST)
-        beside = (gaps[:, lost_windows] < self.spacing).any(axis=1)
-        result: npt.NDArray[np.bool_] = beside | (near @ told > -_LOG_ODDS_LOST)
-        return result
+        # a window just too far off to be recognised is as likely in its place: on lost tissue distances spread evenly
+        overall = float(np.clip(self.trust.mean(), _CHANCE_SHARE, 1 - _CHANCE_SHARE))
+        doubted = np.minimum(self.trust, 0.5)
+        nearer = doubted / (1 - doubted) * (1 - overall) / overall
+        return around, np.where(recognised, seen, np.minimum(unseen, -np.log(usual * nearer + 1 - usual)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
