@@ -136,4 +136,4 @@ def test_without_scikit_learn_the_way_out_is_said(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ConfigError, match="scikit-learn") as caught:
         fit_svr._require_sklearn()
-    assert "virtual-stain[svr]" in caught.value.hint
+    assert "[svr]" in caught.value.hint

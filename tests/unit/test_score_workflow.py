@@ -233,6 +233,6 @@ def test_a_second_slide_of_the_same_name_replaced_the_report_of_the_first(tmp_pa
     assert (out / "001.report.json").read_bytes() == before
     (scored,) = score([second], out, force=True)
     assert scored.report["slide"]["path"] == str(second)
-    block_slide(second, [[100]])  # the same place: scanned again
+    block_slide(second, [[170]])  # the same place: scanned again
     (scored,) = score([second], out)
     assert scored.outcome.ok

@@ -100,7 +100,7 @@ def test_what_python_loads_for_a_stage_is_in_its_closure(tree: SourceTree, stage
         ("workflows.part_job", "geometry counting.tumour labels.label registration.transform geojson"),
         ("workflows.packing", "records.schema review.correction labels.label workflows.corrections records.write"),
         ("workflows.count_slide", "her2 markers geometry counting.stain_plot workflows.pyramid"),
-        ("workflows.score_slides", "her2 markers value_text intervals score.local report.heatmap tiles"),
+        ("workflows.score_slides", "her2 markers value_text intervals scoring.local report.heatmap tiles"),
         ("training.fit", "model.build dataset.augment training.loop records.read"),
     ],
 )

@@ -9,7 +9,7 @@ from virtual_stain.slides.tissue import TissueMap
 
 
 def require_he(slide: Slide, tissue: TissueMap, *, any_stain: bool = False) -> str:
-    """Returns "", or with `any_stain` what contradicts H&E. Raises UnsuitableError, SlideError."""
+    """Returns "", or with `any_stain` what contradicts H&E. Raises UnsuitableError."""
     colours = stain_colours(slide, tissue)
     if colours.kind is not StainKind.BLUE_BROWN:
         return ""

@@ -7,6 +7,7 @@ pink tells the two kinds apart, on close-ups and thumbnails alike (docs/scoring.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from enum import Enum
 
@@ -14,6 +15,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from virtual_stain.errors import SlideError
 from virtual_stain.geometry import Box, Size
 from virtual_stain.slides.glass import glass_color
 from virtual_stain.slides.slide import Slide
@@ -76,7 +78,8 @@ class StainColours:
 
 
 def stain_colours(slide: Slide, tissue: TissueMap) -> StainColours:
-    """The colours of windows spread over the tissue, or of the whole picture where it is small. Raises SlideError."""
+    """The colours of windows spread over the tissue, or of the whole picture where it is small; what is damaged is left
+    out, and where that is all, the overview is looked at."""
     overview_mpp = 8.0 if slide.mpp is None else tissue.px0_per_ov[0] * slide.mpp.x
     glass = glass_color(tissue.overview, overview_mpp)
     looks = [colours_of(pictures, glass) for pictures in _pictures(slide, tissue)]
@@ -110,7 +113,10 @@ def _pictures(slide: Slide, tissue: TissueMap) -> list[list[Rgb]]:
         wanted = 1.0 if mpp is None else _WINDOW_MPP / mpp.mean
         shrink = max(1.0, wanted, (bounds.area / _MOST_PX) ** 0.5)
         out = Size(max(1, round(bounds.width / shrink)), max(1, round(bounds.height / shrink)))
-        picture = tissue.without_unknown(read_window(slide, bounds, out), bounds)
+        try:
+            picture = tissue.without_unknown(read_window(slide, bounds, out), bounds)
+        except SlideError:
+            return [[tissue.overview]]
         # a second time without pen and edges of the cover slip, which are as blue or brown as tissue
         size = out.width, out.height
         mask = cv2.resize(tissue.mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
@@ -123,4 +129,8 @@ def _pictures(slide: Slide, tissue: TissueMap) -> list[list[Rgb]]:
     side = round(_WINDOW_UM / _WINDOW_MPP)
     width, height = _WINDOW_UM / mpp.x, _WINDOW_UM / mpp.y
     boxes = [Box(float(x) - width / 2, float(y) - height / 2, width, height) for x, y in middles]
-    return [[tissue.without_unknown(read_window(slide, box, Size(side, side)), box) for box in boxes]]
+    pictures: list[Rgb] = []
+    for box in boxes:
+        with contextlib.suppress(SlideError):  # whoever reads the tiles tells of the damaged ones
+            pictures.append(tissue.without_unknown(read_window(slide, box, Size(side, side)), box))
+    return [pictures or [tissue.overview]]
