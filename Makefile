@@ -7,6 +7,8 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# test files at a time; 0: one after the other, in one process
+TEST_JOBS ?= 2
 DEMO_OUT ?= $(if $(FULL),demo-out-full,demo-out)
 
 # python3.12, then 3.11: a name on the PATH is not enough (version managers leave names that do not run)
@@ -64,7 +66,7 @@ $(AXE) $(VNU) &: $(STAMP)
 	npm install --silent --no-audit --no-fund --ignore-scripts --prefix $(VENV)/axe axe-core@4.10.3 vnu-jar@26.9.27
 
 test: lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n $(TEST_JOBS) --dist loadfile
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow --timeout 7200

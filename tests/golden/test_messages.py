@@ -46,6 +46,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "old").mkdir()
     (folder / "old" / "manifest.json").write_text('{"schema_version": 0}')
     (folder / "PAIRS.csv").write_text("pair,patient,marker,he,icc\na,P1,ki67,p001_he.tiff,p001_ihc.tiff\n")
+    (folder / "SWAPPED.csv").write_text("pair,patient,marker,he,ihc\na,P1,ki67,p001_ihc.tiff,p001_he.tiff\n")
     (folder / "unnamed").mkdir()
     for name in ("b7_he.tiff", "b7_p63.tiff"):
         (folder / "unnamed" / name).write_bytes(b"II*\0")
@@ -54,7 +55,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 MISTAKES: dict[str, tuple[int, list[str]]] = {
     "a path that is not there": (3, ["count", "slid.tiff", "--marker", "ki67", "--out", "n"]),
-    "a swapped pair": (3, ["register", "p001_ihc.tiff", "p001_he.tiff", "--out", "o"]),
+    "a swapped pair": (3, ["build-records", "SWAPPED.csv", "--out", "o", "--jobs", "1"]),
     "a slide without a pixel size": (3, ["score", "no-mpp.tiff", "--model", "model"]),
     "a marker that is none": (2, ["count", "p001_ihc.tiff", "--marker", "ki76", "--out", "m"]),
     "an IHC slide scored": (2, ["score", "p001_ihc.tiff", "--model", "model", "--out", "o"]),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from virtual_stain.cli.common import Common, common_options, parse_mpp, with_any_stain
+from virtual_stain.cli.common import Common, common_options, parse_mpp
 
 
 @click.command(name="register")
@@ -23,7 +23,6 @@ from virtual_stain.cli.common import Common, common_options, parse_mpp, with_any
 @click.option("--section", type=click.IntRange(1, 9), help="Which of several sections on the IHC slide, as listed.")
 @click.option("--aligned", is_flag=True, help="Also write the IHC under the H&E as aligned.ome.tif, for QuPath.")
 @click.option("--aligned-mpp", type=float, help="Pixel size of aligned.ome.tif in µm [default: that of the H&E].")
-@click.option("--force-unsuitable", is_flag=True, help="Also slides whose colours say that they are swapped.")
 @click.option("--excel", is_flag=True, help="Write summary.csv so that a spreadsheet shows umlauts right (UTF-8 mark).")
 @common_options
 def command(
@@ -32,7 +31,6 @@ def command(
     landmarks: Path | None,
     section: int | None,
     aligned: bool,
-    force_unsuitable: bool,
     excel: bool,
     common: Common,
     **texts: str | float | None,
@@ -56,7 +54,7 @@ def command(
         require_aligned_mpp(float(coarser))
     options = RegisterOptions(
         out=out,
-        config=with_any_stain(common.config, force_unsuitable),
+        config=common.config,
         landmarks=landmarks,
         section=section,
         mpp_he=parse_mpp(None if mpp_he is None else str(mpp_he), coarse=True),

@@ -77,7 +77,7 @@ def register_in_work(he: Slide, ihc: Slide, folder: Path, config: Config, sectio
         for warning in (*slide.warnings, *found.warnings):
             _log.warning("%s: %s", slide.path, warning)
     if not config.counting.any_stain:
-        require_sides(he, ihc, tissue["he"], tissue["ihc"], counted=True)
+        require_sides(he, ihc, tissue["he"], tissue["ihc"])
     registration = register_pair(he, ihc, config.registration, config.tissue, section=section)
     write_registration(registration, folder)
     overlay = draw_overlay(*side_images(he, ihc, config.registration, config.tissue), registration)

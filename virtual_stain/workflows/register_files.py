@@ -5,6 +5,8 @@ A pair whose slides, settings and code are those of the last run is not register
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +27,10 @@ from virtual_stain.slides.slide import Slide, SlideRef, open_slide
 from virtual_stain.slides.tissue import find_tissue
 from virtual_stain.workflows.aligned_slide import ALIGNED_NAME, aligned_made_from, write_aligned
 from virtual_stain.workflows.pair_registration import OVERLAY, REGISTRATION_FILES, registration_made_from
-from virtual_stain.workflows.pair_sides import require_sides
+from virtual_stain.workflows.pair_sides import SWAPPED, swapped
 from virtual_stain.workflows.register_page import PAGE_NAME, draw_page, page_made_from
+
+_log = logging.getLogger("vstain.workflows")
 
 _RUN = "run.json"
 _PAGE_FILES = (OVERLAY, PAGE_NAME)
@@ -73,11 +77,12 @@ def register_files(job: RegistrationJob, progress: Progress = QUIET) -> Registra
             for slide, found in zip((he, ihc), tissue, strict=True):
                 for warning in found.warnings:
                     progress.say(f"{slide.path}: {warning}")
-            if not job.config.counting.any_stain:
-                require_sides(he, ihc, *tissue, counted=False)
-            registration = _register(job, he, ihc, made)
+            registration = _register(job, he, ihc, made, swapped(he, ihc, *tissue))
         else:
             progress.say(f"{job.out}: registered already; --force does it again.")
+        for warning in registration.he.warnings:
+            if warning.endswith(SWAPPED):  # also with --quiet: both registrations would look as good
+                _log.warning("%s, %s: %s", job.he.path, job.ihc.path, warning)
         _draw(job, he, ihc, registration)
         if job.aligned_mpp is not None:
             _align(job, he, ihc, registration, progress)
@@ -94,11 +99,14 @@ def _kept(out: Path, made: MadeFrom) -> Registration | None:
         return None
 
 
-def _register(job: RegistrationJob, he: Slide, ihc: Slide, made: MadeFrom) -> Registration:
+def _register(job: RegistrationJob, he: Slide, ihc: Slide, made: MadeFrom, swap: str) -> Registration:
     started = time.monotonic()
     # the aligned slide of an earlier registration would lie wrong under this one, whatever comes of it
     (job.out / ALIGNED_NAME).unlink(missing_ok=True)
     registration = register_pair(he, ihc, job.config.registration, job.config.tissue, job.landmarks, job.section)
+    if swap:
+        side = dataclasses.replace(registration.he, warnings=(*registration.he.warnings, swap))
+        registration = dataclasses.replace(registration, he=side)
     registered = time.monotonic()
     write_registration(registration, job.out)
     name = f"{registration.he.name} / {registration.ihc.name}"
