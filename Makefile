@@ -23,7 +23,7 @@ endif
 .PHONY: help env demo axe test test-slow lint format docs release-check clean
 
 help:
-	@echo "make demo         install, then the whole way on synthetic slides (15 minutes; FULL=1: an hour)"
+	@echo "make demo         install, then the whole way on synthetic slides (10 minutes; FULL=1: an hour)"
 	@echo "make test         install, then lint and the test suite"
 	@echo "make test-slow    the long tests"
 	@echo "make axe          what the browser tests check accessibility with (needs npm; they also need a Chromium)"

@@ -11,7 +11,7 @@ from virtual_stain.cli.common import Common, common_options
 
 @click.command("demo")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("demo-out"), show_default=True, help="Folder.")
-@click.option("--full", is_flag=True, help="More patients and a longer training: an hour instead of 15 minutes.")
+@click.option("--full", is_flag=True, help="More patients and a longer training: an hour instead of 10 minutes.")
 @click.option("--small", is_flag=True, help="Only shows that the installation works: three minutes, no figures.")
 @common_options
 def command(out: Path, full: bool, small: bool, common: Common) -> None:
