@@ -68,7 +68,8 @@ def test_sentences_are_counted_without_code_tables_and_headings():
 def test_settings_in_public_docstrings_exist():
     for path in (ROOT / "virtual_stain" / "api").glob("*.py"):
         for name, value in re.findall(r'`\{"([\w.]+)": ([^}]+)\}`', path.read_text()):
-            load_config(None, [f"{name}={value}"])
+            section, _, key = name.partition(".")
+            assert str(load_config(None, [f"{name}={value}"]).to_dict()[section][key]) == value.strip('"')
 
 
 @pytest.mark.slow
@@ -100,4 +101,6 @@ def test_the_example_notebook_runs(tmp_path, monkeypatch):
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     notebook = nbformat.read(ROOT / "examples" / "from_two_slides_to_a_heat_map.ipynb", as_version=4)
-    nbclient.NotebookClient(notebook, timeout=1200, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    done = nbclient.NotebookClient(notebook, timeout=1200, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    outputs = [output for cell in done.cells for output in cell.get("outputs", ())]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 4  # pair, cells, tiles, heat map
