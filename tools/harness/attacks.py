@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from httpx2 import InvalidURL
+
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 SECRET = "SECRET-OF-ANOTHER-PATIENT"
@@ -131,7 +133,7 @@ def files_by_url(place: Place) -> Iterator[str]:
         for prefix in ("/static/", "/api/jobs/1/files/", "/api/", "/"):
             try:
                 answer = page.get(prefix + way)
-            except Exception:  # no URL at all: the client does not send it
+            except InvalidURL:  # no URL at all: the client does not send it
                 continue
             if answer.status_code >= 500 or SECRET in answer.text or "root:" in answer.text:
                 yield f"{prefix + way!r}: {answer.status_code}"
@@ -162,7 +164,7 @@ def hostile_uploads(place: Place) -> Iterator[str]:
     for name, body in bodies.items():
         try:
             answer = page.put(f"/api/uploads/{name}", content=body, headers=_OCTETS)
-        except Exception:
+        except InvalidURL:  # no URL at all: the client does not send it
             continue
         if answer.status_code < 400 or answer.status_code >= 500:
             yield f"upload of {name!r}: {answer.status_code}"
@@ -317,10 +319,7 @@ def hostile_bodies(place: Place) -> Iterator[str]:
         yield "bytes that are no text were taken"
     for length in ("-1", "99999999999999999999", "x", "1e9"):
         headers = {"Content-Type": "application/json", "Content-Length": length}
-        try:
-            answer = page.post("/api/jobs", content=b"{}", headers=headers)
-        except Exception:
-            continue
+        answer = page.post("/api/jobs", content=b"{}", headers=headers)
         if not 400 <= answer.status_code < 500:
             yield f"Content-Length {length}: {answer.status_code}"
     for path in ("/api/jobs/0", "/api/jobs/-1", "/api/jobs/99999999999999999999", "/api/jobs/1e3", "/api/jobs?limit=0",
@@ -347,7 +346,7 @@ def hostile_verdicts(place: Place) -> Iterator[str]:
         for path in (f"/api/pairs/{way}/overview.jpg", f"/api/pairs/{way}/export.geojson"):
             try:
                 answer = page.get(path)
-            except Exception:
+            except InvalidURL:
                 continue
             if answer.status_code >= 500 or answer.status_code == 200:
                 yield f"{path[:60]!r}: {answer.status_code}"
