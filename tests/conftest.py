@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+
 import pytest
 
 from tests.fixtures.review import PhantomRecords, build_phantom_records
@@ -15,3 +18,11 @@ def phantom_records(tmp_path_factory: pytest.TempPathFactory) -> PhantomRecords:
     """
     with pytest.MonkeyPatch.context() as patch:
         return build_phantom_records(tmp_path_factory.mktemp("phantom-records"), patch)
+
+
+@pytest.fixture(autouse=True)
+def no_global_seed_is_left() -> Iterator[None]:
+    """A test that seeds TensorFlow for the whole process changes the order in which later ones draw."""
+    yield
+    if tensorflow := sys.modules.get("tensorflow"):
+        tensorflow.random.set_seed(None)

@@ -55,7 +55,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 MISTAKES: dict[str, tuple[int, list[str]]] = {
     "a path that is not there": (3, ["count", "slid.tiff", "--marker", "ki67", "--out", "n"]),
-    "a swapped pair": (3, ["build-records", "SWAPPED.csv", "--out", "o", "--jobs", "1"]),
+    "a swapped pair": (3, ["build-records", "SWAPPED.csv", "--out", "swapped", "--jobs", "1"]),
     "a slide without a pixel size": (3, ["score", "no-mpp.tiff", "--model", "model"]),
     "a marker that is none": (2, ["count", "p001_ihc.tiff", "--marker", "ki76", "--out", "m"]),
     "an IHC slide scored": (2, ["score", "p001_ihc.tiff", "--model", "model", "--out", "o"]),
