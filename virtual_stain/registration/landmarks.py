@@ -90,6 +90,14 @@ def read_landmarks(path: Path) -> dict[str, Landmarks]:
     }
 
 
+def read_pair_landmarks(path: Path) -> Landmarks:
+    """The landmarks of one pair, from such a table. Raises InputError also where it holds those of several."""
+    marks = read_landmarks(path)
+    if len(marks) > 1:
+        raise InputError(f"{path}: expected the landmarks of one pair. Received: those of {', '.join(sorted(marks))}")
+    return next(iter(marks.values()))
+
+
 def _rows(path: Path) -> list[tuple[int, Mapping[str, str]]]:
     table = read_table(path)
     if missing := [c for c in COLUMNS if c not in table.names]:

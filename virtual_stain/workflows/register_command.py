@@ -10,7 +10,7 @@ from virtual_stain.config import Config
 from virtual_stain.errors import ConfigError, InputError
 from virtual_stain.parallel import local_executor
 from virtual_stain.progress import QUIET, Progress
-from virtual_stain.registration.landmarks import Landmarks, read_landmarks
+from virtual_stain.registration.landmarks import read_landmarks, read_pair_landmarks
 from virtual_stain.registration.result import summary
 from virtual_stain.slides.resolution import REGISTRATION_RANGE
 from virtual_stain.slides.slide import SlideRef
@@ -59,7 +59,7 @@ def run_pair(he: Path, ihc: Path, options: RegisterOptions, progress: Progress =
         out=options.out,
         config=options.config,
         force=options.force,
-        landmarks=_of_one_pair(options.landmarks),
+        landmarks=None if options.landmarks is None else read_pair_landmarks(options.landmarks),
         aligned_mpp=options.aligned_mpp,
         section=options.section,
     )
@@ -114,15 +114,6 @@ def run_cohort(
     _tell(rows, options.out / (INDEX_NAME if shares == 1 else table), say)
     if error := error_of(rows, options.out):
         raise error
-
-
-def _of_one_pair(path: Path | None) -> Landmarks | None:
-    if path is None:
-        return None
-    marks = read_landmarks(path)
-    if len(marks) > 1:
-        raise InputError(f"{path}: expected the landmarks of one pair. Received: those of {', '.join(sorted(marks))}")
-    return next(iter(marks.values()))
 
 
 def _tell(rows: list[CohortRow], written: Path, say: Say) -> None:
