@@ -5,7 +5,6 @@ The image is decoded on the first read and kept in memory, so its size is limite
 
 from __future__ import annotations
 
-import struct
 import warnings
 from pathlib import Path
 from typing import Any
@@ -20,21 +19,10 @@ from virtual_stain.slides.damage import jpeg_problem
 from virtual_stain.slides.description import FileDescription, Page
 from virtual_stain.slides.resolution import MppClaim
 from virtual_stain.slides.source import Rgb
-from virtual_stain.slides.tiff_description import is_tiff
+from virtual_stain.slides.tiff_description import READ_ERRORS, is_tiff
 
 MAX_IMAGE_MEGAPIXELS = 256.0
 """Largest image that is taken whole into memory (3 bytes a pixel); more needs a tiled TIFF."""
-_UNREADABLE = (
-    OSError,
-    ArithmeticError,
-    ValueError,
-    RuntimeError,
-    LookupError,
-    TypeError,
-    SyntaxError,
-    EOFError,
-    struct.error,
-)
 _CONVERT = "Convert it to an 8-bit RGB image or a tiled pyramidal TIFF."
 
 
@@ -84,7 +72,7 @@ class ImageSource:
     def _decode(self, x: int, y: int, size: Size) -> Rgb:
         try:
             pixels = _decode_image(self._path) if self._page is None else _decode_tiff(self._path, self._page)
-        except _UNREADABLE as error:
+        except READ_ERRORS as error:
             codec = "imagecodecs" in str(error)
             raise SlideError(
                 f"{self._path}: region x={x} y={y}, {size.width} × {size.height} px cannot be read: {error}",
@@ -121,7 +109,7 @@ def try_image(path: Path) -> ImageSource | None:
         raise SlideError(
             f"{path}: expected at most {MAX_IMAGE_MEGAPIXELS:g} megapixels in a plain image.", hint=_CONVERT
         ) from None
-    except _UNREADABLE as error:
+    except READ_ERRORS as error:
         raise SlideError(f"{path}: the image's header cannot be read: {error}") from None
     if mode not in ("RGB", "RGBA", "P"):
         raise SlideError(f"{path}: expected an 8-bit RGB image. Received: {kind} of mode {mode}.", hint=_CONVERT)

@@ -27,7 +27,7 @@ _UM_PER_UNIT = {
     **{"in": 25_400.0, "li": 25_400.0 / 12, "pt": 25_400.0 / 72, "thou": 25.4, "mil": 25.4},
 }
 _TAG_UNITS = {2: "inch", 3: "cm", 4: "mm", 5: "µm"}  # the last two are no standard, but written and meant
-_READ_ERRORS = (
+READ_ERRORS = (
     OSError,
     ArithmeticError,
     ValueError,
@@ -38,6 +38,7 @@ _READ_ERRORS = (
     EOFError,
     struct.error,
 )
+"""What the libraries that read pictures raise of a damaged file."""
 _MAX_PAGES = 200
 _REDUCED, _MASK, _MACRO = 1, 4, 9  # NewSubfileType; Aperio marks its macro with 9
 _SAMPLED_SEGMENTS = 9
@@ -74,7 +75,7 @@ def describe_tiff(path: Path) -> FileDescription | None:
             claims.append(_tag_claim(chosen))
             resized, of_aperio = _resized(str(chosen.description or ""), size)
             return FileDescription(path, pages, tuple(claims), remarks, of_aperio or of_ome, resized)
-    except _READ_ERRORS:
+    except READ_ERRORS:
         return None
 
 
@@ -136,7 +137,7 @@ def with_range(path: Path, page: Page) -> Page:
     try:
         with _quiet(), tifffile.TiffFile(path) as file:
             return replace(page, largest_value=_largest_value(file, file.pages[page.index].aspage()))
-    except _READ_ERRORS:
+    except READ_ERRORS:
         return page
 
 
@@ -177,7 +178,7 @@ def _largest_value(file: tifffile.TiffFile, page: Any) -> int | None:
         try:
             file.filehandle.seek(page.dataoffsets[index])
             data = page.decode(file.filehandle.read(page.databytecounts[index]), index, jpegtables=page.jpegtables)[0]
-        except _READ_ERRORS:
+        except READ_ERRORS:
             return largest
         if data is not None and data.size:
             largest = max(largest or 0, int(data.max()))
