@@ -112,3 +112,15 @@ class OutputFolder:
             return
         self.path = Path(tempfile.mkdtemp(prefix="vstain-"))
         weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+
+
+class HasFolder:
+    """A result whose files lie in a folder."""
+
+    __slots__ = ()
+    _out: OutputFolder
+
+    @property
+    def folder(self) -> Path:
+        """Where the files are. Without `out` it is a temporary folder, which is removed with this object."""
+        return self._out.path

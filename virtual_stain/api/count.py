@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from virtual_stain.api.arguments import (
+    HasFolder,
     Mpp,
     OutputFolder,
     PathLike,
@@ -33,17 +34,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Count:
+class Count(HasFolder):
     """The counted cells of an IHC slide."""
 
     summary: dict[str, Any]
     """The content of summary.json. `docs/counting.md` explains every field."""
     _out: OutputFolder
-
-    @property
-    def folder(self) -> Path:
-        """Folder of the files. Without `out` it is a temporary folder, which is deleted together with this object."""
-        return self._out.path
 
     @property
     def ratio(self) -> float | None:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from virtual_stain.api.arguments import (
+    HasFolder,
     Mpp,
     OutputFolder,
     PathLike,
@@ -22,7 +23,7 @@ from virtual_stain.api.arguments import (
 from virtual_stain.api.frames import show_picture
 from virtual_stain.config import Config
 from virtual_stain.errors import InputError
-from virtual_stain.registration.landmarks import read_landmarks
+from virtual_stain.registration.landmarks import read_pair_landmarks
 from virtual_stain.registration.result import Registration
 from virtual_stain.registration.store import read_registration
 from virtual_stain.workflows.pair_registration import OVERLAY
@@ -32,21 +33,14 @@ if TYPE_CHECKING:
     import pandas
     from matplotlib.axes import Axes
 
-    from virtual_stain.registration.landmarks import Landmarks
-
 
 @dataclass(frozen=True, slots=True)
-class PairRegistration:
+class PairRegistration(HasFolder):
     """A registered pair: where each place of the H&E slide lies on the IHC slide, with the estimated error."""
 
     details: Registration
     """The whole result, with transform and evidence."""
     _out: OutputFolder
-
-    @property
-    def folder(self) -> Path:
-        """Folder of the files. Without `out` it is a temporary folder, which is deleted together with this object."""
-        return self._out.path
 
     @property
     def verdict(self) -> str | None:
@@ -169,7 +163,7 @@ def register(
         out=folder.path,
         config=config_of(config, settings),
         force=force,
-        landmarks=None if landmarks is None else _landmarks(Path(landmarks)),
+        landmarks=None if landmarks is None else read_pair_landmarks(Path(landmarks)),
     )
     return PairRegistration(register_files(job, progress_of(progress)), folder)
 
@@ -196,11 +190,3 @@ def load_registration(folder: PathLike) -> PairRegistration:
     'accept'
     """
     return PairRegistration(read_registration(Path(folder)), OutputFolder(folder))
-
-
-def _landmarks(path: Path) -> Landmarks:
-    """The landmarks of one pair. Raises InputError."""
-    read = read_landmarks(path)
-    if len(read) > 1:
-        raise InputError(f"{path}: expected landmarks of one pair. Received: those of {', '.join(sorted(read))}")
-    return next(iter(read.values()))

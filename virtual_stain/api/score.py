@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from virtual_stain.api.arguments import (
+    HasFolder,
     Mpp,
     OutputFolder,
     PathLike,
@@ -33,7 +34,7 @@ _SUFFIX = ".report.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class Report(HasFolder):
     """The readings of a model on an H&E slide. Research use only."""
 
     value: dict[str, Any]
@@ -41,11 +42,6 @@ class Report:
     stem: str
     """Beginning of the names of all files of this report."""
     _out: OutputFolder
-
-    @property
-    def folder(self) -> Path:
-        """Folder of the files. Without `out` it is a temporary folder, which is deleted together with this object."""
-        return self._out.path
 
     @property
     def html(self) -> Path:
