@@ -204,6 +204,26 @@ def test_finished_work_is_not_done_again_and_a_lost_or_edited_shard_is_mended(bu
     assert _outputs(copy) == wanted
 
 
+_WITHOUT_TENSORFLOW = """
+import sys
+from pathlib import Path
+sys.modules["tensorflow"] = None
+from virtual_stain.config import Config
+from virtual_stain.workflows.build_records import BuildOptions, build_records
+result = build_records(Path(sys.argv[1]), Path(sys.argv[2]), Config(), BuildOptions(accept_unreviewed=True))
+print(result.manifest.n_records)
+"""
+
+
+def test_a_run_over_finished_pairs_does_without_tensorflow(built: Built, copy: Path) -> None:
+    """Its import alone took longer than everything else that such a run has to do."""
+    command = [sys.executable, "-c", _WITHOUT_TENSORFLOW, str(built.pairs_csv), str(copy)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) == read_manifest(built.out).n_records
+    assert _outputs(copy) == _outputs(built.out)
+
+
 def test_changed_code_makes_its_stage_again_and_none_before(
     built: Built, copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

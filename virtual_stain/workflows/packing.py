@@ -109,8 +109,6 @@ def pack(job: PackJob, out: Path, config: Config) -> Packed | None:
 
     Raises OutputError, VerificationError.
     """
-    from virtual_stain.records.write import stage_shards
-
     with TileStore(job.store) as store:
         table = store.table()
         chosen = _chosen(job, table)
@@ -119,6 +117,8 @@ def pack(job: PackJob, out: Path, config: Config) -> Packed | None:
         made = _made_from(job, store.fingerprint, table, chosen, config)
         shards, staged = _kept_shards(job, out, made), None
         if shards is None:
+            from virtual_stain.records.write import stage_shards  # TensorFlow: not where all shards are kept
+
             records = _records(job, store, table, chosen, config)
             staged = stage_shards(out, job.pair, records, shard_bytes=round(config.labels.shard_mb * 1e6))
             shards = staged.entries
