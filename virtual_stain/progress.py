@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -13,6 +14,7 @@ T = TypeVar("T")
 
 _LINE_EVERY_S = 10.0
 _LEAST_ITEMS, _LEAST_S = 20, 30.0
+_EVERY_TIME, _SHARE = 50, 20.0
 
 
 class Progress(Protocol):
@@ -66,6 +68,28 @@ class Console:
 
     def say(self, text: str) -> None:
         tqdm.write(text, file=sys.stderr)
+
+
+class Sparing:
+    """Says when a table that grows with every slide is due: each time at first, then so that writing costs 5 %."""
+
+    def __init__(self) -> None:
+        self._written = 0
+        self._next = 0.0
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Around the writing, whose time it takes."""
+        start = time.monotonic()
+        yield
+        end = time.monotonic()
+        self._written += 1
+        self._next = end + _SHARE * (end - start)
+
+    @property
+    def is_due(self) -> bool:
+        """Whether to write now."""
+        return self._written < _EVERY_TIME or time.monotonic() >= self._next
 
 
 QUIET = Quiet()

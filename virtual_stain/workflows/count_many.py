@@ -17,7 +17,7 @@ from virtual_stain.counting.region_model import load_region_model
 from virtual_stain.errors import ConfigError, OutputError
 from virtual_stain.files import folder_lock, write_text
 from virtual_stain.markers import parse_marker
-from virtual_stain.progress import QUIET, Progress
+from virtual_stain.progress import QUIET, Progress, Sparing
 from virtual_stain.provenance import Outcome, RunRecord, refuse_foreign_run
 from virtual_stain.reuse import MADE_FROM, code_sha256, digest_of, read_record
 from virtual_stain.slides.collection import Row, found_slides, read_table_of_slides, refuse_equal_names
@@ -26,7 +26,7 @@ from virtual_stain.workflows import count_slide as stage
 from virtual_stain.workflows.count_page import PAGE_NAME
 from virtual_stain.workflows.count_slide import CountRequest, count_slide
 from virtual_stain.workflows.count_words import headline_of
-from virtual_stain.workflows.many import Done, Finished, Sparing, Status, Task, batch_error, earlier_rows, run_many
+from virtual_stain.workflows.many import Done, Finished, Status, Task, batch_error, earlier_rows, run_many
 from virtual_stain.workflows.many_page import INDEX_NAME, PageRow, many_page
 from virtual_stain.workflows.scheduling import open_workers
 

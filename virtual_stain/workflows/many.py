@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -30,8 +29,6 @@ _JOURNAL, _MARKS = ".done.jsonl", ".started"
 _MOST_STARTS = 2
 _MANY_FILES = frozenset({".mrxs", ".vms", ".vmu", ".dcm"})  # the named file says little of the others
 _LISTED = 20
-_EVERY_TIME = 50  # so many slides write the table each; beyond, it takes 5 % of the time at most
-_SHARE = 20.0
 
 
 class Status(StrEnum):
@@ -66,8 +63,10 @@ class Finished:
     """JSON values, for the table over all."""
     files: tuple[Path, ...] = ()
     """Those that must lie there unchanged for the task to be kept."""
-    kept: bool = False
-    """The stage found it finished."""
+    ok: bool = True
+    """False: it is done, and cannot be used: --fail-fast stops at it."""
+    is_noted: bool = True
+    """False: the next run asks the stage again, which has something to say of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +100,16 @@ def run_many(
     fail_fast: bool = False,
     progress: Progress = QUIET,
     label: str = "slides",
+    unit: str = "slide",
+    journal_name: str = _JOURNAL,
 ) -> Iterator[Done]:
     """One Done for every task, those that are kept first, the others as they end.
 
-    `function` runs in a worker. `fail_fast`: after the first failure nothing more is begun; the rest is pending.
+    `function` runs in a worker. `journal_name`: a share of a folder in which others run has one of its own.
+    `fail_fast`: after the first failure nothing more is begun; the rest is pending.
     Raises what no slide is to blame for: OutputError of a full disk, ConfigError of a worker that lacks a package.
     """
-    with _Journal(out / _JOURNAL) as journal, _marks(out, workers) as marks:
+    with _Journal(out / journal_name) as journal, _marks(out, workers) as marks:
         todo: list[Task[W]] = []
         seen = {}  # before the work: a slide that changes meanwhile is asked about the next time
         for task in tasks:
@@ -119,7 +121,7 @@ def run_many(
                 yield Done(task.name, Status.KEPT, row, "kept")
         ended = surviving(workers, _Guarded(function, marks), todo)
         left = {task.name: None for task in todo}  # in order
-        for task, result in progress.track(ended, len(todo), label, "slide"):
+        for task, result in progress.track(ended, len(todo), label, unit):
             del left[task.name]
             if isinstance(result, Failure):
                 if result.everywhere:
@@ -129,8 +131,9 @@ def run_many(
                     break
             else:
                 journal.note(task, result, seen[task.name])
-                status = Status.KEPT if result.kept else Status.DONE
-                yield Done(task.name, status, result.row, "kept" if result.kept else "")
+                yield Done(task.name, Status.DONE, result.row)
+                if fail_fast and not result.ok:
+                    break
         for name in left:
             yield Done(name, Status.PENDING, {}, "not begun: --fail-fast stopped the run")
 
@@ -164,28 +167,6 @@ def batch_error(done: Sequence[Done], what: str, index: Path) -> VirtualStainErr
         f"{counts[Status.FAILED]} of {len(done)} slides could not be {what}{pending}:\n" + "\n".join(lines),
         hint=f"{index} shows them, worst first. The same command goes on from there and tries them again.",
     )
-
-
-class Sparing:
-    """Says when a table that grows with every slide is due: each time at first, then so that writing costs 5 %."""
-
-    def __init__(self) -> None:
-        self._written = 0
-        self._next = 0.0
-
-    @contextlib.contextmanager
-    def writing(self) -> Iterator[None]:
-        """Around the writing, whose time it takes."""
-        start = time.monotonic()
-        yield
-        end = time.monotonic()
-        self._written += 1
-        self._next = end + _SHARE * (end - start)
-
-    @property
-    def is_due(self) -> bool:
-        """Whether to write now."""
-        return self._written < _EVERY_TIME or time.monotonic() >= self._next
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +246,7 @@ class _Journal:
 
     def note(self, task: Task[Any], result: Finished, inputs: _Stamps | None) -> None:
         """Notes that a task is done. `inputs`: the stamps of its inputs before it was begun."""
-        if task.request is None or self._stream is None:
+        if task.request is None or self._stream is None or not (result.ok and result.is_noted):
             return
         files = _stamps(result.files, self._folder)
         if inputs is None or files is None or any(p.suffix.lower() in _MANY_FILES for p in task.inputs):
