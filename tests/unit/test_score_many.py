@@ -40,13 +40,13 @@ def test_the_index_shows_the_failed_first_and_links_every_report(tmp_path: Path)
     (tmp_path / "in" / "z.svs").write_bytes(b"no slide")
     out = tmp_path / "out"
     with pytest.raises(BatchError, match="1 of 3 slides"):
-        score_many(collect_inputs([tmp_path / "in"], None, out=out, mpp=None), ScoreOptions(model="none"))
+        score_many(collect_inputs([tmp_path / "in"], None, out=out, mpp=None), ScoreOptions(model="test://none"))
     page = (out / "index.html").read_text()
     assert 0 < page.index(">z<") < page.index('href="case-c.report.html"')
     assert (out / "case-c.heatmap.png").is_file()
     with pytest.raises(BatchError, match="2 were not begun"):
         inputs = collect_inputs([tmp_path / "in"], None, out=tmp_path / "fast", mpp=None)
-        score_many(inputs[::-1], ScoreOptions(model="none", fail_fast=True))
+        score_many(inputs[::-1], ScoreOptions(model="test://none", fail_fast=True))
     assert set(table(tmp_path / "fast").values()) == {"failed", "pending"}
 
 
@@ -64,7 +64,8 @@ def test_a_watched_folder_takes_a_slide_when_it_is_whole(tmp_path: Path, monkeyp
     def sleep(seconds: float) -> None:
         clock[0] += seconds
         step = next(steps)
-        growing.write_bytes(data[: len(data) * min(step, 5) // 5] if step < 5 else data)
+        if step <= 5:
+            growing.write_bytes(data[: len(data) * step // 5])
         if step == 1:
             shutil.copy(whole, folder / "a.tiff")
             (folder / "torn.svs").write_bytes(data[:500])
@@ -77,7 +78,7 @@ def test_a_watched_folder_takes_a_slide_when_it_is_whole(tmp_path: Path, monkeyp
         watch(
             folder,
             out,
-            ScoreOptions(model="none"),
+            ScoreOptions(model="test://none"),
             patience=Patience(every_s=10, still_s=30, give_up_s=100),
             predictor=TinyPredictor(),
             done=lambda scored: taken.update({scored.outcome.name: scored.outcome.ok}),
@@ -98,7 +99,7 @@ def test_watching_ends_cleanly_where_nothing_failed_and_refuses_a_file(
 
     monkeypatch.setattr(score_watch.time, "sleep", stop)
     seen: list[Scored] = []
-    watch(tmp_path, tmp_path / "out", ScoreOptions(model="none"), predictor=TinyPredictor(), done=seen.append)
+    watch(tmp_path, tmp_path / "out", ScoreOptions(model="test://none"), predictor=TinyPredictor(), done=seen.append)
     assert seen == []
     with pytest.raises(InputError, match="a folder to watch"):
-        watch(tmp_path / "none", tmp_path / "out", ScoreOptions(model="none"), predictor=TinyPredictor())
+        watch(tmp_path / "none", tmp_path / "out", ScoreOptions(model="test://none"), predictor=TinyPredictor())

@@ -144,10 +144,7 @@ class _Watch:
             reason = f"{path}: expected a name of its own. Received: that of {other}"
             name = f"{name}{path.suffix}"
             item = ScoreInput(SlideRef(path, self._mpp, name), self._out)
-        if reason is None:
-            scored = self._score(item)
-        else:
-            scored = Scored(Outcome(name, False, reason), self._out)
+        scored = self._score(item) if reason is None else Scored(Outcome(name, False, reason), self._out)
         self._note(item, scored)
 
     def _score(self, item: ScoreInput) -> Scored:
