@@ -289,7 +289,7 @@ def _quoted(row: dict[str, Any]) -> dict[str, Any]:
 def _page(names: Sequence[str], results: dict[str, Done], earlier: dict[str, dict[str, Any]]) -> str:
     rows = [_page_row(name, results.get(name)) for name in names]
     rows += [_counted(name, row) for name, row in earlier.items()]
-    return many_page(f"{len(rows)} slide{'s' * (len(rows) != 1)} counted", rows, COUNTS_CSV)
+    return many_page(f"Count of {len(rows)} slide{'s' * (len(rows) != 1)}", rows, COUNTS_CSV)
 
 
 def _page_row(name: str, result: Done | None) -> PageRow:

@@ -14,7 +14,7 @@ INDEX_NAME = "index.html"
 RESEARCH_USE = "Research use only. Not a medical device."
 ORDER = ("failed", "pending", "doubtful", "good")
 """Worst first."""
-_WORDS = {"failed": "failed", "pending": "not begun", "doubtful": "doubtful", "good": "without doubt"}
+_WORDS = {"failed": "failed", "pending": "not begun", "doubtful": "doubtful", "good": "no warnings"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,7 +73,7 @@ def write_index(folder: Path, rows: Sequence[PageRow]) -> None:
     names = {row.name for row in rows}
     earlier = [_of_report(stem, report) for stem, report in earlier_reports(folder, names).items()]
     everything = [*rows, *earlier]
-    title = f"{len(everything)} slide{'s' * (len(everything) != 1)} scored"
+    title = f"Scores of {len(everything)} slide{'s' * (len(everything) != 1)}"
     write_text(folder / INDEX_NAME, many_page(title, everything, SCORES_CSV))
 
 
