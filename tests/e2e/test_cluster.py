@@ -6,6 +6,9 @@ import csv
 import os
 import shutil
 import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,7 +20,7 @@ import pytest
 
 from tests.fixtures.counting import FieldStyle, stained_field
 from virtual_stain.cli.main import _run
-from virtual_stain.errors import ConfigError
+from virtual_stain.errors import ConfigError, VirtualStainError
 from virtual_stain.workflows import scheduling
 from virtual_stain.workflows.many import Finished, Task, run_many
 from virtual_stain.workflows.scheduling import open_workers
@@ -135,3 +138,31 @@ def test_slurm_jobs_are_asked_for_as_the_address_says() -> None:
         script = found.job_script()
     for line in ("--gres=gpu:2", "--cpus-per-task=8", "--nworkers 2", "--resources GPU=1"):
         assert line in script
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_goes_ends_the_run_with_a_sentence_and_what_is_done_is_kept(tmp_path: Path) -> None:
+    def start(*words: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, "-m", "dask", *words], stderr=subprocess.DEVNULL)
+
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    address = f"tcp://127.0.0.1:{port}"
+    scheduler = start("scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard")
+    worker = start("worker", address, "--nworkers", "1", "--nthreads", "1", "--no-dashboard", "--death-timeout", "60")
+    try:
+        with distributed.Client(address, timeout=120) as client:
+            client.wait_for_workers(1, timeout=120)
+        some = [Task(f"slow{n}", tmp_path / f"slow{n}", (), None) for n in range(60)]
+        (tmp_path / "out").mkdir()
+        done = []
+        with pytest.raises(VirtualStainError, match="lost the work"), open_workers(1, address) as workers:
+            for one in run_many(some, work, workers, tmp_path / "out"):
+                done.append(one)
+                scheduler.kill()
+        assert done
+        assert all(one.ok for one in done)
+    finally:
+        for process in (worker, scheduler):
+            process.kill()
+            process.wait()

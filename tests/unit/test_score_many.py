@@ -103,3 +103,33 @@ def test_watching_ends_cleanly_where_nothing_failed_and_refuses_a_file(
     assert seen == []
     with pytest.raises(InputError, match="a folder to watch"):
         watch(tmp_path / "none", tmp_path / "out", ScoreOptions(model="test://none"), predictor=TinyPredictor())
+
+
+def test_a_cluster_gives_the_reports_of_this_machine_and_loads_the_model_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    distributed = pytest.importorskip("distributed", reason="dask.distributed (extra: cluster) is not installed")
+    loaded: list[str] = []
+    monkeypatch.setattr(module, "open_predictor", lambda model, *_: loaded.append(model) or TinyPredictor())
+    module._model.cache_clear()
+    (tmp_path / "in").mkdir()
+    for name in ("a", "b"):
+        block_slide(tmp_path / "in" / f"{name}.tiff", [[150, 120]])
+    (tmp_path / "in" / "z.svs").write_bytes(b"no slide")
+    options = ScoreOptions(model="test://none")
+    inputs = {out: collect_inputs([tmp_path / "in"], None, out=tmp_path / out, mpp=None) for out in ("far", "here")}
+    with (
+        distributed.LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster,
+        pytest.raises(BatchError, match="1 of 3"),
+    ):
+        score_many(inputs["far"], options, scheduler=cluster.scheduler_address)
+    with pytest.raises(BatchError, match="1 of 3"):
+        score_many(inputs["here"], options)
+    assert loaded == ["test://none"]
+    assert table(tmp_path / "far") == table(tmp_path / "here") == {"a": "ok", "b": "ok", "z": "failed"}
+    for name in ("a", "b"):
+        far, here = (json.loads((tmp_path / out / f"{name}.report.json").read_text()) for out in ("far", "here"))
+        assert far["readings"] == here["readings"]
+    record = json.loads((tmp_path / "far" / "run.json").read_text())
+    assert [o["ok"] for o in sorted(record["outcomes"], key=lambda o: o["name"])] == [True, True, False]
+    assert (tmp_path / "far" / "index.html").is_file()
