@@ -17,7 +17,7 @@ from virtual_stain.cli.main import _run
 from virtual_stain.errors import ConfigError, InputError, OutputError
 from virtual_stain.slides.collection import expand, found_slides, refuse_equal_names, told_apart
 from virtual_stain.slides.slide import SlideRef
-from virtual_stain.workflows.many import Done, Finished, Task, batch_error, run_many
+from virtual_stain.workflows.many import Done, Finished, Task, batch_error, run_many, telling
 from virtual_stain.workflows.scheduling import open_workers
 from virtual_stain.workflows.slurm import slurm_arguments
 
@@ -131,6 +131,16 @@ def test_what_is_left_out_is_counted_and_named_and_a_link_is_followed_once(tmp_p
     assert "in/d" in said[1]
 
 
+def test_a_table_that_cannot_be_written_is_an_error_and_hides_no_first_one() -> None:
+    def tell() -> None:
+        raise OutputError("the disk is full")
+
+    with pytest.raises(OutputError, match="full"), telling(tell):
+        pass
+    with pytest.raises(KeyboardInterrupt), telling(tell):
+        raise KeyboardInterrupt
+
+
 @pytest.mark.parametrize(
     "text", ["slurm:", "slurm:partition=a", "slurm:cores=2", "slurm:partition=a,cores=0", "slurm:partition=a,core=2"]
 )
@@ -214,3 +224,5 @@ def test_one_counted_slide_keeps_its_folder(field: Path, tmp_path: Path, capsys:
     assert count(field.parent, "--marker", "ki67", "--mpp", "0.5", "--out", out) == OutputError.exit_code
     assert "that of one counted slide" in capsys.readouterr().err
     assert count(field.parent, "--mpp", "0.5", "--out", tmp_path / "new") == ConfigError.exit_code
+    words = (field.parent, "--marker", "ki67", "--mpp", "0.5", "--out", tmp_path / "new")
+    assert count(*words, "--roi", field) == ConfigError.exit_code  # one region drawn on one slide

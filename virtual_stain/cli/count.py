@@ -99,13 +99,12 @@ def command(
         )
         click.echo(describe(summary, out))
         return
-    if table is None and not any(path.suffix.lower() in (".csv", ".tsv") for path in slides):
-        for name, path in (("--roi", roi), ("--cells", cells)):
-            if path is not None:
-                raise ConfigError(
-                    f"{name}: expected with one slide. Received: with several.",
-                    hint="A table states it for each slide: slide,marker,mpp,roi,cells,name",
-                )
+    for name, path in (("--roi", roi), ("--cells", cells)):
+        if path is not None:
+            raise ConfigError(
+                f"{name}: expected with one slide. Received: with several.",
+                hint="A table states it for each slide: slide,marker,mpp,roi,cells,name",
+            )
     _count_many(slides, table, request, marker is not None, region_model, excel, many, common)
 
 

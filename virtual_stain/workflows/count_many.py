@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import functools
 import io
@@ -26,7 +25,7 @@ from virtual_stain.workflows import count_slide as stage
 from virtual_stain.workflows.count_page import PAGE_NAME
 from virtual_stain.workflows.count_slide import CountRequest, count_slide
 from virtual_stain.workflows.count_words import headline_of
-from virtual_stain.workflows.many import Done, Finished, Status, Task, batch_error, earlier_rows, run_many
+from virtual_stain.workflows.many import Done, Finished, Status, Task, batch_error, earlier_rows, run_many, telling
 from virtual_stain.workflows.many_page import INDEX_NAME, PageRow, many_page
 from virtual_stain.workflows.scheduling import open_workers
 
@@ -147,21 +146,21 @@ def count_many(
         refuse_foreign_run(out, "count")
         _refuse_single_count(out)
         earlier = earlier_rows(out, names)
-        try:
+
+        def tell() -> None:
+            _write_table(out, names, results, earlier, options)
+            write_text(out / INDEX_NAME, _page(names, results, earlier))
+            record.outcomes = [results[n].outcome if n in results else Outcome(n, False, "pending") for n in names]
+            record.counts = {"slides": len(names), **Counter(r.status.value for r in results.values())}
+            record.write(out)
+
+        with telling(tell):
             for one in _run(requests, options, progress):
                 results[one.name] = one
                 if sparing.is_due:
                     with sparing.writing():
                         _write_table(out, names, results, earlier, options)
                 done(one)
-        finally:  # also of a run that is stopped: what is done is told
-            with contextlib.suppress(OutputError):  # the first error is the one to tell
-                _write_table(out, names, results, earlier, options)
-                write_text(out / INDEX_NAME, _page(names, results, earlier))
-                record.outcomes = [results[n].outcome if n in results else Outcome(n, False, "pending") for n in names]
-                states = Counter(r.status.value for r in results.values())
-                record.counts = {"slides": len(names), **states}
-                record.write(out)
     ordered = [results[name] for name in names]
     if error := batch_error(ordered, "counted", out / INDEX_NAME):
         raise error

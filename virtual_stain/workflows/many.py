@@ -17,7 +17,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import IO, Any, Generic, TypeVar
 
-from virtual_stain.errors import BatchError, InputError, VirtualStainError
+from virtual_stain.errors import BatchError, InputError, OutputError, VirtualStainError
 from virtual_stain.files import make_folder, output_errors, replacing
 from virtual_stain.progress import QUIET, Progress
 from virtual_stain.provenance import Outcome
@@ -149,6 +149,21 @@ def earlier_rows(out: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
         if isinstance(files, dict) and isinstance(row, dict) and _stamps([out / f for f in files], out) == files:
             found[name] = row
     return found
+
+
+@contextlib.contextmanager
+def telling(tell: Callable[[], None]) -> Iterator[None]:
+    """Around the work of a run: `tell` writes what became of it, at the end and also where it is stopped.
+
+    Ctrl-C, SIGTERM, a full disk: the first error is the one to raise. At the end, what cannot be written is an error.
+    """
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OutputError):
+            tell()
+        raise
+    tell()
 
 
 def batch_error(done: Sequence[Done], what: str, index: Path) -> VirtualStainError | None:

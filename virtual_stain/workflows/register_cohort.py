@@ -5,7 +5,6 @@ One bad pair never stops the others and never disappears; finished pairs are kep
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import math
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from virtual_stain.errors import BatchError, OutputError, PairError, RejectedError, VirtualStainError
+from virtual_stain.errors import BatchError, PairError, RejectedError, VirtualStainError
 from virtual_stain.files import folder_lock, make_folder, write_text
 from virtual_stain.progress import QUIET, Progress
 from virtual_stain.provenance import Outcome, RunRecord, refuse_foreign_run
@@ -28,7 +27,7 @@ from virtual_stain.slides.slide import SlideRef
 from virtual_stain.tables import BYTE_ORDER_MARK, quote_formula
 from virtual_stain.version import __version__
 from virtual_stain.workflows import register_files as stage
-from virtual_stain.workflows.many import Finished, Task, run_many
+from virtual_stain.workflows.many import Finished, Task, run_many, telling
 from virtual_stain.workflows.pair_registration import OVERLAY
 from virtual_stain.workflows.pair_sides import SWAPPED
 from virtual_stain.workflows.register_files import RegistrationJob, register_files
@@ -101,20 +100,22 @@ def register_cohort(
     """
     record = RunRecord("register")
     done: list[CohortRow] = []
+    rows: list[CohortRow] = []
     with folder_lock(out):
         refuse_foreign_run(out, "register")
-        try:
+
+        def tell() -> None:
+            names = {row.pair for row in done}
+            rest = [CohortRow(j.out.name, "pending", "not begun") for j in jobs if j.out.name not in names]
+            rows.extend(sorted([*done, *rest], key=_worst_first))
+            write_text(out / TABLE_NAME, _marked(table_text(rows), excel))
+            write_text(out / INDEX_NAME, _page(out, rows))
+            record.outcomes = [Outcome(r.pair, not r.bad, r.reason) for r in rows]
+            record.counts = dict(Counter(r.verdict for r in rows))
+            record.write(out)
+
+        with telling(tell):
             done.extend(_register_all(jobs, out, executor, progress, fail_fast=fail_fast))
-        finally:  # also after Ctrl-C, SIGTERM, a full disk: the pairs that are done are told
-            with contextlib.suppress(OutputError):  # the first error is the one to tell
-                names = {row.pair for row in done}
-                rest = [CohortRow(j.out.name, "pending", "not begun") for j in jobs if j.out.name not in names]
-                rows = sorted([*done, *rest], key=_worst_first)
-                write_text(out / TABLE_NAME, _marked(table_text(rows), excel))
-                write_text(out / INDEX_NAME, _page(out, rows))
-                record.outcomes = [Outcome(r.pair, not r.bad, r.reason) for r in rows]
-                record.counts = dict(Counter(r.verdict for r in rows))
-                record.write(out)
     return rows
 
 

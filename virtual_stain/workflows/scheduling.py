@@ -83,15 +83,26 @@ def surviving(workers: Workers, function: Callable[[T], R], items: Iterable[T]) 
     suspects: deque[T] = deque()
     running: dict[concurrent.futures.Future[R], T] = {}
     executor, alone = workers.executor, False
+
+    def submit(item: T) -> None:
+        nonlocal executor
+        try:
+            future = executor.submit(function, item)
+        except concurrent.futures.BrokenExecutor:  # died between two pieces of work: this one has not been begun
+            if workers.renew is None:
+                raise
+            executor = workers.renew()
+            future = executor.submit(function, item)
+        running[future] = item
+
     try:
         while True:
             if suspects and not running:
                 alone = True
-                item = suspects.popleft()
-                running[executor.submit(function, item)] = item
+                submit(suspects.popleft())
             elif not suspects and not alone and len(running) < workers.in_flight:
                 for item in waiting:
-                    running[executor.submit(function, item)] = item
+                    submit(item)
                     if len(running) >= workers.in_flight:
                         break
             if not running:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from virtual_stain.config import ScoringSettings
-from virtual_stain.errors import ConfigError, ModelError, OutputError, UnsuitableError, VerificationError
+from virtual_stain.errors import ConfigError, ModelError, UnsuitableError, VerificationError
 from virtual_stain.files import folder_lock, make_folder, write_text
 from virtual_stain.markers import parse_marker
 from virtual_stain.progress import QUIET, Progress, Sparing
@@ -21,7 +20,7 @@ from virtual_stain.scoring.inputs import ScoreInput
 from virtual_stain.scoring.open_model import open_predictor
 from virtual_stain.scoring.predictor import Predictor
 from virtual_stain.workflows import score_slides as stage
-from virtual_stain.workflows.many import Done, Finished, Task, batch_error, run_many
+from virtual_stain.workflows.many import Done, Finished, Task, batch_error, run_many, telling
 from virtual_stain.workflows.many_page import INDEX_NAME, PageRow, many_page
 from virtual_stain.workflows.scheduling import open_workers
 from virtual_stain.workflows.score_slides import (
@@ -55,17 +54,19 @@ def score_many(
         rows[scored.folder, scored.outcome.name] = page_row(scored)
         done(scored)
 
-    try:
+    def tell() -> None:
+        stems: dict[Path, list[str]] = {}
+        for item in inputs:
+            stems.setdefault(item.folder, []).append(item.stem)
+        for folder, mine in stems.items():
+            if rows and (len(mine) > 1 or (folder / INDEX_NAME).exists()):
+                write_index(folder, [rows.get((folder, stem), _pending(stem)) for stem in mine])
+
+    with telling(tell):
         if scheduler is None:
             score_slides(inputs, options, progress=progress, done=note)
         else:
             _score_on_cluster(inputs, options, scheduler, progress, note)
-    finally:  # also of a run that is stopped: what is done is shown
-        for folder in dict.fromkeys(i.folder for i in inputs):
-            stems = [i.stem for i in inputs if i.folder == folder]
-            if rows and (len(stems) > 1 or (folder / INDEX_NAME).exists()):
-                with contextlib.suppress(OutputError):  # the first error is the one to tell
-                    write_index(folder, [rows.get((folder, stem), _pending(stem)) for stem in stems])
 
 
 def write_index(folder: Path, rows: Sequence[PageRow]) -> None:
@@ -136,36 +137,35 @@ def _score_on_cluster(
                 order = [*known, *(i for i in inputs if i.stem not in scored)]
                 write_table(folder, order, [scored[i.stem] for i in known], card, earlier, excel=options.excel)
 
-        try:
-            with open_workers(1, scheduler, stage=stage.__name__, gpu=True) as workers:
-                for one in run_many(
-                    tasks,
-                    _score_on_worker,
-                    workers,
-                    folder,
-                    force=options.force,
-                    fail_fast=options.fail_fast,
-                    progress=progress,
-                    label="score",
-                ):
-                    _raise_what_is_no_slides(one)
-                    ended.append(one)
-                    card = one.row.get("card", card)
-                    if one.ok:
-                        record.extra["model_sha256"] = one.row["sha256"]
-                    reason = one.row.get("reason", one.reason)
-                    result = Scored(Outcome(one.name, one.ok, reason), folder, one.row.get("report"))
-                    if one.ok or one.error is not None:  # the others were not begun
-                        scored[one.name] = result
-                        done(result)
-                    if sparing.is_due:
-                        with sparing.writing():
-                            table()
-        finally:
-            with contextlib.suppress(OutputError):
-                table()
-                record.outcomes = [one.outcome for one in ended]
-                record.write(folder, tensorflow=True)
+        def tell() -> None:
+            table()
+            record.outcomes = [one.outcome for one in ended]
+            record.write(folder, tensorflow=True)
+
+        with telling(tell), open_workers(1, scheduler, stage=stage.__name__, gpu=True) as workers:
+            for one in run_many(
+                tasks,
+                _score_on_worker,
+                workers,
+                folder,
+                force=options.force,
+                fail_fast=options.fail_fast,
+                progress=progress,
+                label="score",
+            ):
+                _raise_what_is_no_slides(one)
+                ended.append(one)
+                card = one.row.get("card", card)
+                if one.ok:
+                    record.extra["model_sha256"] = one.row["sha256"]
+                reason = one.row.get("reason", one.reason)
+                result = Scored(Outcome(one.name, one.ok, reason), folder, one.row.get("report"))
+                if one.ok or one.error is not None:  # the others were not begun
+                    scored[one.name] = result
+                    done(result)
+                if sparing.is_due:
+                    with sparing.writing():
+                        table()
     if error := batch_error(ended, "scored", folder / INDEX_NAME):
         raise error
 
