@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -13,6 +14,7 @@ T = TypeVar("T")
 
 _LINE_EVERY_S = 10.0
 _LEAST_ITEMS, _LEAST_S = 20, 30.0
+_SMALL_S, _SHARE = 0.005, 20.0
 
 
 class Progress(Protocol):
@@ -66,6 +68,28 @@ class Console:
 
     def say(self, text: str) -> None:
         tqdm.write(text, file=sys.stderr)
+
+
+class Sparing:
+    """Says when a table that grows with every slide is due: each time while it is small, then so that it costs 5 %."""
+
+    def __init__(self) -> None:
+        self._is_small = True
+        self._next = 0.0
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Around the writing, whose time it takes."""
+        start, own = time.monotonic(), time.process_time()
+        yield
+        end = time.monotonic()
+        self._is_small = time.process_time() - own < _SMALL_S
+        self._next = end + _SHARE * (end - start)
+
+    @property
+    def is_due(self) -> bool:
+        """Whether to write now."""
+        return self._is_small or time.monotonic() >= self._next
 
 
 QUIET = Quiet()

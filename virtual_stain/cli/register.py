@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from virtual_stain.cli.common import Common, common_options, parse_mpp
+from virtual_stain.cli.common import Common, Many, common_options, many_options, parse_mpp
 
 
 @click.command(name="register")
@@ -24,6 +24,7 @@ from virtual_stain.cli.common import Common, common_options, parse_mpp
 @click.option("--aligned", is_flag=True, help="Also write the IHC under the H&E as aligned.ome.tif, for QuPath.")
 @click.option("--aligned-mpp", type=float, help="Pixel size of aligned.ome.tif in µm [default: that of the H&E].")
 @click.option("--excel", is_flag=True, help="Write summary.csv so that a spreadsheet shows umlauts right (UTF-8 mark).")
+@many_options
 @common_options
 def command(
     sources: tuple[Path, ...],
@@ -32,6 +33,7 @@ def command(
     section: int | None,
     aligned: bool,
     excel: bool,
+    many: Many,
     common: Common,
     **texts: str | float | None,
 ) -> None:
@@ -63,6 +65,8 @@ def command(
         force=common.force,
         jobs=common.jobs,
         excel=excel,
+        fail_fast=many.fail_fast,
+        scheduler=many.scheduler,
     )
     if len(sources) > 2:
         raise click.UsageError("Expected HE and IHC, or one table or folder. Quote paths with spaces.")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from virtual_stain.cli.common import Common, common_options, parse_mpp, say_aside, with_any_stain
+from virtual_stain.cli.common import Common, Many, common_options, many_options, parse_mpp, say_aside, with_any_stain
 
 
 @click.command("score")
@@ -29,6 +29,8 @@ from virtual_stain.cli.common import Common, common_options, parse_mpp, say_asid
     show_default=True,
     help="Frame of the GeoJSON: level-0 px from the corner of the scan (as QuPath counts) or of the whole slide.",
 )
+@click.option("--watch", is_flag=True, help="SLIDE is a folder: score what comes into it, until Ctrl-C.")
+@many_options
 @click.option("--force-unsuitable", is_flag=True, help="Also score what is not H&E; readings are flagged.")
 @click.option("--excel", is_flag=True, help="Write scores.csv so that a spreadsheet shows umlauts right (UTF-8 mark).")
 @common_options
@@ -42,6 +44,8 @@ def command(
     trusted_key: Path | None,
     stage: Path | None,
     geojson_origin: str,
+    watch: bool,
+    many: Many,
     force_unsuitable: bool,
     excel: bool,
     common: Common,
@@ -52,19 +56,21 @@ def command(
     vstain score slide.ndpi --model MODEL
     vstain score slides/ --model grpc://host:8500/ki67 --out results
     vstain score crop.png --mpp 0.5 --model MODEL
+    vstain score --watch scanner/ --model MODEL --out results
 
     SLIDE is a file, a folder or a quoted pattern. Writes per slide <stem>.report.json, .tiles.csv, .heatmap.png,
-    .geojson (QuPath) and .report.html, of several slides scores.csv. Finished slides are left alone (--force).
+    .geojson (QuPath) and .report.html, of several slides scores.csv and index.html, worst first. Finished slides are
+    left alone (--force).
     """
     import dataclasses
 
     from virtual_stain.errors import ConfigError
     from virtual_stain.scoring.inputs import collect_inputs
-    from virtual_stain.workflows.score_slides import ScoreOptions, score_slides, told
+    from virtual_stain.workflows.score_many import score_many
+    from virtual_stain.workflows.score_slides import Scored, ScoreOptions, told
 
     if not model:
         raise ConfigError("expected a model.", hint="vstain score SLIDE --model MODEL, or set VSTAIN_MODEL.")
-    inputs = collect_inputs(slides, table, out=out, mpp=parse_mpp(mpp), say=say_aside)
     scoring = with_any_stain(common.config, force_unsuitable).scoring
     options = ScoreOptions(
         model=model,
@@ -76,5 +82,22 @@ def command(
         excel=excel,
         jobs=common.jobs,
         force=common.force,
+        fail_fast=many.fail_fast,
     )
-    score_slides(inputs, options, progress=common.progress, done=lambda scored: click.echo(told(scored)))
+
+    def say(scored: Scored) -> None:
+        click.echo(told(scored))
+
+    if watch:
+        from virtual_stain.workflows.score_watch import watch as watch_folder
+
+        if len(slides) != 1 or table is not None or out is None or many.scheduler is not None:
+            raise click.UsageError("--watch: expected one folder and --out, and no --slides or --scheduler.")
+        watch_folder(slides[0], out, options, mpp=parse_mpp(mpp), progress=common.progress, done=say)
+        return
+    tables = [path for path in slides if path.suffix.lower() in (".csv", ".tsv")]
+    if tables and (table is not None or len(tables) > 1):
+        raise click.UsageError("Expected one table of slides.")
+    named = [path for path in slides if path not in tables]
+    inputs = collect_inputs(named, tables[0] if tables else table, out=out, mpp=parse_mpp(mpp), say=say_aside)
+    score_many(inputs, options, scheduler=many.scheduler, progress=common.progress, done=say)

@@ -38,6 +38,7 @@ class Ahead:
         self, refs: Sequence[SlideRef], settings: TissueSettings, wants_tissue: Callable[[SlideRef], bool]
     ) -> None:
         """`wants_tissue`: False where the slide's results may be there already, so that its hash alone is needed."""
+        self._index = {ref: i for i, ref in enumerate(refs)}
         self._refs, self._settings, self._wants_tissue = list(refs), settings, wants_tissue
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="ahead")
         self._begun: dict[SlideRef, Future[Known]] = {}
@@ -56,8 +57,8 @@ class Ahead:
         with contextlib.suppress(VirtualStainError, OSError):  # met again, and told, in the slide's turn
             found = None if future is None else future.result()
             found = found if found is not None and found.stamp == _stamp(ref) else None
-        if ref in self._refs:
-            self._begin(self._refs.index(ref) + 1)
+        if ref in self._index:
+            self._begin(self._index[ref] + 1)
         return found
 
     def _begin(self, index: int) -> None:

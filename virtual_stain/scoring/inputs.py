@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
-import os
-import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from virtual_stain.errors import ConfigError, InputError
-from virtual_stain.slides.endings import DICOM, IMAGES, SCANS, left_out_text
+from virtual_stain.errors import ConfigError
+from virtual_stain.slides.collection import expand, found_slides, read_table_of_slides, refuse_equal_names
 from virtual_stain.slides.slide import SlideRef
-from virtual_stain.tables import SURPLUS, find_file, parse_pixel_size, read_table
+
+__all__ = ["COLUMNS", "ScoreInput", "collect_inputs", "expand", "read_slide_table"]
 
 Say = Callable[[str], None]
 COLUMNS = ("slide", "mpp", "name")
@@ -46,74 +44,13 @@ def collect_inputs(
 
     Raises ConfigError (no slide at all, two of one stem), InputError (all bad rows at once).
     """
-    refs = [SlideRef(path, mpp) for given in slides for path in expand(given, say, images=mpp is not None)]
+    refs = [ref for given in slides for ref in found_slides(given, say, mpp=mpp)]
     if table is not None:
         refs += read_slide_table(table, mpp)
     if not refs:
         raise ConfigError("expected at least one slide.", hint="vstain score SLIDE… or --slides FILE.csv")
-    _refuse_equal_stems(refs)
+    refuse_equal_names(refs)
     return tuple(ScoreInput(ref, Path(f"{ref.stem}-vstain") if out is None else out) for ref in refs)
-
-
-def expand(given: Path, say: Say = lambda _: None, *, images: bool = False) -> list[Path]:
-    """A slide as it is; a folder: every slide below it; a pattern (quoted from the shell): what it matches. Sorted.
-
-    Hidden files and folders and the results of earlier runs are left out, and so is what is no slide; `say` is told the
-    latter. `images`: also plain images, whose pixel size is known. Raises InputError where there is none.
-    """
-    if given.is_dir():
-        there = [p for p in _files_below(given) if not _hidden(p, given)]
-        found = [p for p in there if p.suffix.lower() in SCANS or (images and _is_image_of_users(p))]
-        left_out = [(p, _why_left_out(p)) for p in sorted(set(there) - set(found))]
-        if left_out:
-            say(left_out_text(given, len(found), left_out))
-        what = f"no slide below this folder ({' '.join(sorted(SCANS))})"
-        hint = "Plain images and DICOM files must be named one by one, or in a table: --slides FILE.csv"
-    elif not given.exists() and any(c in given.name for c in "*?["):
-        found = [p for p in given.parent.glob(given.name) if p.is_file()]
-        what, hint = "no file matches", "Put patterns in quotes, or let the shell expand them."
-    else:
-        return [given]
-    if not found:
-        raise InputError(f"{given}: {what}.", hint=hint)
-    return sorted(found)
-
-
-def _is_image_of_users(path: Path) -> bool:
-    return path.suffix.lower() in IMAGES and not _is_result(path)
-
-
-def _is_result(path: Path) -> bool:
-    return (path.parent / "run.json").is_file()
-
-
-def _why_left_out(path: Path) -> str:
-    ending = path.suffix.lower()
-    if _is_result(path):
-        return "results of an earlier run"
-    if ending in IMAGES:
-        return "plain images: name them, or give their pixel size with --mpp"
-    return "DICOM: many files are one slide, name one of them" if ending in DICOM else "no slides"
-
-
-def _files_below(folder: Path) -> Iterator[Path]:
-    """All files, also behind links to other folders; a loop of links ends where it began."""
-    entered: set[tuple[int, int]] = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        status = Path(place).stat()
-        identity = status.st_dev, status.st_ino
-        if identity in entered:
-            folders.clear()
-            continue
-        entered.add(identity)
-        names_of_slides = {Path(name).stem for name in names if name.lower().endswith(".mrxs")}
-        folders[:] = [folder for folder in folders if folder not in names_of_slides]  # a slide's own parts
-        folders.sort()  # of two ways to a folder always the same one
-        yield from (path for name in names if (path := Path(place) / name).is_file())
-
-
-def _hidden(path: Path, below: Path) -> bool:
-    return any(part.startswith(".") or part.endswith("-vstain") for part in path.relative_to(below).parts)
 
 
 def read_slide_table(path: Path, mpp: tuple[float, float] | None = None) -> list[SlideRef]:
@@ -122,70 +59,4 @@ def read_slide_table(path: Path, mpp: tuple[float, float] | None = None) -> list
     `mpp` is the default, in a row `0.25` or `0.25,0.26` (quoted). Raises InputError that lists every bad row with
     its line number.
     """
-    table = read_table(path, "the table of slides")
-    given = [name for name in table.names if name in COLUMNS]
-    if "slide" not in given or len(set(given)) < len(given):
-        raise InputError(
-            f"{path}: expected the columns {','.join(COLUMNS)} (mpp and name may be left out). "
-            f"Received: {','.join(table.header) or 'nothing'}"
-        )
-    _refuse_misspelt(path, table.names)
-    refs: list[SlideRef] = []
-    problems: list[str] = []
-    for line, row in table.records(decimals=("mpp",)):
-        try:
-            refs.append(_ref(row, path.parent, mpp))
-        except ValueError as error:
-            problems.append(f"line {line}: {error}")
-    if not refs and not problems:
-        problems.append("no rows below the header")
-    if problems:
-        raise InputError(f"{path}: the table has errors:\n" + "\n".join(f"  - {p}" for p in problems))
-    return refs
-
-
-def _refuse_misspelt(path: Path, names: Sequence[str]) -> None:
-    """A column of notes is welcome, but a misspelt mpp must not be taken for one."""
-    for name in names:
-        close = difflib.get_close_matches(name, COLUMNS, n=1, cutoff=0.6)
-        if name not in COLUMNS and close:
-            raise InputError(f"{path}: unknown column {name!r}: did you mean {close[0]!r}?")
-
-
-def _ref(row: Mapping[str, str], folder: Path, default: tuple[float, float] | None) -> SlideRef:
-    if SURPLUS in row:
-        raise ValueError("more fields than columns; an mpp of two numbers must be quoted")
-    values = {name: row.get(name, "") for name in COLUMNS}
-    if not values["slide"]:
-        raise ValueError("slide: expected a path. Received: nothing")
-    name = values["name"] or None
-    if name is not None and (name in (".", "..") or any(c in "/\\\0\n" for c in name)):
-        raise ValueError(f"name: expected a file name without folders. Received: {name!r}")
-    return SlideRef(find_file(folder, values["slide"]), _mpp(values["mpp"]) or default, name)
-
-
-def _mpp(text: str) -> tuple[float, float] | None:
-    if not text:
-        return None
-    try:
-        numbers = parse_pixel_size(text)
-    except ValueError as error:
-        raise ValueError(f"mpp: {error}") from None
-    if not all(0 < n < 1e6 for n in numbers):
-        raise ValueError(f"mpp: expected µm/px above 0. Received: {text!r}")
-    return numbers
-
-
-def _refuse_equal_stems(refs: Sequence[SlideRef]) -> None:
-    by_stem: dict[str, list[str]] = {}
-    for ref in refs:
-        # file systems differ in whether they tell these apart; results that overwrite each other would be silent
-        key = unicodedata.normalize("NFC", ref.stem).casefold()
-        by_stem.setdefault(key, []).append(str(ref.path))
-    twice = [paths for paths in by_stem.values() if len(paths) > 1]
-    if twice:
-        lines = "\n".join(f"  - {', '.join(paths)}" for paths in twice)
-        raise ConfigError(
-            f"expected slides of different names, since the results are named after them. Received:\n{lines}",
-            hint="Give each a name in a table: --slides FILE.csv with the columns slide,mpp,name",
-        )
+    return list(read_table_of_slides(path, COLUMNS, mpp).refs)

@@ -76,6 +76,7 @@ class Stager:
         self._stop = threading.Event()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="staging")
         self._wanted = [r for r in refs if worth_a_copy(r, folder)]
+        self._index = {ref: i for i, ref in enumerate(self._wanted)}
         self._parent = folder
         self._copies: dict[SlideRef, Future[Path | None]] = {}
         self._stack = contextlib.ExitStack()
@@ -103,8 +104,8 @@ class Stager:
         """The slide to read: its copy, or itself. The next copy is begun meanwhile."""
         future = self._copies.pop(ref, None)
         copy = None if future is None else future.result()
-        if ref in self._wanted:
-            self._order(self._wanted.index(ref) + 1)
+        if ref in self._index:
+            self._order(self._index[ref] + 1)
         try:
             yield ref if copy is None else dataclasses.replace(ref, path=copy, name=ref.stem)
         finally:

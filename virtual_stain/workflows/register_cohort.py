@@ -5,37 +5,47 @@ One bad pair never stops the others and never disappears; finished pairs are kep
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from virtual_stain.errors import BatchError, OutputError, PairError, RejectedError, VirtualStainError
-from virtual_stain.files import folder_lock, is_full, make_folder, write_text
-from virtual_stain.parallel import map_in_order
+from virtual_stain.errors import BatchError, PairError, RejectedError, VirtualStainError
+from virtual_stain.files import folder_lock, make_folder, write_text
 from virtual_stain.progress import QUIET, Progress
 from virtual_stain.provenance import Outcome, RunRecord, refuse_foreign_run
 from virtual_stain.registration.result import Registration
+from virtual_stain.reuse import code_sha256, digest_of
+from virtual_stain.slides.collection import name_key
+from virtual_stain.slides.slide import SlideRef
 from virtual_stain.tables import BYTE_ORDER_MARK, quote_formula
 from virtual_stain.version import __version__
+from virtual_stain.workflows import register_files as stage
+from virtual_stain.workflows.many import Finished, Task, run_many, telling
 from virtual_stain.workflows.pair_registration import OVERLAY
+from virtual_stain.workflows.pair_sides import SWAPPED
 from virtual_stain.workflows.register_files import RegistrationJob, register_files
 from virtual_stain.workflows.register_page import PAGE_NAME, environment, verdict_word
+from virtual_stain.workflows.scheduling import Workers
 
 INDEX_NAME, TABLE_NAME = "index.html", "summary.csv"
 _COLUMNS = (
     *("pair", "verdict", "error_median_um", "error_p95_um", "consensus", "overlap", "flags", "reason"),
     *("error_median_he_px0", "error_p95_he_px0"),
 )
-_ORDER = ("failed", "reject", "none", "review", "accept")  # worst first
+_ORDER = ("failed", "pending", "reject", "none", "review", "accept")  # worst first
 _LISTED = 20
+_IN_FLIGHT = 2
+_STORED = (
+    *("pair", "verdict", "reason", "error_median_um", "error_p95_um", "consensus_fraction", "overlap_fraction"),
+    *("flags", "error_median_px0", "error_p95_px0"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +54,7 @@ class CohortRow:
 
     pair: str
     verdict: str
-    """accept, review, reject, "none" without pixel sizes, or "failed"."""
+    """accept, review, reject, "none" without pixel sizes, "failed", or "pending": not begun."""
     reason: str
     error_median_um: float | None = None
     error_p95_um: float | None = None
@@ -59,54 +69,60 @@ class CohortRow:
     @property
     def bad(self) -> bool:
         """Whether a batch that holds it did not fully succeed."""
-        return self.verdict in ("failed", "reject")
+        return self.verdict in ("failed", "pending", "reject")
 
 
-def register_one(job: RegistrationJob) -> CohortRow:
-    """Registers in a worker; an error of this pair becomes its row, a full disk ends the run."""
-    try:
-        return _row(job.out.name, register_files(job))
-    except VirtualStainError as error:
-        if is_full(error):
-            raise
-        return CohortRow(job.out.name, "failed", error.message, error=error)
+def register_one(job: RegistrationJob) -> Finished:
+    """Registers in a worker."""
+    registration = register_files(job)
+    row = _row(job.out.name, registration)
+    swapped = any(warning.endswith(SWAPPED) for warning in registration.he.warnings)
+    files = tuple(p for p in sorted(job.out.iterdir()) if p.is_file() and not p.name.startswith("."))
+    # a pair that looks swapped is warned of every time
+    return Finished({n: getattr(row, n) for n in _STORED}, files, ok=not row.bad, is_noted=not swapped)
 
 
 def register_cohort(
     jobs: Sequence[RegistrationJob],
     out: Path,
-    executor: Executor,
+    executor: Executor | Workers,
     *,
     excel: bool = False,
+    fail_fast: bool = False,
     progress: Progress = QUIET,
 ) -> list[CohortRow]:
     """Registers every job (each into a folder of its own below `out`), writes index.html, summary.csv and run.json.
 
-    `excel`: the table begins with a byte order mark.
+    `excel`: the table begins with a byte order mark. `fail_fast`: begins nothing more after the first pair that fails
+    or is rejected.
 
     Returns the rows, worst first. Raises OutputError, and PairError where two jobs share a folder.
     """
     record = RunRecord("register")
+    done: list[CohortRow] = []
+    rows: list[CohortRow] = []
     with folder_lock(out):
         refuse_foreign_run(out, "register")
-        try:
-            rows = _register_all(jobs, executor, progress)
-        except BaseException:  # Ctrl-C, SIGTERM, a full disk: the pairs that are done are kept
-            with contextlib.suppress(OutputError):  # the first error is the one to tell
-                record.write(out)
-            raise
-        write_text(out / TABLE_NAME, _marked(table_text(rows), excel))
-        write_text(out / INDEX_NAME, _page(out, rows))
-        record.outcomes = [Outcome(r.pair, not r.bad, r.reason) for r in rows]
-        record.counts = dict(Counter(r.verdict for r in rows))
-        record.write(out)
+
+        def tell() -> None:
+            names = {row.pair for row in done}
+            rest = [CohortRow(j.out.name, "pending", "not begun") for j in jobs if j.out.name not in names]
+            rows.extend(sorted([*done, *rest], key=_worst_first))
+            write_text(out / TABLE_NAME, _marked(table_text(rows), excel))
+            write_text(out / INDEX_NAME, _page(out, rows))
+            record.outcomes = [Outcome(r.pair, not r.bad, r.reason) for r in rows]
+            record.counts = dict(Counter(r.verdict for r in rows))
+            record.write(out)
+
+        with telling(tell):
+            done.extend(_register_all(jobs, out, executor, progress, fail_fast=fail_fast))
     return rows
 
 
 def register_share(
     jobs: Sequence[RegistrationJob],
     out: Path,
-    executor: Executor,
+    executor: Executor | Workers,
     table: str,
     *,
     excel: bool = False,
@@ -114,8 +130,8 @@ def register_share(
 ) -> list[CohortRow]:
     """The same for one share of a cohort, beside which others run: writes the table `table` alone, and locks no more
     than the folder of each pair."""
-    rows = _register_all(jobs, executor, progress)
     make_folder(out)
+    rows = sorted(_register_all(jobs, out, executor, progress, journal_name=f".done-{table}.jsonl"), key=_worst_first)
     write_text(out / table, _marked(table_text(rows), excel))
     return rows
 
@@ -124,12 +140,44 @@ def _marked(text: str, excel: bool) -> str:
     return BYTE_ORDER_MARK + text if excel else text
 
 
-def _register_all(jobs: Sequence[RegistrationJob], executor: Executor, progress: Progress) -> list[CohortRow]:
-    twice = [name for name, n in Counter(job.out.name for job in jobs).items() if n > 1]
+def _register_all(
+    jobs: Sequence[RegistrationJob], out: Path, executor: Executor | Workers, progress: Progress, **how: Any
+) -> Iterator[CohortRow]:
+    twice = [name for name, n in Counter(name_key(job.out.name) for job in jobs).items() if n > 1]
     if twice:
         raise PairError(f"expected a name of its own for each pair. Received twice: {', '.join(sorted(twice))}")
-    done = map_in_order(executor, register_one, jobs)
-    return sorted(progress.track(done, len(jobs), "register", "pair"), key=_worst_first)
+    workers = executor if isinstance(executor, Workers) else Workers(executor, _IN_FLIGHT)
+    code = code_sha256(stage.__name__)
+    tasks = [_task(job, code) for job in jobs]
+    force = any(job.force for job in jobs)
+    for one in run_many(
+        tasks, register_one, workers, out, force=force, progress=progress, label="register", unit="pair", **how
+    ):
+        if one.ok:
+            yield CohortRow(**{**one.row, "flags": tuple(one.row["flags"])})
+        else:
+            yield CohortRow(one.name, one.status.value, one.reason, error=one.error)
+
+
+def _task(job: RegistrationJob, code: str) -> Task[RegistrationJob]:
+    request = digest_of(
+        {
+            "code": code,
+            "config": job.config.to_dict(),
+            "slides": [[str(ref.path.absolute()), ref.mpp_override] for ref in (job.he, job.ihc)],
+            "landmarks": None
+            if job.landmarks is None
+            else [job.landmarks.he_px0.tolist(), job.landmarks.ihc_px0.tolist()],
+            "aligned_mpp": job.aligned_mpp,
+            "section": job.section,
+        }
+    )
+    absolute = replace(job, he=_absolute(job.he), ihc=_absolute(job.ihc), out=job.out.absolute())
+    return Task(job.out.name, absolute, (job.he.path, job.ihc.path), request)
+
+
+def _absolute(ref: SlideRef) -> SlideRef:
+    return replace(ref, path=ref.path.absolute())
 
 
 def table_text(rows: Sequence[CohortRow]) -> str:

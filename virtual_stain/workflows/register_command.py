@@ -8,16 +8,17 @@ from pathlib import Path
 
 from virtual_stain.config import Config
 from virtual_stain.errors import ConfigError, InputError
-from virtual_stain.parallel import local_executor
 from virtual_stain.progress import QUIET, Progress
 from virtual_stain.registration.landmarks import read_landmarks, read_pair_landmarks
 from virtual_stain.registration.result import summary
 from virtual_stain.slides.resolution import REGISTRATION_RANGE
 from virtual_stain.slides.slide import SlideRef
+from virtual_stain.workflows import register_files as register_files_module
 from virtual_stain.workflows.pair_folder import cohort_pairs
 from virtual_stain.workflows.register_cohort import INDEX_NAME, CohortRow, error_of, register_cohort, register_share
 from virtual_stain.workflows.register_files import RegistrationJob, register_files
 from virtual_stain.workflows.register_page import PAGE_NAME
+from virtual_stain.workflows.scheduling import open_workers
 
 Say = Callable[[str], None]
 
@@ -39,6 +40,10 @@ class RegisterOptions:
     jobs: int = 1
     excel: bool = False
     """Begin the table of a cohort with a byte order mark, so that spreadsheets read umlauts as they are."""
+    fail_fast: bool = False
+    """Of a cohort: begin nothing more after the first pair that fails or is rejected."""
+    scheduler: str | None = None
+    """Of a cohort: address of a Dask scheduler, or slurm:…"""
 
 
 def require_aligned_mpp(mpp: float) -> None:
@@ -105,9 +110,12 @@ def run_cohort(
         )
         for p in pairs[share::shares]
     ]
-    with local_executor(min(options.jobs, max(len(jobs), 1))) as executor:
+    processes = min(options.jobs, max(len(jobs), 1))
+    with open_workers(processes, options.scheduler, stage=register_files_module.__name__) as executor:
         if shares == 1:
-            rows = register_cohort(jobs, options.out, executor, excel=options.excel, progress=progress)
+            rows = register_cohort(
+                jobs, options.out, executor, excel=options.excel, fail_fast=options.fail_fast, progress=progress
+            )
         else:
             table = f"summary-{share}-of-{shares}.csv"
             rows = register_share(jobs, options.out, executor, table, excel=options.excel, progress=progress)

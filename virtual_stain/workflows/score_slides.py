@@ -17,7 +17,7 @@ from typing import Any
 from virtual_stain.config import ScoringSettings, TissueSettings
 from virtual_stain.errors import BatchError, InputError, OutputError, UnsuitableError, VirtualStainError
 from virtual_stain.exporting.bundle import BUNDLE_SIGNATURE, find_bundle
-from virtual_stain.exporting.card import seen_in_training
+from virtual_stain.exporting.card import ModelCard, seen_in_training
 from virtual_stain.files import (
     folder_lock,
     make_folder,
@@ -30,7 +30,7 @@ from virtual_stain.files import (
 from virtual_stain.geometry import Size
 from virtual_stain.markers import parse_marker
 from virtual_stain.patients import PatientKey, existing_key
-from virtual_stain.progress import QUIET, Progress
+from virtual_stain.progress import QUIET, Progress, Sparing
 from virtual_stain.provenance import Outcome, RunRecord, refuse_foreign_run
 from virtual_stain.report.geojson import tiles_geojson
 from virtual_stain.report.headline import headline_text
@@ -54,6 +54,7 @@ from virtual_stain.tables import BYTE_ORDER_MARK
 
 _log = logging.getLogger("vstain.score")
 _KEPT = "already scored"
+_LISTED = 20
 _NO_DOUBT = frozenset({"top_mean_biased"})  # holds for every slide
 _HOW_FAST = (
     "batch_size",
@@ -85,6 +86,8 @@ class ScoreOptions:
     """Threads that read tiles."""
     force: bool = False
     """Score again what is already there."""
+    fail_fast: bool = False
+    """Begin nothing more after the first slide that fails."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,26 +165,59 @@ def _score_groups(inputs: Sequence[ScoreInput], job: _Job, done: Callable[[Score
         with folder_lock(folder):
             refuse_foreign_run(folder, "score")
             try:
-                begin, items = len(results), list(group)
-                for item in items:
-                    results.append(_outcome(item, job, errors))
+                items, mine = list(group), []
+                wanted = len(items) > 1 or (folder / SCORES_CSV).exists()
+                earlier = earlier_reports(folder, {i.stem for i in items}) if wanted else {}
+                sparing = Sparing()
+                for number, item in enumerate(items, 1):
+                    mine.append(_outcome(item, job, errors))
+                    results.append(mine[-1])
                     record.outcomes.append(results[-1].outcome)
                     _note(record, results[-1])
-                    if len(items) > 1 or (folder / SCORES_CSV).exists():
-                        earlier = _earlier(folder, {i.stem for i in items})
-                        mark = BYTE_ORDER_MARK if options.excel else ""
-                        write_text(folder / SCORES_CSV, mark + scores_csv(items, results[begin:], model.card, earlier))
+                    stopped = options.fail_fast and bool(errors)
+                    if wanted and (sparing.is_due or stopped or number == len(items)):
+                        with sparing.writing():
+                            write_table(folder, items, mine, model.card, earlier, excel=options.excel)
                     done(results[-1])
+                    if stopped:
+                        break
             except BaseException:
                 with contextlib.suppress(OutputError):  # the first error is the one to tell
                     record.write(folder, tensorflow=True)
                 raise
             record.write(folder, tensorflow=True)
-    _raise_failures(results, errors)
+        if options.fail_fast and errors:
+            break
+    _raise_failures(results, errors, len(inputs))
     return results
 
 
-def _earlier(folder: Path, stems: set[str]) -> dict[str, dict[str, Any]]:
+def score_one(item: ScoreInput, options: ScoreOptions, model: Predictor, progress: Progress = QUIET) -> Scored:
+    """Scores one slide of a run whose folder another process keeps: writes the slide's own files alone.
+
+    Raises what the slide, the model or the disk raises.
+    """
+    with _ahead([item], options) as ahead, Stager([item.ref], options.stage, progress.say) as stager:
+        job = _Job(model, options, existing_key(), stager, ahead, progress)
+        with stager.local(item.ref) as ref:
+            return _score_one(item, ref, job)
+
+
+def write_table(
+    folder: Path,
+    items: Sequence[ScoreInput],
+    results: Sequence[Scored],
+    card: ModelCard,
+    earlier: dict[str, dict[str, Any]],
+    *,
+    excel: bool,
+) -> None:
+    """Writes scores.csv; `results`: of the first of `items`."""
+    mark = BYTE_ORDER_MARK if excel else ""
+    write_text(folder / SCORES_CSV, mark + scores_csv(items, results, card, earlier))
+
+
+def earlier_reports(folder: Path, stems: set[str]) -> dict[str, dict[str, Any]]:
     """Reports of earlier runs in the folder: the table tells of every slide there, not of the last run alone."""
     found = {}
     for path in sorted(folder.glob("*.report.json")):
@@ -221,15 +257,17 @@ def doubts(scored: Scored) -> list[str]:
     return [f"  doubtful: {note['code']}: {note['message']}" for note in notes]
 
 
-def _raise_failures(results: Sequence[Scored], errors: Sequence[Exception]) -> None:
+def _raise_failures(results: Sequence[Scored], errors: Sequence[Exception], total: int) -> None:
     if not errors:
         return
-    if len(results) == 1:
+    if total == 1:
         raise errors[0]
     failed = [r.outcome for r in results if not r.outcome.ok]
-    lines = "\n".join(f"  - {o.name}: {o.reason}" for o in failed)
+    lines = "\n".join(f"  - {o.name}: {o.reason}" for o in failed[:_LISTED])
+    more = f"\n  … and {len(failed) - _LISTED} more: see run.json" if len(failed) > _LISTED else ""
+    rest = f"\n{total - len(results)} were not begun: --fail-fast." if total > len(results) else ""
     raise BatchError(
-        f"{len(failed)} of {len(results)} slides could not be scored:\n{lines}",
+        f"{len(failed)} of {total} slides could not be scored:\n{lines}{more}{rest}",
         hint="The others are done. The same command tries the failed ones again.",
     )
 
