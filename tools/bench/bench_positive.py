@@ -1,6 +1,6 @@
 """Where counting puts the cut-off of positive, and where it should: one row a set of pictures.
 
-    python tools/bench/bench_positive.py REALDATA --work FOLDER [--each] [--held-out]
+    python tools/bench/bench_positive.py REALDATA --work FOLDER [--each] [--held-out] [--parts]
 
 The sets are the phantom labs (`vstain phantom --lab`), the masked tiles of `deepliif`, and one region on two scanners
 (no truth: only its cut-offs and shares). All with the default settings. Columns:
@@ -33,6 +33,8 @@ from tools.bench.counting_data import Scene, masked_scenes, scanner_scenes
 from tools.bench.counting_labs import lab_scenes
 from tools.bench.counting_scores import pairs, score
 from tools.bench.positive_held_out import Nuclei, held_out
+from tools.bench.positive_parts import HEADER as PARTS_HEADER
+from tools.bench.positive_parts import parts_line
 from virtual_stain.config.counting import CountingSettings
 from virtual_stain.config.phantom import LABS
 from virtual_stain.counting.cells import CellClass
@@ -140,8 +142,12 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="Where the fields of the phantom labs are kept.")
     parser.add_argument("--each", action="store_true", help="Every field, too, with the flags of its stain.")
     parser.add_argument("--held-out", action="store_true", help="Choose the rule's constants without each set in turn.")
+    parser.add_argument("--parts", action="store_true", help="Only what each part adds to the error of the real tiles.")
     options = parser.parse_args()
     breast, others = masked_scenes(options.realdata)
+    if options.parts:
+        print("\n".join([PARTS_HEADER, *(parts_line(scene, read(scene)[1].cells) for scene in breast + others)]))
+        return
     print(HEADER)
     sets = {"breast, masks": breast, "co-registered": others} | lab_scenes(options.work)
     rows = {name: show(name, scenes, each=options.each) for name, scenes in sets.items()}
