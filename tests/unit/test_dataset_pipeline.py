@@ -61,6 +61,20 @@ def test_another_seed_is_another_order(folder):
     assert not np.array_equal(one["crop"], two["crop"])
 
 
+@pytest.mark.parametrize("global_seed", [0, 5])
+def test_the_order_takes_no_notice_of_a_seed_of_the_whole_process(folder, global_seed):
+    """tf.data mixes the seed of an operation with TensorFlow's global one."""
+    path, manifest = folder
+    balanced = order(sampling="with_replacement", balance="ratio")
+    expected = [take(training_batches(path, manifest.pairs, SPEC, o), 7) for o in (order(), balanced)]
+    tf.random.set_seed(global_seed)
+    received = [take(training_batches(path, manifest.pairs, SPEC, o), 7) for o in (order(), balanced)]
+    for one, other in zip(expected, received, strict=True):
+        for a, b in zip(one, other, strict=True):
+            for name in a:
+                np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
 def test_the_label_of_a_crop_is_that_of_its_pixels(folder):
     """Found by its pixels in the decoded tile, a crop holds exactly the cells that its label counts."""
     path, manifest = folder

@@ -20,6 +20,7 @@ from virtual_stain.workflows.demo.truth_checks import (
     TileRatioCheck,
     check_counting,
     check_predictions,
+    compare_tile_counts,
     match_one_to_one,
 )
 
@@ -96,6 +97,13 @@ def test_readings_equal_to_the_truth_correlate_fully(pair):
     assert opposite.within_r == pytest.approx(-1.0)
 
 
+def test_cells_that_are_lost_in_cold_tiles_alone_show_in_the_slide_and_not_in_the_tiles():
+    true = np.array([[2.0, 198.0], [120.0, 80.0]])
+    found = compare_tile_counts([(true * [[0.5], [1.0]], true)])
+    assert found.bias == pytest.approx(0.0)
+    assert found.slide_bias == pytest.approx(121 / 300 - 122 / 400)
+
+
 def _result(out: Path, plan: str) -> DemoResult:
     return DemoResult(
         plan=plan,
@@ -103,12 +111,15 @@ def _result(out: Path, plan: str) -> DemoResult:
         seconds={"phantoms": 100.0, "training": 200.0},
         registration=[RegistrationCheck("p001", 4.0, 9.5, 5.0, 12.0, 0.97, "accept")],
         counting=[CountingCheck("p001", 0.91, 0.9, 0.92, 0.98)],
-        tile_ratios=TileRatioCheck(200, 0.021, -0.004, 0.98),
+        tile_ratios=TileRatioCheck(200, 0.021, -0.004, 0.98, 0.011),
         prediction=PredictionCheck(90, 0.71, {"p001": 0.7, "p002": 0.72}, 0.69, 0.08),
         ceiling_within_r=0.8,
         ceiling_pooled_r=0.75,
         permuted_r=float("nan"),
-        readings=[ReadingCheck("p001", None, 0.2, 0.4, 0.35, 0.33, "r.html")],
+        readings=[
+            ReadingCheck("p001", None, 0.2, 0.4, 0.35, 0.33, "r.html"),
+            ReadingCheck("p002", 0.31, 0.2, 0.4, 0.35, 0.33, "r.html", ridge_global_ratio=0.26),
+        ],
         peak_gb=3.2,
     )
 
@@ -118,6 +129,8 @@ def test_the_summary_says_what_was_reached_what_was_wanted_and_where_to_look(tmp
     for part in ("p90 9.5 µm (goal ≤ 15)", "F1 0.910", "error 2.1 points", "0.710 (goal ≥ 0.35)", "under-trained"):
         assert part in text
     assert "global ratio none / 20.0" in text  # a reading that does not exist is not a number
+    assert "error +11.0 points, ridge on the true nuclei +6.0)" in text  # of which so much nobody can know
+    assert "of whole slides bias +1.1" in text
     assert "300.0 s  in all; peak memory 3.2 GB" in text
     full = summary_text(_result(tmp_path, "full"))
     assert "goal ≥ 0.64 = 0.8 × ceiling" in full

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from virtual_stain.config.phantom import PhantomBiology, PhantomSettings
-from virtual_stain.phantom.ceiling import fit_ceiling, pearson_r, ridge_ceiling
+from virtual_stain.phantom.ceiling import fit_ceiling, pearson_r, ridge_ceiling, slide_ratio
 from virtual_stain.phantom.pair import make_pair
 from virtual_stain.phantom.pyramid import StripSource
 from virtual_stain.phantom.tile_table import WINDOW_UM
@@ -26,6 +26,15 @@ def test_ceiling_of_the_default_phantom_is_0_75_to_0_85(cohort) -> None:
     two = ridge_ceiling(cohort[2:], cohort[:2])
     assert 0.65 <= two.pooled_r <= 0.9
     assert len(two.per_patient_r) == 2
+
+
+def test_the_offset_of_a_patient_is_not_in_the_nuclei(cohort) -> None:
+    """A regression on the true nuclei gives every slide nearly the same reading: it tells tiles apart, not patients."""
+    ceilings = [ridge_ceiling(cohort[:k] + cohort[k + 1 :], [cohort[k]]) for k in range(PATIENTS)]
+    read = np.array([slide_ratio(t, c.predicted[0]) for t, c in zip(cohort, ceilings, strict=True)])
+    true = np.array([slide_ratio(t, t.ratio[t.usable]) for t in cohort])
+    assert np.abs(read - true).mean() > 0.04
+    assert pearson_r(read, true) < 0.5
 
 
 def test_tiles_are_rich_in_tumour_cells_and_the_field_varies_strongly(cohort) -> None:

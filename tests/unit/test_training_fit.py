@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 
+import keras
 import numpy as np
 import pytest
 
@@ -52,6 +53,17 @@ def test_what_a_run_leaves(done):
     assert steps == sorted(steps)
     assert [int(r["step"]) for r in rows(run) if r["validation_loss"]] == [4, 8, 12]
     assert any((run / "tensorboard").iterdir())
+
+
+def test_a_run_takes_no_notice_of_a_seed_of_the_whole_process(done, tmp_path):
+    """Through the API somebody may have called keras.utils.set_random_seed; a resumed run would be another one."""
+    records, run = done
+    keras.utils.set_random_seed(7)
+    fit(records, tmp_path / "run", tiny_config())
+    expected, received = (read_checkpoint(RunDir(r).last)[0] for r in (run, tmp_path / "run"))
+    for group, values in expected.items():
+        for value, again in zip(values, received[group], strict=True):
+            np.testing.assert_array_equal(value.value, again.value, err_msg=f"{group}/{value.name}")
 
 
 def test_it_learns(tmp_path):

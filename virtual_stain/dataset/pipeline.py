@@ -93,6 +93,8 @@ def training_batches(
     first_epoch = done // per_epoch
 
     def epoch(number: tf.Tensor) -> tf.data.Dataset:
+        # tf.data mixes the seed of a shuffle with that of the process, which is not the run's; here there is none
+        tf.compat.v1.set_random_seed(None)  # inside a graph: of this graph alone
         seed = number + order.seed * 1_000_003  # another order every epoch, the same one in a rerun
         files = tf.data.Dataset.from_tensor_slices((paths, first.astype(np.int64)))
         files = files.shuffle(len(paths), seed=seed, reshuffle_each_iteration=False)

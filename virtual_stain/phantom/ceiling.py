@@ -26,6 +26,8 @@ class Ceiling:
     pooled_r: float
     """Pearson's r over all held-out tiles together."""
     per_patient_r: tuple[float, ...]
+    predicted: tuple[Floats, ...]
+    """Per held-out patient float64[T]: the ratios of its tiles, as the regression gives them."""
     n_training_tiles: int
     n_held_out_tiles: int
 
@@ -37,6 +39,15 @@ def ridge_ceiling(training: Sequence[TileTable], held_out: Sequence[TileTable], 
     columns. Raises ValueError where a side has fewer than three usable tiles per patient or 12 training tiles in all.
     """
     return fit_ceiling([_columns(t) for t in training], [_columns(t) for t in held_out], penalty=penalty)
+
+
+def slide_ratio(table: TileTable, predicted: Floats) -> float:
+    """Ratio of a slide from those of its usable tiles, weighted by the tumour nuclei of the H&E section; 0–1.
+
+    The regression knows no more of a patient than the nuclei show, so its error on a slide is an offset between
+    patients that no reader of the H&E slide can know.
+    """
+    return float(np.average(np.clip(predicted, 0.0, 1.0), weights=table.he_tumour[table.usable]))
 
 
 def fit_ceiling(
@@ -58,6 +69,7 @@ def fit_ceiling(
         within_patient_r=float(np.mean(per_patient)),
         pooled_r=pearson_r(np.concatenate(predicted), np.concatenate([y for _, y in held_out])),
         per_patient_r=per_patient,
+        predicted=tuple(predicted),
         n_training_tiles=len(y),
         n_held_out_tiles=sum(len(y) for _, y in held_out),
     )

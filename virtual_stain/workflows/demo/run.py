@@ -15,7 +15,7 @@ from virtual_stain.errors import OutputError
 from virtual_stain.files import folder_lock, make_folder, read_json
 from virtual_stain.markers import parse_marker
 from virtual_stain.memory import PeakMemory, release_memory
-from virtual_stain.phantom.ceiling import ridge_ceiling
+from virtual_stain.phantom.ceiling import ridge_ceiling, slide_ratio
 from virtual_stain.phantom.cohort import write_cohort
 from virtual_stain.phantom.truth import read_truth
 from virtual_stain.progress import Progress
@@ -54,6 +54,8 @@ class ReadingCheck:
     """The same of the noise-free field."""
     report: str
     """Path of the HTML report."""
+    ridge_global_ratio: float | None = None
+    """What the regression on the true nuclei reads: its error is what nobody can know from the H&E slide."""
 
 
 @dataclass(slots=True)
@@ -70,6 +72,8 @@ class DemoResult:
     prediction: PredictionCheck | None = None
     ceiling_within_r: float = float("nan")
     ceiling_pooled_r: float = float("nan")
+    ridge_global_ratios: dict[str, float] = field(default_factory=dict)
+    """Held-out pair → what the same regression reads for its slide, fraction."""
     permuted_r: float = float("nan")
     """Mean over the refits of the head on permuted labels."""
     unpermuted_r: float | None = None
@@ -207,7 +211,12 @@ def _evaluate(demo: _Demo) -> None:
     result.prediction = check_predictions(demo.cohort, read_predictions(demo.run / "predictions.csv"))
     held_out = demo.held_out()
     training = [n for i, n in enumerate(pair_names(demo.cohort / "pairs.csv")) if demo.plan.fold(i) > HELD_OUT_FOLD + 1]
-    ceiling = ridge_ceiling(*([read_truth(demo.cohort, n).tiles for n in names] for names in (training, held_out)))
+    tables = [[read_truth(demo.cohort, n).tiles for n in names] for names in (training, held_out)]
+    ceiling = ridge_ceiling(*tables)
+    result.ridge_global_ratios = {
+        name: slide_ratio(table, predicted)
+        for name, table, predicted in zip(held_out, tables[1], ceiling.predicted, strict=True)
+    }
     result.ceiling_within_r, result.ceiling_pooled_r = ceiling.within_patient_r, ceiling.pooled_r
     check = permutation_check(load_run(demo.run), demo.records, N_REFITS)
     result.permuted_r, result.unpermuted_r = check.mean_r, check.true_labels_r
@@ -250,4 +259,5 @@ def _reading(demo: _Demo, pair: str, slide: Path) -> ReadingCheck:
         true_top_mean=truth["top30_ratio"],
         true_top_field_mean=truth["top30_field_ratio"],
         report=f"{stem}.report.html",
+        ridge_global_ratio=demo.result.ridge_global_ratios.get(pair),
     )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from virtual_stain.files import write_json
-from virtual_stain.workflows.demo.run import DemoResult
+from virtual_stain.workflows.demo.run import DemoResult, ReadingCheck
 
 
 def write_result(result: DemoResult) -> Path:
@@ -56,7 +56,7 @@ def _labels(result: DemoResult) -> str:
     if ratios is not None:
         lines.append(
             f"  tile labels    {ratios.n_tiles} tiles: mean absolute error {100 * ratios.mae:.1f} points (goal ≤ 5), "
-            f"bias {100 * ratios.bias:+.1f}, r {ratios.r:.3f}"
+            f"bias {100 * ratios.bias:+.1f}, r {ratios.r:.3f}; of whole slides bias {100 * ratios.slide_bias:+.1f}"
         )
     return "\n".join(lines)
 
@@ -92,11 +92,19 @@ def _readings(result: DemoResult) -> str:
     for r in result.readings:
         lines.append(
             f"  {r.pair}: global ratio {_percent(r.global_ratio)} / {_percent(r.true_global_ratio)} "
-            f"(error {_points(r.global_ratio, r.true_global_ratio)} points); "
+            f"(error {_points(r.global_ratio, r.true_global_ratio)} points"
+            f"{_ridge(r)}); "
             f"top-30 mean {_percent(r.top_mean)} / {_percent(r.true_top_mean)} of realised counts, "
             f"{_percent(r.true_top_field_mean)} of the noise-free field"
         )
     return "\n".join(lines)
+
+
+def _ridge(reading: ReadingCheck) -> str:
+    """The offset of a patient is not in the H&E slide: the regression on the true nuclei has one, too."""
+    if reading.ridge_global_ratio is None:
+        return ""
+    return f", ridge on the true nuclei {_points(reading.ridge_global_ratio, reading.true_global_ratio)}"
 
 
 def _costs(result: DemoResult) -> str:

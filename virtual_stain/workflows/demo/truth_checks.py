@@ -56,6 +56,9 @@ class TileRatioCheck:
     mae: float
     bias: float
     r: float
+    slide_bias: float = float("nan")
+    """Of Σ positive / Σ cells over the same tiles, mean over the slides. A count that loses negative cells where few
+    are positive has a small `bias` and a large one here."""
 
 
 def check_registration(cohort: Path, records: Path, pair: str) -> RegistrationCheck:
@@ -78,25 +81,41 @@ def check_registration(cohort: Path, records: Path, pair: str) -> RegistrationCh
 
 def check_tile_ratios(cohort: Path, records: Path, pairs: Sequence[str]) -> TileRatioCheck:
     """Labels that carry a ratio, of all pairs, against the truth of exactly their windows."""
-    label: list[float] = []
-    true: list[float] = []
-    for pair in pairs:
-        truth = read_truth(cohort, pair)
-        with TileStore(records / "work" / pair / "tiles.h5") as store:
-            table = store.table()
-        for i in np.flatnonzero((table["weight"] > 0) & ~table.dropped):
-            box = Box(*(float(table[name][i]) for name in ("x_px0", "y_px0", "width_px0", "height_px0")))
-            ratio = truth.counts_in(box).ratio
-            if ratio is not None:
-                true.append(ratio)
-                label.append(float(table["positive"][i] / (table["positive"][i] + table["negative"][i])))
-    difference = np.array(label) - np.array(true)
+    return compare_tile_counts([_tile_counts(cohort, records, pair) for pair in pairs])
+
+
+def _tile_counts(cohort: Path, records: Path, pair: str) -> tuple[Floats, Floats]:
+    """(label, true) float64[N, 2]: positive and negative cells of the labelled tiles that hold true tumour cells."""
+    truth = read_truth(cohort, pair)
+    label: list[tuple[float, float]] = []
+    true: list[tuple[float, float]] = []
+    with TileStore(records / "work" / pair / "tiles.h5") as store:
+        table = store.table()
+    for i in np.flatnonzero((table["weight"] > 0) & ~table.dropped):
+        box = Box(*(float(table[name][i]) for name in ("x_px0", "y_px0", "width_px0", "height_px0")))
+        counts = truth.counts_in(box)
+        if counts.ratio is not None:
+            true.append((counts.positive, counts.negative))
+            label.append((float(table["positive"][i]), float(table["negative"][i])))
+    return np.array(label, np.float64).reshape(-1, 2), np.array(true, np.float64).reshape(-1, 2)
+
+
+def compare_tile_counts(pairs: Sequence[tuple[Floats, Floats]]) -> TileRatioCheck:
+    """Per pair (label, true) float64[N, 2]: positive and negative cells of the same tiles."""
+    label, true = (np.concatenate([_ratios(pair[side]) for pair in pairs]) for side in (0, 1))
+    of_slides = [_ratios(counted.sum(axis=0)) - _ratios(real.sum(axis=0)) for counted, real in pairs if len(counted)]
     return TileRatioCheck(
         n_tiles=len(label),
-        mae=float(np.abs(difference).mean()),
-        bias=float(difference.mean()),
+        mae=float(np.abs(label - true).mean()),
+        bias=float((label - true).mean()),
         r=float(np.corrcoef(label, true)[0, 1]),
+        slide_bias=float(np.mean(of_slides)),
     )
+
+
+def _ratios(counts: Floats) -> Floats:
+    result: Floats = counts[..., 0] / counts.sum(axis=-1)
+    return result
 
 
 def read_cells(folder: Path) -> Cells:
