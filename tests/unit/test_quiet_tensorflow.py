@@ -16,9 +16,9 @@ print(float(tf.function(lambda x: x + 1, jit_compile=True, autograph=False)(tf.o
 # lines as TensorFlow 2.16 and 2.17 write them where there is a GPU
 OF_A_GPU = """\
 2024-07-02 10:15:01.908296: I tensorflow/core/util/port.cc:153] oneDNN custom operations are on.
-2024-07-02 10:15:01.925095: E external/local_xla/xla/stream_executor/cuda/cuda_fft.cc:485] Unable to register cuFFT factory
+2024-07-02 10:15:01.925095: E external/local_xla/xla/stream_executor/cuda/cuda_fft.cc:485] Unable to register
 WARNING: All log messages before absl::InitializeLog() is called are written to STDERR
-I0000 00:00:1719915303.045702   23358 cuda_executor.cc:1015] successful NUMA node read from SysFS had negative value (-1)
+I0000 00:00:1719915303.045702   23358 cuda_executor.cc:1015] successful NUMA node read from SysFS had …
 I0000 00:00:1719915303.381570   23358 device_compiler.h:188] Compiled cluster using XLA!
 W0000 00:00:1719915303.381570   23358 gpu_timer.cc:114] Skipping the delay kernel
 """
