@@ -1,10 +1,10 @@
 """Keeps TensorFlow's own lines off the terminal: at start-up, when it finds a GPU, and when it compiles.
 
 TensorFlow writes by two ways, both from C++ and past Python's streams. One obeys TF_CPP_MIN_LOG_LEVEL. The other
-(Abseil's: NUMA nodes, XLA, compiled clusters) obeys nothing that can be set from outside. So standard error goes through
-a small process from the import of TensorFlow on. It leaves such lines out and passes on all others. It is a process of
-its own, since a line that says why TensorFlow aborts must arrive after the abort. What else goes wrong in TensorFlow
-arrives as an exception.
+(Abseil's: NUMA nodes, XLA, compiled clusters) obeys nothing that can be set from outside. So from the import of
+TensorFlow on, standard error goes through a small process. It leaves such lines out and passes on all others. It is a
+process of its own, since a line that says why TensorFlow aborts must arrive after the abort. What else goes wrong in
+TensorFlow arrives as an exception.
 
 Python's own messages do not take that way: progress lines stay on the terminal, in their order.
 """
