@@ -6,6 +6,7 @@ import doctest
 import gc
 import inspect
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ import virtual_stain as vs
 from tests.fixtures.models import write_tiny_bundle
 from tests.fixtures.phantoms import tiny_pair
 from tests.fixtures.training import TINY, tiny_records, tiny_run
+from tools.sentence_length import sentences
 from virtual_stain.cli.main import _run
 
 FUNCTIONS = (
@@ -76,6 +78,45 @@ def test_every_function_documents_its_parameters_what_it_raises_and_an_example(n
     if "Parameters\n" in text:
         for parameter in inspect.signature(function).parameters:
             assert parameter in documented, f"{name}: {parameter} is not documented"
+
+
+def _documented() -> dict[str, str]:
+    """Public name, or name of a class and of its public member → docstring."""
+    found = {}
+    for name in (*FUNCTIONS, *RESULTS):
+        thing = getattr(vs, name)
+        found[name] = inspect.getdoc(thing) or ""
+        for member, value in vars(thing).items() if inspect.isclass(thing) else ():
+            if not member.startswith("_") and (inspect.isfunction(value) or isinstance(value, property)):
+                found[f"{name}.{member}"] = inspect.getdoc(value) or ""
+    return found
+
+
+def _prose(text: str) -> str:
+    """A docstring without examples, headings and the names of parameters; each description is a paragraph."""
+    lines = re.sub(r"^.+\n-+$", "", text.partition("Examples\n---")[0], flags=re.M).splitlines()
+    kept = []
+    for line, following in zip(lines, [*lines[1:], ""], strict=True):
+        is_term = following.startswith("    ") and not line.startswith("    ")
+        kept.append("" if is_term or ">>>" in line else line.removeprefix("    "))
+    return "\n".join(kept)
+
+
+def test_every_public_name_is_documented_in_sentences_of_at_most_20_words():
+    documented = _documented()
+    assert [name for name, text in documented.items() if not text] == []
+    long = {
+        f"{name}: {sentence.words} words: {sentence.text}"
+        for name, text in documented.items()
+        for sentence in sentences(_prose(text))
+        if sentence.words > 20
+    }
+    assert long == set()
+
+
+def test_prose_of_a_docstring_is_found():
+    text = "Does it.\n\nParameters\n----------\nslide\n    The slide. It is\n    read.\n\nExamples\n--------\n>>> a\nb"
+    assert [s.text for s in sentences(_prose(text))] == ["Does it.", "The slide.", "It is read."]
 
 
 @pytest.mark.parametrize("name", [*FUNCTIONS, "Records.dataset"])
