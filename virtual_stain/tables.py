@@ -62,6 +62,12 @@ class Table:
         return found
 
 
+def _is_binary(head: bytes) -> bool:
+    """Of the first bytes of a file. The last letter of text may be cut; a NUL alone is a mistake in a name."""
+    no_text = head.decode("utf-8", errors="replace").rstrip("\ufffd").count("\ufffd")
+    return b"\0" in head and bool(no_text) and not head.startswith(_UTF_16)
+
+
 def read_text(path: Path, what: str, *, any_encoding: bool = False) -> str:
     """The text of a table without its byte order mark; `what` it is for messages: "the verdicts".
 
@@ -71,7 +77,7 @@ def read_text(path: Path, what: str, *, any_encoding: bool = False) -> str:
     try:
         with path.open("rb") as file:
             data = file.read(_HEAD_BYTES)
-            if b"\0" in data and not data.startswith(_UTF_16):  # told before gigabytes of a slide are read
+            if _is_binary(data):  # told before gigabytes of a slide are read
                 raise InputError(
                     f"{path}: expected {what}, a text file. Received: a binary file, as slides and pictures are.",
                     hint='Name the table here. Where a spreadsheet holds it, save it as "CSV UTF-8".',

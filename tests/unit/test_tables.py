@@ -9,6 +9,7 @@ import click
 import pytest
 
 from virtual_stain.cli.common import parse_mpp
+from virtual_stain.cli.main import _run
 from virtual_stain.counting.given_tables import read_table as read_cell_table
 from virtual_stain.errors import ConfigError, InputError, PairError
 from virtual_stain.pairs import read_pairs, read_slide_pairs
