@@ -9,7 +9,6 @@ import traceback
 
 import click
 
-from virtual_stain.cli.quiet_tensorflow import QuietTensorFlow
 from virtual_stain.cli.terminal import prepare_terminal
 from virtual_stain.errors import VirtualStainError
 from virtual_stain.version import __version__
@@ -69,8 +68,6 @@ def main() -> None:
 
 def run(arguments: list[str] | None = None) -> None:
     """Entry point: ends with one of the exit codes of docs/architecture.md."""
-    quiet = QuietTensorFlow()
-    quiet.install()
     # numpy's linear algebra is tiny here (3 × 3 matrices, colours), and OpenBLAS' threads spin for milliseconds after
     # every call of it: reading a window took twice its processor time, at the cost of whoever works beside it
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -78,7 +75,6 @@ def run(arguments: list[str] | None = None) -> None:
     code = _run(arguments)
     sys.stdout.flush()
     sys.stderr.flush()
-    quiet.finish()
     if "tensorflow_io" in sys.modules:
         # after any s3:// access the interpreter aborts while it shuts down; the work is done and the code must stand
         os._exit(code)
