@@ -6,6 +6,8 @@ SHELL := /bin/bash
 
 VENV := .venv
 BIN := $(VENV)/bin
+# what the demo needs, and all that tests, linters and the documentation need beside it
+DEMO_STAMP := $(VENV)/.installed-demo
 STAMP := $(VENV)/.installed
 # test files at a time; 0: one after the other, in one process
 TEST_JOBS ?= 2
@@ -14,7 +16,7 @@ DEMO_OUT ?= $(if $(FULL),demo-out-full,demo-out)
 # python3.12, then 3.11: a name on the PATH is not enough (version managers leave names that do not run)
 ifeq ($(origin PYTHON), undefined)
 # once: a variable that is looked up with a recursive = would run every Python again at each use
-PYTHON := $(if $(wildcard $(STAMP)),$(BIN)/python,$(shell echo "Looking for Python 3.12 or 3.11 …" >&2; \
+PYTHON := $(if $(wildcard $(STAMP) $(DEMO_STAMP)),$(BIN)/python,$(shell echo "Looking for Python 3.12 or 3.11 …" >&2; \
 	for p in python3.12 python3.11 python3; do \
 	if $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' >/dev/null 2>&1; \
 	then echo $$p; break; fi; done))
@@ -35,7 +37,10 @@ help:
 
 env: $(STAMP)
 
-$(STAMP): setup.cfg constraints.txt
+EVERYTHING := .[dev,web]
+
+# $(1): the package, with the extras that are wanted
+define install
 	@if [ -z "$(PYTHON)" ]; then \
 		echo "vstain needs Python 3.12 or 3.11; neither python3.12 nor python3.11 runs here."; \
 		echo "  → Debian/Ubuntu: apt-get install python3.11 python3.11-venv (or python3.12 python3.12-venv),"; \
@@ -46,15 +51,22 @@ $(STAMP): setup.cfg constraints.txt
 		echo "  → Debian/Ubuntu: apt-get install $$(basename $(PYTHON))-venv"; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "2/3 Libraries (1 GB to download, some minutes): one line each"
-	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[dev,web]' \
+	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '$(1)' \
 		| sed -un -e 's/^Collecting /    /p' -e 's/^Installing collected packages.*/    installing …/p' -e 's/^Successfully.*/    installed/p'
 	@echo "3/3 Do the libraries load?"
 	@$(BIN)/python -c 'import cv2' || { \
 		echo "opencv-python is installed but cannot load: a system library is missing."; \
 		echo "  → Debian/Ubuntu: apt-get install libgl1 libglib2.0-0"; exit 3; }
-	@touch $(STAMP)
+	@touch $@
+endef
 
-demo: $(STAMP)
+$(DEMO_STAMP): setup.cfg constraints.txt
+	$(call install,.)
+
+$(STAMP): setup.cfg constraints.txt
+	$(call install,$(EVERYTHING))
+
+demo: $(if $(wildcard $(STAMP)),$(STAMP),$(DEMO_STAMP))
 	$(BIN)/vstain demo --out $(DEMO_OUT) $(if $(FULL),--full)
 
 # axe-core checks the pages against WCAG in the browser tests, which skip that where it is missing

@@ -19,6 +19,7 @@ BYTE_ORDER_MARK = "\ufeff"
 COMMA_HINT = "Are these decimal commas? They could as well part thousands: export with decimal points."
 SURPLUS = "…"
 """Name of what a row holds beyond the named columns."""
+_HEAD_BYTES = 4096
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 _DECLARED = re.compile(r"\"?sep=(.?)\"?\s*", re.IGNORECASE)
 _NUMBER_WITH_COMMA = re.compile(r"[+-]?\d+(?:\.\d{3})*,\d+")
@@ -61,6 +62,12 @@ class Table:
         return found
 
 
+def _is_binary(head: bytes) -> bool:
+    """Of the first bytes of a file. The last letter of text may be cut; a NUL alone is a mistake in a name."""
+    no_text = head.decode("utf-8", errors="replace").rstrip("\ufffd").count("\ufffd")
+    return b"\0" in head and bool(no_text) and not head.startswith(_UTF_16)
+
+
 def read_text(path: Path, what: str, *, any_encoding: bool = False) -> str:
     """The text of a table without its byte order mark; `what` it is for messages: "the verdicts".
 
@@ -68,7 +75,14 @@ def read_text(path: Path, what: str, *, any_encoding: bool = False) -> str:
     the names of columns can hold them. Raises InputError.
     """
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(_HEAD_BYTES)
+            if _is_binary(data):  # told before gigabytes of a slide are read
+                raise InputError(
+                    f"{path}: expected {what}, a text file. Received: a binary file, as slides and pictures are.",
+                    hint='Name the table here. Where a spreadsheet holds it, save it as "CSV UTF-8".',
+                )
+            data += file.read()
         if data.startswith(_UTF_16):
             return data.decode("utf-16")
         return data.decode("utf-8-sig", errors="replace" if any_encoding else "strict")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,21 +12,27 @@ import numpy as np
 import pytest
 
 from tests.browser.conftest import accessibility_problems, html_problems, serving, until
+from tests.fixtures.registration import toy_pair, toy_transform
 from tests.fixtures.reports import overview_picture, scored
 from tests.fixtures.review import tiny_review
 from tests.fixtures.web import TOKEN, review_of, serve_config, serve_of
+from tests.unit.test_build_records_summary import _manifest as manifest
+from tests.unit.test_build_records_summary import _table as tile_table
 from tests.unit.test_count_cli import FIELD, count, write
 from tests.unit.test_evaluate import RULE, table
+from virtual_stain.cli.main import _run
 from virtual_stain.evaluation.figures import marker_figures
 from virtual_stain.evaluation.html import evaluation_html
 from virtual_stain.evaluation.plots import draw_plots
 from virtual_stain.markers import ValueDefinition
 from virtual_stain.report.heatmap import heatmap_png
 from virtual_stain.report.html import report_html
+from virtual_stain.report.report import report_json
 from virtual_stain.web.guard import Access
 from virtual_stain.web.serve.app import serve_app
 from virtual_stain.web.serve.command import open_office
 from virtual_stain.web.serve.jobs import NewJob
+from virtual_stain.workflows.summary import Used, write_summary
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -66,7 +73,39 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name, text in pages.items():
         paths[name].write_text(text, encoding="utf-8")
     assert count(write(folder / "slide.png", FIELD.rgb), folder / "count") == 0
-    return {**paths, "count": folder / "count" / "count.html"}
+    used = Used(tile_table(), (0, 1, 2), ("dab_default",))
+    return {
+        **paths,
+        "count": folder / "count" / "count.html",
+        "summary": write_summary(folder, manifest(), {"case-1": used}, {"case-1": folder}),
+        "panel": _panel(folder),
+        **_registrations(folder / "cohort"),
+    }
+
+
+def _panel(folder: Path) -> Path:
+    """Predicted and given evidence, HER2 indeterminate."""
+    report = folder / "p.report.json"
+    report.write_text(json.dumps(report_json(scored(), {}, {})))
+    given = ["--given", "er=60%", "--given", "pr=35%", "--given", "her2=2+"]
+    assert _run(["panel", str(report), *given, "--out", str(folder / "panel"), "--title", "Präparat <7>"]) == 0
+    return folder / "panel" / "panel.html"
+
+
+def _registrations(folder: Path) -> dict[str, Path]:
+    """A pair that is found, and one whose IHC slide is damaged."""
+    folder.mkdir()
+    pair = toy_pair(folder, toy_transform(20))
+    (folder / "cut.png").write_bytes(pair.ihc.read_bytes()[:9000])
+    rows = [
+        "pair,patient,marker,he,ihc,he_mpp,ihc_mpp",
+        "good,1,ki67,he.png,ihc.png,4,4",
+        "cut,2,ki67,he.png,cut.png,4,4",
+    ]
+    (folder / "pairs.csv").write_text("\n".join(rows) + "\n")
+    assert _run(["register", str(folder / "pairs.csv"), "--out", str(folder / "out"), "-q", "--jobs", "1"]) == 6
+    page = folder / "out" / "good" / "registration.html"
+    return {"registration": page, "registrations": folder / "out" / "index.html"}
 
 
 def test_pages_from_disk_are_valid_html(written: dict[str, Path]) -> None:

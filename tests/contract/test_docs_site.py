@@ -72,6 +72,32 @@ def test_settings_in_public_docstrings_exist():
             assert str(load_config(None, [f"{name}={value}"]).to_dict()[section][key]) == value.strip('"')
 
 
+MOST_FILES = {
+    "slide → report": 10,
+    "pair → shard": 9,
+    "cell → label of a crop": 11,
+    "verdict → record": 9,
+    "number in TOML → its use": 5,
+}
+
+
+@pytest.mark.parametrize("walk", MOST_FILES)
+def test_a_walk_through_the_code_stays_short_and_names_files_that_know_each_other(walk):
+    architecture = (ROOT / "docs" / "architecture.md").read_text()
+    [row] = re.findall(rf"^\| {re.escape(walk)} \| (.*) \|$", architecture, re.M)
+    for part in row.split("; "):
+        files = re.findall(r"`([\w/]+\.(?:py|js))`", part)
+        assert 3 <= len(files) <= MOST_FILES[walk]
+        texts = {name: (ROOT / "virtual_stain" / name).read_text() for name in files}
+        modules = {name: f"virtual_stain.{name.removesuffix('.py').replace('/', '.')} import" for name in files}
+        for name in files:
+            others = [other for other in files if other != name]
+            linked = any(modules[name] in texts[other] or modules[other] in texts[name] for other in others)
+            package = name.rpartition("/")[0].replace("/", ".")  # from virtual_stain.config import …
+            by_package = any(f"virtual_stain.{package} import" in texts[other] for other in others)
+            assert linked or by_package or name.endswith(".js"), f"{walk}: nothing on the walk knows {name}"
+
+
 @pytest.mark.slow
 def test_the_tutorial_runs_as_it_is_written(tmp_path):
     blocks = re.findall(r"```sh\n(.*?)```", TUTORIAL.read_text(), re.S)

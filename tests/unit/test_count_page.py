@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
+import functools
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from virtual_stain.config.counting import CountingSettings
 from virtual_stain.counting.outlines import with_legend
 from virtual_stain.counting.source_words import source_words
 from virtual_stain.counting.stain_plot import class_limits
+from virtual_stain.provenance import RunRecord
 from virtual_stain.workflows.count_page import count_page
 from virtual_stain.workflows.count_words import count_lines, headline_of
 
@@ -108,3 +112,20 @@ def test_an_overlay_says_of_what_slide_when_and_how_in_words(done: Path) -> None
     height = FIELD.rgb.shape[0]
     bar = overlay[height - 10 : height - 5, 8:40].mean()
     assert bar < 40, "a black scale bar on the lower left"
+
+
+def test_a_count_on_another_day_had_other_bytes_in_its_pictures(
+    done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slide = done.parent / "<b>schnitt é 1.png"
+    of_file = datetime.datetime.fromtimestamp(slide.stat().st_mtime, datetime.UTC).date().isoformat()
+    later_unix_s = time.time() + 3 * 86_400
+    later = functools.partial(RunRecord, started_unix_s=later_unix_s)
+    monkeypatch.setattr("virtual_stain.workflows.count_slide.RunRecord", later)
+    command = ["count", str(slide), "--marker", "er", "--out", str(tmp_path), "-q", "--jobs", "1", "--mpp", "0.5"]
+    assert _run(command) == 0
+    assert f"slide file of {of_file}" in (tmp_path / "count.html").read_text()
+    assert json.loads((tmp_path / "run.json").read_text())["started_unix_s"] == pytest.approx(later_unix_s, abs=1)
+    names = {p.name for p in done.iterdir() if p.is_file()} - {"run.json"}
+    assert {"overlay.jpg", "overlay_full.jpg", "count.html", "stain.png"} <= names
+    assert [n for n in sorted(names) if (done / n).read_bytes() != (tmp_path / n).read_bytes()] == []

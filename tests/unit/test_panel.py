@@ -227,7 +227,7 @@ def test_evidence_of_all_three_kinds(tmp_path):
     assert er.interval == pytest.approx((0.826, 0.945), abs=0.001)
     assert (pr.value, pr.interval) == (0.35, None)
     assert (her2.score, her2.ish) == ("2+", "negative")
-    assert any("Ki67: low_tissue" in text for text in panel.warnings)
+    assert any("Ki67: little tissue" in text for text in panel.warnings)
     top = collect([report], [], reading="top_mean").evidence[0]
     assert top.interval is None  # it belongs to global_ratio
 

@@ -37,7 +37,42 @@ def test_pink_tells_he_from_ihc(stains, kind):
 
 
 def test_no_picture_says_nothing():
-    assert colours_of([], GLASS).kind is StainKind.UNCLEAR
+    nothing = colours_of([], GLASS)
+    assert nothing.kind is StainKind.UNCLEAR
+    assert nothing.he_doubt == ""
+
+
+VIOLET, FAST_RED, MAGENTA = (0.55, 0.78, 0.30), (0.21, 0.85, 0.48), (0.14, 0.90, 0.41)
+
+
+def section(tissue, places, *, share=0.12, size=400, density=1.6):
+    """Tissue of one stain with denser places of another, as nuclei are; half of the places have the tissue's stain."""
+    rng = np.random.default_rng(0)
+    amount = np.full((size, size), 0.3)
+    stained = np.zeros((size, size), bool)
+    for i, (y, x) in enumerate(rng.integers(0, size - 10, (round(share * size * size / 100), 2))):
+        amount[y : y + 10, x : x + 10] = 0.9 * density / 2
+        stained[y : y + 10, x : x + 10] = i % 2 == 0
+    vectors = np.where(stained[..., None], places, tissue)
+    return [(244 * 10.0 ** -(amount[..., None] * vectors)).round().astype(np.uint8)]
+
+
+@pytest.mark.parametrize(
+    ("tissue", "places", "word"),
+    [
+        (VIOLET, DAB, "DAB with a violet counterstain"),
+        (VIOLET, FAST_RED, "red chromogen"),
+        (VIOLET, MAGENTA, "red chromogen"),
+        (EOSIN, HEMATOXYLIN, ""),
+        (EOSIN, DAB, ""),  # brown margin ink, pigment: eosin is plain
+        ((0.50, 0.80, 0.30), HEMATOXYLIN, ""),  # violet H&E: its nuclei are bluer
+    ],
+)
+def test_a_violet_counterstain_or_a_red_chromogen_was_scored_as_h_and_e_without_a_word(tissue, places, word):
+    found = colours_of(section(tissue, places), GLASS)
+    assert found.kind is not StainKind.BLUE_BROWN, "not surely IHC: it is not refused"
+    assert word in found.he_doubt
+    assert bool(word) == bool(found.he_doubt)
 
 
 def ihc_slide(path):
@@ -72,6 +107,18 @@ def test_an_ihc_slide_was_scored_with_an_he_model_and_ended_with_0(model, tmp_pa
     assert _run([*command, "--force-unsuitable"]) == 0
     assert "  doubtful: not_he: Scored all the same" in capsys.readouterr().out
     assert _run(command) == 2  # the report that was insisted on is no result of this command
+
+
+def test_a_violet_ihc_slide_carries_its_doubt_beside_the_number(model, tmp_path, capsys):
+    image = np.full((768, 768, 3), 244, np.uint8)
+    image[128:-128, 128:-128] = section(VIOLET, DAB, size=512)[0]
+    noise = np.random.default_rng(1).integers(-6, 7, image.shape, dtype=np.int16)
+    write_tiled_tiff(tmp_path / "v.tiff", np.clip(image + noise, 0, 255).astype(np.uint8), 0.3, levels=(1, 2))
+    assert _run(["score", "v.tiff", "--model", str(model), "-q", "--set", "tissue.overview_mpp=2"]) == 0
+    shown = capsys.readouterr().out
+    assert "doubtful: perhaps_not_he: Perhaps no H&E slide" in shown
+    assert "perhaps_not_he" in (tmp_path / "v-vstain" / "v.report.json").read_text()
+    assert "Perhaps no H&amp;E slide" in (tmp_path / "v-vstain" / "v.report.html").read_text()
 
 
 def test_the_flags_stand_beside_the_number_on_the_console_and_in_the_table(model, tmp_path, capsys):

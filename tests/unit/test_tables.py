@@ -9,6 +9,7 @@ import click
 import pytest
 
 from virtual_stain.cli.common import parse_mpp
+from virtual_stain.cli.main import _run
 from virtual_stain.counting.given_tables import read_table as read_cell_table
 from virtual_stain.errors import ConfigError, InputError, PairError
 from virtual_stain.pairs import read_pairs, read_slide_pairs
@@ -210,3 +211,13 @@ def test_the_command_has_a_switch_for_spreadsheets() -> None:
     from virtual_stain.cli.score import command
 
     assert "--excel" in {name for p in command.params if isinstance(p, click.Option) for name in p.opts}
+
+
+def test_a_slide_in_the_place_of_a_table_was_told_to_be_saved_as_utf_8(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "ihc.tiff").write_bytes(b"II*\0" + bytes(range(256)) * 40)
+    assert _run(["build-records", str(tmp_path / "ihc.tiff"), "--out", str(tmp_path / "o")]) == 3
+    error = capsys.readouterr().err
+    assert "expected the table, a text file. Received: a binary file, as slides and pictures are." in error
+    assert "CSV UTF-8" in error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ from fastapi.testclient import TestClient
 
 from tests.fixtures.review import PATIENT_ID, changed, tiny_review, write_labels
 from tests.fixtures.web import client, review_of
+from virtual_stain import web
 from virtual_stain.labels.store import TileStore
+from virtual_stain.records.schema import BY_KEY
 from virtual_stain.review.settle import people_verdicts
 from virtual_stain.review.store import ReviewStore
 from virtual_stain.web.review.folder import RecordFolder
@@ -308,3 +311,10 @@ def test_a_table_for_spreadsheets_holds_no_formula_and_reads_back(page: TestClie
     cells = [cell for row in csv.reader(io.StringIO(text)) for cell in row]
     assert not [c for c in cells if c.startswith(("=", "+", "-", "@"))]
     assert page.post("/api/review/import", json={"format": "csv", "text": text}).json()["repeated"] == 2
+
+
+def test_a_flag_of_a_tile_stood_on_the_page_as_its_code() -> None:
+    page = (Path(web.__file__).parent / "static" / "review.js").read_text()
+    words = dict(re.findall(r'(\w+): "([^"]+)"', page.partition("const FLAGS = {")[2].partition("};")[0]))
+    assert set(words) >= set(BY_KEY["tile/flags"].meaning.split(", "))
+    assert all("_" not in text for text in words.values())

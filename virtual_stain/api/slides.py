@@ -24,8 +24,8 @@ def open_slide(slide: PathLike, *, mpp: Mpp = None) -> Slide:
     Returns
     -------
     Slide
-        `size` (level-0 px), `mpp` (µm/px, or None if it is not known), `warnings`, `overview(max_px=…)`, and
-        `read_level(level, x_px0, y_px0, size)`, which returns uint8[height, width, 3], RGB.
+        `size` (level-0 px), `mpp` (µm/px, or None if it is not known), `warnings` and `overview(max_px=…)`.
+        `read_level(level, x_px0, y_px0, size)` returns uint8[height, width, 3], RGB.
 
     Raises
     ------

@@ -68,8 +68,6 @@ def main() -> None:
 
 def run(arguments: list[str] | None = None) -> None:
     """Entry point: ends with one of the exit codes of docs/architecture.md."""
-    # TensorFlow's dozen lines at start-up tell the user nothing; what goes wrong in it arrives as an exception
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # numpy's linear algebra is tiny here (3 × 3 matrices, colours), and OpenBLAS' threads spin for milliseconds after
     # every call of it: reading a window took twice its processor time, at the cost of whoever works beside it
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import io
 import signal
 import sys
+
+from virtual_stain.cli.quiet_tensorflow import QuietTensorFlow
 
 _SHOWN = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\r\t"} | {
     code: f"\\u{code:04x}" for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
@@ -18,7 +21,11 @@ def _show_control_characters(stream: io.TextIOWrapper) -> None:
 
 
 def prepare_terminal() -> None:
-    """A terminal that lacks a letter shows its number; and SIGTERM (Slurm, Docker) ends a command like Ctrl-C."""
+    """TensorFlow's lines stay off the terminal; one that lacks a letter shows its number; and SIGTERM (Slurm, Docker)
+    ends a command like Ctrl-C."""
+    quiet = QuietTensorFlow()
+    quiet.install()
+    atexit.register(quiet.finish)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

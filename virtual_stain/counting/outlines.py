@@ -62,7 +62,7 @@ def draw_region(image: U8, rings_px: Sequence[Points], thickness: int) -> None:
 def with_legend(image: U8, source: str, *, has_region: bool, slide: str = "", date: str = "") -> U8:
     """`image` with what its lines mean below it; wider with white, where it is narrow.
 
-    `source`: as summary.json says what decided about tumour cells; `slide`, `date`: of what, and when it was counted.
+    `source`: as summary.json says what decided about tumour cells; `slide`, `date`: of the slide and of its file.
     """
     width = max(image.shape[1], _MIN_LEGEND_PX)
     kinds = [("positive", CellClass.POSITIVE), ("negative", CellClass.NEGATIVE)]
@@ -71,7 +71,10 @@ def with_legend(image: U8, source: str, *, has_region: bool, slide: str = "", da
     items.append(("other object", COLOURS[CellClass.OTHER], False))
     if has_region:
         items.append(("border of the region", REGION_COLOUR, True))
-    about = [" · ".join(part for part in (slide, f"counted {date}" if date else "") if part), source_words(source)]
+    about = [
+        " · ".join(part for part in (slide, f"slide file of {date}" if date else "") if part),
+        source_words(source),
+    ]
     lines = [line for text in about if text for line in _wrapped(text, width - 16)]
     places, x, row = [], 8, len(lines)
     for text, _, _ in items:

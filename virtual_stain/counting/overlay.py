@@ -41,7 +41,7 @@ class Drawn:
     """Rings float64[M, 2] px0 of the region that decided about tumour cells; empty without one."""
     tumour_source: str
     date: str = ""
-    """When it was counted, ISO 8601."""
+    """Of the slide's file, ISO 8601: not the day of the count, so that a count repeated later gives the same bytes."""
 
 
 def close_up_box(slide: Slide, cells: Cells, mpp: tuple[float, float]) -> Box:

@@ -17,6 +17,8 @@ TOP_BIAS = "a hot-spot reading, biased upward"
 NO_TILE = "no tile carries a reading"
 _WORDS = {
     "pixel_size": "pixel size contradicted",
+    "not_he": "not an H&E slide",
+    "perhaps_not_he": "perhaps not an H&E slide",
     "slide_seen_in_training": "the model was trained on this slide",
     "low_tissue": "little tissue",
     "tissue_mask": "tissue mask doubtful",

@@ -15,6 +15,7 @@ from virtual_stain.intervals import SlideInterval
 from virtual_stain.markers import Marker, ValueDefinition
 from virtual_stain.readings import SlideReading
 from virtual_stain.scoring.score import SlideScore
+from virtual_stain.scoring.suitable import StainDoubt
 from virtual_stain.value_text import ValueText
 
 # beyond this the tile is blown up from fewer pixels than the network was trained on
@@ -82,9 +83,14 @@ def appearance_notes(outside: tuple[Deviation, ...]) -> tuple[Note, ...]:
     )
 
 
-def unsuitable_notes(reason: str) -> tuple[Note, ...]:
-    """Says that the slide was scored although it is not stained as the model's slides are; "": nothing to say."""
-    return (Note("not_he", f"Scored all the same, because it was asked for: {reason}."),) if reason else ()
+def stain_notes(doubt: StainDoubt | None) -> tuple[Note, ...]:
+    """Says that the slide was scored although it is not stained as the model's slides are, or may not be."""
+    if doubt is None:
+        return ()
+    if doubt.code == "not_he":
+        return (Note(doubt.code, f"Scored all the same, because it was asked for: {doubt.reason}."),)
+    text = f"Perhaps no H&E slide, which the model reads. It shows {doubt.reason}. Is it IHC (vstain count)?"
+    return (Note(doubt.code, text),)
 
 
 def unknown_range_note(training_range: Mapping[str, Any] | None) -> tuple[Note, ...]:

@@ -28,11 +28,12 @@ from virtual_stain.report.notes import (
     her2_notes,
     reading_notes,
     slide_notes,
+    stain_notes,
     unknown_range_note,
     unknown_training_note,
-    unsuitable_notes,
 )
 from virtual_stain.scoring.score import SlideScore
+from virtual_stain.scoring.suitable import StainDoubt
 from virtual_stain.slides.slide import Slide
 from virtual_stain.value_text import ValueText
 
@@ -52,8 +53,8 @@ class SlideFacts:
     """The scanned part, level-0 px."""
     warnings: tuple[str, ...]
     """What is odd about the file: its pixel size, pages, levels, missing pixels."""
-    unsuitable: str = ""
-    """Why the slide's stain is not the model's; it was scored because the user insisted."""
+    stain_doubt: StainDoubt | None = None
+    """Why the slide's stain may not be the model's."""
 
     @staticmethod
     def of(slide: Slide, content_sha256: str) -> SlideFacts:
@@ -95,7 +96,7 @@ def make_report(
     readings, intervals, her2 = {}, {}, {}
     outside = _outside(score)
     about_slide = slide_notes(score, settings, seen, slide.warnings) + appearance_notes(outside)
-    about_slide += unsuitable_notes(slide.unsuitable) + unknown_range_note(score.card.training_range)
+    about_slide += stain_notes(slide.stain_doubt) + unknown_range_note(score.card.training_range)
     notes = list(about_slide)
     # where windows overlap, every cell is expected in several tiles
     once = min(1.0, score.card.tiling.step_um / score.card.tiling.window_um) ** 2

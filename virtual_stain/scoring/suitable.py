@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from virtual_stain.errors import UnsuitableError
 from virtual_stain.slides.slide import Slide
-from virtual_stain.slides.stain_kind import StainKind, stain_colours
+from virtual_stain.slides.stain_kind import StainKind, stain_looks
 from virtual_stain.slides.tissue import TissueMap
 
 
-def require_he(slide: Slide, tissue: TissueMap, *, any_stain: bool = False) -> str:
-    """Returns "", or with `any_stain` what contradicts H&E. Raises UnsuitableError."""
-    colours = stain_colours(slide, tissue)
-    if colours.kind is not StainKind.BLUE_BROWN:
-        return ""
-    reason = f"a slide without the pink of eosin, as IHC is: {colours}"
+@dataclass(frozen=True, slots=True)
+class StainDoubt:
+    """Why a slide that was scored may not be the H&E that the model reads."""
+
+    code: str
+    """"not_he": surely none, the user insisted; "perhaps_not_he"."""
+    reason: str
+
+
+def require_he(slide: Slide, tissue: TissueMap, *, any_stain: bool = False) -> StainDoubt | None:
+    """Returns what speaks against H&E. Raises UnsuitableError where that is sure, unless `any_stain`."""
+    looks = stain_looks(slide, tissue)
+    if any(look.kind is not StainKind.BLUE_BROWN for look in looks):
+        doubts = [look.he_doubt for look in looks if look.kind is not StainKind.BLUE_BROWN]
+        return StainDoubt("perhaps_not_he", doubts[0]) if all(doubts) else None
+    reason = f"a slide without the pink of eosin, as IHC is: {looks[0]}"
     if any_stain:
-        return reason
+        return StainDoubt("not_he", reason)
     raise UnsuitableError(
         f"{slide.path}: expected an H&E slide, since the model reads H&E. Received: {reason}.",
         hint="Count an IHC slide with: vstain count SLIDE --marker ki67 --out DIR. "

@@ -3,6 +3,10 @@
 Eosin absorbs green far more than red and blue; haematoxylin and DAB do not. So the share of stained pixels that are
 pink tells the two kinds apart, on close-ups and thumbnails alike (docs/scoring.md has the figures). Special stains
 (PAS, Sirius Red, a red chromogen) are as pink as eosin: the kind H&E is "pink", and no proof.
+
+A violet counterstain and a red chromogen are pink, too. What tells them from H&E is where the pink lies. Eosin colours
+all tissue and leaves nuclei bluer. A chromogen colours single places, which are denser and redder than the tissue
+around them. That is a doubt (`StainColours.he_doubt`), no proof.
 """
 
 from __future__ import annotations
@@ -36,6 +40,16 @@ _PINK_FROM = 0.5
 _NO_PINK_BELOW = 0.12
 _BROWN_FROM, _BLUE_FROM = 0.01, 0.4  # what must be seen in place of pink …
 _COLOURED_FROM = 0.15  # … and both together: the rest is grey, as the edge of a cover slip
+# Of a pink slide whose tissue absorbs this share of its density in red, eosin is not plain. Drawn IHC with a violet
+# counterstain has 0.29 and more, most real H&E 0.09 to 0.27, eight blueish pictures of it to 0.35
+_NO_PLAIN_EOSIN_FROM = 0.27
+# … and then dense brown is DAB: 0.015 and more of drawn IHC; of blueish H&E 0.000, in one tile of fat 0.004
+_DENSE_BROWN_FROM, _DENSE_OD = 0.008, 0.5
+# … and red in the densest places is another chromogen: 0.31 and more of drawn IHC with many positive nuclei, with few
+# of them 0.04 to 0.15; of blueish H&E 0.01
+_REDDER_PLACES_FROM = 0.05
+_REDDER_BY = 0.04  # of the red share, than pale tissue
+_PALE, _DENSE = (25, 50), (80, 97)  # percentiles of the summed density; beyond are folds and blood
 
 
 class StainKind(Enum):
@@ -57,10 +71,34 @@ class StainColours:
     blue: float
     pixels: int
     """How many were stained; the shares are 0 where these are too few."""
+    red_absorbed: float = 0.0
+    """Median share of the red channel in a pixel's summed density: low in eosin."""
+    dense_brown: float = 0.0
+    """Share that is brown and dense: not the coloured fringe of an edge."""
+    redder_places: float = 0.0
+    """Share of the dense pixels that absorb less red than pale tissue does: of nuclei in H&E hardly any."""
 
     @property
     def shows_brown(self) -> bool:
         return self.brown >= _BROWN_FROM
+
+    @property
+    def he_doubt(self) -> str:
+        """Why this may not be H&E, although it is not surely IHC; "" where nothing says so."""
+        if self.pixels < _MIN_PIXELS or self.kind is StainKind.BLUE_BROWN:
+            return ""
+        if self.pink < _PINK_FROM:
+            return f"less pink than H&E: {self}"
+        if self.red_absorbed < _NO_PLAIN_EOSIN_FROM:
+            return ""
+        if self.dense_brown >= _DENSE_BROWN_FROM:
+            return f"brown in violet tissue, as DAB with a violet counterstain: {self}"
+        if self.redder_places >= _REDDER_PLACES_FROM:
+            return (
+                f"dense places that are redder than pale tissue ({self.redder_places:.0%} of them), as a red chromogen "
+                f"makes them; nuclei of H&E are bluer: {self}"
+            )
+        return ""
 
     @property
     def kind(self) -> StainKind:
@@ -80,11 +118,16 @@ class StainColours:
 def stain_colours(slide: Slide, tissue: TissueMap) -> StainColours:
     """The colours of windows spread over the tissue, or of the whole picture where it is small; what is damaged is left
     out, and where that is all, the overview is looked at."""
+    # where the looks disagree, the slide is not surely IHC
+    looks = stain_looks(slide, tissue)
+    return next((look for look in looks if look.kind is not StainKind.BLUE_BROWN), looks[0])
+
+
+def stain_looks(slide: Slide, tissue: TissueMap) -> list[StainColours]:
+    """A small picture is looked at twice: whole, and without what is no tissue (pen, edges of the cover slip)."""
     overview_mpp = 8.0 if slide.mpp is None else tissue.px0_per_ov[0] * slide.mpp.x
     glass = glass_color(tissue.overview, overview_mpp)
-    looks = [colours_of(pictures, glass) for pictures in _pictures(slide, tissue)]
-    # where they disagree, the slide is not surely IHC
-    return next((look for look in looks if look.kind is not StainKind.BLUE_BROWN), looks[0])
+    return [colours_of(pictures, glass) for pictures in _pictures(slide, tissue)]
 
 
 def colours_of(pictures: list[Rgb], glass: npt.NDArray[np.float64]) -> StainColours:
@@ -103,7 +146,16 @@ def colours_of(pictures: list[Rgb], glass: npt.NDArray[np.float64]) -> StainColo
     # paler brown may be the yellow of unstained tissue, and what absorbs hardly any red or green is red or yellow
     brown = (b > r + 0.06) & (b > g - 0.04) & (r > 0.14) & (g > 0.27) & (total[stained] > 0.3)
     blue = r > b + 0.08
-    return StainColours(float(pink.mean()), float(brown.mean()), float(blue.mean()), count)
+    shares = float(pink.mean()), float(brown.mean()), float(blue.mean())
+    dense_brown = float((brown & (total[stained] > _DENSE_OD)).mean())
+    return StainColours(*shares, count, float(np.median(r)), dense_brown, _redder_places(r, total[stained]))
+
+
+def _redder_places(red: npt.NDArray[np.float32], total: npt.NDArray[np.float32]) -> float:
+    """Both float32[N], of stained pixels: share of the red channel, and summed density."""
+    limits = np.percentile(total, [*_PALE, *_DENSE])
+    pale, dense = ((total >= low) & (total <= high) for low, high in (limits[:2], limits[2:]))
+    return float(np.mean(red[dense] < np.median(red[pale]) - _REDDER_BY))
 
 
 def _pictures(slide: Slide, tissue: TissueMap) -> list[list[Rgb]]:

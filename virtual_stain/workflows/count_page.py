@@ -30,7 +30,7 @@ def count_page(
     """The page's text.
 
     `summary`: of summary.json; `overlay`, `full`: JPEG bytes of overlay.jpg and overlay_full.jpg; `stain`: PNG bytes of
-    stain.png; `date`: of the count, ISO 8601; `settings`: of [counting].
+    stain.png; `date`: of the slide's file, ISO 8601; `settings`: of [counting].
     """
     marker = Marker(summary["marker"])
     return (

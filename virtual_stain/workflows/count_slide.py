@@ -230,7 +230,7 @@ def _count(
         pale=tally.pale,
     )
     summary = summarize(slide, facts, tally.cells, tally.intensity, tally.quality, settings)
-    date = datetime.date.fromtimestamp(record.started_unix_s).isoformat()
+    date = _date_of(slide.path)
     drawn = Drawn(tally.cells, tally.outlines, tally.border, how.tumour_source, date)
     overlay = _jpeg(draw_overlay(slide, drawn, tally.close_up, headline_of(summary)))
     full = _jpeg(draw_full(slide, drawn, full_box(slide, tally.close_up)))
@@ -248,6 +248,13 @@ def _count(
         "windows": len(plan.windows),
     }
     return summary
+
+
+def _date_of(path: Path) -> str:
+    """UTC date of the slide's file, ISO 8601. The day of the count stands in run.json: a count repeated on another day
+    gives the same bytes."""
+    changed_unix_s = path.stat().st_mtime
+    return datetime.datetime.fromtimestamp(changed_unix_s, datetime.UTC).date().isoformat()
 
 
 def _require_dab(slide: Slide, stain: SlideStain, settings: CountingSettings, made: Path) -> None:

@@ -309,7 +309,7 @@ def _score_one(item: ScoreInput, ref: SlideRef, job: _Job) -> Scored:
         if not options.force:
             _refuse_other_slide(paths["report.json"], item.ref.path, digest)
         tissue = (known and known.tissue) or locate_tissue(slide, options.tissue)
-        unsuitable = require_he(slide, tissue, any_stain=options.scoring.any_stain)
+        stain_doubt = require_he(slide, tissue, any_stain=options.scoring.any_stain)
         for warning in slide.warnings:
             job.progress.say(f"{item.stem}: {warning}")
         journal = AnswerLog(item.folder / f"{item.stem}.partial.npz", made.fingerprint)
@@ -325,7 +325,7 @@ def _score_one(item: ScoreInput, ref: SlideRef, job: _Job) -> Scored:
             journal=journal,
             progress=job.progress,
         )
-        facts = dataclasses.replace(SlideFacts.of(slide, digest), path=item.ref.path, unsuitable=unsuitable)
+        facts = dataclasses.replace(SlideFacts.of(slide, digest), path=item.ref.path, stain_doubt=stain_doubt)
         report = make_report(facts, score, model.sha256, options.scoring, seen=seen)
         value = _write(report, slide, paths, made, options)
         journal.remove()

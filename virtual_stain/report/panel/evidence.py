@@ -21,6 +21,7 @@ from virtual_stain.files import read_json, sha256_file
 from virtual_stain.her2 import HER2_SCORES
 from virtual_stain.markers import Marker, parse_marker
 from virtual_stain.readings import wilson
+from virtual_stain.report.headline import flag_words
 
 READINGS = ("global_ratio", "global_mean", "top_mean")
 ISH = ("positive", "negative")
@@ -116,7 +117,7 @@ def _doubts(evidence: tuple[Evidence, ...]) -> tuple[str, ...]:
             "research, and no ground for a treatment."
         )
     for e in evidence:
-        warnings += [f"{e.marker.label}: {flag}" for flag in e.flags]
+        warnings += [f"{e.marker.label}: {words}" for words in flag_words(e.flags)]
         if not e.is_known:
             warnings.append(f"{e.marker.label}: {e.source} has no reading.")
     return tuple(warnings)

@@ -13,6 +13,8 @@ const POLL_MS = 10000;
 const WORDS = { accept: "accepted", reject: "rejected", skip: "skipped", open: "undecided", disputed: "disputed", stale: "stale verdict" };
 const FLAGS = {
   few_cells: "few cells", classes_unknown: "intensities unknown", poor_overlap: "poor overlap", border: "border of the scan", blur_he: "H&E blurred", blur_ihc: "IHC blurred",
+  corrected: "corrected by hand", registration: "registration unsure", saturated: "nuclei black to the camera", stains_unclear: "stains unclear",
+  uncertain_ratio: "ratio unsure",
 };
 
 const reviewer = () => localStorage.getItem("vstain-reviewer") ?? "";
