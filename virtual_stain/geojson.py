@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import shapely
 from shapely.geometry.base import BaseGeometry
 
@@ -72,6 +73,8 @@ class GeoObject:
 
 
 _FARTHEST_PX = 1e9  # of any slide; beyond it areas overflow
+_MOST_CROSSINGS = 2000  # a drawn outline has a few; the pieces of a tangle grow with their square
+_SAMPLED_SEGMENTS = 400
 
 
 def read_geojson(path: Path) -> Any:
@@ -185,16 +188,33 @@ def _polygon_rings(geometry: Any) -> Iterator[list[Any]]:
 def _polygon(rings: list[Any], path: Path, where: str) -> BaseGeometry:
     try:
         corners = [[(float(p[0]), float(p[1])) for p in ring] for ring in rings]
-        usable = all(len(ring) >= 3 and all(abs(v) < _FARTHEST_PX for v in sum(ring, ())) for ring in corners)
+        usable = all(len(ring) >= 3 and all(abs(v) < _FARTHEST_PX for p in ring for v in p) for ring in corners)
     except (TypeError, ValueError, IndexError, KeyError):
         usable = False
     if not usable:
         raise InputError(
             f"{path}: {where}: expected rings of at least three points (x, y). Received: {str(rings)[:80]}"
         )
-    shape = shapely.make_valid(shapely.Polygon(corners[0], corners[1:]))  # a ring that crosses itself: even–odd
+    drawn = shapely.Polygon(corners[0], corners[1:])
+    if not drawn.is_valid:
+        crossings, segments = _crossings(drawn)
+        if crossings > max(_MOST_CROSSINGS, 2 * segments):
+            raise InputError(
+                f"{path}: {where}: expected the outline of an area. Received rings of {segments} segments that cross "
+                f"each other about {crossings:.0f} times."
+            )
+    shape = shapely.make_valid(drawn)  # a ring that crosses itself: even–odd
     parts = [g for g in shapely.get_parts(shape) if g.geom_type in ("Polygon", "MultiPolygon")]
     return shapely.union_all(parts)
+
+
+def _crossings(shape: shapely.Polygon) -> tuple[float, int]:
+    """(about how often segments of its rings cross or touch others than their neighbours, number of segments)."""
+    rings = [np.asarray(ring.coords) for ring in (shape.exterior, *shape.interiors)]
+    segments = shapely.linestrings(np.concatenate([np.stack([r[:-1], r[1:]], axis=1) for r in rings]))
+    sample = segments[:: max(1, len(segments) // _SAMPLED_SEGMENTS)]
+    met = shapely.STRtree(segments).query(sample, predicate="intersects").shape[1] - 3 * len(sample)
+    return max(0, met) * len(segments) / len(sample) / 2, len(segments)
 
 
 def object_type(feature: dict[str, Any]) -> str:

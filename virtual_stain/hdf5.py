@@ -1,4 +1,7 @@
-"""Writing HDF5 so that a disk that takes nothing more is told like everywhere else.
+"""HDF5 that reads nothing but its own file, and is written so that a full disk is told like everywhere else.
+
+A file of this format may point to others, whose content would be taken for its own: another patient's tiles, or any
+file of the machine. Ours never do, so one that does is refused.
 
 The library holds much of a file back until it is closed. When that fails, it masks the reason, and its own state is
 broken until the process ends. So it never meets a failure: what the disk refuses is kept, and raised after closing.
@@ -33,6 +36,41 @@ def replacing_hdf5(path: Path, **options: Any) -> Iterator[h5py.File]:
                 raise
         if disk.refusal is not None:
             raise disk.refusal
+
+
+def open_hdf5(path: Path) -> h5py.File:
+    """The file, open for reading; the caller closes it. Raises OSError, also where it points to other files."""
+    file = h5py.File(path, "r")
+    try:
+        for problem in _outside(file, set()):
+            raise OSError(problem)
+    except _DAMAGED as error:
+        file.close()
+        raise OSError(str(error)) from error
+    return file
+
+
+_DAMAGED = (OSError, KeyError, ValueError, RuntimeError)  # whoever reads such an object is told
+
+
+def _outside(group: h5py.Group, seen: set[int]) -> Iterator[str]:
+    """What of a group lies in other files. Groups may hold each other."""
+    place = h5py.h5o.get_info(group.id).addr
+    if place in seen:
+        return
+    seen.add(place)
+    for name in group:
+        try:
+            link = group.get(name, getlink=True)
+            found = group[name] if isinstance(link, h5py.HardLink) else None
+        except _DAMAGED:
+            continue
+        if isinstance(link, h5py.ExternalLink):
+            yield f"{name} lies in another file, {link.filename}"
+        elif isinstance(found, h5py.Group):
+            yield from _outside(found, seen)
+        elif isinstance(found, h5py.Dataset) and (found.is_virtual or found.external):
+            yield f"{name} has its values from another file"
 
 
 MOST_BYTES = 4_000_000_000

@@ -1,12 +1,17 @@
 """GeoJSON that QuPath opens at the right place."""
 
 import json
+import time
 import uuid
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.fixtures.reports import BOUNDS, scored
+from virtual_stain.counting.region import read_region
+from virtual_stain.errors import InputError
+from virtual_stain.geometry import Box
 from virtual_stain.markers import Marker
 from virtual_stain.report.geojson import tiles_geojson
 
@@ -71,3 +76,26 @@ def test_every_marker_is_measured():
 def test_another_origin_is_refused():
     with pytest.raises(ValueError, match="bounds, slide"):
         tiles_geojson(scored(), "middle")
+
+
+def _of_ring(path: Path, ring: list[list[float]]) -> Path:
+    geometry = {"type": "Polygon", "coordinates": [ring]}
+    feature = {"type": "Feature", "geometry": geometry, "properties": {"classification": {"name": "Tumor"}}}
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
+    return path
+
+
+def test_a_tangle_of_a_ring_is_refused_before_it_is_cut_into_pieces(tmp_path: Path) -> None:
+    points = np.random.default_rng(0).uniform(0, 900, (2000, 2)).tolist()
+    path = _of_ring(tmp_path / "a.geojson", [*points, points[0]])
+    with pytest.raises(InputError, match="cross each other about"):
+        read_region(path, Box(0, 0, 1000, 1000))
+
+
+def test_the_time_of_an_outline_grew_with_the_square_of_its_points(tmp_path: Path) -> None:
+    angle = np.linspace(0, 2 * np.pi, 60_000, endpoint=False)
+    ring = (500 + 400 * np.stack([np.cos(angle), np.sin(angle)], axis=1)).tolist()
+    path = _of_ring(tmp_path / "a.geojson", [*ring, ring[0]])
+    began = time.process_time()
+    read_region(path, Box(0, 0, 1000, 1000))
+    assert time.process_time() - began < 3

@@ -79,8 +79,13 @@ def test_register_is_as_undisturbed_after_a_kill(tmp_path: Path, kills: int) -> 
     assert list(kill.run(scene, scene.verbs["register"], kills)) == []
 
 
+@pytest.mark.parametrize("kills", [2, pytest.param(40, marks=pytest.mark.slow)])
+def test_no_verdict_that_was_answered_is_lost_by_a_kill(tmp_path: Path, kills: int) -> None:
+    assert list(kill.kill_review(make_scene(tmp_path, ()), kills)) == []
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [v for v in kill.VERBS if v != "register"])
+@pytest.mark.parametrize("name", [v for v in kill.VERBS if v not in ("register", "review")])
 def test_a_verb_is_as_undisturbed_after_kills(tmp_path: Path, name: str) -> None:
     scene = make_scene(tmp_path, (name,))
     assert list(kill.run(scene, scene.verbs[name], 20)) == []

@@ -1,16 +1,19 @@
 """A disk that takes nothing more, as HDF5 meets it: while it writes, and when it closes."""
 
 import os
+import shutil
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
+from tests.fixtures.review import tiny_label
 from virtual_stain import hdf5
-from virtual_stain.errors import OutputError
+from virtual_stain.errors import OutputError, VerificationError
 from virtual_stain.files import full_disk
 from virtual_stain.hdf5 import replacing_hdf5
+from virtual_stain.labels.store import TileStore, write_tiles
 
 
 @pytest.fixture
@@ -88,3 +91,33 @@ def test_a_full_disk_is_found_behind_what_a_library_made_of_it() -> None:
     assert found is not None
     assert "/x/model.pb: cannot be written: the disk is full" in found.message
     assert full_disk(ValueError("no")) is None
+
+
+def _linked(file: h5py.File, name: str, other: Path) -> None:
+    file[name] = h5py.ExternalLink(str(other), name)
+
+
+def _virtual(file: h5py.File, name: str, other: Path) -> None:
+    with h5py.File(other) as source:
+        shape, dtype = source[name].shape, source[name].dtype
+    layout = h5py.VirtualLayout(shape, dtype)
+    layout[...] = h5py.VirtualSource(str(other), name, shape)
+    file.create_virtual_dataset(name, layout)
+
+
+def _raw(file: h5py.File, name: str, other: Path) -> None:
+    file.create_dataset(name, shape=(3,), dtype="i4", external=[(str(other), 0, 12)])
+
+
+@pytest.mark.parametrize("point", [_linked, _virtual, _raw])
+def test_values_of_another_file_were_taken_for_its_own(tmp_path: Path, point) -> None:
+    """A foreign tiles.h5 could show another patient's tiles, or bytes of any file, in the review."""
+    rng = np.random.default_rng(0)
+    write_tiles(tmp_path / "tiles.h5", [tiny_label(rng, 0, 0, tile_px=64, n=20)], "key")
+    shutil.copy(tmp_path / "tiles.h5", tmp_path / "other.h5")
+    TileStore(tmp_path / "tiles.h5").__exit__(None, None, None)
+    with h5py.File(tmp_path / "tiles.h5", "r+") as file:
+        del file["columns/col"]
+        point(file, "columns/col", tmp_path / "other.h5")
+    with pytest.raises(VerificationError, match="another file"):
+        TileStore(tmp_path / "tiles.h5")

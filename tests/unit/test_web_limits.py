@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -66,6 +67,61 @@ def test_half_open_connections_starved_the_health_check(address: tuple[str, int]
     finally:
         for connection in held:
             connection.close()
+
+
+def _health(address: tuple[str, int]) -> int:
+    with urllib.request.urlopen(f"http://127.0.0.1:{address[1]}/healthz", timeout=10) as answer:
+        return int(answer.status)
+
+
+def test_slow_login_bodies_starved_the_health_check(address: tuple[str, int]) -> None:
+    """Before the token: each body goes on for ever, a byte at a time."""
+    head = b"POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-www-form-urlencoded\r\n"
+    held = []
+    try:
+        for _ in range(20):
+            held.append(socket.create_connection(address, timeout=10))
+            held[-1].sendall(head + b"Content-Length: 60000\r\n\r\ntoken=")
+            time.sleep(0.02)
+        for _ in range(3):
+            assert _health(address) == 200
+            time.sleep(0.1)
+            for connection in held:
+                with contextlib.suppress(OSError):
+                    connection.sendall(b"a")
+    finally:
+        for connection in held:
+            connection.close()
+
+
+def test_readers_that_never_read_starved_the_health_check(address: tuple[str, int]) -> None:
+    """Before the token: scripts are asked for by the dozen on one connection, and nothing is taken."""
+    ask = b"GET /static/review.js HTTP/1.1\r\nHost: localhost\r\n\r\n" * 300
+    held = []
+    try:
+        for _ in range(16):
+            connection = socket.socket()
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            connection.settimeout(10)
+            connection.connect(address)
+            held.append(connection)
+            with contextlib.suppress(OSError):
+                connection.sendall(ask)
+        time.sleep(0.5)
+        assert _health(address) == 200
+    finally:
+        for connection in held:
+            connection.close()
+
+
+def test_a_body_that_trickles_is_not_waited_for(address: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LimitedProtocol, "body_s", 0.4)
+    head = b"POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-www-form-urlencoded\r\n"
+    with socket.create_connection(address, timeout=10) as connection, pytest.raises(ConnectionError):
+        connection.sendall(head + b"Content-Length: 60000\r\n\r\n")
+        for _ in range(100):
+            connection.sendall(b"a")
+            time.sleep(0.05)
 
 
 def test_the_limit_leaves_descriptors_for_the_work() -> None:

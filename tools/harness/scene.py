@@ -22,6 +22,7 @@ _OF_THE_RUN = ("run.json", "scores.csv", ".lock", "summary.html", "index.html", 
 """Files that tell of the last run, with its times: they differ from run to run."""
 
 
+_SMALL_TILES = ("--set", "tiling.window_um=153.6", "--set", "tiling.tile_px=512")
 _BEFORE = frozenset(Path("/dev/shm").glob("sem.mp-*"))
 """Of other people's processes."""
 
@@ -99,13 +100,13 @@ def make_scene(folder: Path, verbs: tuple[str, ...]) -> Scene:
         arguments = ["export", str(folder / "trained" / "run"), "-q", "--out"]
         found["export"] = Verb("export", lambda out: [*arguments, str(out / "m")])
     if "count" in verbs or "build-records" in verbs:
-        _once(folder / "cohort", lambda to: tiny_cohort(to, pairs=2, size_mm=0.75))
+        _once(folder / "cohort", lambda to: tiny_cohort(to, pairs=2, size_mm=0.45))
         ihc = sorted((folder / "cohort" / "slides").glob("*ihc*"))[0]
         arguments = ["count", str(ihc), "--marker", "ki67", "--jobs", "1", "-q", "--out"]
         found["count"] = Verb("count", _with(arguments), lambda out: (out / "cells.csv").unlink())
     if "build-records" in verbs:
         pairs = folder / "cohort" / "pairs.csv"
-        arguments = ["build-records", str(pairs), "--accept-unreviewed", "--jobs", "1", "-q", "--out"]
+        arguments = ["build-records", str(pairs), "--accept-unreviewed", "--jobs", "1", "-q", *_SMALL_TILES, "--out"]
         found["build-records"] = Verb("build-records", _with(arguments), _without_tiles)
     return Scene(folder, {name: found[name] for name in verbs})
 

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from virtual_stain.counting.cells import Cells
 from virtual_stain.errors import VerificationError
 from virtual_stain.geometry import Box
-from virtual_stain.hdf5 import read_array, replacing_hdf5
+from virtual_stain.hdf5 import open_hdf5, read_array, replacing_hdf5
 from virtual_stain.labels.label import REGISTRATION, TileLabel, Trust
 
 _COLUMNS: dict[str, type] = {
@@ -92,7 +92,7 @@ class TileStore:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._file = h5py.File(path, "r")
+            self._file = open_hdf5(path)
         except OSError as error:
             raise VerificationError(f"{path}: expected a store of tiles (HDF5). Received: {error}") from error
         # a dataset is looked up once and not at every tile: that is most of the time of reading a small one
@@ -239,7 +239,7 @@ def join_parts(path: Path, parts: Sequence[Path], fingerprint: str) -> None:
     """Joins part files, in the order given, into one store; memory stays at one slice. Raises OutputError."""
     with replacing_hdf5(path) as target:
         target.attrs["fingerprint"] = fingerprint
-        files = [h5py.File(p, "r") for p in parts]
+        files = [open_hdf5(p) for p in parts]
         try:
             for name in [f"columns/{n}" for n in (*_COLUMNS, *_TEXTS, "sha256")]:
                 _concatenate(target, files, name)

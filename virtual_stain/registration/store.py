@@ -19,7 +19,7 @@ import numpy.typing as npt
 from virtual_stain.errors import InputError, VerificationError
 from virtual_stain.files import make_folder, parse_json, read_json, sha256_file, write_bytes, write_json
 from virtual_stain.geometry import Affine2D, Box, Size
-from virtual_stain.hdf5 import read_array
+from virtual_stain.hdf5 import open_hdf5, read_array
 from virtual_stain.registration.bare import BareTissue, nothing_bare
 from virtual_stain.registration.result import ErrorEvidence, Registration, Side, Verdict
 from virtual_stain.registration.sections import Section
@@ -202,7 +202,7 @@ def _packed(array: npt.NDArray[Any]) -> dict[str, Any]:
 
 def _read_h5(path: Path) -> tuple[dict[str, Any], DisplacementField | None, dict[str, Any]]:
     try:
-        with h5py.File(path, "r") as file:
+        with open_hdf5(path) as file:
             document = _checked(parse_json(file.attrs["document"], f"{path}: expected a registration"), path)
             evidence: dict[str, Any] = {n: np.asarray(read_array(file["evidence"][n]), np.float64) for n in _WINDOWS}
             evidence["bare"] = _read_bare(file["bare/cells"])

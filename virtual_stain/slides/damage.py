@@ -3,7 +3,8 @@
 Decoders of slides go on after corrupt data: they fill up what is missing and only warn. OpenSlide and imagecodecs drop
 that warning, and grey blocks or noise would be taken for tissue. So each JPEG tile that is read is decoded once more at
 an eighth of its size, by a decoder that tells (about a third of the time of a whole decoding). JPEG 2000 has no such
-decoder at hand: its code stream is checked for what its own rules forbid.
+decoder at hand: its code stream is checked for what its own rules forbid. Deflate has a check sum, which libtiff does
+not look at. And two tiles that are no bare glass cannot share their bytes: one of both is a copy of other tissue.
 
 Known here: TIFF files of any flavour whose tiles lie in a plain grid, and NDPI. Not known: DICOM, MIRAX, VMS, and
 formats whose tiles overlap.
@@ -16,24 +17,31 @@ import re
 import struct
 import threading
 import weakref
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import tifffile
 
 from virtual_stain.geometry import Size
 from virtual_stain.slides.description import TileTable
+from virtual_stain.slides.tiff_pages import quiet, tiff_pages
 
 GRIDS = ("generic-tiff", "aperio", "philips", "image/tiff")
 """Formats of TIFF whose tiles lie where their number says."""
-_JPEG, _JPEG_2000 = (6, 7), (33003, 33004, 33005, 34712)
+_JPEG, _JPEG_2000, _DEFLATE = (6, 7), (33003, 33004, 33005, 34712), (8, 32946)
 _CORRUPT = re.compile(r"Corrupt JPEG data|Premature end|Inconsistent progression|Unsupported marker")
 _EXTRANEOUS = re.compile(r"(\d+) extraneous bytes")
 _MOST_PADDING = 16  # bytes between the data and the marker after it; writers align to words
 _MOST_ZEROS = 32  # bytes of JPEG 2000 beyond those of empty packets: arithmetic coding leaves no such runs
+_BLANK_VALUES = 8  # distinct bytes of a tile of one colour, with or without differences from pixel to pixel
+_BLANK_GREY = 3.0  # standard deviation of a blank tile in JPEG
+_BLANK_FRACTION = 0.01  # of the bytes of its pixels, to which a codec makes a blank tile smaller
+_MOST_SAMPLES = 4  # bytes of a pixel
 _READ_ERRORS = (OSError, ArithmeticError, ValueError, RuntimeError, LookupError, TypeError, struct.error)
 
 
@@ -48,6 +56,8 @@ class _Grid:
     counts: Any
     compression: int
     tables: bytes | None
+    shared: Any
+    """bool[columns * rows]: the tile's bytes begin among those of another one."""
 
     def problem(self, file: _File, column: int, row: int) -> str | None:
         index = row * self.columns + column
@@ -57,11 +67,32 @@ class _Grid:
         data = file.read(offset, count)
         if len(data) < count:
             return "the file ends within it"
+        if self.compression in _JPEG and self.tables is not None and data[:2] == b"\xff\xd8":
+            data = self.tables[:-2] + data[2:]
+        found = self._broken(data)
+        if found is None and self.shared[index] and not self._is_blank(data):
+            return "it has its bytes from another tile"
+        return found
+
+    def _broken(self, data: bytes) -> str | None:
         if self.compression in _JPEG_2000:
             return jpeg2000_problem(data)
-        if self.tables is not None and data[:2] == b"\xff\xd8":
-            data = self.tables[:-2] + data[2:]
-        return jpeg_problem(data)
+        if self.compression in _DEFLATE:
+            return deflate_problem(data, self._pixel_bytes)
+        return jpeg_problem(data) if self.compression in _JPEG else None
+
+    def _is_blank(self, data: bytes) -> bool:
+        """Bare glass: writers keep one such tile for all."""
+        if self.compression in _JPEG:
+            grey = _grey_eighth(data)
+            return grey is None or float(grey.std()) <= _BLANK_GREY
+        if self.compression in _DEFLATE:
+            data = zlib.decompressobj().decompress(data, self._pixel_bytes)
+        return len(set(data)) <= _BLANK_VALUES or len(data) < _BLANK_FRACTION * self._pixel_bytes
+
+    @property
+    def _pixel_bytes(self) -> int:
+        return self.tile.width * self.tile.height * _MOST_SAMPLES
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,11 +213,11 @@ class _File:
 
 
 def _tiff_grids(path: Path) -> Iterator[tuple[Size, _Grid]]:
-    with tifffile.TiffFile(path) as file:
-        for found in file.pages:
+    with quiet(), tifffile.TiffFile(path) as file:
+        for found in tiff_pages(file):
             page: Any = found.aspage()
             compression = int(page.compression)
-            if compression not in (*_JPEG, *_JPEG_2000) or int(page.imagedepth) != 1:
+            if int(page.imagedepth) != 1:
                 continue
             size = Size(int(page.imagewidth), int(page.imagelength))
             if page.is_tiled:
@@ -196,7 +227,40 @@ def _tiff_grids(path: Path) -> Iterator[tuple[Size, _Grid]]:
             columns, rows = -(-size.width // tile.width), -(-size.height // tile.height)
             offsets, counts = np.asarray(page.dataoffsets, np.int64), np.asarray(page.databytecounts, np.int64)
             if len(offsets) == len(counts) == columns * rows:
-                yield size, _Grid(tile, columns, rows, offsets, counts, compression, page.jpegtables)
+                shared = _shared(offsets, counts)
+                yield size, _Grid(tile, columns, rows, offsets, counts, compression, page.jpegtables, shared)
+
+
+def _shared(offsets: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """bool[n]: which of the ranges of bytes begin within another one, or where another one begins."""
+    order = np.lexsort((counts, offsets))
+    starts, ends = offsets[order], offsets[order] + counts[order]
+    begins_within = starts[1:] < np.maximum.accumulate(ends)[:-1]
+    found = np.zeros(len(offsets), np.bool_)
+    found[order[1:]] = begins_within
+    found[order[:-1]] |= begins_within & (starts[1:] == starts[:-1])
+    return found & (counts > 0) & (offsets > 0)
+
+
+def deflate_problem(data: bytes, most_bytes: int) -> str | None:
+    """What zlib says of a stream: its check sum is looked at here, and by no reader of TIFF files."""
+    stream = zlib.decompressobj()
+    try:
+        stream.decompress(data, most_bytes + 1)
+    except zlib.error as error:
+        return str(error)
+    if stream.unconsumed_tail:
+        return f"it holds more than the {most_bytes} bytes of its pixels"
+    return None  # where its end is missing, the reader has all pixels or says so itself
+
+
+def _grey_eighth(data: bytes) -> npt.NDArray[np.uint8] | None:
+    import simplejpeg
+
+    try:
+        return np.asarray(simplejpeg.decode_jpeg(data, "GRAY", min_factor=8))
+    except ValueError:
+        return None
 
 
 def jpeg_problem(data: bytes) -> str | None:

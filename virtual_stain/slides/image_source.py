@@ -20,6 +20,7 @@ from virtual_stain.slides.description import FileDescription, Page
 from virtual_stain.slides.resolution import MppClaim
 from virtual_stain.slides.source import Rgb
 from virtual_stain.slides.tiff_description import READ_ERRORS, is_tiff
+from virtual_stain.slides.tiff_pages import quiet
 
 MAX_IMAGE_MEGAPIXELS = 256.0
 """Largest image that is taken whole into memory (3 bytes a pixel); more needs a tiled TIFF."""
@@ -165,7 +166,7 @@ def open_page(description: FileDescription, page: Page) -> ImageSource:
 def _decode_tiff(path: Path, page: Page) -> Rgb:
     import tifffile
 
-    with tifffile.TiffFile(path) as file:
+    with quiet(), tifffile.TiffFile(path) as file:
         found: Any = file.pages[page.index].aspage()
         _check_complete(found, path.stat().st_size)
         pixels = found.asarray()

@@ -22,6 +22,7 @@ import tifffile
 from virtual_stain.geometry import Size
 from virtual_stain.slides.ndpi_tags import Tags, ndpi_directories
 from virtual_stain.slides.source import Rgb
+from virtual_stain.slides.tiff_pages import quiet, tiff_pages
 
 _JPEG = 7
 _RGB, _YCBCR = 2, 6
@@ -131,9 +132,8 @@ def exact_levels(path: Path, sizes: tuple[Size, ...], *, ndpi: bool) -> dict[int
 
 
 def _tiff_pages(path: Path) -> Iterator[tuple[Size, Tiles | None]]:
-    with tifffile.TiffFile(path) as file:
-        for found in file.pages:
-            page: Any = found
+    with quiet(), tifffile.TiffFile(path) as file:
+        for page in tiff_pages(file):
             size = Size(int(page.imagewidth), int(page.imagelength))
             yield size, _tiff_tiles(page, size) if _plain_jpeg(page) else None
 

@@ -3,13 +3,10 @@ values where a sample has more than 8 bits."""
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import math
 import re
 import struct
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +18,7 @@ from virtual_stain.geometry import Size
 from virtual_stain.slides.description import LABEL, LEVEL, MACRO, SLIDE, THUMBNAIL, FileDescription, Page, TileTable
 from virtual_stain.slides.ndpi_tags import Tags, ndpi_directories
 from virtual_stain.slides.resolution import MppClaim, um_per_px_from_tags
+from virtual_stain.slides.tiff_pages import quiet, tiff_pages
 
 _UM_PER_UNIT = {
     **{"µm": 1.0, "μm": 1.0, "um": 1.0, "pm": 1e-6, "Å": 1e-4, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "dm": 1e5, "m": 1e6},
@@ -39,7 +37,6 @@ READ_ERRORS = (
     struct.error,
 )
 """What the libraries that read pictures raise of a damaged file."""
-_MAX_PAGES = 200
 _REDUCED, _MASK, _MACRO = 1, 4, 9  # NewSubfileType; Aperio marks its macro with 9
 _SAMPLED_SEGMENTS = 9
 _APERIO = re.compile(r"Aperio[^\r\n]*\r?\n([^;|\r\n]*)")
@@ -64,8 +61,8 @@ def describe_tiff(path: Path) -> FileDescription | None:
         if path.suffix.lower() == ".ndpi":
             ndpi = tuple(_ndpi_page(i, t) for i, t in enumerate(ndpi_directories(path)))
             return FileDescription(path, ndpi, ()) if ndpi else None
-        with _quiet(), tifffile.TiffFile(path) as file:
-            found = [file.pages[i] for i in range(min(len(file.pages), _MAX_PAGES))]
+        with quiet(), tifffile.TiffFile(path) as file:
+            found = tiff_pages(file)
             pages = tuple(_page(i, page.aspage()) for i, page in enumerate(found))
             description = FileDescription(path, pages, ())
             chosen: Any = file.pages[description.slide_page.index].aspage()
@@ -77,17 +74,6 @@ def describe_tiff(path: Path) -> FileDescription | None:
             return FileDescription(path, pages, tuple(claims), remarks, of_aperio or of_ome, resized)
     except READ_ERRORS:
         return None
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without tifffile's log of what it finds odd about a file: what matters of it is refused or told."""
-    log = logging.getLogger("tifffile")
-    before, log.disabled = log.disabled, True
-    try:
-        yield
-    finally:
-        log.disabled = before
 
 
 def _ndpi_page(index: int, tags: Tags) -> Page:
@@ -135,7 +121,7 @@ def _page(index: int, page: Any) -> Page:
 def with_range(path: Path, page: Page) -> Page:
     """The page with the largest value of some of its pixels, which tells 12 bits in 16 from 16. Raises OSError."""
     try:
-        with _quiet(), tifffile.TiffFile(path) as file:
+        with quiet(), tifffile.TiffFile(path) as file:
             return replace(page, largest_value=_largest_value(file, file.pages[page.index].aspage()))
     except READ_ERRORS:
         return page
@@ -193,12 +179,12 @@ def _tag_claim(page: Any) -> MppClaim:
 
 
 def ome_claims(xml: str, size: Size) -> tuple[list[MppClaim], tuple[str, ...], Size | None]:
-    """PhysicalSizeX/Y of the first image of that size, remarks, and the size of the only image where it is another.
+    """PhysicalSizeX/Y of the images of that size, remarks, and the size of the only image where it is another.
 
     Entity declarations are refused.
     """
     if re.search(r"<!(DOCTYPE|ENTITY)", xml):
-        return [], (), None
+        return [], ("its OME-XML declares entities: ignored",), None
     try:
         root = ElementTree.fromstring(xml)
     except ElementTree.ParseError:
@@ -210,7 +196,16 @@ def ome_claims(xml: str, size: Size) -> tuple[list[MppClaim], tuple[str, ...], S
         return [], ("its OME-XML tells of several images and of none of this size: ignored",), None
     if not images:
         return [], (), None
-    pixels = found[0] if found else images[0]
+    pixels = found or images[:1]
+    claims, strange = [], []
+    for each in pixels:  # several of one size may contradict each other
+        claim, odd = _physical_size(each)
+        claims.append(claim)
+        strange += odd
+    return list(dict.fromkeys(claims)), tuple(dict.fromkeys(strange)), _other_size(pixels[0], size)
+
+
+def _physical_size(pixels: ElementTree.Element) -> tuple[MppClaim, list[str]]:
     values: list[float | None] = []
     strange = []
     for axis in "XY":
@@ -223,7 +218,7 @@ def ome_claims(xml: str, size: Size) -> tuple[list[MppClaim], tuple[str, ...], S
             values.append(None if text is None or unit is None else float(text) * unit)
         except ValueError:
             values.append(math.nan)
-    return [MppClaim(values[0], values[1], "ome-xml")], tuple(dict.fromkeys(strange)), _other_size(pixels, size)
+    return MppClaim(values[0], values[1], "ome-xml"), strange
 
 
 def _other_size(pixels: ElementTree.Element, size: Size) -> Size | None:

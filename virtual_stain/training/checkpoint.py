@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import numpy.typing as npt
 
 from virtual_stain.errors import ModelError
-from virtual_stain.hdf5 import read_array, replacing_hdf5
+from virtual_stain.hdf5 import open_hdf5, read_array, replacing_hdf5
 
 FORMAT = 1
 Array = npt.NDArray[Any]
@@ -48,7 +47,7 @@ def write_checkpoint(path: Path, groups: Mapping[str, Sequence[Named]], state: M
 def read_checkpoint(path: Path) -> tuple[dict[str, list[Named]], dict[str, Any]]:
     """The inverse of `write_checkpoint`. Raises ModelError when the file is missing or is something else."""
     try:
-        with h5py.File(path, "r") as file:
+        with open_hdf5(path) as file:
             if file.attrs.get("format") != FORMAT:
                 raise ModelError(f"{path}: expected a checkpoint of format {FORMAT}. Received: {dict(file.attrs)}")
             groups = {

@@ -12,6 +12,7 @@ import jinja2
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from fastapi.staticfiles import StaticFiles
+from starlette.requests import ClientDisconnect
 
 from virtual_stain.version import __version__
 from virtual_stain.web.guard import COOKIE, MAX_BODY, Access, Guard, too_many, way_up
@@ -79,7 +80,11 @@ def _add_login(app: FastAPI, access: Access, throttle: Throttle) -> None:
         wait_s = throttle.wait_s(address)
         if wait_s > 0:
             return too_many(wait_s)
-        form = parse_qs((await request.body()).decode("utf-8", "replace"))
+        try:
+            body = await request.body()
+        except ClientDisconnect:  # nobody is there to answer, and nothing is wrong here
+            return Response(status_code=400)
+        form = parse_qs(body.decode("utf-8", "replace"))
         if not access.is_token(form.get("token", [""])[0].strip()):
             throttle.failed(address)
             response: Response = page(request, "login.html", wrong=True)

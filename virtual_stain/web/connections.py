@@ -1,7 +1,8 @@
 """Connections that nobody has been let in by yet: few enough, and not for long.
 
 A half-open connection costs its sender nothing and the server a descriptor. Beyond the limit the longest waiting one
-gives way to the new one, so that those who do ask are answered.
+gives way to the new one, so that those who do ask are answered. Where none waits, the oldest one gives way that asks
+for what everybody may have: somebody who sends a login byte by byte, or takes no answer, holds nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +21,11 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 HEADER_S = 10.0
 """From the connection, or the last answer, to a whole header."""
 BODY_S = 30.0
-"""Between two pieces of a body."""
+"""Between two pieces of a body or of an answer that is taken, and for a body's first kilobytes."""
+LEAST_BYTES_PER_S = 500
+"""Of a body, beyond `BODY_S`."""
+OPEN_PATHS = ("/login", "/static/", "/healthz", "/readyz")
+"""What is answered without a token."""
 MAX_CONNECTIONS = 400
 _LOG_LINES, _LOG_S, _LOG_TEXTS = 10, 60.0, 1000
 _SPARE_DESCRIPTORS = 100
@@ -70,35 +75,52 @@ class LimitedProtocol(H11Protocol):
     header_s = HEADER_S
     body_s = BODY_S
     _deadline: asyncio.TimerHandle | None = None
+    _made = False
+    _asked_for: object = None
+    _asked = 0.0
+    _body_bytes = 0
+    _unsent_bytes = 0
 
     def connection_made(self, transport: Any) -> None:
         if len(self.connections) >= self.limit:
-            waiting = [c for c in self.connections if isinstance(c, LimitedProtocol) and c.is_waiting]
-            oldest = min(waiting, key=lambda c: c.since, default=None)
-            if oldest is None:  # all are at work
+            gives_way = self._gives_way()
+            if gives_way is None:  # all are at work
                 transport.abort()
                 self.transport = transport
                 return
-            self.connections.discard(oldest)
-            oldest.transport.abort()
+            self.connections.discard(gives_way)
+            gives_way.transport.abort()
         super().connection_made(transport)
-        self.since = self.loop.time()
+        self._made = True
+        self.since = self._taken = self.loop.time()
         self._watch()
+
+    def _gives_way(self) -> LimitedProtocol | None:
+        ours = [c for c in self.connections if isinstance(c, LimitedProtocol)]
+        waiting = [c for c in ours if c.is_waiting] or [c for c in ours if c.is_open_to_all]
+        return min(waiting, key=lambda c: c.since if c.is_waiting else c._asked, default=None)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
-        if self in self.connections:
+        if self._made:
             super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         if self.in_body:
             self.since = self.loop.time()
+            self._body_bytes += len(data)
         super().data_received(data)
+        self._note_request()
+
+    def _note_request(self) -> None:
+        if self.cycle is not self._asked_for:
+            self._asked_for, self._asked, self._body_bytes = self.cycle, self.loop.time(), 0
 
     def on_response_complete(self) -> None:
         self.since = self.loop.time()
         super().on_response_complete()
+        self._note_request()
 
     @property
     def is_waiting(self) -> bool:
@@ -109,9 +131,25 @@ class LimitedProtocol(H11Protocol):
     def in_body(self) -> bool:
         return not self.is_waiting and self.conn.their_state is h11.SEND_BODY
 
+    @property
+    def is_open_to_all(self) -> bool:
+        """Whether the request under way is one that needs no token."""
+        path = str(self.scope["path"]).removeprefix(self.root_path)
+        return path.startswith(OPEN_PATHS)
+
     def _watch(self) -> None:
-        allowed = self.header_s if self.is_waiting else self.body_s if self.in_body else None
-        if allowed is not None and self.loop.time() - self.since > allowed:
+        now, unsent = self.loop.time(), self.transport.get_write_buffer_size()
+        if not unsent or unsent != self._unsent_bytes:
+            self._taken, self._unsent_bytes = now, unsent
+        if self._is_late(now):
             self.transport.abort()
             return
         self._deadline = self.loop.call_later(min(self.header_s, self.body_s) / 4, self._watch)
+
+    def _is_late(self, now: float) -> bool:
+        if now - self._taken > self.body_s:
+            return True
+        if self.is_waiting:
+            return now - self.since > self.header_s
+        trickles = now - self._asked > self.body_s + self._body_bytes / LEAST_BYTES_PER_S
+        return self.in_body and (trickles or now - self.since > self.body_s)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from virtual_stain.geometry import Affine2D
-from virtual_stain.hdf5 import read_array, replacing_hdf5
+from virtual_stain.hdf5 import open_hdf5, read_array, replacing_hdf5
 from virtual_stain.slides.tissue import TissueMap
 
 TISSUE_NAME = "tissue.h5"
@@ -27,7 +26,7 @@ def write_tissue(folder: Path, maps: Mapping[str, TissueMap]) -> None:
 
 def read_tissue(folder: Path, side: str) -> TissueMap:
     """The tissue mask of one side and what no camera took of it, without its picture."""
-    with h5py.File(folder / TISSUE_NAME, "r") as file:
+    with open_hdf5(folder / TISSUE_NAME) as file:
         mask = np.asarray(read_array(file[f"{side}/mask"]), np.bool_)
         # records of earlier versions are reviewed and hold none
         unknown = np.asarray(read_array(file[f"{side}/unknown"]), np.bool_) if f"{side}/unknown" in file else None
