@@ -31,6 +31,7 @@ from virtual_stain.records.manifest import Manifest, read_manifest
 from virtual_stain.training import loop
 from virtual_stain.training.checkpoint import read_checkpoint
 from virtual_stain.training.fit import fit
+from virtual_stain.training.identity import differences
 from virtual_stain.training.run_dir import load_run
 
 INDIRECT = ("model.path=indirect", "model.dropout=0", "training.max_steps=6", "training.validate_every_steps=3")
@@ -187,6 +188,19 @@ def test_a_bundle_answers_the_expected_ratio_through_the_signatures_that_all_cli
     training = verify_bundle(tmp_path / "model").card.training
     assert (training["path"], training["kind"]) == ("indirect", "small_generator")
     assert "small_generator" in (folder / MODEL_CARD).read_text(encoding="utf-8")
+
+
+def test_a_run_from_before_the_second_path_is_still_the_same_run() -> None:
+    """A setting that is new was "None there, 'direct' now": no older run could be taken up any more."""
+    config = tiny_config()
+    recorded = config.to_dict()
+    del recorded["model"]["path"], recorded["training"]["stain_loss_weight"]
+    data = {"fold": 0, "manifest_sha256": "a", "folds": {}, "weights_sha256": None}
+    record = {"config": recorded, "data": data}
+    assert differences(record, config, data) == []
+    assert differences(record, tiny_config("model.path=indirect"), data) == [
+        "model.path: 'direct' there, 'indirect' now"
+    ]
 
 
 def test_direct_training_reads_not_one_byte_of_the_ihc_side(records: Path, tmp_path: Path) -> None:
