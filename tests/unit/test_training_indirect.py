@@ -28,6 +28,7 @@ from virtual_stain.model.tile_reading import tile_reading
 from virtual_stain.model.virtual_losses import density_loss_sum
 from virtual_stain.records.ihc_shards import iterate_ihc_shard, stage_ihc_shards
 from virtual_stain.records.manifest import Manifest, read_manifest
+from virtual_stain.report.evidence import evidence_of
 from virtual_stain.training import loop
 from virtual_stain.training.checkpoint import read_checkpoint
 from virtual_stain.training.fit import fit
@@ -185,7 +186,9 @@ def test_a_bundle_answers_the_expected_ratio_through_the_signatures_that_all_cli
     assert set(answer) == {"ki67", "ki67_tumour_cells"}
     for name, values in answer.items():
         np.testing.assert_allclose(values.numpy(), wanted[name].numpy(), rtol=1e-4)
-    training = verify_bundle(tmp_path / "model").card.training
+    card = verify_bundle(tmp_path / "model").card
+    training = card.training
+    assert "indirect path" in evidence_of(card).sentences[-1], "every report says it"
     assert (training["path"], training["kind"]) == ("indirect", "small_generator")
     assert "small_generator" in (folder / MODEL_CARD).read_text(encoding="utf-8")
 
