@@ -29,5 +29,8 @@ class LabelSettings:
     shard_mb: Annotated[float, Range(0.001, 100_000)] = 150.0
     """Size near which a shard is split, MB (1e6 bytes)."""
 
+    keep_ihc: bool = False
+    """Also pack the IHC side of every record, in shards of their own: the indirect path learns from it."""
+
     def __post_init__(self) -> None:
         check_ranges(self)

@@ -14,17 +14,23 @@ BALANCES = ("none", "ratio", "patient")
 HEADS = ("pooled", "dense", "svr")
 CROP_WEIGHTS = ("equal", "cells")
 KINDS = ("inception_v3", "small_cnn")
+PATHS = ("direct", "indirect")
 TRUNK_ENDS = tuple(f"mixed{i}" for i in range(11))
 AUXILIARY_AFTER = 7
 """The auxiliary head reads the last of the 17 × 17 grids, as in the published network."""
 MIN_CROP_PX = {"inception_v3": 75, "small_cnn": 16}
 """Below this the last feature map of the network is empty, px."""
+MIN_INDIRECT_CROP_PX = 32
+"""Of the generator: below this a crop is nothing but border, px."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSettings:
     """The network, and which tiles its readings are made of."""
 
+    path: str = "direct"
+    """"direct": from the H&E tile to the value; "indirect": first to what its IHC tile is made of (one nuclear marker,
+    records with labels.keep_ihc). Then `kind`, `trunk_end` and `head` are not used: there is one generator."""
     kind: str = "inception_v3"
     """"inception_v3"; "small_cnn" is a few convolutions to try a set-up with, not a model to read slides with."""
     trunk_end: str = "mixed10"
@@ -54,11 +60,13 @@ class ModelSettings:
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        require_one_of("path", self.path, PATHS)
         require_one_of("kind", self.kind, KINDS)
         require_one_of("trunk_end", self.trunk_end, TRUNK_ENDS)
         require_one_of("head", self.head, HEADS)
         require_one_of("crop_weights", self.crop_weights, CROP_WEIGHTS)
-        require_range("crop_px", self.crop_px, MIN_CROP_PX[self.kind], 2048)
+        smallest = MIN_CROP_PX[self.kind] if self.path == "direct" else MIN_INDIRECT_CROP_PX
+        require_range("crop_px", self.crop_px, smallest, 2048)
         if not self.weights:
             raise ValueError('weights: expected "imagenet", "none" or a path. Received: an empty text')
         self._check_trunk()
@@ -174,6 +182,9 @@ class TrainingSettings:
     """A crop's weight is its number of tumour cells, capped here."""
     cells_loss_weight: Annotated[float, Range(0, 1000)] = 0.1
     """Weight of the Poisson loss of the expected number of tumour cells (divided by the mean number of a crop)."""
+
+    stain_loss_weight: Annotated[float, Range(0, 1e6)] = 10.0
+    """Indirect path: weight of the squared error of the two densities."""
 
     validate_every_steps: Annotated[int, Range(1, 10_000_000)] = 1000
     """Optimizer steps between validations."""

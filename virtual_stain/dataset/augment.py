@@ -25,12 +25,7 @@ _UNMIX = np.linalg.pinv(_STAINS)
 def augment(crops: tf.Tensor, draws: tf.Tensor, settings: AugmentSettings) -> tf.Tensor:
     """uint8[B, C, C, 3] RGB, float32[B, N_DRAWS] → uint8[B, C, C, 3]."""
     shape = crops.shape
-    if settings.flip:
-        crops = _where(draws[:, _MIRROR] < 0.5, tf.reverse(crops, [2]), crops)
-    if settings.quarter_turns:
-        quarters = tf.cast(tf.floor(4 * draws[:, _TURN]), tf.int32)
-        crops = _where(quarters % 2 == 1, tf.reverse(tf.transpose(crops, (0, 2, 1, 3)), [1]), crops)
-        crops = _where(quarters >= 2, tf.reverse(crops, [1, 2]), crops)
+    crops = orient(crops, draws, settings)
     if settings.changes_colour:
         crops = _colour(crops, draws, settings)
     if settings.blur_px > 0:
@@ -38,6 +33,17 @@ def augment(crops: tf.Tensor, draws: tf.Tensor, settings: AugmentSettings) -> tf
     if settings.jpeg_quality_min < 100:
         crops = _jpeg(crops, draws, settings)
     return tf.ensure_shape(crops, shape)
+
+
+def orient(maps: tf.Tensor, draws: tf.Tensor, settings: AugmentSettings) -> tf.Tensor:
+    """[B, C, C, channels] → the same, mirrored and turned as `augment` does with the crops of these draws."""
+    if settings.flip:
+        maps = _where(draws[:, _MIRROR] < 0.5, tf.reverse(maps, [2]), maps)
+    if settings.quarter_turns:
+        quarters = tf.cast(tf.floor(4 * draws[:, _TURN]), tf.int32)
+        maps = _where(quarters % 2 == 1, tf.reverse(tf.transpose(maps, (0, 2, 1, 3)), [1]), maps)
+        maps = _where(quarters >= 2, tf.reverse(maps, [1, 2]), maps)
+    return maps
 
 
 def _where(chosen: tf.Tensor, a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:

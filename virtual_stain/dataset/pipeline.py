@@ -19,6 +19,8 @@ from virtual_stain.dataset.crops import (
     random_grid_origin,
     random_origin,
 )
+from virtual_stain.dataset.ihc_side import KEYS as IHC_KEYS
+from virtual_stain.dataset.ihc_side import IhcSide, both_sides, densities_of_crop
 from virtual_stain.dataset.sampling import draws_of_epoch, tile_weights
 from virtual_stain.errors import InputError
 from virtual_stain.markers import Marker
@@ -75,16 +77,18 @@ class TrainingOrder:
 
 
 def training_batches(
-    folder: Location, pairs: Sequence[PairEntry], spec: CropSpec, order: TrainingOrder
+    folder: Location, pairs: Sequence[PairEntry], spec: CropSpec, order: TrainingOrder, ihc: IhcSide | None = None
 ) -> tf.data.Dataset:
     """Endless batches {crop: uint8[B, C, C, 3]; positive, cells, trusted, usable: float32[B, markers]; draws:
     float32[B, N_DRAWS] for `augment`; tile: string[B]; origin: int32[B, 2]}, B = batch_size / workers; with a marker
-    that has intensities also intensities: float32[B, 3], its cells of 1+, 2+ and 3+.
+    that has intensities also intensities: float32[B, 3], its cells of 1+, 2+ and 3+. `ihc`: also what
+    `densities_of_crop` adds; without it no IHC shard is opened.
 
     One random crop of every tile an epoch, unless sampling or balance say otherwise. Step t's batch is a function of
     the seed and t alone. Raises InputError when there is nothing to read.
     """
-    paths = _paths(folder, pairs)
+    paths = _paths(folder, pairs) if ihc is None else _paths_of_both(folder, pairs)
+    one_shard = shard_dataset if ihc is None else both_sides
     per_epoch = sum(p.n_records for p in pairs)
     first = np.cumsum([0, *(s.records for p in pairs for s in p.shards)])[:-1]
     weights = tile_weights(folder, pairs, order.balance)
@@ -100,7 +104,7 @@ def training_batches(
         files = files.shuffle(len(paths), seed=seed, reshuffle_each_iteration=False)
         # several shards at once: neighbours in a shard are neighbours on a slide
         tiles = files.interleave(
-            as_written(lambda path, start: shard_dataset(path).enumerate(start)),
+            as_written(lambda path, start: one_shard(path).enumerate(start)),
             cycle_length=min(_OPEN_SHARDS, len(paths)), block_length=1,
         )  # fmt: skip
         if replacement or weights is not None:
@@ -120,7 +124,7 @@ def training_batches(
     crops = tiles.map(
         as_written(
             lambda index, data: _training_crop(
-                data, tf.stack([tf.cast(order.seed, tf.int64), index]), spec, order.augment
+                data, tf.stack([tf.cast(order.seed, tf.int64), index]), spec, order.augment, ihc
             )
         ),
         num_parallel_calls=tf.data.AUTOTUNE,
@@ -129,8 +133,12 @@ def training_batches(
     return crops.batch(own, drop_remainder=True).prefetch(2)
 
 
-def _training_crop(data: tf.Tensor, seed: tf.Tensor, spec: CropSpec, settings: AugmentSettings) -> dict[str, tf.Tensor]:
-    record = parse_example(data, (*spec.keys, "image/filename"))
+def _training_crop(
+    data: tf.Tensor, seed: tf.Tensor, spec: CropSpec, settings: AugmentSettings, ihc: IhcSide | None
+) -> dict[str, tf.Tensor]:
+    """`data`: string[], a record; with `ihc` string[2], a record and its IHC tile."""
+    more = IHC_KEYS if ihc is not None else ()
+    record = parse_example(data if ihc is None else data[0], (*spec.keys, "image/filename", *more))
     # all random numbers of a crop in one operation: small operations are what a crop costs beside its decoding
     numbers = tf.random.stateless_uniform([3 + N_DRAWS], seed)
     window_px: int | tf.Tensor = spec.crop_px
@@ -149,12 +157,12 @@ def _training_crop(data: tf.Tensor, seed: tf.Tensor, spec: CropSpec, settings: A
         crop = tf.image.resize(crop, (spec.crop_px, spec.crop_px), method="area")
         crop = tf.cast(tf.round(tf.clip_by_value(crop, 0.0, 255.0)), tf.uint8)
     one = _marker_one_hot(record, spec.markers)
-    intensities = {}
+    added = {} if ihc is None else densities_of_crop(ihc, record, data[1], window, spec.crop_px)
     if spec.has_intensities:
-        intensities["intensities"] = intensities_in_crop(
+        added["intensities"] = intensities_in_crop(
             _xy(record), record["cells/intensity"], origin, spec.tile_px, window_px
         )
-    return intensities | {
+    return added | {
         "crop": tf.ensure_shape(crop, (spec.crop_px, spec.crop_px, 3)),
         "positive": positive * one,
         "cells": cells * one,
@@ -229,6 +237,12 @@ def _xy(record: dict[str, tf.Tensor]) -> tf.Tensor:
 def _marker_one_hot(record: dict[str, tf.Tensor], markers: tuple[Marker, ...]) -> tf.Tensor:
     """float32[markers]: a record teaches the outputs of its own marker, and no other."""
     return tf.cast(tf.constant([m.value for m in markers]) == record["label/marker"], tf.float32)
+
+
+def _paths_of_both(folder: Location, pairs: Sequence[PairEntry]) -> list[tuple[str, str]]:
+    """(H&E shard, IHC shard); every pair has both."""
+    ihc = [str(folder / shard.file) for pair in pairs if pair.ihc for shard in pair.ihc.shards]
+    return list(zip(_paths(folder, pairs), ihc, strict=True))
 
 
 def _paths(folder: Location, pairs: Sequence[PairEntry]) -> list[str]:

@@ -12,7 +12,7 @@ from virtual_stain.errors import InputError, VerificationError
 from virtual_stain.files import sha256_file
 from virtual_stain.markers import Marker
 from virtual_stain.progress import QUIET, Progress
-from virtual_stain.records.manifest import PairEntry, shard_paths
+from virtual_stain.records.manifest import PairEntry, ShardEntry, shard_paths
 from virtual_stain.records.read import as_written, parse_example, shard_dataset
 from virtual_stain.remote import Location
 
@@ -21,7 +21,15 @@ _HINT = "vstain records verify {folder} finds every damaged file; build-records 
 
 def verify_shards(folder: Location, pairs: Sequence[PairEntry], progress: Progress = QUIET) -> None:
     """Every shard is there and has the manifest's sha256. Raises VerificationError that lists all that are not."""
-    shards = [s for p in pairs for s in p.shards]
+    _verify(folder, [s for p in pairs for s in p.shards], progress)
+
+
+def verify_ihc_shards(folder: Location, pairs: Sequence[PairEntry]) -> None:
+    """The same of their IHC side."""
+    _verify(folder, [s for p in pairs if p.ihc for s in p.ihc.shards], QUIET)
+
+
+def _verify(folder: Location, shards: Sequence[ShardEntry], progress: Progress) -> None:
     problems = []
     for shard in progress.track(shards, len(shards), "Checking shards", "shards"):
         path = folder / shard.file

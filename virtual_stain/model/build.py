@@ -61,6 +61,16 @@ class Network:
     geometry: MapGeometry
     """Where the places of the last feature map lie."""
     value: ValueOutput
+    generator: keras.Model | None = None
+    """Indirect path: uint8[B, h, w, 3] of any size → {"positive_share", "tumour_cells", "dab", "hematoxylin":
+    float32[B, h/4, w/4]}, see model/generator.py; None: the direct path."""
+
+    @property
+    def weights(self) -> list[keras.Variable]:
+        """What a checkpoint keeps and an average is made of: of `model`, then what only the generator's maps need."""
+        own = self.model.weights
+        known = {id(w) for w in own}
+        return [*own, *(w for w in (self.generator.weights if self.generator else ()) if id(w) not in known)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,8 +103,8 @@ def build_network(settings: ModelSettings, markers: Sequence[Marker], options: B
     crop = settings.crop_px
     with layers_in(options.precision):
         backbone = build_backbone(settings)
-        _seed_kernels(backbone, options.seed)
-        _set_batch_norm(backbone, settings.batch_norm_momentum, freeze=options.freeze_batch_norm)
+        seed_kernels(backbone, options.seed)
+        set_batch_norm(backbone, settings.batch_norm_momentum, freeze=options.freeze_batch_norm)
         if options.load_weights:
             load_backbone_weights(backbone, settings)
         inputs = keras.Input((crop, crop, 3), dtype="uint8", name="crop")
@@ -116,7 +126,7 @@ def build_network(settings: ModelSettings, markers: Sequence[Marker], options: B
             HeadOptions(tuple(markers), settings.dropout, options.seed, options.support, options.value),
         )
     return Network(
-        model=keras.Model(inputs, _readings(head.logits, markers, options.value), name="virtual_stain"),
+        model=keras.Model(inputs, readings_of(head.logits, markers, options.value), name="virtual_stain"),
         logits=keras.Model(inputs, head.logits | auxiliary_logits, name="logits"),
         features=keras.Model(inputs, pooled, name="features"),
         dense=keras.Model(inputs, head.maps, name="dense") if head.maps else None,
@@ -131,7 +141,7 @@ def build_network(settings: ModelSettings, markers: Sequence[Marker], options: B
     )
 
 
-def _seed_kernels(backbone: keras.Model, seed: int) -> None:
+def seed_kernels(backbone: keras.Model, seed: int) -> None:
     # `keras.applications` draws from the process-wide generator; drawing again, layer by layer, needs no global seed
     for index, layer in enumerate(backbone.layers):
         if isinstance(layer, keras.layers.Conv2D):
@@ -139,7 +149,7 @@ def _seed_kernels(backbone: keras.Model, seed: int) -> None:
             layer.kernel.assign(keras.initializers.GlorotUniform(seed=seed * 1009 + index)(shape))
 
 
-def _set_batch_norm(backbone: keras.Model, momentum: float, *, freeze: bool) -> None:
+def set_batch_norm(backbone: keras.Model, momentum: float, *, freeze: bool) -> None:
     for layer in backbone.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = momentum
@@ -153,7 +163,7 @@ def _head(maps: keras.KerasTensor, pooled: keras.KerasTensor, settings: ModelSet
     return svr_head(pooled, options) if settings.head == "svr" else pooled_head(pooled, options)
 
 
-def _readings(
+def readings_of(
     logits: dict[str, keras.KerasTensor], markers: Sequence[Marker], value: ValueOutput
 ) -> dict[str, keras.KerasTensor]:
     readings = {}

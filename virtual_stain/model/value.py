@@ -10,6 +10,7 @@ ones binomial given the sum; so the same two outputs carry every definition:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import keras
@@ -30,6 +31,11 @@ class ValueOutput:
     def __post_init__(self) -> None:
         if not self.definition.is_ratio and not self.crop_mm2 > 0:
             raise ValueError(f"Expected the area of a crop for {self.definition.value}. Received: {self.crop_mm2}")
+
+    @property
+    def crop_um(self) -> float:
+        """Side of a crop, µm."""
+        return 1000 * math.sqrt(self.crop_mm2)
 
     def log_share(self, logit: keras.KerasTensor) -> keras.KerasTensor:
         """Logarithm of the share of the tumour cells that the definition counts; `logit` is that of positive cells."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from virtual_stain.counting.slide_stain import SlideStain
 from virtual_stain.errors import InputError, VerificationError
 from virtual_stain.files import json_text, read_json, replacing
 from virtual_stain.records.manifest_values import manifest_problems
@@ -59,6 +60,16 @@ class ShardEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class IhcEntry:
+    """The IHC side of a pair's records (labels.keep_ihc)."""
+
+    stain: SlideStain
+    """Of the whole IHC slide, as the counting estimated it."""
+    shards: tuple[ShardEntry, ...]
+    """Parallel to the H&E shards: as many, each with as many records, in the same order."""
+
+
+@dataclass(frozen=True, slots=True)
 class PairEntry:
     """One slide pair that has records."""
 
@@ -76,6 +87,13 @@ class PairEntry:
     negative: int
     registration: RegistrationEntry
     shards: tuple[ShardEntry, ...]
+    ihc: IhcEntry | None = None
+    """None, and absent from the file: only the H&E side was packed."""
+
+    @property
+    def all_shards(self) -> tuple[ShardEntry, ...]:
+        """Those of the H&E side, then those of the IHC side where it was packed."""
+        return (*self.shards, *(self.ihc.shards if self.ihc else ()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +135,9 @@ class Manifest:
 
     def to_dict(self) -> dict[str, Any]:
         value = dataclasses.asdict(self)
+        for pair in value["pairs"]:
+            if pair["ihc"] is None:
+                del pair["ihc"]
         return {"schema_version": value.pop("schema_version"), **value}
 
 
@@ -199,7 +220,8 @@ def _dataclass_from_json(cls: Any, value: Any, where: str) -> Any:
     if not isinstance(value, Mapping):
         raise ValueError(f"{where}: expected an object. Received: {type(value).__name__}")
     hints = typing.get_type_hints(cls)
-    if set(value) != set(hints):
-        missing, unknown = sorted(set(hints) - set(value)), sorted(set(value) - set(hints))
+    may_lack = {field.name for field in dataclasses.fields(cls) if field.default is None}
+    if not set(hints) - may_lack <= set(value) <= set(hints):
+        missing, unknown = sorted(set(hints) - may_lack - set(value)), sorted(set(value) - set(hints))
         raise ValueError(f"{where}: missing keys {missing}, unknown keys {unknown}")
-    return cls(**{key: _from_json(hint, value[key], f"{where}.{key}") for key, hint in hints.items()})
+    return cls(**{k: _from_json(hint, value[k], f"{where}.{k}") for k, hint in hints.items() if k in value})

@@ -59,7 +59,7 @@ def _of_patients(manifest: Manifest) -> Iterator[str]:
         for content in (pair.he_content_sha256, pair.ihc_content_sha256):
             if slides.setdefault(content, pair.patient_id) != pair.patient_id:
                 yield f"pair {pair.pair}: one of its slides also stands under another patient"
-        for shard in pair.shards:
+        for shard in pair.all_shards:
             if Path(shard.file).name != shard.file or shard.file in files:
                 yield f"pair {pair.pair}: shard {shard.file!r} is outside the folder or listed twice"
             files.add(shard.file)
@@ -74,10 +74,12 @@ def _of_pair(pair: PairEntry) -> Iterator[str]:
         yield f"{where}: expected numbers of records, of those with a ratio, and of cells. Received: {counts}"
     if pair.n_ratio == 0 and pair.positive + pair.negative:
         yield f"{where}: expected no cells without a record that counts. Received: {pair.positive + pair.negative}"
-    hashes = [pair.patient_id, pair.he_content_sha256, pair.ihc_content_sha256, *(s.sha256 for s in pair.shards)]
+    if pair.ihc and [s.records for s in pair.ihc.shards] != [s.records for s in pair.shards]:
+        yield f"{where}: its IHC shards do not hold as many records as its H&E shards"
+    hashes = [pair.patient_id, pair.he_content_sha256, pair.ihc_content_sha256, *(s.sha256 for s in pair.all_shards)]
     if not all(_SHA256.fullmatch(digest) for digest in hashes):
         yield f"{where}: expected 64 hex digits for its patient, slides and shards"
-    if any(s.bytes < 0 or s.records < 0 for s in pair.shards):
+    if any(s.bytes < 0 or s.records < 0 for s in pair.all_shards):
         yield f"{where}: expected shards of 0 or more bytes and records"
     found = pair.registration
     if found.verdict not in _VERDICTS:

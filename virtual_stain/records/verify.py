@@ -64,14 +64,15 @@ def verify_records(folder: Location, progress: Progress = QUIET) -> Verified:
     manifest = read_manifest(folder)
     problems: list[str] = []
     seen = _Seen()
-    n_shards = sum(len(pair.shards) for pair in manifest.pairs)
+    n_shards = sum(len(pair.all_shards) for pair in manifest.pairs)
     listed = [(pair, shard) for pair in manifest.pairs for shard in pair.shards]
     tallies = {pair.pair: _Tally() for pair in manifest.pairs}
-    for pair, shard in progress.track(listed, n_shards, "verifying", "shard"):
+    for pair, shard in progress.track(listed, len(listed), "verifying", "shard"):
         problems += _check_shard(folder, manifest, pair, shard, tallies[pair.pair], seen)
     for pair in manifest.pairs:
         problems += _check_counts(pair, tallies[pair.pair])
-    unlisted = {p.name for p in folder.glob("*.tfrecord")} - {shard.file for _, shard in listed}
+        problems += _check_ihc(folder, pair)
+    unlisted = {p.name for p in folder.glob("*.tfrecord")} - {s.file for p in manifest.pairs for s in p.all_shards}
     problems += [f"{folder / name}: not in the manifest" for name in sorted(unlisted)]
     if problems:
         shown = problems[:_LISTED] + ([f"… and {len(problems) - _LISTED} more"] if len(problems) > _LISTED else [])
@@ -125,6 +126,28 @@ def _check_shard(
         return [*problems, error.message]
     if count != shard.records:
         problems.append(f"{path}: expected {shard.records} records. Received: {count}")
+    return problems
+
+
+def _check_ihc(folder: Location, pair: PairEntry) -> list[str]:
+    """The IHC shards are those of the manifest, and tile for tile the other side of the H&E shards."""
+    from virtual_stain.records.ihc_shards import ihc_problems
+
+    if pair.ihc is None:
+        return []
+    problems = _changed_files(folder, pair.ihc.shards)
+    # of files that are missing or changed nothing else needs to be said
+    return problems or ihc_problems(folder, pair)
+
+
+def _changed_files(folder: Location, shards: Sequence[ShardEntry]) -> list[str]:
+    problems: list[str] = []
+    for shard in shards:
+        path = folder / shard.file
+        if not path.is_file():
+            problems.append(f"{path}: the file is missing")
+        elif path.stat().st_size != shard.bytes or sha256_file(path) != shard.sha256:
+            problems.append(f"{path}: changed after the manifest was written (its sha256 differs)")
     return problems
 
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,11 +100,42 @@ def stage_shards(folder: Path, pair: str, records: Iterable[Mapping[str, Any]], 
 
     Raises OutputError, VerificationError.
     """
+    return _stage(folder, pair, _cut_by_size((encode_example(record) for record in records), shard_bytes))
+
+
+def stage_serialized(folder: Path, name: str, serialized: Iterable[bytes], sizes: Sequence[int]) -> StagedShards:
+    """Writes serialized examples as `name`-00000-of-0000N.tfrecord, `sizes` of them a shard, beside older shards.
+
+    Raises OutputError, and VerificationError where there are not so many.
+    """
+    return _stage(folder, name, _cut_by_number(serialized, sizes))
+
+
+def _cut_by_size(serialized: Iterable[bytes], shard_bytes: int) -> Iterator[tuple[bytes, bool]]:
+    """(example, whether it begins a shard)."""
+    written = 0
+    for data in serialized:
+        size = len(data) + _FRAMING_BYTES
+        begins = not written or written + size > shard_bytes
+        written = size if begins else written + size
+        yield data, begins
+
+
+def _cut_by_number(serialized: Iterable[bytes], sizes: Sequence[int]) -> Iterator[tuple[bytes, bool]]:
+    starts = set(itertools.accumulate(sizes, initial=0))
+    count = -1
+    for count, data in enumerate(serialized):
+        yield data, count in starts
+    if count + 1 != sum(sizes):
+        raise VerificationError(f"Expected {sum(sizes)} examples. Received: {count + 1}")
+
+
+def _stage(folder: Path, pair: str, serialized: Iterable[tuple[bytes, bool]]) -> StagedShards:
     make_folder(folder)
     parts: list[_Part] = []
     with output_errors(folder):
         try:
-            _write_parts(folder, pair, records, shard_bytes, parts)
+            _write_parts(folder, pair, serialized, parts)
             entries = [_entry(part, f"{pair}-{i:05d}-of-{len(parts):05d}.tfrecord") for i, part in enumerate(parts)]
             for part, entry in zip(parts, entries, strict=True):
                 part.path.replace(folder / f"{entry.file}.tmp")
@@ -124,22 +156,18 @@ class _Part:
     bytes: int = 0
 
 
-def _write_parts(
-    folder: Path, pair: str, records: Iterable[Mapping[str, Any]], shard_bytes: int, parts: list[_Part]
-) -> None:
+def _write_parts(folder: Path, pair: str, serialized: Iterable[tuple[bytes, bool]], parts: list[_Part]) -> None:
     writer: tf.io.TFRecordWriter | None = None
     try:
         try:
-            for record in records:
-                data = encode_example(record)
-                size = len(data) + _FRAMING_BYTES
-                if writer is None or (parts[-1].bytes and parts[-1].bytes + size > shard_bytes):
+            for data, begins in serialized:
+                if writer is None or begins:
                     if writer is not None:
                         writer.close()
                     parts.append(_Part(folder / f"{pair}-{len(parts):05d}.tfrecord.tmp"))
                     writer = tf.io.TFRecordWriter(str(parts[-1].path))
                 writer.write(data)
-                parts[-1].bytes += size
+                parts[-1].bytes += len(data) + _FRAMING_BYTES
                 parts[-1].records += 1
         finally:
             if writer is not None:

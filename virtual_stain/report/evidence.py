@@ -13,6 +13,8 @@ from virtual_stain.value_text import ValueText
 FEW_PATIENTS = 20
 """Patients below which an evaluation or a training is called small: an interval needs as many."""
 
+INDIRECT = "It reads by the indirect path: a value is the ratio that it expects of the IHC tile that it predicts."
+
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
@@ -30,6 +32,8 @@ def evidence_of(card: ModelCard) -> Evidence:
     """From the bundle's card."""
     evaluation = card.training.get("evaluation")
     training, small_training = _training(card.training)
+    if card.training.get("path") == "indirect":
+        training = (*training, INDIRECT)
     if not evaluation:
         never = (
             "This model was never evaluated on patients that it has not seen: how far its readings are off is not "

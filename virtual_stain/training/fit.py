@@ -10,11 +10,12 @@ from typing import Any
 from virtual_stain.config import Config, TrainingSettings
 from virtual_stain.dataset.folds import FoldPlan
 from virtual_stain.dataset.pipeline import TrainingOrder, tile_batches, training_batches
-from virtual_stain.dataset.shards import reading_errors, require_intensities, verify_shards
+from virtual_stain.dataset.shards import reading_errors, require_intensities, verify_ihc_shards, verify_shards
 from virtual_stain.dataset.split import equal_labels
 from virtual_stain.errors import ConfigError, InputError, ModelError
 from virtual_stain.files import folder_lock, output_errors
-from virtual_stain.model.build import BuildOptions, build_network, set_starting_outputs
+from virtual_stain.model.build import BuildOptions, set_starting_outputs
+from virtual_stain.model.of_path import network_of_path
 from virtual_stain.model.precision import resolve_precision
 from virtual_stain.progress import QUIET, Progress
 from virtual_stain.provenance import RunRecord
@@ -89,6 +90,10 @@ def fit(
         if inputs.other_tiling:
             progress.say(inputs.other_tiling)
         verify_shards(records_dir, inputs.split.train + inputs.split.validation, progress)
+        if inputs.ihc is not None:
+            verify_ihc_shards(records_dir, inputs.split.train)
+            for pair in inputs.ihc.left_out:
+                progress.say(f"{pair}: its two stains could not be told apart; its densities teach nothing.")
         require_scale(records_dir, inputs.manifest, inputs.split.train + inputs.split.validation)
         require_intensities(records_dir, inputs.split, inputs.spec.markers)
         data["duplicate_tissue"] = known_duplicates(records_dir, data["manifest_sha256"])
@@ -149,7 +154,7 @@ def _job(inputs: RunInputs, paths: RunDir, *, load_weights: bool, distribution: 
     )
     _require_equal_parts(settings, together)
     with together.strategy.scope():
-        network = build_network(config.model, spec.markers, options)
+        network = network_of_path(config.model, spec.markers, options)
         set_starting_outputs(network, inputs.constant_outputs)
     return Job(
         network=network,
@@ -158,7 +163,9 @@ def _job(inputs: RunInputs, paths: RunDir, *, load_weights: bool, distribution: 
         loss=inputs.loss,
         paths=paths,
         steps_per_epoch=steps_per_epoch,
-        batches_from=lambda step: training_batches(inputs.records, split.train, spec, _order(config, step, together)),
+        batches_from=lambda step: training_batches(
+            inputs.records, split.train, spec, _order(config, step, together), inputs.ihc
+        ),
         validation_tiles=tile_batches(
             inputs.records,
             split.validation,

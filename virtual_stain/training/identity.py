@@ -57,11 +57,11 @@ def _file_sha256(weights: str) -> str | None:
 
 def differences(record: dict[str, Any], config: Config, data: dict[str, Any]) -> list[str]:
     """What separates the recorded run from the one that is asked for, as sentences; empty when it is the same."""
-    asked, found = config.to_dict(), []
+    asked, defaults, found = config.to_dict(), Config().to_dict(), []
     for section in _SECTIONS:
         recorded = record["config"].get(section, {})
         for key, value in asked[section].items():
-            before = recorded.get(key)
+            before = recorded.get(key, defaults[section][key])  # a run from before a setting was there had its default
             if before != value:
                 found.append(f"{section}.{key}: {before!r} there, {value!r} now")
     for key, what in (("fold", "--fold"), ("manifest_sha256", "the records' manifest (sha256)")):

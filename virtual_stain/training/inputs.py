@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 from virtual_stain.config import Config, CountingSettings
 from virtual_stain.dataset.folds import FoldPlan
+from virtual_stain.dataset.ihc_side import IhcSide, ihc_side
 from virtual_stain.dataset.pipeline import CropSpec
 from virtual_stain.dataset.split import Split, require_no_shared_tissue, split_by_patient, trained_markers
-from virtual_stain.errors import ConfigError
+from virtual_stain.errors import ConfigError, InputError
 from virtual_stain.files import sha256_file
 from virtual_stain.markers import Marker, ValueDefinition
 from virtual_stain.model.build import constant_outputs
+from virtual_stain.model.generator import require_generator
 from virtual_stain.model.tile_reading import crops_per_side
 from virtual_stain.model.value import ValueOutput, value_output
 from virtual_stain.records.duplicates import known_duplicates
@@ -21,6 +23,8 @@ from virtual_stain.remote import Location
 from virtual_stain.training.step import LossWeights
 
 CROPS_A_VALIDATION_BATCH = 32
+MIN_INDIRECT_PATIENTS = 6
+"""Training patients: a generator that has seen fewer stains paints what it has seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,8 @@ class RunInputs:
     split: Split
     spec: CropSpec
     config: Config
+    ihc: IhcSide | None = None
+    """Indirect path: the IHC side of the training pairs."""
 
     @property
     def value(self) -> ValueOutput:
@@ -128,4 +134,23 @@ def read_inputs(records_dir: Location, config: Config, fold: int, plan: FoldPlan
         )
     split = split_by_patient(manifest, fold, config.training.validation_patients, config.training.max_patients)
     require_no_shared_tissue(records_dir, split, known_duplicates(records_dir, sha256_file(records_dir / MANIFEST)))
-    return RunInputs(records_dir, manifest, split, spec, config)
+    ihc = _ihc_side(records_dir, manifest, split, config) if config.model.path == "indirect" else None
+    return RunInputs(records_dir, manifest, split, spec, config, ihc)
+
+
+def _ihc_side(records: Location, manifest: Manifest, split: Split, config: Config) -> IhcSide:
+    """Raises ConfigError and InputError for what the indirect path cannot learn from."""
+    markers = trained_markers(manifest)
+    require_generator(markers, config.model, manifest.tiling.mpp, config.counting.max_mpp)
+    if manifest.value_definition != ValueDefinition.POSITIVE_RATIO:
+        raise ConfigError(
+            f'model.path = "indirect": expected records of positive_ratio. Received: {manifest.value_definition}.'
+        )
+    patients = len(split.patients()["train"])
+    if patients < MIN_INDIRECT_PATIENTS:
+        raise InputError(
+            f"{records}: expected at least {MIN_INDIRECT_PATIENTS} training patients for the indirect path. "
+            f"Received: {patients}.",
+            hint='Build records of more patients, or train the direct path: model.path = "direct".',
+        )
+    return ihc_side(records, split.train)

@@ -246,13 +246,13 @@ class Trainer:
             "validation_loss": found.loss,
             "validation": found.to_dict(),
         }
-        weights = named_values(self.job.network.model.weights)
+        weights = named_values(self.job.network.weights)
         if self._together.chief:
             write_checkpoint(self.job.paths.best, {"weights": weights}, state)
 
     def _groups(self) -> dict[str, list[Any]]:
         model: keras.Model = self.job.network.logits
-        own = self.job.network.model.weights
+        own = self.job.network.weights
         weights = {id(w) for w in own}
         return {
             "weights": own,

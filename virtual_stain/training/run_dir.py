@@ -21,7 +21,8 @@ from virtual_stain.config.load import config_from_dict
 from virtual_stain.errors import InputError, ModelError
 from virtual_stain.files import read_json
 from virtual_stain.markers import ValueDefinition, parse_marker
-from virtual_stain.model.build import BuildOptions, Network, build_network
+from virtual_stain.model.build import BuildOptions, Network
+from virtual_stain.model.of_path import network_of_path
 from virtual_stain.model.value import ValueOutput, value_output
 from virtual_stain.training.checkpoint import assign, read_checkpoint
 
@@ -102,8 +103,8 @@ def load_run(run_dir: Path, precision: str = "float32") -> TrainedRun:
         support=state.get("support", {}),
         value=_value_of(record),
     )
-    network = build_network(config.model, markers, options)
-    assign(network.model.weights, groups["weights"], paths.best)
+    network = network_of_path(config.model, markers, options)
+    assign(network.weights, groups["weights"], paths.best)
     card = run_card(record, state)
     card["training"]["map"] = network.geometry.to_dict()
     return TrainedRun(run_dir, network.model, card, config, network, record["data"])
@@ -126,6 +127,14 @@ def read_run_json(run_dir: Path) -> dict[str, Any]:
     return record
 
 
+def _network(model: Mapping[str, Any]) -> dict[str, Any]:
+    """What kind of network it is."""
+    if model.get("path") == "indirect":  # there is one generator: what [model] says of a trunk is not used
+        return {"path": "indirect", "kind": "small_generator", "head": "dense", "trunk_end": None}
+    found = {"kind": model["kind"], "head": model.get("head", "pooled"), "trunk_end": model.get("trunk_end")}
+    return {"path": "direct", **found}
+
+
 def run_card(record: Mapping[str, Any], best_state: Mapping[str, Any]) -> dict[str, Any]:
     """The model card's facts from `run.json` and the state beside the best weights."""
     data, config = record["data"], record["config"]
@@ -146,9 +155,7 @@ def run_card(record: Mapping[str, Any], best_state: Mapping[str, Any]) -> dict[s
         "training_patient_ids": sorted([*patients["train"], *patients["validation"]]),
         "training_slide_hashes": sorted(data["seen_slides"]),
         "training": {
-            "kind": config["model"]["kind"],
-            "head": config["model"].get("head", "pooled"),
-            "trunk_end": config["model"].get("trunk_end"),
+            **_network(config["model"]),
             "weights": config["model"]["weights"],
             "recipe": config["training"]["recipe"],
             "fold": data["fold"],

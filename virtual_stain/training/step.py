@@ -17,9 +17,10 @@ import keras
 import tensorflow as tf
 
 from virtual_stain.config.training import AugmentSettings, TrainingSettings
-from virtual_stain.dataset.augment import augment
+from virtual_stain.dataset.augment import augment, orient
 from virtual_stain.model.auxiliary import PREFIX as AUXILIARY
 from virtual_stain.model.build import Network
+from virtual_stain.model.generator import STAIN
 from virtual_stain.model.heads import INTENSITIES
 from virtual_stain.model.losses import (
     cells_loss_sum,
@@ -30,6 +31,7 @@ from virtual_stain.model.losses import (
     safe_denominator,
 )
 from virtual_stain.model.value import ValueOutput
+from virtual_stain.model.virtual_losses import density_loss_sum
 from virtual_stain.training.distribution import Distribution
 
 Batch = dict[str, tf.Tensor]
@@ -109,8 +111,9 @@ class TrainStep:
         self._augmentation = augmentation
         self._clip_norm, self._averaging = settings.clip_norm, settings.weight_average > 0
         self._auxiliary_weight = settings.auxiliary_weight
+        self._stain_weight = 0.0 if network.generator is None else settings.stain_loss_weight
         with self.distribution.strategy.scope():
-            self.averaged = [tf.Variable(tf.convert_to_tensor(w.value), trainable=False) for w in network.model.weights]
+            self.averaged = [tf.Variable(tf.convert_to_tensor(w.value), trainable=False) for w in network.weights]
             self._loss = self._local([0.0, 0.0])
 
     def use(self, optimizer: Callable[[], keras.optimizers.Optimizer], *, head_only: bool) -> None:
@@ -156,22 +159,25 @@ class TrainStep:
         )
 
     @functools.cached_property
-    def _denominators_of(self) -> Callable[[Any], tuple[tf.Tensor, tf.Tensor]]:
-        def of_batch(batch: Any) -> tuple[tf.Tensor, tf.Tensor]:
+    def _denominators_of(self) -> Callable[[Any], tuple[tf.Tensor, ...]]:
+        def of_batch(batch: Any) -> tuple[tf.Tensor, ...]:
             strategy = self.distribution.strategy
             found = strategy.run(self._denominators, args=(batch,))
             return tuple(strategy.experimental_local_results(value)[0] for value in found)
 
         return tf.function(of_batch, autograph=False)
 
-    def _denominators(self, batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
+    def _denominators(self, batch: Batch) -> tuple[tf.Tensor, ...]:
         """Weight sums of the whole batch, over all replicas; in a replica's context."""
-        value = tf.reduce_sum(value_weights(batch, self.loss, self.network.value))
-        value, usable = _summed([value, tf.reduce_sum(batch["usable"])])
-        return safe_denominator(value), safe_denominator(usable)
+        sums = [tf.reduce_sum(value_weights(batch, self.loss, self.network.value)), tf.reduce_sum(batch["usable"])]
+        if self._stain_weight:
+            sums.append(tf.reduce_sum(batch["stain_weight"]))
+        return tuple(safe_denominator(total) for total in _summed(sums))
 
-    def _gradients(self, batch: Batch, denominators: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    def _gradients(self, batch: Batch, denominators: tuple[tf.Tensor, ...]) -> tuple[tf.Tensor, list[tf.Tensor]]:
         if self._augmentation is not None:
+            if self._stain_weight:
+                batch = batch | {"stain": orient(batch["stain"], batch["draws"], self._augmentation)}
             batch = batch | {"crop": augment(batch["crop"], batch["draws"], self._augmentation)}
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([v.value for v in self._variables])
@@ -180,10 +186,18 @@ class TrainStep:
             loss = parts[0] + parts[1]
             if self.network.auxiliary:
                 loss += self._auxiliary_weight * sum(self._parts(outputs, batch, denominators, AUXILIARY))
+            if self._stain_weight:
+                loss += self._stain_weight * self._density_loss(outputs, batch) / denominators[2]
         return tf.stack(parts), tape.gradient(loss, [v.value for v in self._variables])
 
+    def _density_loss(self, outputs: dict[str, tf.Tensor], batch: Batch) -> tf.Tensor:
+        (marker,) = self.network.markers
+        crop_um = self.network.value.crop_um
+        found = outputs[f"{marker}{STAIN}"]
+        return density_loss_sum(found, batch["stain"], batch["stain_weight"], batch["error_p95_um"], crop_um)
+
     def _parts(
-        self, outputs: dict[str, tf.Tensor], batch: Batch, denominators: tuple[tf.Tensor, tf.Tensor], prefix: str
+        self, outputs: dict[str, tf.Tensor], batch: Batch, denominators: tuple[tf.Tensor, ...], prefix: str
     ) -> tuple[tf.Tensor, tf.Tensor]:
         value, cells = _sums(self.network, outputs, batch, self.loss, prefix)
         return value / denominators[0], self.loss.cells_factor * cells / denominators[1]
@@ -233,7 +247,7 @@ class TrainStep:
         """The average of the weights, and the loss over all replicas."""
         strategy = self.distribution.strategy
         if self._averaging:
-            for average, weight in zip(self.averaged, self.network.model.weights, strict=True):
+            for average, weight in zip(self.averaged, self.network.weights, strict=True):
                 value = tf.convert_to_tensor(weight.value)
                 strategy.extended.update(average, lambda a, w: a.assign_sub((1.0 - keep) * (a - w)), args=(value,))
         total = strategy.reduce(tf.distribute.ReduceOp.SUM, loss, axis=None)

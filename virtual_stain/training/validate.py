@@ -163,7 +163,7 @@ def averaged_weights(step: TrainStep, *, use: bool, keep: bool = False) -> Itera
 
     `keep`: its own come back also where none are averaged, since the block changes them.
     """
-    weights = step.network.model.weights
+    weights = step.network.weights
     own = [tf.identity(w.value) for w in weights] if use or keep else []
     try:
         if use:

@@ -56,7 +56,7 @@ def claim(out: Path, config: Config, pairs: Mapping[str, tuple[str, str]], *, fo
 def remove_unlisted_shards(out: Path, manifest: Manifest) -> None:
     """Removes shards that the manifest does not name: of pairs that have no records any more, or of a killed run; and
     a manifest that was put aside."""
-    listed = {shard.file for pair in manifest.pairs for shard in pair.shards}
+    listed = {shard.file for pair in manifest.pairs for shard in pair.all_shards}
     with output_errors(out):
         for path in sorted(out.iterdir()):
             if _SHARD.fullmatch(path.name) and path.name not in listed:

@@ -12,10 +12,11 @@ import numpy as np
 
 from virtual_stain.config import Config
 from virtual_stain.counting.cells import CellClass
+from virtual_stain.counting.slide_stain import SlideStain
 from virtual_stain.labels.label import TileLabel, countable, value_weight
 from virtual_stain.labels.store import TileStore, TileTable
 from virtual_stain.markers import ValueDefinition
-from virtual_stain.records.manifest import Manifest, PairEntry, RegistrationEntry, ShardEntry, write_manifest
+from virtual_stain.records.manifest import IhcEntry, Manifest, PairEntry, RegistrationEntry, ShardEntry, write_manifest
 from virtual_stain.records.schema import CLASSES_UNKNOWN, Record, filename
 from virtual_stain.reuse import FILES, MADE_FROM, MadeFrom, is_finished, made_from, publish, read_record
 from virtual_stain.review.gate import Gate, Passed
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from virtual_stain.records.write import StagedShards  # TensorFlow
 
 _PACKED = "packed.json"
+_SIDES = ("shards", "ihc_shards")
+"""Keys of packed.json."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +72,14 @@ class Packed:
     made: MadeFrom
     folder: Path
     """Of the pair's work."""
-    staged: StagedShards | None = None
-    """None: the shards of an earlier run are kept."""
+    staged: tuple[StagedShards, ...] = ()
+    """Of the H&E side, and of the IHC side where it is kept; none: the shards of an earlier run are kept."""
 
     def publish(self) -> None:
         """Says, once the shards are in place, what they were made from. Raises OutputError."""
-        if self.staged is not None:
-            shards = [dataclasses.asdict(shard) for shard in self.staged.entries]
-            publish(self.folder / _PACKED, self.made, (), {"shards": shards})
+        if self.staged:
+            shards = [[dataclasses.asdict(shard) for shard in side.entries] for side in self.staged]
+            publish(self.folder / _PACKED, self.made, (), dict(zip(_SIDES, shards, strict=False)))
 
     @property
     def n_corrected(self) -> int:
@@ -89,8 +92,8 @@ def put_in_place(out: Path, manifest: Manifest, packed: Sequence[Packed]) -> Non
 
     def commit() -> None:
         for one in packed:
-            if one.staged is not None:
-                one.staged.commit()
+            for side in one.staged:
+                side.commit()
 
     write_manifest(out, manifest, just_before=commit)
     for one in packed:
@@ -100,8 +103,8 @@ def put_in_place(out: Path, manifest: Manifest, packed: Sequence[Packed]) -> Non
 def discard(packed: Sequence[Packed]) -> None:
     """Removes what is staged: the run ends without it."""
     for one in packed:
-        if one.staged is not None:
-            one.staged.discard()
+        for side in one.staged:
+            side.discard()
 
 
 def pack(job: PackJob, out: Path, config: Config) -> Packed | None:
@@ -115,15 +118,34 @@ def pack(job: PackJob, out: Path, config: Config) -> Packed | None:
         if not chosen:
             return None
         made = _made_from(job, store.fingerprint, table, chosen, config)
-        shards, staged = _kept_shards(job, out, made), None
-        if shards is None:
-            from virtual_stain.records.write import stage_shards  # TensorFlow: not where all shards are kept
-
-            records = _records(job, store, table, chosen, config)
-            staged = stage_shards(out, job.pair, records, shard_bytes=round(config.labels.shard_mb * 1e6))
-            shards = staged.entries
+        staged: tuple[StagedShards, ...] = ()
+        sides = _kept_shards(job, out, made)
+        if sides is None:
+            staged = _staged(job, store, table, chosen, out, config)
+            sides = tuple(side.entries for side in staged)
         table = _valued(corrected_table(store, table, chosen, config), config.counting.value_definition)
-    return Packed(_entry(job, table, list(chosen), shards), tuple(chosen), table, made, job.store.parent, staged)
+    return Packed(_entry(job, table, list(chosen), sides), tuple(chosen), table, made, job.store.parent, staged)
+
+
+def _staged(
+    job: PackJob, store: TileStore, table: TileTable, chosen: dict[int, Passed], out: Path, config: Config
+) -> tuple[StagedShards, ...]:
+    """The H&E side, and the IHC side where it is kept."""
+    # TensorFlow: not loaded where all shards are kept
+    from virtual_stain.records.ihc_shards import IhcTile, stage_ihc_shards
+    from virtual_stain.records.write import stage_shards
+
+    records = _records(job, store, table, chosen, config)
+    he = stage_shards(out, job.pair, records, shard_bytes=round(config.labels.shard_mb * 1e6))
+    if not config.labels.keep_ihc:
+        return (he,)
+    try:
+        tiles = (store.tile(index, table) for index in chosen)
+        ihc = (IhcTile(tile.ihc_jpeg, tile.label_id, tile.trust.overlap_fraction) for tile in tiles)
+        return he, stage_ihc_shards(out, job.pair, ihc, he.entries)
+    except BaseException:
+        he.discard()
+        raise
 
 
 def is_outdated(prepared: PreparedPair) -> bool:
@@ -159,6 +181,7 @@ def _made_from(job: PackJob, tiles: str, table: TileTable, chosen: dict[int, Pas
         settings={
             "value_definition": config.counting.value_definition.value,
             "shard_mb": config.labels.shard_mb,
+            "keep_ihc": config.labels.keep_ihc,
         },
     )
 
@@ -168,14 +191,14 @@ def _choice(label_id: str, passed: Passed) -> list[str]:
     return choice if passed.correction is None else [*choice, passed.correction.to_json()]
 
 
-def _kept_shards(job: PackJob, out: Path, made: MadeFrom) -> tuple[ShardEntry, ...] | None:
-    """The shards of an earlier run, when they are what would be written now, byte for byte."""
+def _kept_shards(job: PackJob, out: Path, made: MadeFrom) -> tuple[tuple[ShardEntry, ...], ...] | None:
+    """The shards of an earlier run, by sides, when they are what would be written now, byte for byte."""
     record = read_record(job.prepared.job.folder / _PACKED)
     if problems_with(record, "packed"):  # none, or damaged: its shards are made anew
         return None
-    shards = tuple(ShardEntry(**value) for value in record["shards"])
-    files = {shard.file: shard.sha256 for shard in shards}
-    return shards if is_finished({**record, FILES: files}, made, out, files) else None
+    sides = tuple(tuple(ShardEntry(**value) for value in record[side]) for side in _SIDES if side in record)
+    files = {shard.file: shard.sha256 for shards in sides for shard in shards}
+    return sides if is_finished({**record, FILES: files}, made, out, files) else None
 
 
 def _records(
@@ -251,7 +274,7 @@ def _valued(table: TileTable, definition: ValueDefinition) -> TileTable:
     return dataclasses.replace(table, columns={**table.columns, "weight": np.array(weights, np.float64)})
 
 
-def _entry(job: PackJob, table: TileTable, chosen: list[int], shards: tuple[ShardEntry, ...]) -> PairEntry:
+def _entry(job: PackJob, table: TileTable, chosen: list[int], sides: tuple[tuple[ShardEntry, ...], ...]) -> PairEntry:
     prepared = job.prepared
     index = np.array(chosen, np.intp)
     used = index[table["weight"][index] > 0]
@@ -269,5 +292,6 @@ def _entry(job: PackJob, table: TileTable, chosen: list[int], shards: tuple[Shar
         registration=RegistrationEntry(
             prepared.error_median_um, prepared.error_p95_um, prepared.verdict, prepared.registration_flags
         ),
-        shards=shards,
+        shards=sides[0],
+        ihc=IhcEntry(SlideStain.from_dict(prepared.stain), sides[1]) if len(sides) > 1 else None,
     )

@@ -13,7 +13,7 @@ from virtual_stain.tiles import TileRef
 
 WORK = "work"
 TILES = "tiles.h5"
-LAYOUT_ONLY = {"labels": ("n_folds", "shard_mb"), "counting": ("value_definition",)}
+LAYOUT_ONLY = {"labels": ("n_folds", "shard_mb", "keep_ihc"), "counting": ("value_definition",)}
 """Settings that change no tile: they count when records are packed, and may differ from run to run."""
 
 
