@@ -29,6 +29,7 @@ KNOT_PX = 4
 _SUB = 2048  # parts of a px of the slide's level that a knot is known in
 _TABLE = 32  # parts of a px that OpenCV samples at
 _PAD_PX = 2  # raster px around what is averaged down: the reach of the filter
+_SAMPLED_ONCE = 1.25  # px of the level per raster px up to which one sample is enough: a scan has no finer contrast
 _REACH_PX = 6  # px of the slide's level around the outermost samples: the reach of Lanczos, and rounding
 _STRIP_PX = 128  # raster rows at a time: bounds the memory
 
@@ -52,7 +53,9 @@ def sampling_of(ihc: Slide, transform: PairTransform, raster: Raster) -> Samplin
     scales = ihc.level_scales[level]
     # a level whose pixels are no whole numbers of level-0 pixels is interpolated, by the position that is asked for
     whole = all(s.is_integer() for s in scales)
-    return Sampling(level, fineness_of(finest, max(scales)), whole and finest <= max(scales) * MAX_FINENESS)
+    return Sampling(
+        level, fineness_of(finest / _SAMPLED_ONCE, max(scales)), whole and finest <= max(scales) * MAX_FINENESS
+    )
 
 
 def read_raster(
