@@ -37,7 +37,7 @@ from virtual_stain.workflows.tissue_file import TISSUE_NAME, read_tissue
 
 TILES_PER_PART = 64
 _WANTED_PARTS = 32  # small pairs are cut finer, so that they too use all processors
-_MIN_TILES_PER_PART = 4
+_MIN_TILES_PER_PART = 6  # two rows by three columns: smaller blocks are mostly margin
 _WIDE_BANDS = 9  # tiles a part from which a band is three rows high: two are, of smaller parts
 _PARTS = "tiles.parts"
 
