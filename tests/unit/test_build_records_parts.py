@@ -225,13 +225,21 @@ def _prepared(n: int, folder: Path = Path("work/p")) -> PreparedPair:
     )
 
 
-@pytest.mark.parametrize(("n", "largest"), [(0, 0), (1, 1), (15, 4), (200, 7), (5000, 64)])
+@pytest.mark.parametrize(("n", "largest"), [(0, 0), (1, 1), (15, 6), (200, 7), (5000, 64)])
 def test_parts_hold_every_tile_once_and_at_most_64(n: int, largest: int) -> None:
     parts = cut(_prepared(n))
     assert [t for part in parts for t in part.tiles] == list(_prepared(n).tiles)
     assert max((len(part.tiles) for part in parts), default=0) == largest
     assert len({part.path for part in parts}) == len({part.fingerprint for part in parts}) == len(parts)
     assert all(part.prepared.tiles == () for part in parts)
+
+
+def test_parts_hold_neighbours() -> None:
+    """Parts of a row each shared a margin on two sides only."""
+    tiles = tuple(TileRef(col, row, Box(col, row, 1, 1), 0.5, False) for row in range(8) for col in range(7))
+    parts = cut(dataclasses.replace(_prepared(0), tiles=tiles))
+    assert sorted((t.row, t.col) for part in parts for t in part.tiles) == [(t.row, t.col) for t in tiles]
+    assert [(t.col, t.row) for t in parts[0].tiles] == [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1)]
 
 
 def test_the_fingerprint_of_the_tiles_changes_with_inputs_and_windows() -> None:

@@ -162,6 +162,21 @@ def test_joined_parts_are_byte_equal_to_a_store_written_at_once(tmp_path: Path) 
     assert (tmp_path / "again.h5").read_bytes() == (tmp_path / "joined.h5").read_bytes()
 
 
+def test_parts_are_joined_in_the_order_of_the_tiles_and_not_of_the_parts(tmp_path: Path) -> None:
+    tiles = [_tile(i, 10 * i) for i in range(5)]
+    order = [3, 0, 4, 1, 2]
+    parts = [tmp_path / "0000.h5", tmp_path / "0001.h5"]
+    for path, chosen in zip(parts, (tiles[:2], tiles[2:]), strict=True):
+        write_tiles(path, chosen, "part")
+    join_parts(tmp_path / "joined.h5", parts, "key", order)
+    with TileStore(tmp_path / "joined.h5") as store:
+        for place, back in zip(order, store.tiles(), strict=True):
+            _same(tiles[place], back)
+        assert store.is_sound()
+    with pytest.raises(ValueError, match="every one of 5 tiles once"):
+        join_parts(tmp_path / "bad.h5", parts, "key", [0, 1, 2, 3, 3])
+
+
 def test_a_store_without_tiles(tmp_path: Path) -> None:
     write_tiles(tmp_path / "part.h5", [], "k")
     join_parts(tmp_path / "tiles.h5", [tmp_path / "part.h5"], "k")

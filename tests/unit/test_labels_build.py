@@ -18,8 +18,9 @@ from virtual_stain.counting.slide_stain import SlideStain
 from virtual_stain.counting.vectors import NOT_SEPARABLE, OTHER_STAIN
 from virtual_stain.errors import InputError, ResolutionError
 from virtual_stain.geometry import Affine2D, Box
-from virtual_stain.labels.build import PairSources, TileSettings, build_tile, transform_sha256
+from virtual_stain.labels.build import build_tile, transform_sha256
 from virtual_stain.labels.regions import Regions, read_regions
+from virtual_stain.labels.sources import PairSources, TileSettings
 from virtual_stain.markers import Marker
 from virtual_stain.registration.transform import PairTransform
 from virtual_stain.slides.slide import SlideRef, open_slide

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy.typing as npt
 
 from virtual_stain.config.counting import CountingSettings
 from virtual_stain.counting.cells import CellClass, Cells
+from virtual_stain.counting.focus import focus_ratio
 from virtual_stain.counting.given import UNKNOWN, GivenCells, ImagePlace, as_nuclei, measured_as
 from virtual_stain.counting.measure import Measured, Plane, measure, stain_plane
 from virtual_stain.counting.membrane import measure_membranes
@@ -65,15 +67,45 @@ def count_image(
 ) -> Counted:
     """`count_cells` for pixels that need not be square, with every measurement beside the cells."""
     _require_image(rgb, mpp, roi, settings)
-    plane = stain_plane(rgb, mpp, stain, settings, membrane=marker.compartment is Compartment.MEMBRANE)
-    found = measure(plane, stain, settings)
+    plane, found = _plane_and_nuclei(rgb, mpp, marker, stain, settings)
     if roi is None:
         tumour = looks_like_tumour(found, mpp, stain, settings)
     else:
         column = np.clip(np.floor(found.xy[:, 0]).astype(np.intp), 0, roi.shape[1] - 1)
         row = np.clip(np.floor(found.xy[:, 1]).astype(np.intp), 0, roi.shape[0] - 1)
         tumour = roi[row, column]
-    return classify(rgb, mpp, marker, plane, found, tumour, stain, settings)
+    return classify(marker, plane, found, tumour, stain, settings, image_quality(rgb, mpp, plane, found))
+
+
+def count_parts(
+    rgb: npt.NDArray[np.uint8],
+    mpp: float,
+    marker: Marker,
+    stain: SlideStain,
+    settings: CountingSettings,
+    parts: Sequence[tuple[slice, slice]],
+) -> tuple[Counted, list[Quality]]:
+    """`count_image`, and the quality of parts of the image without their focus.
+
+    `parts`: rows and columns of working pixels. The quality of the whole has no focus either.
+    """
+    _require_image(rgb, (mpp, mpp), None, settings)
+    plane, found = _plane_and_nuclei(rgb, (mpp, mpp), marker, stain, settings)
+    tumour = looks_like_tumour(found, (mpp, mpp), stain, settings)
+    quality = [_colour_quality(plane, found, rows, columns) for rows, columns in parts]
+    whole = _colour_quality(plane, found, slice(None), slice(None))
+    return classify(marker, plane, found, tumour, stain, settings, whole), quality
+
+
+def _plane_and_nuclei(
+    rgb: npt.NDArray[np.uint8],
+    mpp: tuple[float, float],
+    marker: Marker,
+    stain: SlideStain,
+    settings: CountingSettings,
+) -> tuple[Plane, Measured]:
+    plane = stain_plane(rgb, mpp, stain, settings, membrane=marker.compartment is Compartment.MEMBRANE)
+    return plane, measure(plane, stain, settings)
 
 
 def count_given(
@@ -92,7 +124,8 @@ def count_given(
     plane = stain_plane(rgb, mpp, stain, settings, membrane=marker.compartment is Compartment.MEMBRANE)
     nuclei = as_nuclei(given, plane, place)
     found = measure(plane, stain, settings, nuclei)
-    counted = classify(rgb, mpp, marker, plane, found, given.tumour, stain, settings)
+    quality = image_quality(rgb, mpp, plane, found)
+    counted = classify(marker, plane, found, given.tumour, stain, settings, quality)
     which = measured_as(nuclei)
     counted = dataclasses.replace(
         counted,
@@ -128,14 +161,13 @@ def count_given(
 
 
 def classify(
-    rgb: npt.NDArray[np.uint8],
-    mpp: tuple[float, float],
     marker: Marker,
     plane: Plane,
     found: Measured,
     tumour: npt.NDArray[np.bool_],
     stain: SlideStain,
     settings: CountingSettings,
+    quality: Quality,
 ) -> Counted:
     """Positive or negative, and 0 to 3+, in the compartment that the marker stains."""
     if marker.compartment is Compartment.MEMBRANE:
@@ -155,16 +187,20 @@ def classify(
         dab_od=np.maximum(od, 0),
         area_um2=found.area_um2,
     )
-    return Counted(
-        cells, np.where(other, 0, intensity).astype(np.uint8), found, extra, image_quality(rgb, mpp, plane, found)
-    )
+    return Counted(cells, np.where(other, 0, intensity).astype(np.uint8), found, extra, quality)
 
 
 def image_quality(rgb: npt.NDArray[np.uint8], mpp: tuple[float, float], plane: Plane, found: Measured) -> Quality:
     """Of the nuclei that were found."""
-    stained = np.maximum(plane.hematoxylin, 0) + np.maximum(plane.dab, 0)
-    pixel = float(np.sqrt(mpp[0] * mpp[1]))
-    return measure_quality(rgb, pixel, found.nuclei.labels > 0, stained, plane.residual, plane.saturated)
+    colours = _colour_quality(plane, found, slice(None), slice(None))
+    return dataclasses.replace(colours, focus=focus_ratio(rgb, float(np.sqrt(mpp[0] * mpp[1]))))
+
+
+def _colour_quality(plane: Plane, found: Measured, rows: slice, columns: slice) -> Quality:
+    """Of the nuclei in these working pixels, without the focus."""
+    part = rows, columns
+    stained = np.maximum(plane.hematoxylin[part], 0) + np.maximum(plane.dab[part], 0)
+    return measure_quality(found.nuclei.labels[part] > 0, stained, plane.residual[part], plane.saturated[part])
 
 
 def _require_image(

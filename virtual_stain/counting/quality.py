@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from virtual_stain.config.counting import CountingSettings
 from virtual_stain.counting.doubtful import uncertainty_of
-from virtual_stain.counting.focus import focus_ratio
 from virtual_stain.counting.slide_stain import SlideStain
 from virtual_stain.markers import CellCounts
 
@@ -57,21 +56,22 @@ class Quality:
 
 
 def measure_quality(
-    rgb: npt.NDArray[np.uint8],
-    mpp: float,
     nuclear: npt.NDArray[np.bool_],
     stain: npt.NDArray[np.float32],
     residual: npt.NDArray[np.float32],
     saturated: npt.NDArray[np.bool_],
 ) -> Quality:
-    """`nuclear`: bool[h, w], working pixels inside nuclei; of all working pixels `stain`, the sum of both stains,
-    `residual`, what is neither, and `saturated`."""
+    """Of the colours alone: `focus` is None.
+
+    `nuclear`: bool[h, w], working pixels inside nuclei; of all working pixels `stain`, the sum of both stains,
+    `residual`, what is neither, and `saturated`.
+    """
     return Quality(
         nuclear_px=int(np.count_nonzero(nuclear)),
         saturated_px=int(np.count_nonzero(saturated & nuclear)),
         stain_od=float(stain[nuclear].sum(dtype=np.float64)),
         unexplained_od=float(np.abs(residual[nuclear]).sum(dtype=np.float64)),
-        focus=focus_ratio(rgb, mpp),
+        focus=None,
     )
 
 

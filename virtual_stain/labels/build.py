@@ -1,102 +1,62 @@
-"""One tile of a pair: both sides read, cells counted on the IHC side, trust measured, and the label made of it.
+"""One tile of a pair: its H&E side read, trust measured, and the label made of it and of what lies under it.
 
-The H&E window is upright and read as in scoring; the IHC side is warped under it while it is read, with a margin, so
-that a cell at the edge is counted as in the middle and by one tile only.
+The H&E window is upright and read as in scoring. The IHC side is read and counted for a block of tiles at once
+(labels/ihc_block.py).
 """
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import math
-from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
-from virtual_stain.config.counting import CountingSettings
-from virtual_stain.config.labels import LabelSettings
 from virtual_stain.counting.cells import Cells
-from virtual_stain.counting.count import count_image
 from virtual_stain.counting.doubtful import ratio_range
 from virtual_stain.counting.focus import focus_ratio
 from virtual_stain.counting.quality import Quality, quality_flags
-from virtual_stain.counting.slide_stain import SlideStain
 from virtual_stain.geometry import Affine2D, Box, Points, Size
+from virtual_stain.labels.ihc_block import CountedBlock, count_block
 from virtual_stain.labels.jpeg import encode_jpeg
 from virtual_stain.labels.label import TileLabel, Trust, judge, label_id
-from virtual_stain.labels.raster_map import map_to_ihc
-from virtual_stain.labels.regions import Regions
-from virtual_stain.markers import Compartment, Marker
-from virtual_stain.registration.result import Registration
+from virtual_stain.labels.raster import block_of_one
+from virtual_stain.labels.sources import PairSources, TileSettings
+from virtual_stain.markers import Compartment
 from virtual_stain.registration.transform import PairTransform
-from virtual_stain.slides.slide import Slide
 from virtual_stain.slides.tissue import TissueMap
-from virtual_stain.slides.window import read_warped_window, read_window
+from virtual_stain.slides.window import read_window
 from virtual_stain.tiles import TileRef
 
 _Rgb = npt.NDArray[np.uint8]  # uint8[H, W, 3]
-_UNKNOWN_STEP_PX = 4  # of a tile: less than a pixel of the masks that know it
 _SAMPLES = 32  # points across a window at which the two tissue masks are compared
 _ERROR_PLACES = np.array([[x, y] for y in (1 / 6, 0.5, 5 / 6) for x in (1 / 6, 0.5, 5 / 6)])
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class PairSources:
-    """Everything a tile of one pair is made from, open."""
+def build_tile(
+    sources: PairSources, ref: TileRef, settings: TileSettings, counted: CountedBlock | None = None
+) -> TileLabel:
+    """Reads and judges one window. Raises SlideError naming file and region.
 
-    he: Slide
-    ihc: Slide
-    he_tissue: TissueMap
-    ihc_tissue: TissueMap
-    registration: Registration
-    transform_sha256: str
-    stain: SlideStain
-    marker: Marker
-    regions: Regions
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TileSettings:
-    """What a tile depends on beside its slides."""
-
-    tile_px: int
-    tile_mpp: float
-    max_p95_um: float
-    """A tile whose own estimated p95 error exceeds this is dropped, µm."""
-    labels: LabelSettings
-    counting: CountingSettings
-
-    @property
-    def fineness(self) -> int:
-        """Pixels that are counted on per tile pixel and axis: coarse tiles must not make the counting coarse."""
-        return max(1, math.ceil(self.tile_mpp / self.counting.work_mpp - 1e-9))
-
-    @property
-    def count_mpp(self) -> float:
-        """Pixel size of the image that cells are counted on, µm/px."""
-        return self.tile_mpp / self.fineness
-
-    @property
-    def margin_px(self) -> int:
-        """Context around the tile that its cells may depend on, px of the counted image."""
-        return math.ceil(self.counting.margin_um / self.count_mpp)
-
-
-def build_tile(sources: PairSources, ref: TileRef, settings: TileSettings) -> TileLabel:
-    """Reads, counts and judges one window. Raises SlideError naming file and region."""
+    `counted`: the block that it stands in; None: it is read and counted alone, on pixels of its own.
+    """
     size = settings.tile_px
+    if counted is None:
+        counted = count_block(sources, block_of_one(ref, settings.count_px, settings.count_mpp), settings)
     he_from_tile = Affine2D.scale_and_shift(
         "he_px0", "tile", (ref.box.width / size, ref.box.height / size), (ref.box.x, ref.box.y)
     )
     he_image = sources.he_tissue.without_unknown(read_window(sources.he, ref.box, Size(size, size)), ref.box)
     inside = _inside(sources.he.bounds, he_from_tile, size)
-    ihc_image, overlap_fraction, cells, quality = _read_and_count(sources, ref.box, he_from_tile, inside, settings)
+    under = counted.under(ref, inside)
+    ihc_image, cells, quality = under.image, _cells_of_tile(under.cells, inside), under.quality
+    if sources.ihc_tissue.blank is not None:
+        at_ihc = sources.registration.transform.to_ihc(he_from_tile.apply(cells.xy))
+        cells = cells.select(~sources.ihc_tissue.blank.at(at_ihc))
     if sources.he_tissue.blank is not None:
         cells = cells.select(~sources.he_tissue.blank.at(he_from_tile.apply(cells.xy)))
     cells = sources.regions.mark(cells, he_from_tile.apply(cells.xy), sources.registration.transform)
-    trust = _measure_trust(sources, ref, he_image, ihc_image, overlap_fraction, quality, settings)
+    trust = _measure_trust(sources, ref, he_image, ihc_image, under.overlap_fraction, quality, settings)
     counts = cells.counts()
     nuclear = sources.marker.compartment is Compartment.NUCLEUS
     doubtful = ratio_range(cells, sources.stain, tumour_only=True).half_width if nuclear else 0.0
@@ -132,70 +92,6 @@ def transform_sha256(transform: PairTransform) -> str:
         digest.update(np.asarray(field.values_px0.shape, "<i8").tobytes())
         digest.update(np.ascontiguousarray(field.values_px0, "<f4").tobytes())
     return digest.hexdigest()
-
-
-def _read_and_count(
-    sources: PairSources,
-    box: Box,
-    he_from_tile: Affine2D,
-    inside: tuple[slice, slice],
-    settings: TileSettings,
-) -> tuple[_Rgb, float, Cells, Quality]:
-    """The IHC tile, the share of the H&E scan's part of it that the IHC scan covers, the cells in tile px, and how far
-    the picture that they were counted on can be trusted."""
-    fine, margin, size = settings.fineness, settings.margin_px, settings.tile_px
-    tile_from_wide = Affine2D.scale_and_shift("tile", "wide", (1 / fine, 1 / fine), (-margin / fine, -margin / fine))
-    image, valid = _read_ihc(sources, he_from_tile @ tile_from_wide, size * fine + 2 * margin, box)
-    mpp = settings.count_mpp
-    counted = count_image(image, (mpp, mpp), sources.marker, sources.stain, settings.counting)
-    found = counted.cells.moved(tile_from_wide.apply(counted.cells.xy))
-    if sources.marker.has_intensities:
-        found = dataclasses.replace(found, intensity=counted.intensity)
-    cells = _cells_of_tile(found, inside)
-    if sources.ihc_tissue.blank is not None:
-        cells = cells.select(~sources.ihc_tissue.blank.at(_to_ihc(sources, he_from_tile.apply(cells.xy))))
-    rows, columns = (slice(margin + s.start * fine, margin + s.stop * fine) for s in inside)
-    middle = slice(margin, margin + size * fine)
-    tile = np.ascontiguousarray(image[middle, middle])
-    if fine > 1:
-        tile = np.asarray(cv2.resize(tile, (size, size), interpolation=cv2.INTER_AREA), np.uint8)
-    return tile, float(valid[rows, columns].mean()), cells, counted.quality
-
-
-def _read_ihc(sources: PairSources, he_from_wide: Affine2D, side: int, box: Box) -> tuple[_Rgb, npt.NDArray[np.bool_]]:
-    """The IHC slide as the wide tile sees it, white where no camera took it, and where it is a picture of the slide."""
-    transform = sources.registration.transform
-    out = Size(side, side)
-    if transform.displacement is None:
-        image, valid = read_warped_window(sources.ihc, transform.ihc_from_he @ he_from_wide, out)
-    else:
-
-        def to_ihc(points: Points) -> Points:
-            return map_to_ihc(transform, he_from_wide, points)
-
-        near = transform.local_affine(box.centre, reach_px0=max(box.width, box.height) / 2)
-        image, valid = read_warped_window(sources.ihc, near @ he_from_wide, out, to_ihc)
-    unknown = _unknown_ihc(sources, he_from_wide, side)
-    if unknown is None:
-        return image, valid
-    return np.where(unknown[..., None], np.uint8(255), image), valid & ~unknown
-
-
-def _unknown_ihc(sources: PairSources, he_from_wide: Affine2D, side: int) -> npt.NDArray[np.bool_] | None:
-    """bool[side, side] of the wide tile: no camera took the IHC slide there; None: nothing of it."""
-    blank = sources.ihc_tissue.blank
-    if blank is None:
-        return None
-    steps = np.arange(_UNKNOWN_STEP_PX / 2, side, _UNKNOWN_STEP_PX)
-    points = np.stack(np.meshgrid(steps, steps), axis=-1).reshape(-1, 2)
-    coarse = blank.at(_to_ihc(sources, he_from_wide.apply(points))).reshape(len(steps), len(steps))
-    if not coarse.any():
-        return None
-    return np.kron(coarse, np.ones((_UNKNOWN_STEP_PX, _UNKNOWN_STEP_PX), np.bool_))[:side, :side]
-
-
-def _to_ihc(sources: PairSources, he_px0: Points) -> Points:
-    return sources.registration.transform.to_ihc(he_px0)
 
 
 def _inside(bounds: Box, he_from_tile: Affine2D, size: int) -> tuple[slice, slice]:

@@ -7,6 +7,7 @@ Every tile carries the hash of all that is kept of it (`sha256`): one that has r
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -235,38 +236,50 @@ def write_tiles(path: Path, tiles: Sequence[TileLabel], fingerprint: str) -> Non
             file[_INTENSITY] = joined.intensity.astype(np.uint8)
 
 
-def join_parts(path: Path, parts: Sequence[Path], fingerprint: str) -> None:
-    """Joins part files, in the order given, into one store; memory stays at one slice. Raises OutputError."""
-    with replacing_hdf5(path) as target:
+def join_parts(path: Path, parts: Sequence[Path], fingerprint: str, order: Sequence[int] | None = None) -> None:
+    """Joins part files into one store; memory stays at one slice. Raises OutputError.
+
+    `order`: which tile comes first, second …, counted through all parts; None: as they come.
+    """
+    with replacing_hdf5(path) as target, contextlib.ExitStack() as opened:
         target.attrs["fingerprint"] = fingerprint
-        files = [open_hdf5(p) for p in parts]
-        try:
-            for name in [f"columns/{n}" for n in (*_COLUMNS, *_TEXTS, "sha256")]:
-                _concatenate(target, files, name)
-            for group in _RAGGED:
-                lengths = [np.diff(f[f"{group}/offsets"][:]) for f in files]
-                target[f"{group}/offsets"] = _offsets(np.concatenate([*lengths, np.zeros(0, np.int64)]))
-                for name in _CELLS if group == "cells" else ("data",):
-                    _concatenate(target, files, f"{group}/{name}")
-            if files and _INTENSITY in files[0]:
-                _concatenate(target, files, _INTENSITY)
-        finally:
-            for file in files:
-                file.close()
+        files = [opened.enter_context(open_hdf5(p)) for p in parts]
+        starts = np.concatenate([[0], np.cumsum([f["columns/col"].shape[0] for f in files])])
+        tiles = np.arange(starts[-1]) if order is None else np.asarray(order, np.intp)
+        if len(tiles) != starts[-1] or (np.sort(tiles) != np.arange(starts[-1])).any():
+            raise ValueError(f"Expected every one of {starts[-1]} tiles once. Received: {len(tiles)} places")
+        file_of = np.searchsorted(starts, tiles, side="right") - 1
+        places = [(int(f), int(t - starts[f])) for f, t in zip(file_of, tiles, strict=True)]
+        for name in [f"columns/{n}" for n in (*_COLUMNS, *_TEXTS, "sha256")]:
+            if files:
+                joined = np.concatenate([f[name][:] for f in files])[tiles]
+                target.create_dataset(name, data=joined, dtype=files[0][name].dtype)
+        for group in _RAGGED:
+            offsets = [f[f"{group}/offsets"][:] for f in files]
+            lengths = np.concatenate([np.zeros(0, np.int64), *(np.diff(o) for o in offsets)])
+            target[f"{group}/offsets"] = _offsets(lengths[tiles])
+            slices = [(f, slice(int(offsets[f][i]), int(offsets[f][i + 1]))) for f, i in places]
+            for name in _CELLS if group == "cells" else ("data",):
+                _gather(target, files, f"{group}/{name}", slices)
+            if group == "cells" and files and _INTENSITY in files[0]:
+                _gather(target, files, _INTENSITY, slices)
 
 
-def _concatenate(target: h5py.File, files: Sequence[h5py.File], name: str) -> None:
-    total = sum(f[name].shape[0] for f in files)
-    dtype = files[0][name].dtype if files else np.uint8
-    joined = target.create_dataset(name, (total,), dtype)
-    start = 0
-    for file in files:
-        source = file[name]
-        step = max(1, _COPY_BYTES // source.dtype.itemsize)
-        for i in range(0, source.shape[0], step):
-            part = source[i : i + step]
-            joined[start : start + len(part)] = part
-            start += len(part)
+def _gather(target: h5py.File, files: Sequence[h5py.File], name: str, slices: Sequence[tuple[int, slice]]) -> None:
+    """Writes these slices (file, items) of a dataset one after the other."""
+    sources = [file[name] for file in files]
+    total = sum(s.stop - s.start for _, s in slices)
+    joined = target.create_dataset(name, (total,), sources[0].dtype if sources else np.uint8)
+    most = max(1, _COPY_BYTES // joined.dtype.itemsize)
+    waiting: list[npt.NDArray[Any]] = []
+    written = held = 0
+    for i, (file, items) in enumerate(slices):
+        waiting.append(sources[file][items])
+        held += items.stop - items.start
+        if i + 1 == len(slices) or held > most:
+            joined[written : written + held] = np.concatenate(waiting)
+            written, held = written + held, 0
+            waiting = []
 
 
 def _sha256(tile: TileLabel) -> str:

@@ -25,7 +25,7 @@ Plane = npt.NDArray[np.float64]  # float64[H, W], one coordinate of every pixel
 
 _MAX_REGION_PX = 48_000_000  # larger windows are read in parts (a slide without pyramid): memory stays bounded
 _SLACK = 1.001  # a level this much coarser than asked for still counts as fine enough (rounding of mpp)
-_MAX_FINENESS = 3  # samples per output pixel and axis of a warped window; more cost more than they show
+MAX_FINENESS = 3  # samples per output pixel and axis of a warped window; more cost more than they show
 _BLOCK_PX = 4  # a displacement is asked for once in so many pixels
 _MARGIN_PX = 4  # source px around a region, for interpolation between its outermost pixels
 
@@ -104,7 +104,7 @@ def read_warped_window(
         raise ValueError(f"Expected displaced positions near those of slide_from_out, {wanted}. Received: {seen}")
     around = seen.expanded(2 * max(slide_from_out.scales[0], pixel))
     # shrinking: sample as finely as the source, then reduce as `read_window` does, and nothing aliases
-    fineness = max(1, min(_MAX_FINENESS, math.ceil(finest / pixel / _SLACK)))
+    fineness = fineness_of(finest, pixel)
     patch = _read_reduced(slide, level, around, finest)
     to_patch = patch.px0_from_patch.inverse()
     if displaced is None:
@@ -145,9 +145,9 @@ def _displaced_centres(out: Size, displaced: Callable[[Points], Points]) -> tupl
 
 
 def _read_reduced(slide: Levels, level: int, around: Box, finest: float) -> Patch:
-    """The region around the window, made coarser until at most `_MAX_FINENESS` of its pixels fall on one of `out`."""
+    """The region around the window, made coarser until at most `MAX_FINENESS` of its pixels fall on one of `out`."""
     pixel = max(slide.level_scales[level])
-    factor = finest / pixel / _MAX_FINENESS
+    factor = finest / pixel / MAX_FINENESS
     if factor <= 1:
         return _read_enclosing(slide, level, around)
     step = pixel * factor
@@ -162,11 +162,11 @@ def _warp(image: Rgb, patch_from_out: Affine2D, out: Size, fineness: int) -> Rgb
         image,
         (patch_from_out @ fine).to_cv2(),
         (out.width * fineness, out.height * fineness),
-        flags=_interpolation(fineness) | cv2.WARP_INVERSE_MAP,
+        flags=interpolation(fineness) | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_CONSTANT,
         borderValue=(255, 255, 255),
     )
-    return _reduced(np.asarray(warped, np.uint8), fineness)
+    return shrunk(np.asarray(warped, np.uint8), fineness)
 
 
 def _remap(image: Rgb, centres: tuple[Plane, Plane], fineness: int) -> Rgb:
@@ -178,17 +178,24 @@ def _remap(image: Rgb, centres: tuple[Plane, Plane], fineness: int) -> Rgb:
         maps = [np.asarray(cv2.resize(m, size, interpolation=cv2.INTER_LINEAR), np.float32) for m in maps]
     x, y = (np.ascontiguousarray(m[fineness:-fineness, fineness:-fineness]) for m in maps)
     warped = cv2.remap(
-        image, x, y, _interpolation(fineness), borderMode=cv2.BORDER_CONSTANT, borderValue=(255, 255, 255)
+        image, x, y, interpolation(fineness), borderMode=cv2.BORDER_CONSTANT, borderValue=(255, 255, 255)
     )
-    return _reduced(np.asarray(warped, np.uint8), fineness)
+    return shrunk(np.asarray(warped, np.uint8), fineness)
 
 
-def _interpolation(fineness: int) -> int:
+def fineness_of(px0_per_out: float, pixel: float) -> int:
+    """Samples per output pixel and axis, 1 to `MAX_FINENESS`, of a level whose pixels are `pixel` level-0 px wide."""
+    return max(1, min(MAX_FINENESS, math.ceil(px0_per_out / pixel / _SLACK)))
+
+
+def interpolation(fineness: int) -> int:
+    """OpenCV's filter for so many samples per output pixel and axis."""
     # OpenCV's cubic is up to 0.05 px off between the pixels, Lanczos 0.014; samples that are averaged cancel it out
     return cv2.INTER_LANCZOS4 if fineness == 1 else cv2.INTER_CUBIC
 
 
-def _reduced(image: Rgb, fineness: int) -> Rgb:
+def shrunk(image: Rgb, fineness: int) -> Rgb:
+    """The picture with `fineness`² of its pixels averaged to one, as `read_window` does."""
     height, width = image.shape[:2]
     if fineness == 1:
         return image
