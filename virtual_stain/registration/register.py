@@ -137,7 +137,8 @@ def _require_like_sizes(he: Slide, ihc: Slide, sides: Sequence[SideImage]) -> No
     raise ResolutionError(
         f"{he.path}, {ihc.path}: expected tissue of about one size on both slides (square root of its area). "
         f"Received: {' and '.join(told)}.",
-        hint="One pixel size is wrong: pass the true one by --mpp-he or --mpp-ihc (he_mpp, ihc_mpp in a table).",
+        hint="One pixel size is wrong: pass the true one by --mpp-he or --mpp-ihc (he_mpp, ihc_mpp in a table). Or the "
+        "smaller tissue is too pale to be found: vstain info SLIDE --out DIR draws what was found.",
     )
 
 
