@@ -40,6 +40,7 @@ from tools.bench.bent_phantoms import bent_cases, unrelated_array_cases
 from tools.bench.registration_cases import (
     Case,
     changed_cases,
+    other_half_cases,
     phantom_cases,
     real_cases,
     scanner_cases,
@@ -187,6 +188,7 @@ def main() -> None:
                 )
             if options.unrelated:
                 run(unrelated_real_cases(options.real), lines, rival=False, only=options.only)
+                run(other_half_cases(options.real, Path(folder) / "halves"), lines, rival=False, only=options.only)
         if options.unrelated:
             run(unrelated_array_cases(Path(folder)), lines, rival=False, only=options.only)
         if options.bent:

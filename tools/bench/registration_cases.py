@@ -96,6 +96,26 @@ def unrelated_real_cases(root: Path) -> Iterator[Case]:
         yield Case("unrelated, edge to edge", f"{he.path.stem} × {ihc.path.stem}", he, ihc, none, none, 1.0, 1.0)
 
 
+def other_half_cases(root: Path, folder: Path) -> Iterator[Case]:
+    """One half of a section with the other half of its neighbour, a tenth of the picture apart: one tissue, one pair of
+    stains, edge to edge, and no place in common."""
+    folder.mkdir(parents=True, exist_ok=True)
+    none = np.zeros((0, 2))
+    halves = ((0.0, 0.45), (0.55, 1.0))
+    for axis, (name, stems) in itertools.product((0, 1), PAIRS.items()):
+        for first, second in (halves, halves[::-1]):
+            refs = []
+            for side, stem, (low, high) in zip(("he", "ihc"), stems, (first, second), strict=True):
+                image = cv2.imread(str(root / f"{stem}.jpg"))
+                assert image is not None
+                part = slice(int(low * image.shape[axis]), int(high * image.shape[axis]))
+                path = folder / f"{name}-{axis}-{first[0]}-{side}.png"
+                assert cv2.imwrite(str(path), image[part] if axis == 0 else image[:, part])
+                refs.append(SlideRef(path, (MPP, MPP)))
+            label = f"{name}, {('rows', 'columns')[axis]} from {first[0]:.0%}"
+            yield Case("unrelated, other half", label, refs[0], refs[1], none, none, 1.0, 1.0)
+
+
 def phantom_cases(root: Path, *, quick: bool) -> Iterator[Case]:
     """The pairs of `hard_phantoms.py`."""
     for folder in sorted(p.parent for p in root.glob("*/pairs.csv")):
