@@ -65,13 +65,15 @@ def test_tissue_as_pale_as_glass_is_found_by_the_other_section(tmp_path: Path) -
     assert any("pale" in w for w in registration.ihc.warnings)
 
 
-def test_lower_thresholds_serve_only_where_both_sides_then_hold_as_much(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ihc_mpp", [4.0, 4.0 / 1.25])
+def test_missing_tissue_and_a_wrong_pixel_size_do_not_pass_for_pale_tissue(tmp_path: Path, ihc_mpp: float) -> None:
     pair = toy_pair(tmp_path, toy_transform(37))
-    half = pair.ihc.with_name("half.png")
-    light = cv2.imread(str(pair.ihc))[..., ::-1].copy()
-    light[:, :300] = 243
-    write_image(half, light)
-    with open_slide(SlideRef(pair.he, (4.0, 4.0))) as he, open_slide(SlideRef(half, (4.0, 4.0))) as ihc:
+    if ihc_mpp == 4.0:
+        light = cv2.imread(str(pair.ihc))[..., ::-1].copy()
+        light[:, :300] = 243
+        write_image(pair.ihc, light)
+    sides = open_slide(SlideRef(pair.he, (4.0, 4.0))), open_slide(SlideRef(pair.ihc, (ihc_mpp, ihc_mpp)))
+    with sides[0] as he, sides[1] as ihc:
         (_, of_he), (tissue, of_ihc) = tissue_of_both((he, ihc), TissueSettings())
     assert of_he == of_ihc == TissueSettings()
     assert tissue.warnings == ()

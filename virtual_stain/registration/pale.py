@@ -16,6 +16,7 @@ from virtual_stain.slides.slide import Slide
 from virtual_stain.slides.tissue import TissueMap, find_tissue, require_tissue
 
 _UNLIKE = 1.5  # ratio of the two areas: more than what is lost between neighbouring sections
+_GROWN = 1.25  # times the usual mask: less is a wider outline, and a wrong pixel size would pass for pale tissue
 _LOWER = (1 / 2, 1 / 3)  # times the usual thresholds
 _LEAST_OD = 0.005
 
@@ -34,7 +35,8 @@ def tissue_of_both(slides: Sequence[Slide], settings: TissueSettings) -> list[tu
         for factor in _LOWER:
             lower = _lowered(settings, factor)
             tissue = find_tissue(slides[paler], lower)
-            if _alike((tissue.area_um2(mpp), areas[1 - paler])):
+            area = tissue.area_um2(mpp)
+            if area >= _GROWN * areas[paler] and _alike((area, areas[1 - paler])):
                 told = f"tissue: pale, found with {factor:.2g} times the usual thresholds; look at its outline"
                 found[paler] = dataclasses.replace(tissue, warnings=(*tissue.warnings, told)), lower
                 break
