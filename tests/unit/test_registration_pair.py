@@ -12,10 +12,11 @@ from tests.fixtures.registration import ToyPair, stained, toy_pair, toy_tissue, 
 from virtual_stain.config import RegistrationSettings, TissueSettings
 from virtual_stain.errors import NoTissueError, ResolutionError
 from virtual_stain.registration.field import slope
+from virtual_stain.registration.pale import tissue_of_both
 from virtual_stain.registration.register import register_pair, side_images
 from virtual_stain.registration.result import Registration, Verdict
 from virtual_stain.slides.slide import SlideRef, open_slide
-from virtual_stain.slides.tissue import tissue_mask
+from virtual_stain.slides.tissue import find_tissue, tissue_mask
 
 
 def register(pair: ToyPair, mpp: bool = True, ihc_mpp: float | None = None) -> Registration:
@@ -49,6 +50,33 @@ def test_any_pose_is_found(tmp_path: Path, rotation: float, mirror: bool, scale:
     assert ("mirrored" in registration.flags) == mirror
     _, p95 = registration.error_at_um(pair.points())
     assert np.mean(error < p95) >= 0.9
+
+
+def test_tissue_as_pale_as_glass_is_found_by_the_other_section(tmp_path: Path) -> None:
+    """The usual thresholds find little of it: such a pair was refused or rejected."""
+    pair = toy_pair(tmp_path, toy_transform(37, elastic_px=3.0))
+    light = cv2.imread(str(pair.ihc)).astype(np.float64)
+    write_image(pair.ihc, np.asarray(243 * (light[..., ::-1] / 243) ** 0.07, np.uint8))
+    with open_slide(SlideRef(pair.ihc, (pair.ihc_mpp, pair.ihc_mpp))) as ihc:
+        assert find_tissue(ihc, TissueSettings()).mask.mean() < 0.1  # of 0.25
+    registration = register(pair)
+    assert registration.usable
+    assert np.percentile(errors_um(pair, registration), 90) < 12.0
+    assert any("pale" in w for w in registration.ihc.warnings)
+
+
+@pytest.mark.parametrize("ihc_mpp", [4.0, 4.0 / 1.25])
+def test_missing_tissue_and_a_wrong_pixel_size_do_not_pass_for_pale_tissue(tmp_path: Path, ihc_mpp: float) -> None:
+    pair = toy_pair(tmp_path, toy_transform(37))
+    if ihc_mpp == 4.0:
+        light = cv2.imread(str(pair.ihc))[..., ::-1].copy()
+        light[:, :300] = 243
+        write_image(pair.ihc, light)
+    sides = open_slide(SlideRef(pair.he, (4.0, 4.0))), open_slide(SlideRef(pair.ihc, (ihc_mpp, ihc_mpp)))
+    with sides[0] as he, sides[1] as ihc:
+        (_, of_he), (tissue, of_ihc) = tissue_of_both((he, ihc), TissueSettings())
+    assert of_he == of_ihc == TissueSettings()
+    assert tissue.warnings == ()
 
 
 def test_missing_tissue_and_control_tissue(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@
     python tools/bench/bench_registration.py --real REALDATA --stand-ins    (ten minutes)
     python tools/bench/bench_registration.py --real REALDATA --quick        (a minute)
 
+    python tools/bench/bench_registration.py --real REALDATA --bent 6 --unrelated 40 --only unrelated
+
 REALDATA holds `birl_pairs` and `lung_serial` (five pairs of serial sections with people's landmarks, each in twelve
 variants that must not change the answer, then with missing and wrong pixel sizes) and `wsireg_4scanner` (one glass on
 several scanners). --stand-ins: copies of the real pairs, bent further, faded, restained, blurred, cropped. --bent:
@@ -34,10 +36,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tools.bench.bent_phantoms import bent_cases
+from tools.bench.bent_phantoms import bent_cases, unrelated_array_cases
 from tools.bench.registration_cases import (
     Case,
     changed_cases,
+    other_half_cases,
     phantom_cases,
     real_cases,
     scanner_cases,
@@ -144,8 +147,10 @@ def _variant_px(found: list[Line]) -> str:
     return f"{max(float(np.median(np.linalg.norm(m - maps[0], axis=1))) for m in maps[1:]):.2f}"
 
 
-def run(cases: Iterable[Case], lines: dict[str, list[Line]], *, rival: bool) -> None:
+def run(cases: Iterable[Case], lines: dict[str, list[Line]], *, rival: bool, only: str = "") -> None:
     for case in cases:
+        if only not in case.group:
+            continue
         lines[case.group].append(measure(case))
         if rival and (case.name in _RIVAL_TURNS or case.name.endswith(_RIVAL_PHANTOM)):
             for name in rivals():
@@ -162,26 +167,40 @@ def main() -> None:
     parser.add_argument("--stand-ins", action="store_true", help="harder copies of the real pairs")
     parser.add_argument("--rival", action="store_true", help="SimpleITK and elastix side by side (slow)")
     parser.add_argument("--quick", action="store_true", help="every fourth case")
+    parser.add_argument("--only", default="", help="groups whose name holds this text")
     options = parser.parse_args()
     lines: dict[str, list[Line]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as folder:
         if options.real:
-            run(real_cases(options.real, Path(folder), quick=options.quick), lines, rival=options.rival)
-            run(scanner_cases(options.real), lines, rival=False)
+            run(
+                real_cases(options.real, Path(folder), quick=options.quick),
+                lines,
+                rival=options.rival,
+                only=options.only,
+            )
+            run(scanner_cases(options.real), lines, rival=False, only=options.only)
             if options.stand_ins:
-                run(stand_in_cases(options.real, Path(folder), quick=options.quick), lines, rival=False)
+                run(
+                    stand_in_cases(options.real, Path(folder), quick=options.quick),
+                    lines,
+                    rival=False,
+                    only=options.only,
+                )
             if options.unrelated:
-                run(unrelated_real_cases(options.real), lines, rival=False)
+                run(unrelated_real_cases(options.real), lines, rival=False, only=options.only)
+                run(other_half_cases(options.real, Path(folder) / "halves"), lines, rival=False, only=options.only)
+        if options.unrelated:
+            run(unrelated_array_cases(Path(folder)), lines, rival=False, only=options.only)
         if options.bent:
             bent = list(bent_cases(Path(folder), options.bent))
-            run(bent, lines, rival=options.rival)
-            run(unrelated_cases(bent, options.unrelated // 2), lines, rival=False)
+            run(bent, lines, rival=options.rival, only=options.only)
+            run(unrelated_cases(bent, options.unrelated // 2), lines, rival=False, only=options.only)
         if options.phantoms:
             cases = list(phantom_cases(options.phantoms, quick=options.quick))
-            run(cases, lines, rival=options.rival)
+            run(cases, lines, rival=options.rival, only=options.only)
             few = cases[:: max(1, len(cases) // options.changed)][: options.changed] if options.changed else []
-            run(changed_cases(few, Path(folder)), lines, rival=False)
-            run(unrelated_cases(cases, options.unrelated), lines, rival=False)
+            run(changed_cases(few, Path(folder)), lines, rival=False, only=options.only)
+            run(unrelated_cases(cases, options.unrelated), lines, rival=False, only=options.only)
     print("\n" + table(lines))
 
 

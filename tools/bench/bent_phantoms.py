@@ -8,6 +8,7 @@ has a truth as exact.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ _MARGIN = 130  # px of glass on each side of the IHC picture, for what is turned
 _HAEMATOXYLIN, _EOSIN, _DAB = (0.65, 0.70, 0.29), (0.07, 0.99, 0.11), (0.27, 0.57, 0.78)
 _LARGEST_SLOPE = 0.3
 _POINTS = 150
+_CORE_PITCH, _CORE_RADIUS, _CORE_JITTER, _CORES_LOST = 98, 40, 3.0, 0.06  # px; share
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,48 @@ def bent_cases(folder: Path, count: int = 30) -> Iterator[Case]:
             assert cv2.imwrite(str(path), rgb[..., ::-1])
             refs.append(SlideRef(path, (MPP, MPP)))
         yield Case("bent, phantom", f"bent{seed:02}", refs[0], refs[1], he_points, ihc_points, MPP, 1.0)
+
+
+def unrelated_array_cases(folder: Path, arrays: int = 3) -> Iterator[Case]:
+    """The H&E of one tissue array with the IHC of another one of the same layout: cores fall on cores, and outlines
+    agree as well as those of one block do."""
+    folder.mkdir(parents=True, exist_ok=True)
+    none = np.zeros((0, 2))
+    sides = []
+    for seed in range(arrays):
+        rng = np.random.default_rng(5000 + seed)
+        common = _structures(rng)
+        lumens = _noise(rng, _SHAPE, 8) > 1.5
+        he, ihc = _pictures(dict(common, tissue=_cores(rng) & ~lumens), rng)
+        refs = []
+        for side, rgb in (("he", he), ("ihc", ihc)):
+            path = folder / f"array{seed}-{side}.png"
+            assert cv2.imwrite(str(path), rgb[..., ::-1])
+            refs.append(SlideRef(path, (MPP, MPP)))
+        sides.append(refs)
+    for (i, (he_ref, _)), (j, (_, ihc_ref)) in itertools.permutations(enumerate(sides), 2):
+        yield Case("unrelated, arrays", f"array {i} × array {j}", he_ref, ihc_ref, none, none, 1.0, 1.0)
+
+
+def _cores(rng: np.random.Generator) -> np.ndarray:
+    """bool[H, W]: round cores on one grid, some of them lost; which ones is alike in all arrays."""
+    layout = np.random.default_rng(0)
+    y, x = np.mgrid[: _SHAPE[0], : _SHAPE[1]].astype(np.float32)
+    cores = np.zeros(_SHAPE, bool)
+    for row, column in itertools.product(range(6), range(8)):
+        middle = 60 + _CORE_PITCH * np.array([column, row]) + rng.normal(0, _CORE_JITTER, 2)
+        if layout.uniform() >= _CORES_LOST:
+            cores |= np.hypot(x - middle[0], y - middle[1]) < _CORE_RADIUS + rng.normal()
+    return cores
+
+
+def _pictures(common: dict[str, np.ndarray], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """H&E and IHC of two sections that lie on each other, uint8[H, W, 3] each."""
+    he, ihc = (_section(common, rng) for _ in range(2))
+    brown = ihc.nuclei * (_noise(rng, _SHAPE, 60) > 0.3)
+    stains = [(ihc.nuclei, _HAEMATOXYLIN, 0.35), (brown, _DAB, 0.6), (ihc.rest, _HAEMATOXYLIN, 0.06)]
+    stains.append((ihc.rest, _DAB, 0.06))
+    return _picture([(he.nuclei, _HAEMATOXYLIN, 0.55), (he.rest, _EOSIN, 0.4)], rng), _picture(stains, rng)
 
 
 def bent_pair(seed: int) -> tuple[np.ndarray, np.ndarray, Points, Points]:

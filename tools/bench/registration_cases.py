@@ -74,18 +74,46 @@ def scanner_cases(root: Path) -> Iterator[Case]:
 
 
 def unrelated_real_cases(root: Path) -> Iterator[Case]:
-    """Real slides that do not belong together: other organs, also in one stain, and two specimens of one kind."""
+    """Real slides that do not belong together: other organs, another lesion of the same lung, two cytology slides, and
+    pictures that are tissue from edge to edge, also in one stain."""
     stems = dict.fromkeys(stem for pair in PAIRS.values() for stem in pair)
     organs = [(SlideRef((root / stem).with_suffix(".jpg"), (MPP, MPP)), "kidney" in stem.lower()) for stem in stems]
     none = np.zeros((0, 2))
     for (he, first), (ihc, second) in itertools.permutations(organs, 2):
-        if first != second:
+        # of the lung there are two lesions, in two folders
+        if first != second or he.path.parent != ihc.path.parent:
             yield Case("unrelated, real", f"{he.path.stem} × {ihc.path.stem}", he, ihc, none, none, 1.0, 1.0)
     cyto = sorted((root / "wsireg_4scanner").glob("cyto*.*"))
     scans = [SlideRef(p) for p in cyto if p.suffix != ".csv"]
     for he, ihc in itertools.product(scans, scans):
         if he.path.name.startswith("cyto574162") and ihc.path.name.startswith("cyto563479"):
-            yield Case("unrelated, real", f"{he.path.stem} × {ihc.path.stem}", he, ihc, none, none, 1.0, 1.0)
+            yield Case("unrelated, cytology", f"{he.path.stem} × {ihc.path.stem}", he, ihc, none, none, 1.0, 1.0)
+    kidney = [root / "kidney_stains" / f"stain_{number}.png" for number in ("01", "32", "39")]
+    filled = [SlideRef(p, (0.5, 0.5)) for p in (*kidney, root / "skimage_ihc" / "ihc.png")]
+    breast = [root / "deepliif/Sample_Large_Tissues" / f"ROI_{number}.png" for number in ("1", "127", "7")]
+    one_stain = [SlideRef(p, (0.25, 0.25)) for p in breast]
+    for he, ihc in (*itertools.combinations(filled, 2), *itertools.permutations(one_stain, 2)):
+        yield Case("unrelated, edge to edge", f"{he.path.stem} × {ihc.path.stem}", he, ihc, none, none, 1.0, 1.0)
+
+
+def other_half_cases(root: Path, folder: Path) -> Iterator[Case]:
+    """One half of a section with the other half of its neighbour, a tenth of the picture apart: one tissue, one pair of
+    stains, edge to edge, and no place in common."""
+    folder.mkdir(parents=True, exist_ok=True)
+    none = np.zeros((0, 2))
+    halves = ((0.0, 0.45), (0.55, 1.0))
+    for axis, (name, stems) in itertools.product((0, 1), PAIRS.items()):
+        for first, second in (halves, halves[::-1]):
+            refs = []
+            for side, stem, (low, high) in zip(("he", "ihc"), stems, (first, second), strict=True):
+                image = cv2.imread(str(root / f"{stem}.jpg"))
+                assert image is not None
+                part = slice(int(low * image.shape[axis]), int(high * image.shape[axis]))
+                path = folder / f"{name}-{axis}-{first[0]}-{side}.png"
+                assert cv2.imwrite(str(path), image[part] if axis == 0 else image[:, part])
+                refs.append(SlideRef(path, (MPP, MPP)))
+            label = f"{name}, {('rows', 'columns')[axis]} from {first[0]:.0%}"
+            yield Case("unrelated, other half", label, refs[0], refs[1], none, none, 1.0, 1.0)
 
 
 def phantom_cases(root: Path, *, quick: bool) -> Iterator[Case]:

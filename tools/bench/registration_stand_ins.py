@@ -1,4 +1,5 @@
-"""Harder copies of the real pairs: the IHC bent further, faded, restained, blurred, cropped.
+"""Harder copies of the real pairs: the IHC bent further, faded, restained, blurred, cropped; either side in the colours
+of another stain.
 
 They stand in for pairs of serial sections that are not at hand. The landmarks are carried through the bend, so the
 truth is as good as that of the pair itself. Each copy has the twelve variants of `registration_variants.py`. All of one
@@ -39,7 +40,19 @@ class StandIn:
     blur_px: float = 0.0
     cut_fraction: float = 0.0
     """Of the width that is glass, from the left."""
+    fixed_as: str | None = None
+    """The stain whose colours the fixed image gets: one of DYES, or None."""
+    moving_as: str | None = None
 
+
+DYES = {
+    # brown becomes eosin: what a marker showed is then to be seen no more than any other tissue
+    "H&E": np.array([[1.1, 0.35, 0.0], [0.1, 1.0, 0.0], [0.25, 0.6, 0.0]], np.float32),
+    # a pale counterstain; nuclei are brown in patches (`_restained`)
+    "Ki67": np.array([[0.55, 0.0, 0.0], [0.25, 0.1, 0.05], [0.3, 0.0, 0.05]], np.float32),
+}
+"""Rows: haematoxylin, eosin and DAB as they are; columns: what each adds to the three."""
+_KI67_PATCH_PX, _KI67_BROWN = 25.0, 0.7
 
 STAND_INS = (
     StandIn("lung, bent 3 %, DAB faded", "lung", 0.03, (0.7, 1.0, 0.3), blur_px=1.0),
@@ -48,6 +61,11 @@ STAND_INS = (
     StandIn("cd31-cc10, faint counterstain", "cd31-cc10", 0.015, (0.6, 0.8, 1.0), blur_px=1.5, cut_fraction=0.1),
     StandIn("cd31-prospc, stains exchanged, bent 3 %", "cd31-prospc", 0.03, exchanged=True, cut_fraction=0.15),
     StandIn("kidney, bent 3 %, faded", "kidney", 0.03, (0.65, 0.65, 0.5), blur_px=1.5, cut_fraction=0.1),
+    StandIn("cd31-cc10 as H&E / Ki67, bent 1.5 %", "cd31-cc10", 0.015, fixed_as="H&E", moving_as="Ki67"),
+    StandIn("cd31-prospc as H&E / proSPC, bent 2 %", "cd31-prospc", 0.02, fixed_as="H&E"),
+    StandIn("cc10-prospc as H&E / Ki67, bent 3 %", "cc10-prospc", 0.03, fixed_as="H&E", moving_as="Ki67"),
+    StandIn("cd31-prospc as Ki67 / proSPC, bent 2 %", "cd31-prospc", 0.02, fixed_as="Ki67"),
+    StandIn("lung as H&E / Ki67, bent 1.5 %", "lung", 0.015, moving_as="Ki67"),
 )
 
 
@@ -58,12 +76,15 @@ def write_stand_ins(root: Path, folder: Path) -> Iterator[tuple[StandIn, Path]]:
         fixed, moving = PAIRS[stand_in.pair]
         for stem in (fixed, moving):
             (place / stem).parent.mkdir(parents=True, exist_ok=True)
-        for ending in (".jpg", ".csv"):
-            shutil.copyfile(f"{root / fixed}{ending}", f"{place / fixed}{ending}")
-        image = cv2.imread(f"{root / moving}.jpg")
-        assert image is not None
-        changed, points = _degraded(image[..., ::-1], read_points(Path(f"{root / moving}.csv")), stand_in, seed)
-        assert cv2.imwrite(f"{place / moving}.jpg", changed[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
+        shutil.copyfile(f"{root / fixed}.csv", f"{place / fixed}.csv")
+        if stand_in.fixed_as is None:
+            shutil.copyfile(f"{root / fixed}.jpg", f"{place / fixed}.jpg")
+        else:
+            dyed = _restained(_read(f"{root / fixed}.jpg"), StandIn("", "", moving_as=stand_in.fixed_as), 7000 + seed)
+            _write(f"{place / fixed}.jpg", dyed.astype(np.uint8))
+        image = _read(f"{root / moving}.jpg")
+        changed, points = _degraded(image, read_points(Path(f"{root / moving}.csv")), stand_in, seed)
+        _write(f"{place / moving}.jpg", changed)
         with Path(f"{place / moving}.csv").open("w", encoding="utf-8", newline="") as stream:
             table = csv.writer(stream)
             table.writerow(["X", "Y"])
@@ -71,9 +92,19 @@ def write_stand_ins(root: Path, folder: Path) -> Iterator[tuple[StandIn, Path]]:
         yield stand_in, place
 
 
+def _read(path: str) -> np.ndarray:
+    image = cv2.imread(path)
+    assert image is not None
+    return image[..., ::-1]
+
+
+def _write(path: str, rgb: np.ndarray) -> None:
+    assert cv2.imwrite(path, rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
+
+
 def _degraded(rgb: np.ndarray, points: Points, how: StandIn, seed: int) -> tuple[np.ndarray, Points]:
     height, width = rgb.shape[:2]
-    light = _restained(rgb, how)
+    light = _restained(rgb, how, 3000 + seed)
     if how.cut_fraction:
         light[:, : round(how.cut_fraction * width)] = 243
     if how.blur_px:
@@ -92,12 +123,19 @@ def _degraded(rgb: np.ndarray, points: Points, how: StandIn, seed: int) -> tuple
     return np.clip(bent, 0, 255).astype(np.uint8), moved
 
 
-def _restained(rgb: np.ndarray, how: StandIn) -> np.ndarray:
+def _restained(rgb: np.ndarray, how: StandIn, seed: int) -> np.ndarray:
     inks = _STAINS / np.linalg.norm(_STAINS, axis=1, keepdims=True)
     absorbance = -np.log10((rgb.astype(np.float32) + 1) / 244)
     amounts = absorbance @ np.linalg.inv(inks)
     if how.exchanged:
         amounts = amounts[..., ::-1]
+    if how.moving_as is not None:
+        nuclei = np.maximum(amounts[..., 0], 0)
+        amounts = np.maximum(amounts, 0) @ DYES[how.moving_as]
+        if how.moving_as == "Ki67":
+            noise = np.random.default_rng(seed).standard_normal(rgb.shape[:2]).astype(np.float32)
+            patches = cv2.GaussianBlur(noise, (0, 0), _KI67_PATCH_PX)
+            amounts[..., 2] += _KI67_BROWN * nuclei * (patches > patches.std())
     amounts = amounts * np.array(how.strengths, np.float32)
     return np.clip(244 * 10 ** -(amounts @ inks) - 1, 0, 255).astype(np.float32)
 

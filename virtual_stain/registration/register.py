@@ -17,6 +17,7 @@ from virtual_stain.registration.deepen import deepen
 from virtual_stain.registration.judge import judged
 from virtual_stain.registration.landmarks import Landmarks
 from virtual_stain.registration.manual import align_manually
+from virtual_stain.registration.pale import tissue_of_both
 from virtual_stain.registration.precision import no_precision
 from virtual_stain.registration.quality import Evidence
 from virtual_stain.registration.raster import Mask
@@ -25,7 +26,7 @@ from virtual_stain.registration.sections import Section, find_sections, only_sec
 from virtual_stain.registration.working import SideImage, WorkingPair, prepare, tissue_box, wanted_resolution
 from virtual_stain.slides.resolution import REGISTRATION_RANGE, require_mpp
 from virtual_stain.slides.slide import Slide
-from virtual_stain.slides.tissue import TissueMap, find_tissue, require_tissue, tissue_mask
+from virtual_stain.slides.tissue import TissueMap, tissue_mask
 
 _LEAST_DENSE = 0.5  # of the tissue: less would mean that the finer picture is too pale to tell
 _MOST_UNLIKE = 6.0  # of the sides of two tissues' areas: more than several sections on one slide make
@@ -114,15 +115,16 @@ def side_images(
     he: Slide, ihc: Slide, settings: RegistrationSettings, tissue_settings: TissueSettings
 ) -> tuple[SideImage, SideImage]:
     """Overviews of both slides, fine enough for the working resolution that their tissue asks for."""
-    tissues = [require_tissue(s.path, find_tissue(s, tissue_settings)) for s in (he, ihc)]
+    tissues = tissue_of_both((he, ihc), tissue_settings)
     known = he.mpp is not None and ihc.mpp is not None
-    coarse = [_side_image(s, t, known) for s, t in zip((he, ihc), tissues, strict=True)]
+    coarse = [_side_image(s, t, known) for s, (t, _) in zip((he, ihc), tissues, strict=True)]
     if known:
         _require_like_sizes(he, ihc, coarse)
     wanted = [max(wanted_resolution(c, settings), settings.finest_mpp if known else 1.0) for c in coarse]
     if known:
         wanted = [min(wanted)] * 2
-    fine = [_finer(s, c, w, tissue_settings) for s, c, w in zip((he, ihc), coarse, wanted, strict=True)]
+    used = [s for _, s in tissues]
+    fine = [_finer(s, c, w, u) for s, c, w, u in zip((he, ihc), coarse, wanted, used, strict=True)]
     return fine[0], fine[1]
 
 
@@ -135,7 +137,8 @@ def _require_like_sizes(he: Slide, ihc: Slide, sides: Sequence[SideImage]) -> No
     raise ResolutionError(
         f"{he.path}, {ihc.path}: expected tissue of about one size on both slides (square root of its area). "
         f"Received: {' and '.join(told)}.",
-        hint="One pixel size is wrong: pass the true one by --mpp-he or --mpp-ihc (he_mpp, ihc_mpp in a table).",
+        hint="One pixel size is wrong: pass the true one by --mpp-he or --mpp-ihc (he_mpp, ihc_mpp in a table). Or the "
+        "smaller tissue is too pale to be found: vstain info SLIDE --out DIR draws what was found.",
     )
 
 
