@@ -114,7 +114,8 @@ def surviving(workers: Workers, function: Callable[[T], R], items: Iterable[T]) 
                 concurrent.futures.wait(running)  # the pool is gone: all of its pieces end at once
                 whole = [f for f in running if not _has_died(f)]
                 for future in whole:
-                    yield running.pop(future), _result(future)
+                    finished: R | Failure = _result(future)
+                    yield running.pop(future), finished
                 killed = list(running.values())
                 running.clear()
                 executor = workers.renew()
