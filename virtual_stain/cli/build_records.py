@@ -14,7 +14,7 @@ from virtual_stain.cli.common import Common, common_options, with_any_stain
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of records.")
 @click.option("--verdicts", type=click.Path(path_type=Path), help="CSV of people's verdicts on tiles.")
 @click.option("--accept-unreviewed", is_flag=True, help="Do without verdicts; recorded in the manifest.")
-@click.option("--scheduler", metavar="URL", help="Dask scheduler, as tcp://host:8786 [default: this machine].")
+@click.option("--scheduler", metavar="URL", help="Dask scheduler: tcp://host:8786 or slurm:… [default: this machine].")
 @click.option("--force-unsuitable", is_flag=True, help="Also slides whose colours say that they are swapped.")
 @common_options
 def command(
