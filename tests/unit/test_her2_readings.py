@@ -26,7 +26,8 @@ from virtual_stain.report.table import scores_csv
 from virtual_stain.scoring.inputs import ScoreInput
 from virtual_stain.scoring.score import _predict
 from virtual_stain.slides.slide import SlideRef
-from virtual_stain.workflows.score_slides import Scored, summary
+from virtual_stain.workflows.score_slides import Scored
+from virtual_stain.workflows.score_words import summary
 
 
 @pytest.mark.parametrize(

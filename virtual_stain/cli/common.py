@@ -63,30 +63,6 @@ def common_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
-@dataclass(frozen=True, slots=True)
-class Many:
-    """The options of every verb that takes many slides."""
-
-    scheduler: str | None
-    fail_fast: bool
-
-
-def many_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds --scheduler and --fail-fast and passes them on as one `many: Many`."""
-
-    @click.option(
-        "--scheduler",
-        metavar="URL",
-        help="Dask scheduler: tcp://host:8786, or slurm:partition=P,cores=N [default: this machine].",
-    )
-    @click.option("--fail-fast", is_flag=True, help="Begin nothing more after the first that fails.")
-    @functools.wraps(function)
-    def wrapper(*args: Any, scheduler: str | None, fail_fast: bool, **kwargs: Any) -> Any:
-        return function(*args, many=Many(scheduler, fail_fast), **kwargs)
-
-    return wrapper
-
-
 def say_aside(text: str) -> None:
     """What must be seen with --quiet, too, and beside stdout."""
     click.echo(text, err=True)

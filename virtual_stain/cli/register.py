@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from virtual_stain.cli.common import Common, Many, common_options, many_options, parse_mpp
+from virtual_stain.cli.common import Common, common_options, parse_mpp
+from virtual_stain.cli.many_options import Many, many_options
 
 
 @click.command(name="register")
@@ -23,7 +24,6 @@ from virtual_stain.cli.common import Common, Many, common_options, many_options,
 @click.option("--section", type=click.IntRange(1, 9), help="Which of several sections on the IHC slide, as listed.")
 @click.option("--aligned", is_flag=True, help="Also write the IHC under the H&E as aligned.ome.tif, for QuPath.")
 @click.option("--aligned-mpp", type=float, help="Pixel size of aligned.ome.tif in µm [default: that of the H&E].")
-@click.option("--excel", is_flag=True, help="Write summary.csv so that a spreadsheet shows umlauts right (UTF-8 mark).")
 @many_options
 @common_options
 def command(
@@ -32,7 +32,6 @@ def command(
     landmarks: Path | None,
     section: int | None,
     aligned: bool,
-    excel: bool,
     many: Many,
     common: Common,
     **texts: str | float | None,
@@ -64,7 +63,7 @@ def command(
         aligned_mpp=float(coarser) if coarser is not None else 0.0 if aligned else None,
         force=common.force,
         jobs=common.jobs,
-        excel=excel,
+        excel=many.excel,
         fail_fast=many.fail_fast,
         scheduler=many.scheduler,
     )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from virtual_stain.cli.common import Common, Many, common_options, many_options, parse_mpp, say_aside, with_any_stain
+from virtual_stain.cli.common import Common, common_options, parse_mpp, say_aside, with_any_stain
+from virtual_stain.cli.many_options import Many, many_options, origin_option
 
 
 @click.command("score")
@@ -22,17 +24,10 @@ from virtual_stain.cli.common import Common, Many, common_options, many_options,
 @click.option("--crops", type=click.Choice(["quadrants", "center"]), help="All of a tile, or its centre: 4 × faster.")
 @click.option("--trusted-key", type=click.Path(path_type=Path), help="Public key that the bundle must be signed with.")
 @click.option("--stage", type=click.Path(path_type=Path), help="Copy slides here ahead of use [default: off a share].")
-@click.option(
-    "--geojson-origin",
-    type=click.Choice(["bounds", "slide"]),
-    default="bounds",
-    show_default=True,
-    help="Frame of the GeoJSON: level-0 px from the corner of the scan (as QuPath counts) or of the whole slide.",
-)
+@origin_option
 @click.option("--watch", is_flag=True, help="SLIDE is a folder: score what comes into it, until Ctrl-C.")
 @many_options
 @click.option("--force-unsuitable", is_flag=True, help="Also score what is not H&E; readings are flagged.")
-@click.option("--excel", is_flag=True, help="Write scores.csv so that a spreadsheet shows umlauts right (UTF-8 mark).")
 @common_options
 def command(
     slides: tuple[Path, ...],
@@ -41,14 +36,11 @@ def command(
     mpp: str | None,
     table: Path | None,
     crops: str | None,
-    trusted_key: Path | None,
-    stage: Path | None,
-    geojson_origin: str,
     watch: bool,
     many: Many,
     force_unsuitable: bool,
-    excel: bool,
     common: Common,
+    **given: Any,
 ) -> None:
     """Score H&E slides with a model. Research use only.
 
@@ -65,9 +57,8 @@ def command(
     import dataclasses
 
     from virtual_stain.errors import ConfigError
-    from virtual_stain.scoring.inputs import collect_inputs
-    from virtual_stain.workflows.score_many import score_many
-    from virtual_stain.workflows.score_slides import Scored, ScoreOptions, told
+    from virtual_stain.workflows.score_command import score_given
+    from virtual_stain.workflows.score_slides import ScoreOptions
 
     if not model:
         raise ConfigError("expected a model.", hint="vstain score SLIDE --model MODEL, or set VSTAIN_MODEL.")
@@ -75,29 +66,13 @@ def command(
     options = ScoreOptions(
         model=model,
         scoring=dataclasses.replace(scoring, crops=crops or scoring.crops),
-        trusted_key=trusted_key,
-        stage=stage,
         tissue=common.config.tissue,
-        geojson_origin=geojson_origin,
-        excel=excel,
         jobs=common.jobs,
         force=common.force,
         fail_fast=many.fail_fast,
+        excel=many.excel,
+        **given,
     )
 
-    def say(scored: Scored) -> None:
-        click.echo(told(scored))
-
-    if watch:
-        from virtual_stain.workflows.score_watch import watch as watch_folder
-
-        if len(slides) != 1 or table is not None or out is None or many.scheduler is not None:
-            raise click.UsageError("--watch: expected one folder and --out, and no --slides or --scheduler.")
-        watch_folder(slides[0], out, options, mpp=parse_mpp(mpp), progress=common.progress, done=say)
-        return
-    tables = [path for path in slides if path.suffix.lower() in (".csv", ".tsv")]
-    if tables and (table is not None or len(tables) > 1):
-        raise click.UsageError("Expected one table of slides.")
-    named = [path for path in slides if path not in tables]
-    inputs = collect_inputs(named, tables[0] if tables else table, out=out, mpp=parse_mpp(mpp), say=say_aside)
-    score_many(inputs, options, scheduler=many.scheduler, progress=common.progress, done=say)
+    where: dict[str, Any] = {"out": out, "mpp": parse_mpp(mpp), "scheduler": many.scheduler, "watching": watch}
+    score_given(slides, table, options, **where, progress=common.progress, say=click.echo, say_aside=say_aside)

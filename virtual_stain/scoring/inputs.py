@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from virtual_stain.errors import ConfigError
-from virtual_stain.slides.collection import expand, found_slides, read_table_of_slides, refuse_equal_names
+from virtual_stain.slides.collection import TABLES, expand, found_slides, read_table_of_slides, refuse_equal_names
 from virtual_stain.slides.slide import SlideRef
 
 __all__ = ["COLUMNS", "ScoreInput", "collect_inputs", "expand", "read_slide_table"]
@@ -37,16 +37,22 @@ def collect_inputs(
     mpp: tuple[float, float] | None,
     say: Say = lambda _: None,
 ) -> tuple[ScoreInput, ...]:
-    """The slides of the command line and of the table, in this order; folders and patterns stand for what they hold.
+    """The slides of the command line and of the tables, in this order; folders and patterns stand for what they hold.
 
+    A .csv or .tsv among `slides` is a table, too.
     `out`: one folder for all results; None: `./<stem>-vstain` each. `mpp`: µm/px for every slide without its own in
     the table. `say` is told which files of a folder are left out.
 
     Raises ConfigError (no slide at all, two of one stem), InputError (all bad rows at once).
     """
-    refs = [ref for given in slides for ref in found_slides(given, say, mpp=mpp)]
-    if table is not None:
-        refs += read_slide_table(table, mpp)
+    tables = [] if table is None else [table]
+    refs: list[SlideRef] = []
+    for given in slides:
+        if given.suffix.lower() in TABLES:
+            tables.append(given)
+        else:
+            refs += found_slides(given, say, mpp=mpp)
+    refs += [ref for path in tables for ref in read_slide_table(path, mpp)]
     if not refs:
         raise ConfigError("expected at least one slide.", hint="vstain score SLIDE… or --slides FILE.csv")
     refuse_equal_names(refs)

@@ -18,6 +18,8 @@ from virtual_stain.tables import SURPLUS, find_file, parse_pixel_size, read_tabl
 Say = Callable[[str], None]
 Row = Mapping[str, str]
 
+TABLES = frozenset({".csv", ".tsv"})
+"""Endings of tables in the place of a slide."""
 _RESULTS = ("overlay.ome.tif", "aligned.ome.tif")
 """Pictures of ours that look like slides."""
 

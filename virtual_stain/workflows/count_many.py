@@ -19,7 +19,7 @@ from virtual_stain.markers import parse_marker
 from virtual_stain.progress import QUIET, Progress, Sparing
 from virtual_stain.provenance import Outcome, RunRecord, refuse_foreign_run
 from virtual_stain.reuse import MADE_FROM, code_sha256, digest_of, read_record
-from virtual_stain.slides.collection import Row, found_slides, read_table_of_slides, refuse_equal_names
+from virtual_stain.slides.collection import TABLES, Row, found_slides, read_table_of_slides, refuse_equal_names
 from virtual_stain.tables import BYTE_ORDER_MARK, find_file, quote_formula
 from virtual_stain.workflows import count_slide as stage
 from virtual_stain.workflows.count_page import PAGE_NAME
@@ -31,7 +31,6 @@ from virtual_stain.workflows.scheduling import open_workers
 
 COUNTS_CSV = "counts.csv"
 TABLE_COLUMNS = ("slide", "marker", "mpp", "roi", "cells", "name")
-TABLES = frozenset({".csv", ".tsv"})
 _READ = ("ratio", "standard_error", "positive", "negative", "nuclei", "h_score", "allred")
 _COLUMNS = (
     *("slide", "status", "reason", "marker", "value", "unit"),

@@ -23,15 +23,9 @@ from virtual_stain.workflows import score_slides as stage
 from virtual_stain.workflows.many import Done, Finished, Task, batch_error, run_many, telling
 from virtual_stain.workflows.many_page import INDEX_NAME, PageRow, many_page
 from virtual_stain.workflows.scheduling import open_workers
-from virtual_stain.workflows.score_slides import (
-    Scored,
-    ScoreOptions,
-    doubts,
-    earlier_reports,
-    score_one,
-    score_slides,
-    write_table,
-)
+from virtual_stain.workflows.score_slides import Scored, ScoreOptions, score_one, score_slides
+from virtual_stain.workflows.score_table import earlier_reports, write_table
+from virtual_stain.workflows.score_words import doubts
 
 Report = Mapping[str, Any]
 

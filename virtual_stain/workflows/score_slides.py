@@ -15,29 +15,25 @@ from pathlib import Path
 from typing import Any
 
 from virtual_stain.config import ScoringSettings, TissueSettings
-from virtual_stain.errors import BatchError, InputError, OutputError, UnsuitableError, VirtualStainError
+from virtual_stain.errors import InputError, OutputError, UnsuitableError, VirtualStainError
 from virtual_stain.exporting.bundle import BUNDLE_SIGNATURE, find_bundle
-from virtual_stain.exporting.card import ModelCard, seen_in_training
+from virtual_stain.exporting.card import seen_in_training
 from virtual_stain.files import (
     folder_lock,
     make_folder,
     output_errors,
-    read_json,
     write_bytes,
     write_json,
-    write_text,
 )
 from virtual_stain.geometry import Size
-from virtual_stain.markers import parse_marker
 from virtual_stain.patients import PatientKey, existing_key
 from virtual_stain.progress import QUIET, Progress, Sparing
 from virtual_stain.provenance import Outcome, RunRecord, refuse_foreign_run
 from virtual_stain.report.geojson import tiles_geojson
-from virtual_stain.report.headline import headline_text
 from virtual_stain.report.heatmap import OVERVIEW_PX, heatmap_png
 from virtual_stain.report.html import GALLERY_PX, report_html
 from virtual_stain.report.report import SlideFacts, SlideReport, make_report, report_json, tiles_csv
-from virtual_stain.report.table import SCORES_CSV, scores_csv
+from virtual_stain.report.table import SCORES_CSV
 from virtual_stain.reuse import FILES, MadeFrom, is_finished, made_from, read_record, withdraw
 from virtual_stain.scoring.ahead import Ahead
 from virtual_stain.scoring.answer_log import AnswerLog
@@ -50,12 +46,11 @@ from virtual_stain.scoring.suitable import require_he
 from virtual_stain.slides.probe import require_survivable
 from virtual_stain.slides.slide import Slide, SlideRef, open_slide
 from virtual_stain.slides.window import read_window
-from virtual_stain.tables import BYTE_ORDER_MARK
+from virtual_stain.workflows.score_table import earlier_reports, write_table
+from virtual_stain.workflows.score_words import raise_failures
 
 _log = logging.getLogger("vstain.score")
 _KEPT = "already scored"
-_LISTED = 20
-_NO_DOUBT = frozenset({"top_mean_biased"})  # holds for every slide
 _HOW_FAST = (
     "batch_size",
     "read_ahead_batches",
@@ -188,7 +183,7 @@ def _score_groups(inputs: Sequence[ScoreInput], job: _Job, done: Callable[[Score
             record.write(folder, tensorflow=True)
         if options.fail_fast and errors:
             break
-    _raise_failures(results, errors, len(inputs))
+    raise_failures(results, errors, len(inputs))
     return results
 
 
@@ -201,75 +196,6 @@ def score_one(item: ScoreInput, options: ScoreOptions, model: Predictor, progres
         job = _Job(model, options, existing_key(), stager, ahead, progress)
         with stager.local(item.ref) as ref:
             return _score_one(item, ref, job)
-
-
-def write_table(
-    folder: Path,
-    items: Sequence[ScoreInput],
-    results: Sequence[Scored],
-    card: ModelCard,
-    earlier: dict[str, dict[str, Any]],
-    *,
-    excel: bool,
-) -> None:
-    """Writes scores.csv; `results`: of the first of `items`."""
-    mark = BYTE_ORDER_MARK if excel else ""
-    write_text(folder / SCORES_CSV, mark + scores_csv(items, results, card, earlier))
-
-
-def earlier_reports(folder: Path, stems: set[str]) -> dict[str, dict[str, Any]]:
-    """Reports of earlier runs in the folder: the table tells of every slide there, not of the last run alone."""
-    found = {}
-    for path in sorted(folder.glob("*.report.json")):
-        stem = path.name.removesuffix(".report.json")
-        if stem not in stems:
-            with contextlib.suppress(InputError):
-                found[stem] = read_json(path, "a report")
-    return found
-
-
-def summary(scored: Scored) -> str:
-    """One line for people."""
-    name = scored.outcome.name
-    if scored.report is None:
-        return f"{name}: not scored"
-    parts = []
-    for marker, reading in scored.report["readings"].items():
-        if score := reading.get("her2", {}).get("score"):
-            note = reading["her2"]["note"]
-            parts.append(f"{parse_marker(marker).label} score {score}" + (f" ({note})" if note else ""))
-        parts.append(headline_text(marker, reading))
-    note = f" [{scored.outcome.reason}]" if scored.outcome.reason else ""
-    return f"{name}: {'; '.join(parts)}{note} → {scored.folder / (name + '.report.html')}"
-
-
-def told(scored: Scored) -> str:
-    """What the console says of a slide: its readings, and what makes them doubtful."""
-    return "\n".join([summary(scored), *doubts(scored)])
-
-
-def doubts(scored: Scored) -> list[str]:
-    """One line for each flag that makes the slide's readings doubtful, with its sentence; [] where none does."""
-    if scored.report is None:
-        return []
-    flags = {flag for reading in scored.report["readings"].values() for flag in reading["flags"]} - _NO_DOUBT
-    notes = [note for note in scored.report["warnings"] if note["code"] in flags]
-    return [f"  doubtful: {note['code']}: {note['message']}" for note in notes]
-
-
-def _raise_failures(results: Sequence[Scored], errors: Sequence[Exception], total: int) -> None:
-    if not errors:
-        return
-    if total == 1:
-        raise errors[0]
-    failed = [r.outcome for r in results if not r.outcome.ok]
-    lines = "\n".join(f"  - {o.name}: {o.reason}" for o in failed[:_LISTED])
-    more = f"\n  … and {len(failed) - _LISTED} more: see run.json" if len(failed) > _LISTED else ""
-    rest = f"\n{total - len(results)} were not begun: --fail-fast." if total > len(results) else ""
-    raise BatchError(
-        f"{len(failed)} of {total} slides could not be scored:\n{lines}{more}{rest}",
-        hint="The others are done. The same command tries the failed ones again.",
-    )
 
 
 def _outcome(item: ScoreInput, job: _Job, errors: list[Exception]) -> Scored:

@@ -19,7 +19,8 @@ from virtual_stain.slides.collection import expand, name_key
 from virtual_stain.slides.probe import require_survivable
 from virtual_stain.slides.slide import SlideRef, open_slide
 from virtual_stain.workflows.score_many import page_row, write_index
-from virtual_stain.workflows.score_slides import Scored, ScoreOptions, earlier_reports, score_slides, write_table
+from virtual_stain.workflows.score_slides import Scored, ScoreOptions, score_slides
+from virtual_stain.workflows.score_table import earlier_reports, write_table
 
 _CORNER_PX = 64
 State = tuple[int, int]

@@ -1,0 +1,50 @@
+"""What `vstain score` does with what it was given: the slides that are there, or those that come into a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from virtual_stain.errors import ConfigError
+from virtual_stain.progress import QUIET, Progress
+from virtual_stain.scoring.inputs import collect_inputs
+from virtual_stain.workflows.score_many import score_many
+from virtual_stain.workflows.score_slides import Scored, ScoreOptions
+from virtual_stain.workflows.score_watch import watch
+from virtual_stain.workflows.score_words import told
+
+Say = Callable[[str], None]
+
+
+def score_given(
+    slides: Sequence[Path],
+    table: Path | None,
+    options: ScoreOptions,
+    *,
+    out: Path | None,
+    mpp: tuple[float, float] | None,
+    scheduler: str | None = None,
+    watching: bool = False,
+    progress: Progress = QUIET,
+    say: Say,
+    say_aside: Say,
+) -> None:
+    """Scores what the command line names, and says each reading.
+
+    `watching`: the only slide is a folder; what comes into it is scored until the run is stopped. `say` is told the
+    readings, `say_aside` what was left out of a folder. Raises ConfigError and what scoring raises.
+    """
+
+    def done(scored: Scored) -> None:
+        say(told(scored))
+
+    if not watching:
+        inputs = collect_inputs(slides, table, out=out, mpp=mpp, say=say_aside)
+        score_many(inputs, options, scheduler=scheduler, progress=progress, done=done)
+        return
+    if len(slides) != 1 or table is not None or out is None or scheduler is not None:
+        raise ConfigError(
+            "--watch: expected one folder and --out, and no --slides or --scheduler.",
+            hint="vstain score --watch scanner/ --model MODEL --out results",
+        )
+    watch(slides[0], out, options, mpp=mpp, progress=progress, done=done)

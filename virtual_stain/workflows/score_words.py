@@ -1,0 +1,61 @@
+"""What people are told of scored slides: a line and its doubts for each, and the failures at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from virtual_stain.errors import BatchError
+from virtual_stain.markers import parse_marker
+from virtual_stain.report.headline import headline_text
+
+if TYPE_CHECKING:
+    from virtual_stain.workflows.score_slides import Scored
+
+_LISTED = 20
+_NO_DOUBT = frozenset({"top_mean_biased"})  # holds for every slide
+
+
+def summary(scored: Scored) -> str:
+    """One line for people."""
+    name = scored.outcome.name
+    if scored.report is None:
+        return f"{name}: not scored"
+    parts = []
+    for marker, reading in scored.report["readings"].items():
+        if score := reading.get("her2", {}).get("score"):
+            note = reading["her2"]["note"]
+            parts.append(f"{parse_marker(marker).label} score {score}" + (f" ({note})" if note else ""))
+        parts.append(headline_text(marker, reading))
+    note = f" [{scored.outcome.reason}]" if scored.outcome.reason else ""
+    return f"{name}: {'; '.join(parts)}{note} → {scored.folder / (name + '.report.html')}"
+
+
+def told(scored: Scored) -> str:
+    """What the console says of a slide: its readings, and what makes them doubtful."""
+    return "\n".join([summary(scored), *doubts(scored)])
+
+
+def doubts(scored: Scored) -> list[str]:
+    """One line for each flag that makes the slide's readings doubtful, with its sentence; [] where none does."""
+    if scored.report is None:
+        return []
+    flags = {flag for reading in scored.report["readings"].values() for flag in reading["flags"]} - _NO_DOUBT
+    notes = [note for note in scored.report["warnings"] if note["code"] in flags]
+    return [f"  doubtful: {note['code']}: {note['message']}" for note in notes]
+
+
+def raise_failures(results: Sequence[Scored], errors: Sequence[Exception], total: int) -> None:
+    """Raises the only slide's own error; BatchError where some of several failed; nothing where none did."""
+    if not errors:
+        return
+    if total == 1:
+        raise errors[0]
+    failed = [r.outcome for r in results if not r.outcome.ok]
+    lines = "\n".join(f"  - {o.name}: {o.reason}" for o in failed[:_LISTED])
+    more = f"\n  … and {len(failed) - _LISTED} more: see run.json" if len(failed) > _LISTED else ""
+    rest = f"\n{total - len(results)} were not begun: --fail-fast." if total > len(results) else ""
+    raise BatchError(
+        f"{len(failed)} of {total} slides could not be scored:\n{lines}{more}{rest}",
+        hint="The others are done. The same command tries the failed ones again.",
+    )
