@@ -91,7 +91,7 @@ def test_a_value_is_learned_and_evaluated_in_its_own_unit(done):
     unit = ValueText(definition).unit
     assert f" {unit}" in "\n".join(summary_lines(result))
     page = (run / "evaluation.html").read_text()
-    assert definition.value in page
+    assert definition.value.replace("_", " ") in page
     assert (f"mean abs. error, {ValueText(definition).difference_unit}") in page
     assert "At the clinical cut-offs" not in page, "they are shares of positive cells"
 

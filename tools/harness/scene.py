@@ -18,7 +18,17 @@ import numpy as np
 
 ROOT = Path(__file__).parents[2]
 VSTAIN = (sys.executable, "-c", "from virtual_stain.cli.main import run; run()")
-_OF_THE_RUN = ("run.json", "scores.csv", ".lock", "summary.html", "index.html", "summary.csv", "history.csv", "run.txt")
+_OF_THE_RUN = (
+    ".done.jsonl",
+    "run.json",
+    "scores.csv",
+    ".lock",
+    "summary.html",
+    "index.html",
+    "summary.csv",
+    "history.csv",
+    "run.txt",
+)
 """Files that tell of the last run, with its times: they differ from run to run."""
 
 

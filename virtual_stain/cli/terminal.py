@@ -6,6 +6,7 @@ import atexit
 import io
 import signal
 import sys
+from typing import TextIO
 
 from virtual_stain.cli.quiet_tensorflow import QuietTensorFlow
 
@@ -24,11 +25,20 @@ def prepare_terminal() -> None:
     """TensorFlow's lines stay off the terminal; one that lacks a letter shows its number; and SIGTERM (Slurm, Docker)
     ends a command like Ctrl-C."""
     quiet = QuietTensorFlow()
-    quiet.install()
-    atexit.register(quiet.finish)
+    if _is_the_terminals(sys.stderr):
+        quiet.install()
+        atexit.register(quiet.finish)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
             _show_control_characters(stream)
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def _is_the_terminals(stream: TextIO | None) -> bool:
+    """Whether a stream writes to this process's standard error itself, and not to a caller who listens."""
+    try:
+        return stream is not None and stream.fileno() == 2
+    except (OSError, ValueError):  # it has no descriptor, or is closed
+        return False
