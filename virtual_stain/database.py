@@ -33,7 +33,7 @@ def connection(path: Path, what: str, *, write: bool = False) -> Iterator[sqlite
             f"{path}: {what} cannot be {'written' if write else 'read'}: {error}.",
             hint="Is the disk full, the folder read-only, or on a network drive that cannot lock files?",
         ) from error
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # SQLite's own message may quote damaged text
         raise InputError(f"{path}: expected {what} (SQLite). Received something else: {error}") from error
 
 

@@ -72,3 +72,12 @@ def test_a_verdict_that_is_none_was_a_traceback(store: Path) -> None:
     store.write_bytes(data[:at] + b"aacept" + data[at + 6 :])
     with pytest.raises(VirtualStainError):
         ReviewStore(store, create=False).decisions()
+
+
+def test_a_message_of_sqlite_that_quotes_damaged_text_was_a_traceback(store: Path) -> None:
+    _run(store, "PRAGMA journal_mode = DELETE")
+    data = store.read_bytes()
+    at = data.index(b"decision_is_kept")
+    store.write_bytes(data[:at] + b"\xb2" + data[at + 1 :])  # a name in the schema
+    with pytest.raises(VirtualStainError):
+        ReviewStore(store, create=False)
