@@ -196,10 +196,11 @@ def _contents(folder: Path) -> dict[str, bytes]:
             lambda out: vs.count("ihc.tiff", "ki67", out=out),
             {"summary.json", "cells.csv", "cells.geojson", "count.html", "overlay.jpg", "stain.png"},
         ),
-        (
+        pytest.param(
             ["register", "he.tiff", "ihc.tiff", "--out"],
             lambda out: vs.register("he.tiff", "ihc.tiff", out=out),
             {"registration.json", "registration.h5", "registration.html", "overlay.jpg"},
+            marks=pytest.mark.slow,
         ),
         (
             ["score", "he.tiff", "--model", "model", "--out"],
@@ -222,10 +223,11 @@ def _contents(folder: Path) -> dict[str, bytes]:
             lambda out: vs.evaluate("run", out=out),
             {"evaluation.json", "evaluation.html"},
         ),
-        (
+        pytest.param(
             ["export", "run", "--name", "tiny", "--out"],
             lambda out: vs.export("run", out, name="tiny"),
             {"1/model_card.md", "1/variables/variables.data-00000-of-00001", "serving/models.config"},
+            marks=pytest.mark.slow,
         ),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
