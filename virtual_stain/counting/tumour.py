@@ -9,6 +9,11 @@ on one scale, the logarithm of an area ratio:
 and calls the nucleus tumour where the sum is ≥ 0. So a small nucleus inside a nest counts and a large one of the
 stroma does not. The limit is a share of this slide's typical nucleus, within fixed bounds.
 
+Tumour nuclei are smaller where few proliferate, and there a whole nest may be near the limit. So a nucleus with a
+round, whole outline is measured against a lower limit, which still lies above lymphocytes. Heaps of debris are not
+round. Round lymphocytes lie inside nests of large nuclei, too. So a nucleus has either the lower limit or the support
+of large neighbours, whichever is more. Small neighbours count against it as before.
+
 A trained region model takes this rule's place (counting/region_model.py).
 """
 
@@ -31,6 +36,12 @@ MODEL = "region_model:"
 
 NEIGHBOURHOOD_UM = 24.0  # two nuclei further: no further, since every window needs as much more context
 _NEIGHBOUR_WEIGHT = 0.5
+_ROUND = (0.8, 0.9)
+"""Circularity from which an outline begins to be round, and from which it is."""
+_ROUND_SHARE = 0.75
+"""Limit of a round nucleus, as a share of the usual one …"""
+_ROUND_LEAST_UM2 = 30.0
+"""… but not below this: lymphocytes are found with up to about 30 µm²."""
 
 
 def looks_like_tumour(
@@ -49,8 +60,17 @@ def tumour_evidence(
     own = np.log(np.maximum(nuclei.area_um2.astype(np.float64), 1) / limit)
     too_long = np.maximum(nuclei.elongation.astype(np.float64) - settings.tumour_free_elongation, 0)
     own -= settings.tumour_elongation_price * too_long
-    company = _company(nuclei.xy * mpp, own, nuclei.area_um2.astype(np.float64))
-    return np.asarray(own + _NEIGHBOUR_WEIGHT * company, np.float64)
+    company = _NEIGHBOUR_WEIGHT * _company(nuclei.xy * mpp, own, nuclei.area_um2.astype(np.float64))
+    support = np.maximum(np.maximum(company, 0), _round_allowance(nuclei.circularity, limit))
+    return np.asarray(own + np.minimum(company, 0) + support, np.float64)
+
+
+def _round_allowance(circularity: npt.NDArray[np.float32], limit_um2: float) -> npt.NDArray[np.float64]:
+    """float64[N], ≥ 0: by how much the limit is lower for a round outline, in logarithms."""
+    lowest = min(limit_um2, max(_ROUND_SHARE * limit_um2, _ROUND_LEAST_UM2))
+    start, full = _ROUND
+    roundness = np.clip((circularity.astype(np.float64) - start) / (full - start), 0, 1)
+    return np.asarray(roundness * np.log(limit_um2 / lowest), np.float64)
 
 
 def _company(xy_um: Points, value: npt.NDArray[np.float64], weight: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
