@@ -52,7 +52,7 @@ define install
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "2/3 Libraries (1 GB to download, some minutes): one line each"
 	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '$(1)' \
-		| sed -un -e 's/^Collecting /    /p' -e 's/^Installing collected packages.*/    installing …/p' -e 's/^Successfully.*/    installed/p'
+		| sed -un -e 's/^Collecting /    /p' -e 's/^Installing collected packages.*/    installing … (one to some minutes without a line)/p' -e 's/^Successfully.*/    installed/p'
 	@echo "3/3 Do the libraries load?"
 	@$(BIN)/python -c 'import cv2' || { \
 		echo "opencv-python is installed but cannot load: a system library is missing."; \

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from tests.fixtures.registration import plain_registration, toy_transform
+from virtual_stain.counting.stain import FLAG_SENTENCES
 from virtual_stain.labels.store import TileTable
 from virtual_stain.records.manifest import (
     ExcludedEntry,
@@ -17,7 +18,7 @@ from virtual_stain.records.manifest import (
 )
 from virtual_stain.records.schema import BY_KEY
 from virtual_stain.registration.store import JSON_NAME, write_registration
-from virtual_stain.workflows.summary import _FLAG_ORDER, Used, write_summary
+from virtual_stain.workflows.summary import _FLAG_WORDS, Used, write_summary
 
 
 def _table() -> TileTable:
@@ -60,15 +61,15 @@ def _manifest(**changes: object) -> Manifest:
 
 
 def test_the_summary_counts_records_and_not_tiles_left_out(tmp_path: Path) -> None:
-    used = Used(_table(), (0, 1, 2), ("dab_default",))
+    used = Used(_table(), (0, 1, 2), ("dab_vector_published",))
     np.testing.assert_allclose(used.counts(_manifest()), [[30, 10], [100, 100]])  # 3 is no record, 1 has no weight
     text = write_summary(tmp_path, _manifest(), {"case-1": used}, {"case-1": tmp_path}).read_text()
     for expected in (
         "20.0 % (40 of 200 tumour cells positive)",
-        "median 4.2 µm, p95 – µm, accept (mirrored)",
+        "median 4.2 µm, p95 – µm, accept; one section lies upside down",
         "4 built, 3 records, 2 with a value",
-        "few_cells 1, border 2",
-        "dab_default",
+        "few cells 1, border of the scan 2",
+        FLAG_SENTENCES["dab_vector_published"],
         "&lt;b&gt;H&amp;E slide&lt;/b&gt;: cut off",
         "Folds without patients",
         "data:image/png;base64",
@@ -100,7 +101,7 @@ def test_a_waiver_is_said(tmp_path: Path) -> None:
 
 def test_no_flag_of_a_record_is_left_out() -> None:
     """A flag that the page does not know was not shown at all."""
-    assert set(BY_KEY["tile/flags"].meaning.split(", ")) <= set(_FLAG_ORDER)
+    assert set(BY_KEY["tile/flags"].meaning.split(", ")) <= set(_FLAG_WORDS)
 
 
 def test_a_share_of_stained_cells_is_not_called_her2(tmp_path: Path) -> None:

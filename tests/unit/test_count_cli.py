@@ -239,7 +239,7 @@ def test_a_blank_field_reads_null_with_a_reason(tmp_path: Path) -> None:
         assert summary[part]["ratio"] is None
         assert summary[part]["h_score"] is None
         assert summary[part]["reason"]
-    assert any("null" in warning for warning in summary["warnings"])
+    assert any("no reading of tumour cells" in warning for warning in summary["warnings"])
     assert json.loads((tmp_path / "out/cells.geojson").read_text())["features"] == []
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from tests.fixtures.counting import DAB, HEMATOXYLIN, matches
+from tests.fixtures.counting import DAB, HEMATOXYLIN, FieldStyle, matches, stained_field
 from virtual_stain.cli.main import _run
 from virtual_stain.config.counting import CountingSettings
 from virtual_stain.config.phantom import PhantomBiology, PhantomSettings
@@ -143,3 +143,29 @@ def test_the_command_reads_her2_and_says_that_2_is_equivocal(
     assert summary["compartment"] == "membrane"
     assert "allred" not in summary["tumour"]
     assert "ISH" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("marker", ["her2", "pdl1"])
+def test_a_nuclear_stain_counted_as_a_membrane_marker_gave_score_0_without_a_doubt(
+    marker: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    field = stained_field(200.0, 0.5, style=FieldStyle(spacing_um=12.0))
+    assert _count_as(marker, field.rgb, 0.5, tmp_path) == ["brown_nuclei"]
+    assert "is the marker right?" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("od", "share", "cytoplasm_od"), [(0.0, 0.0, 0.0), (0.3, 0.5, 0.0), (1.1, 1.0, 0.4)])
+def test_a_membrane_stain_is_not_taken_for_a_nuclear_one(
+    od: float, share: float, cytoplasm_od: float, tmp_path: Path
+) -> None:
+    assert _count_as("her2", drawn(od, share, cytoplasm_od), MPP, tmp_path) == []
+
+
+def _count_as(marker: str, rgb: npt.NDArray[np.uint8], mpp: float, folder: Path) -> list[str]:
+    """Which of the flags say that the marker is wrong."""
+    cv2.imwrite(str(folder / "field.png"), rgb[:, :, ::-1])
+    out = folder / "out"
+    options = ["--marker", marker, "--mpp", f"{mpp}", "--out", str(out), "-q", "--jobs", "1"]
+    assert _run(["count", str(folder / "field.png"), *options]) == 0
+    summary = json.loads((out / "summary.json").read_text())
+    return [flag for flag in summary["trust"]["flags"] if flag == "brown_nuclei"]

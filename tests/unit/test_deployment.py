@@ -76,3 +76,11 @@ def test_the_health_check_tells_an_answer_from_none(monkeypatch):
     thread.join()
     server.server_close()
     assert main(url) == 1
+
+
+def test_the_whole_folder_with_its_environment_was_sent_to_the_builder():
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
+    copied = re.findall(r"^COPY (.*) \S+$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    wanted = {name for names in copied for name in names.split()}
+    assert lines[1] == "*"
+    assert {line[1:] for line in lines if line.startswith("!")} == wanted

@@ -70,3 +70,10 @@ def test_a_level_that_the_user_has_chosen_stands(stand_in: dict[str, str]) -> No
 
 def test_nothing_starts_without_tensorflow() -> None:
     assert stderr_of(quiet("assert quiet._filter is None")) == "of Python\n"
+
+
+def test_where_no_process_may_start_the_command_ended_as_a_bug(stand_in: dict[str, str]) -> None:
+    code = quiet("sys.executable = '/no/such/python'\nimport tensorflow")
+    shown = stderr_of(code, **stand_in)
+    assert shown.startswith(OF_A_GPU)
+    assert shown.endswith("of Python\n")

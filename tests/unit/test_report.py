@@ -39,7 +39,7 @@ def test_a_value_that_does_not_exist_is_null_with_its_reason():
     for name in ("top_mean", "global_mean", "global_ratio", "quantiles", "interval", "expected_tumour_cells"):
         assert reading[name] is None
     reasons = {w["code"]: w["message"] for w in value["warnings"]}
-    assert "null" in reasons["no_valid_tiles"]
+    assert "there is no reading" in reasons["no_valid_tiles"]
     assert "0.5" in reasons["no_valid_tiles"]
     assert "no_interval" in reasons
 

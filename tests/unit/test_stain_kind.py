@@ -135,3 +135,10 @@ def test_the_flags_stand_beside_the_number_on_the_console_and_in_the_table(model
     assert {"pixel_size", "coarse_pixels", "training_range_unknown"} <= set(rows["a"]["ki67_flags"].split(";"))
     assert rows["b"]["status"] == "failed"
     assert "H&E" in rows["b"]["reason"]
+
+
+def test_score_of_one_broken_slide_gave_its_reason_twice(model, tmp_path, capsys):
+    (tmp_path / "broken.tiff").write_bytes(b"II*\0")
+    slide, out = tmp_path / "broken.tiff", tmp_path / "out"
+    assert _run(["score", str(slide), "--model", str(model), "--out", str(out)]) == 3
+    assert capsys.readouterr().err.count(f"{slide}: ") == 1

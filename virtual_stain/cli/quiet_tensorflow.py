@@ -64,7 +64,11 @@ class QuietTensorFlow(MetaPathFinder):
 
     def _begin(self, stderr: int) -> None:
         command = [sys.executable, "-I", "-S", "-c", _FILTER]
-        self._filter = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=stderr, stderr=subprocess.DEVNULL)
+        try:
+            self._filter = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=stderr, stderr=subprocess.DEVNULL)
+        except OSError:  # no process may be started here: more lines on the terminal, and the same results
+            self._stderr = None
+            return
         if self._filter.stdin is not None:
             os.dup2(self._filter.stdin.fileno(), 2)
             self._filter.stdin.close()

@@ -14,7 +14,7 @@ from virtual_stain.counting.cells import CellClass, Cells
 from virtual_stain.counting.focus import focus_ratio
 from virtual_stain.counting.given import UNKNOWN, GivenCells, ImagePlace, as_nuclei, measured_as
 from virtual_stain.counting.measure import Measured, Plane, measure, stain_plane
-from virtual_stain.counting.membrane import measure_membranes
+from virtual_stain.counting.membrane import measure_membranes, solid_brown_um2
 from virtual_stain.counting.quality import Quality, measure_quality
 from virtual_stain.counting.readings import nuclear_intensity
 from virtual_stain.counting.slide_stain import SlideStain
@@ -174,6 +174,7 @@ def classify(
         membranes = measure_membranes(plane, found, settings)
         od, intensity = membranes.od, membranes.intensity
         extra = {"membrane_completeness": membranes.completeness}
+        quality = dataclasses.replace(quality, solid_brown_um2=solid_brown_um2(plane, stain.positive_od))
     else:
         od, extra = found.dab_od, {}
         intensity = nuclear_intensity(od, od >= stain.positive_od, settings)

@@ -28,6 +28,7 @@ from virtual_stain.counting.measure import Measured, Plane
 
 _ANGLES = 32
 _STEP_UM = 0.5
+_SOLID_UM = 4.0  # across: wider than any membrane, narrower than a nucleus
 _SMOOTH_UM = 0.4
 _STAND_OUT = 0.4  # of the membrane's own density, above the palest place on either side
 _SIDE_STEPS = 4  # how far the sides reach
@@ -77,6 +78,14 @@ def measure_membranes(plane: Plane, found: Measured, settings: CountingSettings)
     density = np.where(stained, across / _ACROSS_IN_FOCUS, 0).sum(axis=1, dtype=np.float64)
     od = (density / np.maximum(stained.sum(axis=1), 1)).astype(np.float32)
     return Membranes(od, completeness, _intensity(od, completeness, settings))
+
+
+def solid_brown_um2(plane: Plane, positive_od: float) -> float:
+    """Area of the DAB of at least `positive_od` that is wider than a membrane: of nuclei or cytoplasm, µm²."""
+    across = [2 * round(_SOLID_UM / 2 / mpp) + 1 for mpp in plane.mpp]
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (across[0], across[1]))
+    brown = cv2.morphologyEx((plane.dab >= positive_od).astype(np.uint8), cv2.MORPH_OPEN, disc)
+    return float(cv2.countNonZero(brown)) * plane.mpp[0] * plane.mpp[1]
 
 
 def _intensity(od: F32, completeness: F32, settings: CountingSettings) -> npt.NDArray[np.uint8]:

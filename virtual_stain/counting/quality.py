@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -19,12 +20,15 @@ SATURATED = "saturated"
 UNEXPLAINED = "stains_unclear"
 UNCERTAIN = "uncertain_ratio"
 FEW_CELLS = "few_cells"
+BROWN_NUCLEI = "brown_nuclei"
 QUALITY_SENTENCES = {
     BLURRED: "much of the slide is out of focus: pale nuclei are missed there",
     SATURATED: "much of the nuclei is black to the camera: hue is lost there, and 2+ cannot be told from 3+",
     UNEXPLAINED: "much of the colour in the nuclei is neither hematoxylin nor DAB: do not trust the classes",
     UNCERTAIN: "few cells for the ratio that they have, or many doubtful ones: its uncertainty is large",
     FEW_CELLS: "too few tumour cells for a score to be relied on",
+    BROWN_NUCLEI: "brown fills more nuclei or cells than have stained membranes, as of Ki67, ER or PR: "
+    "is the marker right?",
 }
 """What each flag means, for people."""
 
@@ -45,6 +49,8 @@ class Quality:
     """Σ of what neither explains."""
     focus: float | None
     """Focus ratio (counting/focus.py); None where there is too little structure."""
+    solid_brown_um2: float = 0.0
+    """Of membrane markers: DAB in patches as wide as nuclei (counting/membrane.py), µm²."""
 
     @property
     def saturated_fraction(self) -> float | None:
@@ -143,6 +149,7 @@ def join_quality(
         stain_od=sum(p.stain_od for p in all_parts),
         unexplained_od=sum(p.unexplained_od for p in all_parts),
         focus=float(np.median(focus)) if focus else None,
+        solid_brown_um2=math.fsum(p.solid_brown_um2 for p in all_parts),
     )
     blurred = float(np.mean([f < settings.min_window_focus for f in focus])) if focus else None
     flags = [f for f in quality_flags(total, counts, settings, stain, doubtful) if f != BLURRED]

@@ -14,6 +14,8 @@ from virtual_stain.markers import ValueDefinition, parse_marker
 from virtual_stain.value_text import ValueText
 
 TOP_BIAS = "a hot-spot reading, biased upward"
+NO_INTERVAL = "there is no interval"
+"""How the warning begins, after the marker's name."""
 NO_TILE = "no tile carries a reading"
 _WORDS = {
     "pixel_size": "pixel size contradicted",
@@ -105,7 +107,7 @@ def lead_text(marker: str, reading: Mapping[str, Any]) -> str:
 def no_interval_reason(report: Mapping[str, Any], marker: str) -> str:
     """Why a marker's reading has no interval, from the warnings of its report.json; empty where nothing says so."""
     shown = ValueText(ValueDefinition(report["readings"][marker]["value_definition"]))
-    begin = f"{shown.name(parse_marker(marker))}: interval is null: "
+    begin = f"{shown.name(parse_marker(marker))}: {NO_INTERVAL}: "
     for warning in report["warnings"]:
         if warning["code"] == "no_interval" and warning["message"].startswith(begin):
             return str(warning["message"].removeprefix(begin).rstrip("."))

@@ -14,6 +14,7 @@ from virtual_stain.her2 import NEEDS_ISH, Her2Reading
 from virtual_stain.intervals import SlideInterval
 from virtual_stain.markers import Marker, ValueDefinition
 from virtual_stain.readings import SlideReading
+from virtual_stain.report.headline import NO_INTERVAL
 from virtual_stain.scoring.score import SlideScore
 from virtual_stain.scoring.suitable import StainDoubt
 from virtual_stain.value_text import ValueText
@@ -62,7 +63,7 @@ def slide_notes(
     if tiling.step_um < tiling.window_um:
         text = (
             f"The model's windows overlap ({tiling.window_um:g} µm every {tiling.step_um:g} µm): neighbouring tiles "
-            "share tissue, and top_mean may count one hot spot several times."
+            "share tissue, and the mean of the top tiles may count one hot spot several times."
         )
         notes.append(Note("overlapping_windows", text))
     if score.failed:
@@ -142,10 +143,10 @@ def reading_notes(
     label = shown.name(marker)
     notes = []
     if reading.n_tiles == 0:
-        text = f"{label}: the readings are null: {_why_none(marker, score)}"
+        text = f"{label}: there is no reading: {_why_none(marker, score)}"
         notes.append(Note("no_valid_tiles", text))
     elif reading.global_ratio is None:
-        notes.append(Note("no_expected_cells", f"{label}: global_ratio is null: no tumour cells are expected."))
+        notes.append(Note("no_expected_cells", f"{label}: there is no global ratio: no tumour cells are expected."))
     for flag in reading.flags:
         if flag == "top_mean_biased":
             text = (
@@ -154,13 +155,13 @@ def reading_notes(
             )
             notes.append(Note(flag, text))
         elif flag.endswith("_tiles") and flag.startswith("fewer_than"):
-            text = f"{label}: only {reading.n_tiles} tiles carry a reading; top_mean is the mean over all of them."
+            text = f"{label}: only {reading.n_tiles} tiles carry a reading; the top mean is the mean of all of them."
             notes.append(Note(flag, text))
         elif flag.endswith("_tumour_cells"):
             text = f"{label}: about {reading.expected_tumour_cells:.0f} tumour cells are expected on the used tiles."
             notes.append(Note(flag, text))
     if not interval.available:
-        notes.append(Note("no_interval", f"{label}: interval is null: {interval.reason}."))
+        notes.append(Note("no_interval", f"{label}: {NO_INTERVAL}: {interval.reason}."))
     elif interval.beyond_patients is not None and reading.global_ratio is not None:
         text = (
             f"{label}: the reading of {shown.text(reading.global_ratio)} lies outside those of the patients behind the "

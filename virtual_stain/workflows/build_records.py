@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from virtual_stain.config import Config
+from virtual_stain.counting.stain import FLAG_SENTENCES
 from virtual_stain.errors import InputError, OutputError, PairError, RejectedError, VerificationError, VirtualStainError
 from virtual_stain.files import folder_lock, sha256_file
 from virtual_stain.labels.store import TileStore, TileTable
@@ -30,6 +31,7 @@ from virtual_stain.records.manifest import (
     TilingEntry,
     read_manifest,
 )
+from virtual_stain.registration.result import FLAGS
 from virtual_stain.review.gate import Gate
 from virtual_stain.review.settle import people_verdicts
 from virtual_stain.review.verdicts import (
@@ -192,7 +194,7 @@ def _prepare(run: _Run) -> None:
             run.progress.say(
                 f"{job.pair}: registered, median error {result.error_median_um:.1f} µm, {result.verdict}; "
                 f"{len(result.tiles)} tiles, {result.n_glass} windows of glass"
-                + (f"; stain: {', '.join(result.stain_flags)}" if result.stain_flags else "")
+                + "".join(f"; stain: {FLAG_SENTENCES.get(flag, flag)}" for flag in result.stain_flags)
             )
     _refuse_shared_slides(run)
 
@@ -200,9 +202,9 @@ def _prepare(run: _Run) -> None:
 def _rejected(prepared: PreparedPair) -> RejectedError:
     error = prepared.error_median_um
     found = "no error could be estimated" if error is None else f"the estimated median error is {error:.0f} µm"
-    flags = f" ({', '.join(prepared.registration_flags)})" if prepared.registration_flags else ""
+    why = "; ".join(FLAGS.get(flag, flag) for flag in prepared.registration_flags)
     return RejectedError(
-        f"the two slides cannot be registered: {found}{flags}.",
+        f"the two slides cannot be registered: {found}{f' ({why})' if why else ''}.",
         hint=f"Look at {prepared.job.folder / 'overlay.jpg'}: do the slides belong to the same block?",
     )
 

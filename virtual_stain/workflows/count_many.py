@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from virtual_stain.config import Config
+from virtual_stain.counting.quality import QUALITY_SENTENCES
 from virtual_stain.counting.region_model import load_region_model
+from virtual_stain.counting.stain import FLAG_SENTENCES
 from virtual_stain.errors import ConfigError, OutputError
 from virtual_stain.files import folder_lock, write_text
 from virtual_stain.markers import parse_marker
@@ -38,6 +40,7 @@ _COLUMNS = (
     *("all_ratio", "all_positive", "all_negative", "her2_score", "tps"),
     *("area_mm2", "area_of", "mpp_x", "mpp_y", "tumour_source", "flags", "warnings", "page", "file"),
 )
+_SENTENCES = {**QUALITY_SENTENCES, **FLAG_SENTENCES}
 _TEXTS = ("slide", "reason", "tumour_source", "flags", "warnings", "page", "file")  # of users: none begins a formula
 _RUN = "run.json"
 Say = Callable[[str], None]
@@ -322,7 +325,6 @@ def told(one: Done) -> str:
     """What the console says of a slide."""
     if not one.ok:
         return f"{one.name}: not counted: {one.reason}"
-    doubts = str(one.row["flags"]).replace(";", ", ")
-    return f"{one.name}: {one.row['headline']}{f' [{one.reason}]' if one.reason else ''}" + (
-        f"\n  doubtful: {doubts}" if doubts else ""
-    )
+    first = f"{one.name}: {one.row['headline']}{f' [{one.reason}]' if one.reason else ''}"
+    doubts = [_SENTENCES.get(flag, flag) for flag in str(one.row["flags"]).split(";") if flag]
+    return "\n".join([first, *(f"  doubtful: {sentence}" for sentence in doubts)])

@@ -20,7 +20,7 @@ from virtual_stain.errors import BatchError, PairError, RejectedError, VirtualSt
 from virtual_stain.files import folder_lock, make_folder, write_text
 from virtual_stain.progress import QUIET, Progress
 from virtual_stain.provenance import Outcome, RunRecord, refuse_foreign_run
-from virtual_stain.registration.result import Registration
+from virtual_stain.registration.result import FLAGS, Registration
 from virtual_stain.reuse import code_sha256, digest_of
 from virtual_stain.slides.collection import name_key
 from virtual_stain.slides.slide import SlideRef
@@ -260,7 +260,7 @@ def _shown(out: Path, row: CohortRow) -> dict[str, Any]:
         "pair": row.pair,
         "verdict": row.verdict,
         "reason": row.reason,
-        "flags": row.flags,
+        "flags": [FLAGS.get(flag, flag) for flag in row.flags],
         "median": error(row.error_median_um, row.error_median_px0),
         "p95": error(row.error_p95_um, row.error_p95_px0),
         "consensus": number(row.consensus_fraction),

@@ -121,7 +121,9 @@ def score_slides(
         _log.info("model verified and loaded in %.1f s", time.monotonic() - start)
         try:
             with Stager([i.ref for i in inputs], options.stage, progress.say) as stager:
-                return _score_groups(inputs, _Job(model, options, existing_key(), stager, ahead, progress), done)
+                return _score_groups(
+                    inputs, _Job(model, options, existing_key(), stager, ahead, progress, len(inputs) == 1), done
+                )
         finally:
             if predictor is None:
                 model.close()
@@ -148,6 +150,8 @@ class _Job:
     stager: Stager
     ahead: Ahead
     progress: Progress
+    is_only: bool = False
+    """The run has one slide, whose error the command ends with."""
 
 
 def _score_groups(inputs: Sequence[ScoreInput], job: _Job, done: Callable[[Scored], None]) -> list[Scored]:
@@ -215,7 +219,8 @@ def _outcome(item: ScoreInput, job: _Job, errors: list[Exception]) -> Scored:
         job.progress.say(traceback.format_exc())
         reason = f"a bug: {type(error).__name__}: {error}"
         errors.append(error)
-    job.progress.say(f"{item.stem}: not scored: {reason}")
+    if not job.is_only:
+        job.progress.say(f"{item.stem}: not scored: {reason}")
     return Scored(Outcome(item.stem, False, reason), item.folder)
 
 

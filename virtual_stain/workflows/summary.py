@@ -16,11 +16,13 @@ import numpy.typing as npt
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from virtual_stain.counting.stain import FLAG_SENTENCES
 from virtual_stain.files import read_json, write_text
 from virtual_stain.labels.store import TileTable
 from virtual_stain.markers import Marker, ValueDefinition, parse_marker
 from virtual_stain.pages import page_environment
 from virtual_stain.records.manifest import Manifest, PairEntry
+from virtual_stain.registration.result import FLAGS
 from virtual_stain.registration.store import JSON_NAME
 from virtual_stain.value_text import ValueText
 from virtual_stain.workflows.pair_registration import OVERLAY
@@ -28,19 +30,20 @@ from virtual_stain.workflows.pair_registration import OVERLAY
 SUMMARY = "summary.html"
 _THUMBNAIL_PX = 360
 _Column = npt.NDArray[np.float64]
-_FLAG_ORDER = (
-    "few_cells",
-    "poor_overlap",
-    "border",
-    "blur_he",
-    "blur_ihc",
-    "corrected",
-    "classes_unknown",
-    "registration",
-    "saturated",
-    "stains_unclear",
-    "uncertain_ratio",
-)
+_FLAG_WORDS = {
+    "few_cells": "few cells",
+    "poor_overlap": "poor overlap",
+    "border": "border of the scan",
+    "blur_he": "H&E blurred",
+    "blur_ihc": "IHC blurred",
+    "corrected": "corrected by hand",
+    "classes_unknown": "intensities unknown",
+    "registration": "registration unsure",
+    "saturated": "nuclei black to the camera",
+    "stains_unclear": "stains unclear",
+    "uncertain_ratio": "ratio unsure",
+}
+"""In the order of the page; the review page uses the same words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +120,12 @@ def _pair(entry: PairEntry, used: Used, counted: _Column, whole: _Column, folder
         "entry": entry,
         "label": parse_marker(entry.marker).label,
         "tiles": len(used.table),
-        "stain_flags": used.stain_flags,
+        "stain_flags": [FLAG_SENTENCES.get(flag, flag) for flag in used.stain_flags],
+        "registration_flags": [FLAGS.get(flag, flag) for flag in entry.registration.flags],
         "value": _quotient(counted, whole),
         "low": float(np.quantile(values, 0.1)) if len(values) else None,
         "high": float(np.quantile(values, 0.9)) if len(values) else None,
-        "flags": [(name, flags[name]) for name in _FLAG_ORDER if flags[name]],
+        "flags": [(words, flags[name]) for name, words in _FLAG_WORDS.items() if flags[name]],
         "warnings": _warnings(folder),
         "overlay": _thumbnail(folder),
     }
