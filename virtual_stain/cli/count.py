@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     help="Where GeoJSON counts from: the corner of the scan (as QuPath does) or of the whole slide.",
 )
 @click.option("--full-overlay", is_flag=True, help="Also overlay.ome.tif: all outlines at full resolution.")
+@click.option("--virtual", is_flag=True, help="Also count virtual slides, for a look: they are predictions, no stain.")
 @click.option("--slides", "table", type=click.Path(path_type=Path), help="CSV slide,marker,mpp,roi,cells,name.")
 @many_options
 @click.option("--excel", is_flag=True, help="Write counts.csv so that a spreadsheet shows umlauts right (UTF-8 mark).")
@@ -47,6 +48,7 @@ def command(
     mpp: str | None,
     geojson_origin: str,
     full_overlay: bool,
+    virtual: bool,
     table: Path | None,
     excel: bool,
     many: Many,
@@ -84,7 +86,7 @@ def command(
     if marker is None and not several:
         raise click.UsageError("Missing option '--marker': ki67, er, pr, her2 or pdl1.")
     request = CountRequest(
-        slide=SlideRef(slides[0] if slides else Path(), parse_mpp(mpp)),
+        slide=SlideRef(slides[0] if slides else Path(), parse_mpp(mpp), virtual=virtual),
         marker=Marker.KI67 if marker is None else parse_marker(marker),  # of a table, whose rows must state it then
         out=out,
         roi=roi,
