@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from virtual_stain.cli.common import Common, Many, common_options, many_options, parse_mpp, say_aside, with_any_stain
+
+if TYPE_CHECKING:
+    from virtual_stain.workflows.score_addition import Addition
 
 
 @click.command("score")
@@ -29,6 +33,7 @@ from virtual_stain.cli.common import Common, Many, common_options, many_options,
     show_default=True,
     help="Frame of the GeoJSON: level-0 px from the corner of the scan (as QuPath counts) or of the whole slide.",
 )
+@click.option("--virtual-slide", is_flag=True, help="Also <stem>.<marker>.virtual.ome.tif, drawn by an indirect model.")
 @click.option("--watch", is_flag=True, help="SLIDE is a folder: score what comes into it, until Ctrl-C.")
 @many_options
 @click.option("--force-unsuitable", is_flag=True, help="Also score what is not H&E; readings are flagged.")
@@ -44,6 +49,7 @@ def command(
     trusted_key: Path | None,
     stage: Path | None,
     geojson_origin: str,
+    virtual_slide: bool,
     watch: bool,
     many: Many,
     force_unsuitable: bool,
@@ -83,6 +89,7 @@ def command(
         jobs=common.jobs,
         force=common.force,
         fail_fast=many.fail_fast,
+        addition=_virtual_slides(common) if virtual_slide else None,
     )
 
     def say(scored: Scored) -> None:
@@ -101,3 +108,9 @@ def command(
     named = [path for path in slides if path not in tables]
     inputs = collect_inputs(named, tables[0] if tables else table, out=out, mpp=parse_mpp(mpp), say=say_aside)
     score_many(inputs, options, scheduler=many.scheduler, progress=common.progress, done=say)
+
+
+def _virtual_slides(common: Common) -> Addition:
+    from virtual_stain.workflows.score_virtual import VirtualSlides
+
+    return VirtualSlides(common.config.counting)

@@ -80,7 +80,7 @@ class Canvas:
 def glass(x: int, y: int) -> Rgb:
     """uint8[TILE_PX, TILE_PX, 3] of bare glass from a place (px of any level) on: lilac, with the text."""
     rows, columns = (np.arange(v, v + TILE_PX) % side for v, side in ((y, _PATTERN.height), (x, _PATTERN.width)))
-    return _pattern()[np.ix_(rows, columns)]
+    return np.asarray(_pattern()[np.ix_(rows, columns)], np.uint8)
 
 
 def tinted(rgb: Rgb) -> Rgb:
