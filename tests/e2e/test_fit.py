@@ -43,8 +43,13 @@ def _kill_when(command, condition):
     process.wait()
 
 
-def test_killed_without_warning_and_resumed_it_is_the_undisturbed_run_bit_for_bit(records, tmp_path, capsys):
+@pytest.mark.parametrize("path", ["direct", pytest.param("indirect", marks=pytest.mark.slow)])
+def test_killed_without_warning_and_resumed_it_is_the_undisturbed_run_bit_for_bit(records, tmp_path, capsys, path):
     sets = [*SETS, "--set", "training.checkpoint_minutes=0", "--set", "training.max_steps=16"]
+    if path == "indirect":
+        records = tmp_path / "records"
+        tiny_records(records, patients=8, n_folds=8, tile_px=64, window_um=19.2, error_p95_um=2.0, keep_ihc=True)
+        sets += ["--set", "model.path=indirect"]
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     _kill_when(
         [*VSTAIN, "fit", str(records), "--out", str(killed), *sets],
@@ -64,7 +69,7 @@ def test_killed_without_warning_and_resumed_it_is_the_undisturbed_run_bit_for_bi
             for a, b in zip(ours[0][group], theirs[0][group], strict=True):
                 np.testing.assert_array_equal(a.value, b.value, err_msg=a.name)
     assert _run(["evaluate", str(killed)]) == 0
-    assert "held-out tiles of 2 patients" in capsys.readouterr().out
+    assert f"held-out tiles of {1 if path == 'indirect' else 2} patient" in capsys.readouterr().out
     assert (killed / "evaluation.json").is_file()
 
 

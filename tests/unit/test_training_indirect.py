@@ -182,10 +182,16 @@ def test_a_bundle_answers_the_expected_ratio_through_the_signatures_that_all_cli
     tiles = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)).astype(np.uint8)
     tiles[1] //= 2
     wanted = tile_reading(run.model, tf.constant(tiles), ValueDefinition.POSITIVE_RATIO, run.network.crop_weights)
-    answer = tf.saved_model.load(str(folder)).signatures["uint8"](tiles=tf.constant(tiles))
+    signatures = tf.saved_model.load(str(folder)).signatures
+    answer = signatures["uint8"](tiles=tf.constant(tiles))
     assert set(answer) == {"ki67", "ki67_tumour_cells"}
     for name, values in answer.items():
         np.testing.assert_allclose(values.numpy(), wanted[name].numpy(), rtol=1e-4)
+    window = tf.constant(np.concatenate(tiles)[None, :96, :48])
+    maps = signatures["virtual"](windows=window)
+    for name, values in run.network.generator(window, training=False).items():
+        assert values.shape == (1, 24, 12)
+        np.testing.assert_allclose(maps[name].numpy(), values.numpy(), rtol=1e-3, atol=1e-6)
     card = verify_bundle(tmp_path / "model").card
     training = card.training
     assert "indirect path" in evidence_of(card).sentences[-1], "every report says it"

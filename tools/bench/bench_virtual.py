@@ -30,7 +30,8 @@ from virtual_stain.slides.slide import SlideRef, open_slide
 from virtual_stain.slides.tissue import find_tissue
 from virtual_stain.tiles import plan_tiles
 from virtual_stain.training.run_dir import TrainedRun, load_run
-from virtual_stain.workflows.virtual_slide import VirtualTile, he_stain, virtual_tiles
+from virtual_stain.virtual.draw import slide_seed
+from virtual_stain.workflows.virtual_slide import VirtualReader, VirtualTile, he_stain
 
 Row = dict[str, Any]
 _READINGS = ("expected", "counted", "density", "direct")
@@ -76,9 +77,18 @@ def _of_pair(run: TrainedRun, records: Path, pair: PairEntry, path: Path, args: 
         plan = plan_tiles(slide, tissue, TilingSettings(window_um=tiling["window_um"], tile_px=tiling["tile_px"]))
         tiles = [t for t in plan.tiles if (t.col, t.row) in labels][:: args.every]
         drawn = set(np.linspace(0, len(tiles) - 1, args.pictures + 2).astype(int)[1:-1].tolist())
-        stain = he_stain(slide, tissue, settings)
-        read = virtual_tiles(slide, plan.grid, tiles, _maps(run), run.network.markers[0], stain, settings, HALO_PX)
-        for index, tile in enumerate(read):
+        reader = VirtualReader(
+            slide=slide,
+            tissue=tissue,
+            grid=plan.grid,
+            generator=_maps(run),
+            marker=run.network.markers[0],
+            stain=he_stain(slide, tissue, settings),
+            seed=slide_seed(slide.content_hash()),
+            settings=settings,
+            halo_px=HALO_PX,
+        )
+        for index, tile in enumerate(map(reader.read, tiles)):
             label, ihc = labels[tile.tile.col, tile.tile.row]
             if index in drawn:
                 _strip(args.out / f"{pair.pair}_{tile.tile.col}_{tile.tile.row}.png", tile, decode_jpeg(ihc))

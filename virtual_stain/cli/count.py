@@ -21,6 +21,7 @@ from virtual_stain.cli.many_options import Many, many_options, origin_option
 @click.option("--mpp", metavar="F or FX,FY", help="Pixel size in µm, where the file has none or a wrong one.")
 @origin_option
 @click.option("--full-overlay", is_flag=True, help="Also overlay.ome.tif: all outlines at full resolution.")
+@click.option("--virtual", is_flag=True, help="Also count virtual slides, for a look: they are predictions, no stain.")
 @click.option("--slides", "table", type=click.Path(path_type=Path), help="CSV slide,marker,mpp,roi,cells,name.")
 @many_options
 @common_options
@@ -29,6 +30,7 @@ def command(
     marker: str | None,
     region_model: str | None,
     mpp: str | None,
+    virtual: bool,
     table: Path | None,
     many: Many,
     common: Common,
@@ -65,7 +67,7 @@ def command(
     if marker is None and not is_many(slides, table):
         raise click.UsageError("Missing option '--marker': ki67, er, pr, her2 or pdl1.")
     fixed = CountRequest(
-        slide=SlideRef(slides[0] if slides else Path(), parse_mpp(mpp)),
+        slide=SlideRef(slides[0] if slides else Path(), parse_mpp(mpp), virtual=virtual),
         marker=Marker.KI67 if marker is None else parse_marker(marker),  # of a table, whose rows must state it then
         **request,
     )

@@ -29,7 +29,9 @@ def command(slides: tuple[Path, ...], mpp: str | None, out: Path | None, common:
 
     override = parse_mpp(mpp, coarse=True)
     reports = []
-    for report in describe_slides([SlideRef(path, override) for path in slides], common.config.tissue, out):
+    for report in describe_slides(
+        [SlideRef(path, override, virtual=True) for path in slides], common.config.tissue, out
+    ):
         click.echo(report.text())
         reports.append(report)
     raise_on_problems(reports)

@@ -14,9 +14,7 @@ from virtual_stain.cli.many_options import Many, many_options, origin_option
 @click.command("score")
 @click.argument("slides", nargs=-1, metavar="SLIDE…", type=click.Path(path_type=Path))
 @click.option(
-    "--model",
-    envvar="VSTAIN_MODEL",
-    help="Bundle folder, grpc://host:8500/name or http://host:8501/v1/models/name [env: VSTAIN_MODEL].",
+    "--model", envvar="VSTAIN_MODEL", help="Bundle folder, grpc://host:8500/NAME or http://… [env: VSTAIN_MODEL]."
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for all results [default: ./<stem>-vstain each].")
 @click.option("--mpp", help="Pixel size in µm/px, F or FX,FY, for slides that carry none or a wrong one.")
@@ -25,6 +23,7 @@ from virtual_stain.cli.many_options import Many, many_options, origin_option
 @click.option("--trusted-key", type=click.Path(path_type=Path), help="Public key that the bundle must be signed with.")
 @click.option("--stage", type=click.Path(path_type=Path), help="Copy slides here ahead of use [default: off a share].")
 @origin_option
+@click.option("--virtual-slide", is_flag=True, help="Also <stem>.<marker>.virtual.ome.tif, drawn by an indirect model.")
 @click.option("--watch", is_flag=True, help="SLIDE is a folder: score what comes into it, until Ctrl-C.")
 @many_options
 @click.option("--force-unsuitable", is_flag=True, help="Also score what is not H&E; readings are flagged.")
@@ -36,6 +35,7 @@ def command(
     mpp: str | None,
     table: Path | None,
     crops: str | None,
+    virtual_slide: bool,
     watch: bool,
     many: Many,
     force_unsuitable: bool,
@@ -51,8 +51,7 @@ def command(
     vstain score --watch scanner/ --model MODEL --out results
 
     SLIDE is a file, a folder or a quoted pattern. Writes per slide <stem>.report.json, .tiles.csv, .heatmap.png,
-    .geojson (QuPath) and .report.html, of several slides scores.csv and index.html, worst first. Finished slides are
-    left alone (--force).
+    .geojson and .report.html, of several scores.csv and index.html, worst first. Finished slides are left alone.
     """
     import dataclasses
 
@@ -75,4 +74,6 @@ def command(
     )
 
     where: dict[str, Any] = {"out": out, "mpp": parse_mpp(mpp), "scheduler": many.scheduler, "watching": watch}
-    score_given(slides, table, options, **where, progress=common.progress, say=click.echo, say_aside=say_aside)
+    drawn = common.config.counting if virtual_slide else None
+    say: dict[str, Any] = {"progress": common.progress, "say": click.echo, "say_aside": say_aside}
+    score_given(slides, table, options, virtual_slides=drawn, **where, **say)

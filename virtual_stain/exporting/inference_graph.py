@@ -22,6 +22,9 @@ from virtual_stain.exporting.weights_apart import Weights, take_out
 NETWORK = "vstain_network"
 """Part of the name of the one function in a bundle that holds the network: uint8[N, C, C, 3] → values per crop."""
 
+GENERATOR = "vstain_generator"
+"""The same of the function with the generator's maps, in a bundle of the indirect path."""
+
 CropReading = Callable[[tf.Tensor], Mapping[str, tf.Tensor]]
 """crops uint8[N, C, C, 3] → {name: float32[N]}, in graph operations."""
 
@@ -50,6 +53,16 @@ def freeze_network(network: CropReading, crop_px: int, *, weights_apart: bool = 
     `weights_apart`: for a graph that is saved and not run here, see `weights_apart.py`.
     """
     spec = tf.TensorSpec([None, crop_px, crop_px, 3], tf.uint8)
+    function, weights = _frozen(network, spec, NETWORK, weights_apart=weights_apart)
+    return FrozenNetwork(function, crop_px, weights)
+
+
+def freeze_maps(generator: CropReading) -> CropReading:
+    """windows uint8[N, h, w, 3] of any size → maps by name, as the same kind of graph; it holds all its weights."""
+    return _frozen(generator, tf.TensorSpec([None, None, None, 3], tf.uint8), GENERATOR, weights_apart=False)[0]
+
+
+def _frozen(network: CropReading, spec: tf.TensorSpec, name: str, *, weights_apart: bool) -> tuple[Any, Weights]:
     traced = tf.function(network, input_signature=[spec], autograph=False).get_concrete_function()
     frozen = convert_variables_to_constants_v2(traced)
     names = sorted(traced.structured_outputs)  # tf.nest orders a dict's values by key
@@ -62,10 +75,11 @@ def freeze_network(network: CropReading, crop_px: int, *, weights_apart: bool = 
     graph, weights = take_out(graph) if weights_apart else (graph, MappingProxyType({}))
     pruned = _as_function(graph, input_name, list(outputs.values()))
 
-    def vstain_network(crops: tf.Tensor) -> dict[str, tf.Tensor]:
-        return dict(zip(outputs, pruned(crops), strict=True))
+    def answer(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
+        return dict(zip(outputs, pruned(pixels), strict=True))
 
-    return FrozenNetwork(tf.function(vstain_network, input_signature=[spec], autograph=False), crop_px, weights)
+    answer.__name__ = name  # by which it is found in the bundle
+    return tf.function(answer, input_signature=[spec], autograph=False), weights
 
 
 def _as_function(graph: Any, input_name: str, output_names: list[str]) -> Any:

@@ -4,6 +4,8 @@ Signatures, all answering dicts with stable names:
 
     serving_default   image_bytes: string[B], JPEG or PNG of a whole tile → {name: float32[B]} for `ModelCard.outputs`
     uint8             tiles: uint8[B, T, T, 3] RGB, checked in the graph  → the same
+    virtual           windows: uint8[B, h, w, 3] RGB, sides multiples of 16 → the generator's maps by name, float32
+                      [B, h/4, w/4]; in bundles of the indirect path alone
     describe          query: string[B], any text                          → {"card": string[B]}, the model card as JSON
 """
 
@@ -27,7 +29,7 @@ from virtual_stain.errors import ModelError, OutputError
 from virtual_stain.exporting.bundle import versions, write_bundle_json
 from virtual_stain.exporting.card import ModelCard, model_name
 from virtual_stain.exporting.evaluation import HeldOut, exported_run, held_out
-from virtual_stain.exporting.inference_graph import freeze_network
+from virtual_stain.exporting.inference_graph import freeze_maps, freeze_network
 from virtual_stain.exporting.model_card import MODEL_CARD, model_card_text
 from virtual_stain.exporting.serving import prediction_log, write_serving_files
 from virtual_stain.exporting.weights_apart import Weights, put_back
@@ -85,7 +87,12 @@ def export_run(
     dense = run.network.dense
     maps = None if dense is None else (lambda tiles: tile_maps(dense, tiles))
     variables = [] if dense is None else [v.value for v in dense.variables]
-    folder = write_bundle(reading, variables, card, out, maps=maps, weights=network.weights, version=version, seal=seal)
+    generator = run.network.generator
+    windows = None if generator is None else freeze_maps(lambda pixels: generator(pixels, training=False))
+    folder = write_bundle(
+        reading, variables, card, out,
+        maps=maps, windows=windows, weights=network.weights, version=version, seal=seal,
+    )  # fmt: skip
     record = RunRecord("export", extra={"run": str(run_dir), "version": int(folder.name), "training": card.training})
     record.write(out, tensorflow=True)
     return folder
@@ -121,6 +128,7 @@ def write_bundle(
     out: Path,
     *,
     maps: TileReading | None = None,
+    windows: TileReading | None = None,
     weights: Weights = MappingProxyType({}),
     version: int | None = None,
     seal: Callable[[Path], None] | None = None,
@@ -129,7 +137,8 @@ def write_bundle(
 
     `version`: default the next free one; an existing one is never overwritten (`card.version` is replaced).
     `variables`: every variable that `reading` and `maps` use. `weights`: what `reading` was traced without
-    (`FrozenNetwork.weights`). `maps`: tiles → a value per place, for the signature dense_uint8. `seal`: called with
+    (`FrozenNetwork.weights`). `maps`: tiles → a value per place, for the signature dense_uint8. `windows`: of the
+    generator, for the signature virtual. `seal`: called with
     the folder when bundle.json is written and before the version appears, to sign it. The bundle is written beside
     its place and renamed when it is whole. Raises OutputError, ModelError (the network does not answer what the card
     says, or weights are missing).
@@ -146,7 +155,7 @@ def write_bundle(
         shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
         try:
             final = dataclasses.replace(card, version=number)
-            _save(reading, variables, final, temporary, maps)
+            _save(reading, variables, final, temporary, maps, windows)
             put_back(temporary, weights)
             _write_warmup(final, temporary)
             write_text(temporary / MODEL_CARD, model_card_text(final))
@@ -168,6 +177,7 @@ def _save(
     card: ModelCard,
     folder: Path,
     maps: TileReading | None = None,
+    windows: TileReading | None = None,
 ) -> None:
     names = card.outputs
     side = card.tiling.tile_px
@@ -204,6 +214,15 @@ def _save(
 
         module.functions.append(dense_uint8)
         signatures["dense_uint8"] = dense_uint8.get_concrete_function()
+    if windows is not None:
+        spec = tf.TensorSpec([None, None, None, 3], tf.uint8, name="windows")
+
+        @tf.function(input_signature=[spec], autograph=False)
+        def virtual(pixels: tf.Tensor) -> Mapping[str, tf.Tensor]:
+            return windows(pixels)
+
+        module.functions.append(virtual)
+        signatures["virtual"] = virtual.get_concrete_function()
     tf.saved_model.save(module, str(folder), signatures=signatures)
 
 

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from virtual_stain.config.training import ModelSettings
 from virtual_stain.dataset.ihc_side import PLACE_PX
@@ -120,7 +121,7 @@ def small_trunk() -> keras.Model:
     fine = _convolved(x, 48, 2, "fine")
     x = _convolved(fine, 64, 2, "coarse")
     x = _convolved(x, 64, 1, "context")
-    x = keras.layers.UpSampling2D(2, interpolation="bilinear", name="up")(x)
+    x = Doubled(2, interpolation="bilinear", name="up")(x)
     x = keras.layers.Concatenate(name="skip")([x, fine])
     x = _convolved(x, 64, 1, "joined")
     return keras.Model(inputs, _convolved(x, 64, 1, "last"), name="small_generator")
@@ -129,6 +130,16 @@ def small_trunk() -> keras.Model:
 def _convolved(x: keras.KerasTensor, filters: int, strides: int, name: str) -> keras.KerasTensor:
     x = keras.layers.Conv2D(filters, 3, strides=strides, padding="same", use_bias=False, name=f"{name}_conv")(x)
     return keras.layers.ReLU(name=f"{name}_relu")(keras.layers.BatchNormalization(name=f"{name}_norm")(x))
+
+
+class Doubled(keras.layers.UpSampling2D):
+    """The same, also in a graph whose windows may have any size: Keras' own asks there how large they are."""
+
+    def call(self, inputs: keras.KerasTensor) -> keras.KerasTensor:
+        if None not in inputs.shape[1:3]:
+            return super().call(inputs)
+        resized = tf.image.resize(inputs, 2 * tf.shape(inputs)[1:3], method="bilinear")
+        return tf.cast(resized, inputs.dtype)
 
 
 class NuclearHematoxylin(keras.layers.Layer):

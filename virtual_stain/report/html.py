@@ -44,6 +44,7 @@ def report_html(report: SlideReport, heatmap: bytes, read_tile: ReadTile) -> str
         tissue_mm2=report.score.tissue_um2 / 1e6,
         markers=[_marker(report, m, read_tile) for m in report.readings],
         notes=report.notes,
+        virtual=report.virtual,
         engine=_engine(report),
         heatmap=_data_url(heatmap, "png"),
         version=__version__,

@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -78,6 +80,8 @@ class SlideReport:
     """Of `global_ratio`."""
     her2: dict[Marker, Her2Reading]
     """Of the markers that have intensities: shares and score over the used tiles."""
+    virtual: Mapping[str, Any] | None = None
+    """The readings of the virtual slide, as they stand in report.json; None: none was drawn."""
 
     @property
     def shown(self) -> ValueText:
@@ -170,6 +174,7 @@ def report_json(report: SlideReport, made_from: dict[str, Any], outputs: dict[st
         "engine": score.engine | {"crops": report.settings.crops},
         "model_evidence": evidence_of(card).to_json(),
         "readings": {m.value: reading_json(report, m) for m in report.readings},
+        **({} if report.virtual is None else {"virtual": dict(report.virtual)}),
         "tiles": {
             "scored": len(score.tiles) - len(score.failed),
             "glass": score.plan.n_glass,
@@ -222,10 +227,11 @@ def _interval_json(interval: SlideInterval) -> dict[str, Any] | None:
     }
 
 
-def tiles_csv(score: SlideScore) -> str:
+def tiles_csv(score: SlideScore, more: Mapping[str, Sequence[str]] = MappingProxyType({})) -> str:
     """The text of `<stem>.tiles.csv`: every tissue tile, row by row; a missing value is an empty field.
 
-    `used`: it enters the readings of some marker; with several markers `used_<marker>` follows for each.
+    `used`: it enters the readings of some marker; with several markers `used_<marker>` follows for each, then the
+    columns of `more`, a field for every tile.
     """
     columns = ["col", "row", "x", "y", "width", "height"]
     shown = ValueText(score.card.value_definition)
@@ -233,7 +239,7 @@ def tiles_csv(score: SlideScore) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     several = list(score.markers.items()) if len(score.markers) > 1 else []
-    writer.writerow([*columns, "tissue_fraction", "used", "flags", *(f"used_{m.value}" for m, _ in several)])
+    writer.writerow([*columns, "tissue_fraction", "used", "flags", *(f"used_{m.value}" for m, _ in several), *more])
     for i, tile in enumerate(score.tiles):
         box = tile.box
         row: list[object] = [tile.col, tile.row, *(f"{v:.3f}" for v in (box.x, box.y, box.width, box.height))]
@@ -242,7 +248,16 @@ def tiles_csv(score: SlideScore) -> str:
             row += [] if scores.intensities is None else [_number(share, 6) for share in scores.intensities[i]]
         used = any(scores.used[i] for scores in score.markers.values())
         each = [int(scores.used[i]) for _, scores in several]
-        writer.writerow([*row, f"{tile.tissue_fraction:.4f}", int(used), ";".join(score.flags[i]), *each])
+        writer.writerow(
+            [
+                *row,
+                f"{tile.tissue_fraction:.4f}",
+                int(used),
+                ";".join(score.flags[i]),
+                *each,
+                *(v[i] for v in more.values()),
+            ]
+        )
     return text.getvalue()
 
 

@@ -21,6 +21,7 @@ from virtual_stain.scoring.predictor import Answers, Predictor, Tiles
 from virtual_stain.scoring.signature import Signature, callable_signatures, read_saved_model, signature_graph
 from virtual_stain.scoring.start_tensorflow import calls_at_once
 
+VIRTUAL = "virtual"
 SIGNATURES = {"quadrants": "uint8", "center": "center_uint8"}
 
 
@@ -38,6 +39,7 @@ class LocalPredictor(Predictor):
         self.sha256 = bundle.sha256
         self._folder = bundle.folder
         name = SIGNATURES[settings.crops]
+        self._maps: Signature | None = None
         self._network: Any | None = None
         """The network's function, where its weights are constants."""
         self._fast: Signature | None = None
@@ -86,6 +88,25 @@ class LocalPredictor(Predictor):
     def predict(self, tiles: Tiles) -> Answers:
         """See `Predictor.predict`."""
         return self._run(self._function, tiles)
+
+    def maps(self, windows: Tiles) -> Answers:
+        """See `Predictor.maps`: always in float32, by TensorFlow."""
+        try:
+            if self._maps is None:
+                meta = read_saved_model(self._folder)
+                graph = signature_graph(meta, VIRTUAL)
+                if graph is None:
+                    raise ValueError("its generator has variables")
+                self._maps = callable_signatures(meta, graph, VIRTUAL)[VIRTUAL]
+            outputs = self._maps(tf.constant(windows))
+        except (KeyError, ValueError, OSError) as error:
+            raise ModelError(
+                f"{self._folder}: expected a bundle with the signature {VIRTUAL}. Received: {error}",
+                hint="An older bundle of the indirect path has none: export the run again.",
+            ) from error
+        except tf.errors.OpError as error:
+            raise ModelError(f"{self._folder}: the generator failed on {windows.shape}: {error}") from error
+        return {name: np.asarray(values.numpy(), np.float32) for name, values in outputs.items()}
 
     def check(self, tiles: Tiles | None) -> dict[str, Any]:
         """Decides for the tiles' slide: bfloat16 where its readings are the reference's, else float32."""

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from virtual_stain.errors import ModelError
 from virtual_stain.exporting.card import ModelCard
 
 Tiles = npt.NDArray[np.uint8]  # uint8[B, T, T, 3] RGB
@@ -47,6 +48,16 @@ class Predictor(ABC):
         `tiles`: None where the slide has none that can be read.
         """
         return dict(self.engine)
+
+    def maps(self, windows: Tiles) -> Answers:
+        """What the generator of the indirect path says of uint8[B, h, w, 3], sides multiples of 16: float32[B, h/4,
+        w/4] by name (docs/virtual.md). Raises ModelError, also where the model has no generator.
+        """
+        raise ModelError(
+            f"{self.card.name}: expected a bundle folder, whose generator draws windows. "
+            f"Received: {type(self).__name__}.",
+            hint="vstain score SLIDE --model BUNDLE --virtual-slide, with the folder that vstain export wrote.",
+        )
 
     # by default nothing waits and nothing is held
     def cancel(self) -> None:  # noqa: B027

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from virtual_stain.errors import SlideError
 from virtual_stain.geometry import Size
 from virtual_stain.slides.resolution import MppClaim
+from virtual_stain.slides.virtual_mark import VIRTUAL_SENTENCE
 
 SLIDE, LEVEL, LABEL, MACRO, THUMBNAIL = "slide", "level", "label", "macro", "thumbnail"
 _BESIDE = (LABEL, MACRO)
@@ -85,6 +86,8 @@ class FileDescription:
     """Where the slide's description (Aperio, OME-XML) tells of a picture of another size, without saying why."""
     aperio_resized: tuple[Size, Size] | None = None
     """Size before and after, where an Aperio description tells that the slide was made smaller."""
+    virtual: bool = False
+    """Whether it says that its picture is a prediction (`virtual_mark`)."""
 
     @property
     def slide_page(self) -> Page:
@@ -116,6 +119,8 @@ class FileDescription:
     def warnings(self, page: Page) -> tuple[str, ...]:
         """Sentences about what is missing, left out, or contradicts the rest."""
         table, found = page.table, []
+        if self.virtual:
+            found.append(f"virtual slide: {VIRTUAL_SENTENCE}")
         if table.count:
             total = table.missing.size
             found.append(

@@ -121,7 +121,7 @@ def _read_some(path: Path) -> None:
     from virtual_stain.geometry import Size
     from virtual_stain.slides.slide import open_slide
 
-    with open_slide(SlideRef(path)) as slide:
+    with open_slide(SlideRef(path, virtual=True)) as slide:
         centre = slide.bounds.centre
         for level in range(slide.level_count):
             slide.read_level(level, centre[0], centre[1], Size(_SIDE_PX, _SIDE_PX))

@@ -33,6 +33,7 @@ from virtual_stain.slides.resolution import Mpp, MppClaim, doubts_of_extent, of_
 from virtual_stain.slides.source import Patch, Rgb, Source
 from virtual_stain.slides.tiff_description import describe_tiff, with_range
 from virtual_stain.slides.unknown import MissingTiles, filled_mask, grown
+from virtual_stain.slides.virtual_mark import VIRTUAL_SENTENCE
 from virtual_stain.slides.window import best_level, read_window
 
 _MOST_BROKEN = 0.5  # of a level's tiles, in an overview
@@ -47,6 +48,8 @@ class SlideRef:
     mpp_override: tuple[float, float] | None = None
     """µm per level-0 px, (x, y); wins over what the file says."""
     name: str | None = None
+    virtual: bool = False
+    """The user knows that the slide may be a predicted one and asks for a look at it."""
 
     @property
     def stem(self) -> str:
@@ -309,10 +312,17 @@ def open_slide(ref: SlideRef, *, fast: bool = True) -> Slide:
     """Opens a slide file or a plain image.
 
     `fast`: decode JPEG tiles without OpenSlide where that gives the same pixels (see `fast_source`).
-    Raises SlideError (missing, unreadable, unsupported, too large) or ResolutionError (unusable override).
+    Raises SlideError (missing, unreadable, unsupported, too large; virtual, and not asked for as such) or
+    ResolutionError (unusable override).
     """
     _check_readable(ref.path)
     description = describe_tiff(ref.path)
+    if description is not None and description.virtual and not ref.virtual:
+        raise SlideError(
+            f"{ref.path}: expected a slide that a scanner took. Received: a virtual slide, {VIRTUAL_SENTENCE}. "
+            "A prediction never comes back as truth.",
+            hint="Give the stained slide. For a look at what the counter sees on it: vstain count … --virtual",
+        )
     source = _source(ref.path, description, fast=fast)
     if source is None:
         raise SlideError(

@@ -19,6 +19,7 @@ from virtual_stain.slides.description import LABEL, LEVEL, MACRO, SLIDE, THUMBNA
 from virtual_stain.slides.ndpi_tags import Tags, ndpi_directories
 from virtual_stain.slides.resolution import MppClaim, um_per_px_from_tags
 from virtual_stain.slides.tiff_pages import quiet, tiff_pages
+from virtual_stain.slides.virtual_mark import is_virtual
 
 _UM_PER_UNIT = {
     **{"µm": 1.0, "μm": 1.0, "um": 1.0, "pm": 1e-6, "Å": 1e-4, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "dm": 1e5, "m": 1e6},
@@ -71,7 +72,8 @@ def describe_tiff(path: Path) -> FileDescription | None:
             claims, remarks, of_ome = ([], (), None) if xml is None else ome_claims(xml, size)
             claims.append(_tag_claim(chosen))
             resized, of_aperio = _resized(str(chosen.description or ""), size)
-            return FileDescription(path, pages, tuple(claims), remarks, of_aperio or of_ome, resized)
+            virtual = is_virtual([xml, *(text for page in found for text in _texts(page.aspage()))])
+            return FileDescription(path, pages, tuple(claims), remarks, of_aperio or of_ome, resized, virtual)
     except READ_ERRORS:
         return None
 
@@ -139,6 +141,10 @@ def _kind(index: int, page: Any) -> str:
     if flags & _REDUCED:
         return THUMBNAIL if index == 0 else LEVEL
     return SLIDE
+
+
+def _texts(page: Any) -> tuple[object, object]:
+    return page.description, page.tags.valueof("Software")
 
 
 def _table(page: Any, size: Size, tile: Size | None) -> TileTable:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,6 +49,8 @@ class VirtualReading:
     expected_cells: float
     """Σλ."""
     flags: tuple[str, ...]
+    stain: float = 0.0
+    """ΣD + ΣH."""
 
 
 def margin_px(mpp: float, settings: CountingSettings, halo_px: int) -> int:
@@ -90,8 +93,27 @@ def reading(cells: Cells, maps: Maps) -> VirtualReading:
     expected_cells = float(maps.tumour_cells.sum(dtype=np.float64))
     positive = float((maps.tumour_cells * maps.positive_share).sum(dtype=np.float64))
     dab, hematoxylin = (float(m.sum(dtype=np.float64)) for m in (maps.dab, maps.hematoxylin))
-    counted = counts.positive / found if found else None
-    expected = positive / expected_cells if expected_cells > 0 else None
+    return _reading(counts.positive, found, positive, expected_cells, dab, hematoxylin)
+
+
+def of_slide(tiles: Iterable[VirtualReading]) -> VirtualReading:
+    """All cells and all stain of a slide's tiles together."""
+    positive, found, expected_positive, expected_cells, dab, stain = 0, 0, 0.0, 0.0, 0.0, 0.0
+    for tile in tiles:
+        positive += round((tile.counted or 0.0) * tile.counted_cells)
+        found += tile.counted_cells
+        expected_positive += (tile.expected or 0.0) * tile.expected_cells
+        expected_cells += tile.expected_cells
+        dab += (tile.density or 0.0) * tile.stain
+        stain += tile.stain
+    return _reading(positive, found, expected_positive, expected_cells, dab, stain - dab)
+
+
+def _reading(
+    positive: int, found: int, expected_positive: float, expected_cells: float, dab: float, hematoxylin: float
+) -> VirtualReading:
+    counted = positive / found if found else None
+    expected = expected_positive / expected_cells if expected_cells > 0 else None
     unstable = counted is not None and expected is not None and abs(counted - expected) > MAX_DIFFERENCE
     raised = {UNSTABLE: unstable, LOST: found < MIN_FOUND_SHARE * expected_cells}
     return VirtualReading(
@@ -101,6 +123,7 @@ def reading(cells: Cells, maps: Maps) -> VirtualReading:
         counted_cells=found,
         expected_cells=expected_cells,
         flags=tuple(name for name, is_set in raised.items() if is_set),
+        stain=dab + hematoxylin,
     )
 
 

@@ -102,7 +102,10 @@ def collect_requests(
     if not requests:
         raise ConfigError("expected at least one slide.", hint="vstain count SLIDE… --marker ki67 --out DIR")
     refuse_equal_names(r.slide for r in requests)
-    return tuple(replace(r, out=common.out / r.slide.stem) for r in requests)
+    return tuple(
+        replace(r, slide=replace(r.slide, virtual=common.slide.virtual), out=common.out / r.slide.stem)
+        for r in requests
+    )
 
 
 def _check_row(row: Row, *, folder: Path, marker_given: bool) -> None:
@@ -203,6 +206,7 @@ def _task(request: CountRequest, same: str | None) -> Task[CountRequest]:
                 "same": same,
                 "slide": str(request.slide.path.absolute()),
                 "mpp": request.slide.mpp_override,
+                "virtual": request.slide.virtual,
                 "marker": request.marker.value,
                 "files": {name: str(path.absolute()) for name, path in files.items()},
                 "geojson_origin": request.geojson_origin,

@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import math
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -47,20 +48,27 @@ def write_pyramid(
     tiles: Iterator[npt.NDArray[np.uint8]],
     level_um_per_px: Sequence[tuple[float, float]] | None,
     progress: Progress = QUIET,
+    *,
+    facts: Mapping[str, str] = MappingProxyType({}),
+    software: str | None = None,
 ) -> None:
     """Writes `tiles`, uint8[TILE_PX, TILE_PX, 3] RGB, level by level and row by row; none is held.
 
     `levels`: of `pyramid_levels`. `level_um_per_px`: pixel size along x and y of every level; None: not known.
+    `facts`: stand in the OME-XML as a map. `software`: stands in the tag of that name of every level.
     Raises OutputError, and what `tiles` raises; a file that is not whole does not stay.
     """
     counts = [tiles_across(s.width) * tiles_across(s.height) for s in levels]
     tracked = iter(progress.track(tiles, sum(counts), path.name, "tile"))
-    digest = hashlib.sha256(repr((name, levels, level_um_per_px)).encode())
+    digest = hashlib.sha256(repr((name, levels, level_um_per_px, *sorted(facts.items()))).encode())
     metadata: dict[str, Any] = {"axes": "YXS", "Name": name, "UUID": _NO_UUID}
     if level_um_per_px is not None:
         x, y = level_um_per_px[0]
         metadata |= {"PhysicalSizeX": x, "PhysicalSizeXUnit": "µm", "PhysicalSizeY": y, "PhysicalSizeYUnit": "µm"}
+    if facts:
+        metadata["MapAnnotation"] = dict(facts)
     options: dict[str, Any] = {
+        **({} if software is None else {"software": software}),
         "dtype": np.uint8,
         "tile": (TILE_PX, TILE_PX),
         "photometric": "rgb",

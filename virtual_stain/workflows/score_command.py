@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from virtual_stain.config import CountingSettings
 from virtual_stain.errors import ConfigError
 from virtual_stain.progress import QUIET, Progress
 from virtual_stain.scoring.inputs import collect_inputs
@@ -25,15 +27,22 @@ def score_given(
     mpp: tuple[float, float] | None,
     scheduler: str | None = None,
     watching: bool = False,
+    virtual_slides: CountingSettings | None = None,
     progress: Progress = QUIET,
     say: Say,
     say_aside: Say,
 ) -> None:
     """Scores what the command line names, and says each reading.
 
-    `watching`: the only slide is a folder; what comes into it is scored until the run is stopped. `say` is told the
-    readings, `say_aside` what was left out of a folder. Raises ConfigError and what scoring raises.
+    `watching`: the only slide is a folder; what comes into it is scored until the run is stopped. `virtual_slides`:
+    an indirect model also draws each slide, which is counted with these settings. `say` is told the readings,
+    `say_aside` what was left out of a folder. Raises ConfigError and what scoring raises.
     """
+
+    if virtual_slides is not None:
+        from virtual_stain.workflows.score_virtual import VirtualSlides  # counting: not for those who only score
+
+        options = dataclasses.replace(options, addition=VirtualSlides(virtual_slides))
 
     def done(scored: Scored) -> None:
         say(told(scored))

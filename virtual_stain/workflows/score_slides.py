@@ -46,6 +46,7 @@ from virtual_stain.scoring.suitable import require_he
 from virtual_stain.slides.probe import require_survivable
 from virtual_stain.slides.slide import Slide, SlideRef, open_slide
 from virtual_stain.slides.window import read_window
+from virtual_stain.workflows.score_addition import Added, Addition
 from virtual_stain.workflows.score_table import earlier_reports, write_table
 from virtual_stain.workflows.score_words import raise_failures
 
@@ -83,6 +84,8 @@ class ScoreOptions:
     """Score again what is already there."""
     fail_fast: bool = False
     """Begin nothing more after the first slide that fails."""
+    addition: Addition | None = None
+    """What else is made of every slide."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +121,8 @@ def score_slides(
                 f"{options.model}: the model is not signed: nothing says who made it "
                 "(scoring.require_signature refuses such models)."
             )
+        if options.addition is not None:
+            options.addition.require(model)
         _log.info("model verified and loaded in %.1f s", time.monotonic() - start)
         try:
             with Stager([i.ref for i in inputs], options.stage, progress.say) as stager:
@@ -196,6 +201,8 @@ def score_one(item: ScoreInput, options: ScoreOptions, model: Predictor, progres
 
     Raises what the slide, the model or the disk raises.
     """
+    if options.addition is not None:
+        options.addition.require(model)
     with _ahead([item], options) as ahead, Stager([item.ref], options.stage, progress.say) as stager:
         job = _Job(model, options, existing_key(), stager, ahead, progress)
         with stager.local(item.ref) as ref:
@@ -234,7 +241,8 @@ def _score_one(item: ScoreInput, ref: SlideRef, job: _Job) -> Scored:
         seen = seen_in_training(model.card, digest, job.key)
         made = _made_from(slide, digest, model, options, seen)
         paths = {kind: item.folder / f"{item.stem}.{kind}" for kind in _KINDS}
-        done = None if options.force else _current(paths, made)
+        added = () if options.addition is None else options.addition.names(item.stem, model.card)
+        done = None if options.force else _current(paths, made, added)
         if done is not None:
             return Scored(Outcome(item.stem, True, _KEPT), item.folder, done)
         if not options.force:
@@ -258,7 +266,12 @@ def _score_one(item: ScoreInput, ref: SlideRef, job: _Job) -> Scored:
         )
         facts = dataclasses.replace(SlideFacts.of(slide, digest), path=item.ref.path, stain_doubt=stain_doubt)
         report = make_report(facts, score, model.sha256, options.scoring, seen=seen)
-        value = _write(report, slide, paths, made, options)
+        more = None
+        if options.addition is not None:
+            with output_errors(paths["report.json"]):
+                withdraw(paths["report.json"])
+            more = options.addition.make(slide, report, model, item.folder, item.stem, job.progress)
+        value = _write(report, slide, paths, made, options, more)
         journal.remove()
     return Scored(Outcome(item.stem, True), item.folder, value)
 
@@ -280,22 +293,28 @@ _KINDS = ("report.json", "tiles.csv", "heatmap.png", "geojson", "report.html")
 
 
 def _write(
-    report: SlideReport, slide: Slide, paths: dict[str, Path], made: MadeFrom, options: ScoreOptions
+    report: SlideReport,
+    slide: Slide,
+    paths: dict[str, Path],
+    made: MadeFrom,
+    options: ScoreOptions,
+    more: Added | None,
 ) -> dict[str, Any]:
     """Every file whole or not there; report.json goes first and comes last, so that it never vouches for others."""
+    columns, outputs = ({}, {}) if more is None else (more.columns, {n: dict(f) for n, f in more.files.items()})
+    report = report if more is None else more.report
     picture = heatmap_png(report, slide.overview(max_px=OVERVIEW_PX))
     thumbnail = Size(GALLERY_PX, GALLERY_PX)
     seen = report.score.tissue.without_unknown
     page = report_html(report, picture, lambda box: seen(read_window(slide, box, thumbnail), box))
     contents = {
-        "tiles.csv": tiles_csv(report.score).encode(),
+        "tiles.csv": tiles_csv(report.score, columns).encode(),
         "heatmap.png": picture,
         "geojson": tiles_geojson(report, options.geojson_origin).encode(),
         "report.html": page.encode(),
     }
     with output_errors(paths["report.json"]):
         withdraw(paths["report.json"])
-    outputs = {}
     for kind, data in contents.items():
         write_bytes(paths[kind], data)
         outputs[paths[kind].name] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
@@ -325,10 +344,11 @@ def _settings(options: ScoreOptions) -> dict[str, Any]:
         "scoring": scoring,
         "tissue": dataclasses.asdict(options.tissue),
         "geojson_origin": options.geojson_origin,
+        **({} if options.addition is None else {"addition": options.addition.settings()}),
     }
 
 
-def _current(paths: dict[str, Path], made: MadeFrom) -> dict[str, Any] | None:
+def _current(paths: dict[str, Path], made: MadeFrom, added: Sequence[str] = ()) -> dict[str, Any] | None:
     """The report on disk, if it was made from the same and all its files are there, unchanged."""
     report = read_record(paths["report.json"])
     try:
@@ -336,7 +356,7 @@ def _current(paths: dict[str, Path], made: MadeFrom) -> dict[str, Any] | None:
         complete = not report["tiles"]["failed"]  # what could not be read then may be readable now
     except (KeyError, TypeError, AttributeError):
         return None  # none, damaged or of another kind: scored again
-    wanted = [paths[kind].name for kind in _KINDS[1:]]
+    wanted = [*(paths[kind].name for kind in _KINDS[1:]), *added]
     kept = complete and is_finished({**report, FILES: files}, made, paths["report.json"].parent, wanted)
     return report if kept else None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,10 +14,11 @@ from virtual_stain.counting.slide_stain import SlideStain
 from virtual_stain.geometry import Box, Size
 from virtual_stain.markers import Marker
 from virtual_stain.slides.slide import Slide
+from virtual_stain.slides.source import Rgb
 from virtual_stain.slides.tissue import TissueMap
 from virtual_stain.slides.window import read_window as read_pixels
 from virtual_stain.tiles import TileGrid, TileRef
-from virtual_stain.virtual.draw import expected_picture, slide_seed
+from virtual_stain.virtual.draw import expected_picture
 from virtual_stain.virtual.he_nuclei import estimate_he_stain
 from virtual_stain.virtual.maps import Maps, window_around
 from virtual_stain.virtual.reading import VirtualReading, grid_px, margin_px, read_window
@@ -45,39 +46,56 @@ def he_stain(slide: Slide, tissue: TissueMap, settings: CountingSettings) -> Sli
     return estimate_he_stain(windows, mpp, sample_glass(slide, tissue) or _WHITE, settings)
 
 
-def virtual_tiles(
-    slide: Slide,
-    grid: TileGrid,
-    tiles: Iterable[TileRef],
-    generator: Generator,
-    marker: Marker,
-    stain: SlideStain,
-    settings: CountingSettings,
-    halo_px: int,
-) -> Iterator[VirtualTile]:
-    """Each tile of a slide, in the order given. Raises SlideError.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class VirtualReader:
+    """Draws and reads the tiles of a slide. A tile does not depend on which others are read, nor in which order."""
 
-    `stain`: of `he_stain`; `halo_px`: how far the generator sees. A tile does not depend on which others are read.
-    """
-    mpp, side = grid.tile_mpp, grid.tile_px
-    margin, step = margin_px(mpp, settings, halo_px), grid_px(mpp, settings)
-    seed = slide_seed(slide.content_hash())
-    for tile in tiles:
-        window = window_around(tile.col * side, tile.row * side, side, side, margin_px=margin, grid_px=step)
-        scale_x, scale_y = mpp / grid.mpp.x, mpp / grid.mpp.y
-        box = Box(
-            grid.origin_px0[0] + window.x * scale_x,
-            grid.origin_px0[1] + window.y * scale_y,
-            window.width * scale_x,
-            window.height * scale_y,
+    slide: Slide
+    tissue: TissueMap
+    grid: TileGrid
+    generator: Generator
+    marker: Marker
+    stain: SlideStain
+    """Of `he_stain`."""
+    seed: float
+    """Of `slide_seed`."""
+    settings: CountingSettings
+    halo_px: int
+    """How far the generator sees."""
+
+    def read(self, tile: TileRef) -> VirtualTile:
+        """Raises SlideError, also for damage around the tile."""
+        mpp, side = self.grid.tile_mpp, self.grid.tile_px
+        window = window_around(
+            tile.col * side,
+            tile.row * side,
+            side,
+            side,
+            margin_px=margin_px(mpp, self.settings, self.halo_px),
+            grid_px=grid_px(mpp, self.settings),
         )
-        rgb = read_pixels(slide, box, Size(window.width, window.height))
-        maps = Maps.of(generator(rgb[None]))
-        reading, drawn = read_window(rgb, maps, window, marker, mpp=mpp, stain=stain, seed=seed, settings=settings)
-        yield VirtualTile(
+        rgb = self._pixels(window.x, window.y, Size(window.width, window.height))
+        maps = Maps.of(self.generator(rgb[None]))
+        reading, drawn = read_window(
+            rgb, maps, window, self.marker, mpp=mpp, stain=self.stain, seed=self.seed, settings=self.settings
+        )
+        return VirtualTile(
             tile=tile,
             reading=reading,
             he=window.core.of(rgb),
             drawn=window.core.of(drawn.rgb),
             expected=window.core.of(expected_picture(maps)),
         )
+
+    def he(self, tile: TileRef) -> Rgb:
+        """uint8[T, T, 3] of the H&E. Raises SlideError."""
+        side = self.grid.tile_px
+        return self._pixels(tile.col * side, tile.row * side, Size(side, side))
+
+    def _pixels(self, x: int, y: int, size: Size) -> Rgb:
+        """From a place on, px at the model's pixel size; white beyond the scan and where no camera took a picture."""
+        grid = self.grid
+        scale_x, scale_y = grid.tile_mpp / grid.mpp.x, grid.tile_mpp / grid.mpp.y
+        left, top = grid.origin_px0[0] + x * scale_x, grid.origin_px0[1] + y * scale_y
+        box = Box(left, top, size.width * scale_x, size.height * scale_y)
+        return self.tissue.without_unknown(read_pixels(self.slide, box, size), box)
