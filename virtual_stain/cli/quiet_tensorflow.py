@@ -68,8 +68,7 @@ class QuietTensorFlow(MetaPathFinder):
             self._filter = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=stderr, stderr=subprocess.DEVNULL)
         except OSError:  # no process may be started here: more lines on the terminal, and the same results
             self._stderr = None
-            return
-        if self._filter.stdin is not None:
+        if self._filter is not None and self._filter.stdin is not None:
             os.dup2(self._filter.stdin.fileno(), 2)
             self._filter.stdin.close()
 
