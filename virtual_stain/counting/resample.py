@@ -1,8 +1,8 @@
 """Area averaging to the working pixel size, bit for bit the same wherever a window is cut.
 
 The ratio of the two pixel sizes is a fraction p/q: p pixels in become q pixels out. A window that starts at a
-multiple of p meets the same pixels in the same way as the whole image, and all sums are whole numbers that float32
-holds exactly, so that neighbouring windows agree to the last bit. That is what makes a cell count independent of
+multiple of p meets the same pixels in the same way as the whole image. All sums are whole numbers that float32 holds
+exactly. So neighbouring windows agree to the last bit. That is what makes a cell count independent of
 the windows it was made in.
 """
 

@@ -38,7 +38,6 @@ def score_given(
     an indirect model also draws each slide, which is counted with these settings. `say` is told the readings,
     `say_aside` what was left out of a folder. Raises ConfigError and what scoring raises.
     """
-
     if virtual_slides is not None:
         from virtual_stain.workflows.score_virtual import VirtualSlides  # counting: not for those who only score
 
