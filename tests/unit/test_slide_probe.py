@@ -1,6 +1,8 @@
 """Files over which a library ends its process: found out in a child, told of the slide, and nothing else ends."""
 
+import os
 import struct
+import time
 from pathlib import Path
 
 import numpy as np
@@ -145,3 +147,34 @@ def test_the_web_server_died_of_an_upload_and_left_its_hidden_file(deadly: Path,
     assert answer.status_code == 422
     assert list((tmp_path / "slides" / "uploads").iterdir()) == []
     assert page.get("/healthz").status_code == 200
+
+
+def test_a_finished_slide_is_not_tried_again_until_its_file_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(score_module, "find_tissue", coloured_is_tissue)
+    path = block_slide(tmp_path / "a.tiff", [[150, 170]])
+    inputs = collect_inputs([path], None, out=tmp_path / "out", mpp=None)
+    asked: list[Path] = []
+    monkeypatch.setattr(probe._CHILD, "survives", asked.append)  # appending gives None: it survives
+    score_slides(inputs, ScoreOptions(model="unused"), predictor=TinyPredictor())
+    assert set(asked) == {path}
+    asked.clear()
+    score_slides(inputs, ScoreOptions(model="unused"), predictor=TinyPredictor())
+    assert asked == []
+    path.touch()
+    score_slides(inputs, ScoreOptions(model="unused"), predictor=TinyPredictor())
+    assert set(asked) == {path}
+
+
+def test_a_file_that_was_given_its_old_time_is_tried_again(slide: Path, tmp_path: Path) -> None:
+    path, record = tmp_path / "a.tif", tmp_path / "a.json"
+    path.write_bytes(slide.read_bytes())
+    times = path.stat().st_atime_ns, path.stat().st_mtime_ns
+    time.sleep(0.02)  # file systems count time in ticks of some milliseconds
+    record.write_text("{}")
+    assert probe.unchanged_since(SlideRef(path), record)
+    time.sleep(0.02)
+    path.write_bytes(slide.read_bytes())
+    os.utime(path, ns=times)
+    assert not probe.unchanged_since(SlideRef(path), record)

@@ -35,11 +35,17 @@ class Ahead:
     """A context manager; `take` gives what is known of a slide and begins with the next."""
 
     def __init__(
-        self, refs: Sequence[SlideRef], settings: TissueSettings, wants_tissue: Callable[[SlideRef], bool]
+        self,
+        refs: Sequence[SlideRef],
+        settings: TissueSettings,
+        wants_tissue: Callable[[SlideRef], bool],
+        was_read: Callable[[SlideRef], bool] = lambda _: False,
     ) -> None:
-        """`wants_tissue`: False where the slide's results may be there already, so that its hash alone is needed."""
+        """`wants_tissue`: False where the slide's results may be there already, so that its hash alone is needed.
+        `was_read`: True where an earlier run has read this very file, so that no child need try it first."""
         self._index = {ref: i for i, ref in enumerate(refs)}
         self._refs, self._settings, self._wants_tissue = list(refs), settings, wants_tissue
+        self._was_read = was_read
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="ahead")
         self._begun: dict[SlideRef, Future[Known]] = {}
 
@@ -68,7 +74,8 @@ class Ahead:
 
     def _find(self, ref: SlideRef) -> Known:
         stamp = _stamp(ref)
-        require_survivable(ref)
+        if not self._was_read(ref):
+            require_survivable(ref)
         with open_slide(ref) as slide:
             digest = slide.content_hash()
             tissue = locate_tissue(slide, self._settings) if self._wants_tissue(ref) else None

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from virtual_stain.errors import SlideError
 from virtual_stain.slides.slide import SlideRef
+from virtual_stain.slides.tiff_description import is_tiff
 
 _PATIENCE_S = 300.0
 """A stalled share takes long; a library that never returns takes for ever."""
@@ -106,6 +107,17 @@ def require_survivable(*refs: SlideRef) -> None:
                 f"({ended}).",
                 hint="The file is damaged, or was made to do harm: copy or scan it again.",
             )
+
+
+def unchanged_since(ref: SlideRef, record: Path) -> bool:
+    """Whether a slide of one file lies untouched since `record` was written.
+
+    The inode's time counts, which no copy and no tool sets back. Only a TIFF is surely one file; others say no.
+    """
+    try:
+        return is_tiff(ref.path) and ref.path.stat().st_ctime_ns < record.stat().st_mtime_ns
+    except (OSError, ValueError):
+        return False
 
 
 def _key(path: Path) -> tuple[str, int, int] | None:

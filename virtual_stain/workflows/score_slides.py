@@ -43,7 +43,7 @@ from virtual_stain.scoring.predictor import Predictor
 from virtual_stain.scoring.score import locate_tissue, score_slide
 from virtual_stain.scoring.staging import Stager, worth_a_copy
 from virtual_stain.scoring.suitable import require_he
-from virtual_stain.slides.probe import require_survivable
+from virtual_stain.slides.probe import require_survivable, unchanged_since
 from virtual_stain.slides.slide import Slide, SlideRef, open_slide
 from virtual_stain.slides.window import read_window
 from virtual_stain.workflows.score_addition import Added, Addition
@@ -142,7 +142,19 @@ def _is_unsigned(model: str) -> bool:
 def _ahead(inputs: Sequence[ScoreInput], options: ScoreOptions) -> Ahead:
     """Of slides that are read where they are: a copy's turn to be looked at comes when it has arrived."""
     found = {i.ref: i.folder / f"{i.stem}.report.json" for i in inputs if not worth_a_copy(i.ref, options.stage)}
-    return Ahead(list(found), options.tissue, lambda ref: options.force or not found[ref].exists())
+    return Ahead(
+        list(found),
+        options.tissue,
+        lambda ref: options.force or not found[ref].exists(),
+        lambda ref: _was_read(ref, found[ref]),
+    )
+
+
+def _was_read(ref: SlideRef, report: Path) -> bool:
+    """Whether this report is of this very file: who wrote it has read the slide to its end."""
+    recorded = read_record(report).get("slide")
+    path = recorded.get("path") if isinstance(recorded, dict) else None
+    return isinstance(path, str) and Path(path).absolute() == ref.path.absolute() and unchanged_since(ref, report)
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +247,8 @@ def _score_one(item: ScoreInput, ref: SlideRef, job: _Job) -> Scored:
     """`ref`: the slide or its local copy."""
     model, options = job.model, job.options
     known = job.ahead.take(ref)
-    require_survivable(ref)
+    if not _was_read(ref, item.folder / f"{item.stem}.report.json"):
+        require_survivable(ref)
     with open_slide(ref) as slide:
         digest = slide.content_hash() if known is None else known.content_hash
         seen = seen_in_training(model.card, digest, job.key)
