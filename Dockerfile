@@ -1,5 +1,5 @@
-# CPU image with the extras that a hospital uses. Not built by the tests: no container engine runs where this project is
-# developed; tests/unit/test_deployment.py checks what can be checked without one.
+# CPU image with the extras that a hospital uses. The tests do not build it; tests/unit/test_deployment.py checks what can
+# be checked without a container engine, and docs/serve.md says when it was last built.
 #
 #   docker build -t vstain .
 #   docker run --rm --read-only --tmpfs /tmp -v /slides:/slides:ro -v "$PWD/results":/results --user "$(id -u):$(id -g)" \
