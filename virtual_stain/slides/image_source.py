@@ -16,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from virtual_stain.errors import SlideError
 from virtual_stain.geometry import Box, Size
 from virtual_stain.slides.damage import jpeg_problem
-from virtual_stain.slides.description import FileDescription, Page
+from virtual_stain.slides.description import FileDescription, Page, require_decodable
 from virtual_stain.slides.resolution import MppClaim
 from virtual_stain.slides.source import Rgb
 from virtual_stain.slides.tiff_description import READ_ERRORS, is_tiff
@@ -158,6 +158,7 @@ def _decode_image(path: Path) -> Rgb:
 def open_page(description: FileDescription, page: Page) -> ImageSource:
     """One page of a TIFF, decoded whole, whatever its codec. Raises SlideError where it is too large for that."""
     path, claims = description.path, description.claims
+    require_decodable(path, page)
     _check_size(path, page.size.width, page.size.height, page.index)
     notes = () if any(c.x is not None for c in claims) else ("its TIFF resolution tags name no unit of length",)
     return ImageSource(path, "tiff", page.size, claims, notes, page)

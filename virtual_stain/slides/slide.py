@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +23,7 @@ from virtual_stain.files import sha256_file
 from virtual_stain.geometry import Affine2D, Box, Size
 from virtual_stain.slides.companions import named_files
 from virtual_stain.slides.damage import TileDamage
-from virtual_stain.slides.description import FileDescription, Page, require_colour
+from virtual_stain.slides.description import FileDescription, Page, require_colour, require_one_meaning
 from virtual_stain.slides.endings import similar_names
 from virtual_stain.slides.fast_source import FastSource, accelerated
 from virtual_stain.slides.image_source import open_page, try_image
@@ -106,7 +106,7 @@ class Slide:
         self.warnings: tuple[str, ...] = source.warnings + resolution.warnings + resized + pyramid.warnings
         if pages[0] is not None and description is not None:
             self.notes += description.notes(pages[0])
-            self.warnings += description.warnings(pages[0])
+            self.warnings += description.warnings(pages[0], source.level_sizes)
         self.warnings += doubts_of_extent(self.size, self.mpp, whole_slide=not self.format.startswith("image/"))
 
     def __enter__(self) -> Slide:
@@ -352,6 +352,8 @@ def _source(path: Path, description: FileDescription | None, *, fast: bool) -> S
     try:
         if page is not None:
             require_colour(path, page if page.dtype == "uint8" else with_range(path, page))
+            if slow is not None and not slow.generic:
+                require_one_meaning(path, page)
         if slow is not None and (page is None or _opened_as(slow, page)):
             if slow.generic:
                 slow.claims = _claims(description, slow)
@@ -366,17 +368,21 @@ def _source(path: Path, description: FileDescription | None, *, fast: bool) -> S
 
 
 def _claims(description: FileDescription, slow: OpenSlideSource) -> tuple[MppClaim, ...]:
-    """OME-XML before OpenSlide's own value; the tags where OpenSlide does not know their unit."""
-    known = [c for c in slow.claims if c.x is not None or c.y is not None]
-    of_ome = [c for c in description.claims if c.origin == "ome-xml"]
-    return (*of_ome, *(known or (c for c in description.claims if c.origin != "ome-xml")))
+    """OME-XML and ImageJ before OpenSlide's own value; the tags where OpenSlide does not know their unit."""
+    of_tags = [c for c in description.claims if c.origin == "tiff-tags"]
+    named = [c for c in description.claims if c.origin != "tiff-tags"]
+    assumed = bool(of_tags) and of_tags[0].unit_assumed
+    known = [replace(c, unit_assumed=assumed) for c in slow.claims if c.x is not None or c.y is not None]
+    return (*named, *(known or of_tags))
 
 
 def _opened_as(slow: OpenSlideSource, page: Page) -> bool:
-    """Whether OpenSlide reads this page, and as it is meant: it takes any fourth sample for opacity."""
+    """Whether OpenSlide reads this page, and as it is meant: it takes any fourth sample for opacity, and believes the
+    directory where JPEG tiles say other colours."""
     if not slow.generic:
         return True
-    return page.index == 0 and slow.level_sizes[0] == page.size and (page.samples == 3 or page.opacity)
+    meant = (page.samples == 3 or page.opacity) and not page.mislabelled
+    return page.index == 0 and slow.level_sizes[0] == page.size and meant
 
 
 def _level_claim(size: Size, page: Page | None) -> LevelClaim:
