@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -12,13 +12,14 @@ import numpy.typing as npt
 from virtual_stain.config.tissue import TissueSettings
 from virtual_stain.errors import NoTissueError, SlideError
 from virtual_stain.geometry import Affine2D, Box, Points
+from virtual_stain.slides.nuclear_scale import doubt_of_nuclei, is_fine_enough, sampled, spot_widths, windows_in
 from virtual_stain.slides.resolution import Mpp
 from virtual_stain.slides.slide import Overview, Slide
 from virtual_stain.slides.source import Rgb
 from virtual_stain.slides.tissue_mask import TissueParts, tissue_mask, tissue_parts
 from virtual_stain.slides.unknown import UnknownArea, grown, is_brightfield, tissue_behind
 
-__all__ = ["TissueMap", "find_tissue", "require_tissue", "tissue_mask"]
+__all__ = ["TissueMap", "examined_tissue", "find_tissue", "require_tissue", "tissue_mask"]
 
 _MOST_TISSUE_FRACTION = 0.9  # of a scan; a section leaves more glass around it
 _MOST_UNKNOWN_SHARE = 0.5  # of what would be tissue
@@ -167,6 +168,24 @@ def find_tissue(slide: Slide, settings: TissueSettings) -> TissueMap:
         overview.unknown,
         parts.removed & ~overview.unknown,
     )
+
+
+def examined_tissue(slide: Slide, settings: TissueSettings) -> TissueMap:
+    """`find_tissue`, with a warning where its nuclei are half as wide as any, which a wrong pixel size makes them.
+
+    Reads four places at full resolution. Raises SlideError.
+    """
+    tissue = find_tissue(slide, settings)
+    if slide.mpp is None or not is_fine_enough((slide.mpp.x, slide.mpp.y)):
+        return tissue
+    scale_x, scale_y = tissue.px0_per_ov
+    x, y = tissue.px0_from_ov.matrix[:2, 2]
+    boxes = [
+        Box(x + b.x * scale_x, y + b.y * scale_y, b.width * scale_x, b.height * scale_y)
+        for b in windows_in(tissue.mask, (scale_x * slide.mpp.x, scale_y * slide.mpp.y))
+    ]
+    told = doubt_of_nuclei(spot_widths(sampled(slide, boxes)), str(slide.mpp))
+    return replace(tissue, warnings=(*tissue.warnings, *told)) if told else tissue
 
 
 def _is_grey(pixels: Rgb) -> bool:

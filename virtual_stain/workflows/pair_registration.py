@@ -16,7 +16,7 @@ from virtual_stain.registration.result import Registration
 from virtual_stain.registration.store import H5_NAME, JSON_NAME, read_registration, write_registration
 from virtual_stain.reuse import MadeFrom, is_finished, made_from, publish, read_record, withdraw
 from virtual_stain.slides.slide import Slide
-from virtual_stain.slides.tissue import TissueMap, find_tissue, require_tissue
+from virtual_stain.slides.tissue import TissueMap, examined_tissue, require_tissue
 from virtual_stain.workflows.pair_sides import require_sides
 from virtual_stain.workflows.tissue_file import TISSUE_NAME, write_tissue
 
@@ -70,7 +70,7 @@ def register_in_work(he: Slide, ihc: Slide, folder: Path, config: Config, sectio
         return Registered(read_registration(folder), None)
     withdraw(folder / _RECORD)
     tissue = {
-        side: require_tissue(slide.path, find_tissue(slide, config.tissue))
+        side: require_tissue(slide.path, examined_tissue(slide, config.tissue))
         for side, slide in (("he", he), ("ihc", ihc))
     }
     for slide, found in ((he, tissue["he"]), (ihc, tissue["ihc"])):

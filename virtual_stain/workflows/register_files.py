@@ -24,7 +24,7 @@ from virtual_stain.registration.store import JSON_NAME, read_registration, write
 from virtual_stain.reuse import MadeFrom, is_finished, publish, read_record, vouched
 from virtual_stain.slides.probe import require_survivable
 from virtual_stain.slides.slide import Slide, SlideRef, open_slide
-from virtual_stain.slides.tissue import find_tissue
+from virtual_stain.slides.tissue import examined_tissue
 from virtual_stain.workflows.aligned_slide import ALIGNED_NAME, aligned_made_from, write_aligned
 from virtual_stain.workflows.pair_registration import OVERLAY, REGISTRATION_FILES, registration_made_from
 from virtual_stain.workflows.pair_sides import SWAPPED, swapped
@@ -73,7 +73,7 @@ def register_files(job: RegistrationJob, progress: Progress = QUIET) -> Registra
         made = registration_made_from(he, ihc, job.config, job.landmarks, job.section)
         registration = None if job.force else _kept(job.out, made)
         if registration is None:
-            tissue = [find_tissue(slide, job.config.tissue) for slide in (he, ihc)]
+            tissue = [examined_tissue(slide, job.config.tissue) for slide in (he, ihc)]
             for slide, found in zip((he, ihc), tissue, strict=True):
                 for warning in found.warnings:
                     progress.say(f"{slide.path}: {warning}")
