@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import cv2
@@ -21,8 +22,8 @@ from virtual_stain.slides.source import Levels, Rgb
 from virtual_stain.slides.window import read_window
 
 SMALLEST_NUCLEUS_UM = 4.1
-"""Width of spots below which a slide is doubted. At the right pixel size 13 pictures whose spots agree have 4.6 to 10.7,
-at half of it 3.0 to 3.7 (docs/formats.md)."""
+"""Width of spots below which a slide is doubted. Where they agree, pictures at their right pixel size have 4.6 to 10.7,
+at half of it 2.5 to 3.7 (docs/formats.md)."""
 MOST_SPREAD = 1.75
 """Upper over lower quartile of the widths, beyond which they do not agree."""
 
@@ -33,6 +34,7 @@ _WORKING_MPP = 0.5
 _RADII_UM = np.geomspace(0.9, 9.0, 12)
 _LEAST_OD = 0.02  # of a spot beyond its surroundings
 _LEAST_SPOTS = 60
+_SAID = "the nuclei would be about"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +98,14 @@ def doubt_of_nuclei(widths: SpotWidths | None, mpp_text: str) -> tuple[str, ...]
     if widths is None or not widths.agree or widths.median > SMALLEST_NUCLEUS_UM:
         return ()
     return (
-        f"pixel size: by {mpp_text} the nuclei would be about {widths.median:.1f} µm wide, about half of what is usual "
-        "(5 to 12 µm). If it is too small, pass the right one with --mpp.",
+        f"pixel size: by {mpp_text} {_SAID} {widths.median:.1f} µm wide, half of what is usual (5 to 12 µm"
+        "). If it is too small, pass the right one with --mpp.",
     )
+
+
+def of_nuclei(warnings: Iterable[str]) -> tuple[str, ...]:
+    """Those of `doubt_of_nuclei` among the warnings of a slide."""
+    return tuple(text for text in warnings if _SAID in text)
 
 
 def sampled(slide: Levels, boxes: list[Box]) -> list[Rgb]:

@@ -146,9 +146,23 @@ def _claims(properties: dict[str, str], vendor: str) -> tuple[MppClaim, ...]:
     unit = {"centimeter": "cm", "inch": "inch"}.get(properties.get("tiff.ResolutionUnit", ""), "none")
     tags = [_number(properties.get(f"tiff.{axis}Resolution")) for axis in "XY"]
     tag_x, tag_y = (None if t is None else um_per_px_from_tags(t, unit) for t in tags)
+    if vendor == "dicom":
+        claims.append(_volume_claim(properties))
     if vendor != "generic-tiff":  # there OpenSlide's own value is read from the same tags
         claims.append(MppClaim(tag_x, tag_y, "tiff-tags", from_print_tags=True))
     return tuple(claims)
+
+
+def _volume_claim(properties: dict[str, str]) -> MppClaim:
+    """A DICOM header also says how large the imaged part of the glass is, in mm."""
+    um_per_px: list[float | None] = []
+    for extent, count in (
+        ("ImagedVolumeWidth", "TotalPixelMatrixColumns"),
+        ("ImagedVolumeHeight", "TotalPixelMatrixRows"),
+    ):
+        mm, pixels = _number(properties.get(f"dicom.{extent}")), _number(properties.get(f"dicom.{count}"))
+        um_per_px.append(mm * 1000 / pixels if mm is not None and pixels else None)
+    return MppClaim(um_per_px[0], um_per_px[1], "imaged-volume")
 
 
 def _doubts_of_power(properties: dict[str, str]) -> tuple[str, ...]:

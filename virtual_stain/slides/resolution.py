@@ -40,7 +40,7 @@ class Mpp:
     x: float
     y: float
     origin: str
-    """"override", "openslide", "ome-xml", "imagej" or "tiff-tags"."""
+    """"override", "openslide", "ome-xml", "imagej", "imaged-volume" (DICOM) or "tiff-tags"."""
 
     @property
     def mean(self) -> float:

@@ -19,7 +19,7 @@ from virtual_stain.slides.source import Rgb
 from virtual_stain.slides.tissue_mask import TissueParts, tissue_mask, tissue_parts
 from virtual_stain.slides.unknown import UnknownArea, grown, is_brightfield, tissue_behind
 
-__all__ = ["TissueMap", "examined_tissue", "find_tissue", "require_tissue", "tissue_mask"]
+__all__ = ["TissueMap", "doubts_of_nuclei", "examined_tissue", "find_tissue", "require_tissue", "tissue_mask"]
 
 _MOST_TISSUE_FRACTION = 0.9  # of a scan; a section leaves more glass around it
 _MOST_UNKNOWN_SHARE = 0.5  # of what would be tissue
@@ -176,16 +176,21 @@ def examined_tissue(slide: Slide, settings: TissueSettings) -> TissueMap:
     Reads four places at full resolution. Raises SlideError.
     """
     tissue = find_tissue(slide, settings)
+    told = doubts_of_nuclei(slide, tissue.mask, tissue.px0_from_ov)
+    return replace(tissue, warnings=(*tissue.warnings, *told)) if told else tissue
+
+
+def doubts_of_nuclei(slide: Slide, mask: npt.NDArray[np.bool_], px0_from_ov: Affine2D) -> tuple[str, ...]:
+    """A warning where the nuclei in a tissue mask bool[h, w] are half as wide as any (`nuclear_scale`)."""
     if slide.mpp is None or not is_fine_enough((slide.mpp.x, slide.mpp.y)):
-        return tissue
-    scale_x, scale_y = tissue.px0_per_ov
-    x, y = tissue.px0_from_ov.matrix[:2, 2]
+        return ()
+    scale_x, scale_y = float(px0_from_ov.matrix[0, 0]), float(px0_from_ov.matrix[1, 1])
+    x, y = px0_from_ov.matrix[:2, 2]
     boxes = [
         Box(x + b.x * scale_x, y + b.y * scale_y, b.width * scale_x, b.height * scale_y)
-        for b in windows_in(tissue.mask, (scale_x * slide.mpp.x, scale_y * slide.mpp.y))
+        for b in windows_in(mask, (scale_x * slide.mpp.x, scale_y * slide.mpp.y))
     ]
-    told = doubt_of_nuclei(spot_widths(sampled(slide, boxes)), str(slide.mpp))
-    return replace(tissue, warnings=(*tissue.warnings, *told)) if told else tissue
+    return doubt_of_nuclei(spot_widths(sampled(slide, boxes)), str(slide.mpp))
 
 
 def _is_grey(pixels: Rgb) -> bool:

@@ -22,9 +22,10 @@ from virtual_stain.registration.register import register_pair
 from virtual_stain.registration.result import Registration
 from virtual_stain.registration.store import JSON_NAME, read_registration, write_registration
 from virtual_stain.reuse import MadeFrom, is_finished, publish, read_record, vouched
+from virtual_stain.slides.nuclear_scale import of_nuclei
 from virtual_stain.slides.probe import require_survivable
 from virtual_stain.slides.slide import Slide, SlideRef, open_slide
-from virtual_stain.slides.tissue import examined_tissue
+from virtual_stain.slides.tissue import find_tissue
 from virtual_stain.workflows.aligned_slide import ALIGNED_NAME, aligned_made_from, write_aligned
 from virtual_stain.workflows.pair_registration import OVERLAY, REGISTRATION_FILES, registration_made_from
 from virtual_stain.workflows.pair_sides import SWAPPED, swapped
@@ -73,11 +74,14 @@ def register_files(job: RegistrationJob, progress: Progress = QUIET) -> Registra
         made = registration_made_from(he, ihc, job.config, job.landmarks, job.section)
         registration = None if job.force else _kept(job.out, made)
         if registration is None:
-            tissue = [examined_tissue(slide, job.config.tissue) for slide in (he, ihc)]
+            tissue = [find_tissue(slide, job.config.tissue) for slide in (he, ihc)]
             for slide, found in zip((he, ihc), tissue, strict=True):
                 for warning in found.warnings:
                     progress.say(f"{slide.path}: {warning}")
             registration = _register(job, he, ihc, made, swapped(he, ihc, *tissue))
+            for slide, side in ((he, registration.he), (ihc, registration.ihc)):
+                for warning in of_nuclei(side.warnings):
+                    progress.say(f"{slide.path}: {warning}")
         else:
             progress.say(f"{job.out}: registered already; --force does it again.")
         for warning in registration.he.warnings:
