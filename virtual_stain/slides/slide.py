@@ -27,6 +27,7 @@ from virtual_stain.slides.description import FileDescription, Page, require_colo
 from virtual_stain.slides.endings import similar_names
 from virtual_stain.slides.fast_source import FastSource, accelerated
 from virtual_stain.slides.image_source import open_page, try_image
+from virtual_stain.slides.level_check import unlike_level
 from virtual_stain.slides.levels import LevelClaim, usable_levels
 from virtual_stain.slides.openslide_source import CodecError, OpenSlideSource, try_openslide
 from virtual_stain.slides.resolution import Mpp, MppClaim, doubts_of_extent, of_resized, resolve_mpp
@@ -87,6 +88,7 @@ class Slide:
         self._damage = damage or TileDamage(ref.path, source.format, source.level_sizes)
         self._source = source
         self._description = description
+        self._levels_agree = False
         claims, resized = of_resized(source.claims, None if description is None else description.aperio_resized)
         resolution = resolve_mpp(ref.path, ref.mpp_override, claims)
         self.mpp: Mpp | None = resolution.mpp
@@ -217,6 +219,7 @@ class Slide:
         # the picture covers the bounds exactly, so its pixels are wider or narrower than asked for by a little
         out = Size(max(1, round(bounds.width / scale_x)), max(1, round(bounds.height / scale_y)))
         scale = bounds.width / out.width, bounds.height / out.height
+        self._require_one_picture()
         image = read_window(_Unchecked(self), bounds, out)
         px0_from_ov = Affine2D.scale_and_shift("px0", "ov", scale, (bounds.x, bounds.y))
         filled = filled_mask(image)
@@ -226,6 +229,20 @@ class Slide:
         if filled.any() or missing.any():
             image = np.where((grown(filled) | missing)[..., None], np.uint8(255), image)
         return Overview(image, px0_from_ov, filled | missing, missing)
+
+    def _require_one_picture(self) -> None:
+        """Raises SlideError where a level shows another picture than the one below it; asked once a slide."""
+        if self._levels_agree:
+            return
+        level = unlike_level(_Unchecked(self), self.level_sizes)
+        if level is not None:
+            size = self.level_sizes[level]
+            raise SlideError(
+                f"{self.path}: expected levels that show one picture. Received: level {level} of {size.width} × "
+                f"{size.height} px, which shows another picture than level {level - 1}, or none.",
+                hint="Write the pyramid again (vips tiffsave --tile --pyramid), or export the slide without levels.",
+            )
+        self._levels_agree = True
 
     def tiles_within(self, level: int, x: int, y: int, size: Size) -> list[tuple[int, int, Size]]:
         """Left, top and size (level px) of the parts of a region that lie in one compressed tile each; none where the
