@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from importlib import import_module
 from pathlib import Path
 
 import click
@@ -207,9 +208,9 @@ def test_text_that_is_neither_utf_8_nor_utf_16_is_refused_by_name(tmp_path: Path
     assert "CSV UTF-8" in str(caught.value.hint)
 
 
-def test_the_command_has_a_switch_for_spreadsheets() -> None:
-    from virtual_stain.cli.score import command
-
+@pytest.mark.parametrize("verb", ["count", "register", "score", "evaluate", "review"])
+def test_every_command_that_writes_names_into_a_table_has_a_switch_for_spreadsheets(verb: str) -> None:
+    command = import_module(f"virtual_stain.cli.{verb}").command
     assert "--excel" in {name for p in command.params if isinstance(p, click.Option) for name in p.opts}
 
 
