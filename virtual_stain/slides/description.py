@@ -130,8 +130,11 @@ class FileDescription:
             )
         return tuple(notes) + self.remarks
 
-    def warnings(self, page: Page, levels: tuple[Size, ...] = ()) -> tuple[str, ...]:
-        """Sentences about what is missing, left out, or contradicts the rest. `levels`: their sizes."""
+    def warnings(self, page: Page, levels: tuple[Size, ...] | None = ()) -> tuple[str, ...]:
+        """Sentences about what is missing, left out, or contradicts the rest.
+
+        `levels`: sizes of those that are read; None where a scanner's rules say what every page is.
+        """
         table, found = page.table, []
         if self.virtual:
             found.append(f"virtual slide: {VIRTUAL_SENTENCE}")
@@ -141,7 +144,7 @@ class FileDescription:
                 f"pixels: {table.count} of {total} {'tiles' if page.tile else 'strips'} of the slide were never "
                 f"written (missing tiles, {table.count / total:.0%}): they count neither as glass nor as tissue"
             )
-        others = [o for o in self.pages if o.size not in levels and _another_picture(page, o)]
+        others = [] if levels is None else [o for o in self.pages if o.size not in levels and _another_picture(page, o)]
         if others:
             listed = ", ".join(f"page {o.index} of {o.size.width} × {o.size.height} px" for o in others[:4])
             found.append(

@@ -27,6 +27,9 @@ _LEAST_CONTRADICTION = 1.6  # scanners differ by a quarter; half or twice is an 
 _MANY_FILES = ("mirax", "dicom", "trestle")
 
 
+_LEAVES_OUT = ("mirax", "dicom", "ventana")  # formats that need not hold what the scanner did not take
+
+
 class CodecError(SlideError):
     """OpenSlide knows the format, but not the codec of its tiles."""
 
@@ -71,7 +74,22 @@ class OpenSlideSource:
             image = padded
         return image, x0 / downsample - left, y0 / downsample - top
 
+    def untaken(self, level: int, box: Box) -> npt.NDArray[np.bool_] | None:
+        """bool[h, w] of a box (level-0 px) on a level: pixels that the scanner did not take, which these formats leave
+        out; None for formats that hold a whole rectangle."""
+        if self.format not in _LEAVES_OUT:
+            return None
+        downsample = self.downsamples[level]
+        size = Size(*(max(1, math.ceil(side / downsample)) for side in (box.width, box.height)))
+        return np.asarray(self._rgba(level, round(box.x), round(box.y), size)[..., 3] == 0, np.bool_)
+
     def _read_region(self, level: int, x0: int, y0: int, size: Size) -> Rgb:
+        rgba = self._rgba(level, x0, y0, size)
+        if self._ycbcr:
+            rgba[..., :3] = from_ycbcr(rgba[..., :3])
+        return _on_white(rgba)
+
+    def _rgba(self, level: int, x0: int, y0: int, size: Size) -> npt.NDArray[np.uint8]:
         try:
             image = self._open().read_region((x0, y0), level, (size.width, size.height))
         except openslide.OpenSlideError as error:
@@ -82,10 +100,7 @@ class OpenSlideSource:
                 f"cannot be read: {error}",
                 hint="The file is probably truncated or damaged: copy or scan it again.",
             ) from None
-        rgba = np.array(image)
-        if self._ycbcr:
-            rgba[..., :3] = from_ycbcr(rgba[..., :3])
-        return _on_white(rgba)
+        return np.array(image)
 
     def quickhash(self) -> str | None:
         return self._quickhash if self.format in _MANY_FILES else None

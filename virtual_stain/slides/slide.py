@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -72,6 +73,8 @@ class Overview:
     """bool[H, W]: what no camera took."""
     missing: npt.NDArray[np.bool_]
     """bool[H, W]: the part of it that the file's own tables name, tiles that were never written."""
+    untaken: npt.NDArray[np.bool_]
+    """bool[H, W]: the part that a scanner's format leaves out on purpose, most of it glass."""
 
 
 class Slide:
@@ -108,7 +111,8 @@ class Slide:
         self.warnings: tuple[str, ...] = source.warnings + resolution.warnings + resized + pyramid.warnings
         if pages[0] is not None and description is not None:
             self.notes += description.notes(pages[0])
-            self.warnings += description.warnings(pages[0], source.level_sizes)
+            anyones = self.format == "generic-tiff" or self.format.startswith("image/")
+            self.warnings += description.warnings(pages[0], source.level_sizes if anyones else None)
         self.warnings += doubts_of_extent(self.size, self.mpp, whole_slide=not self.format.startswith("image/"))
 
     def __enter__(self) -> Slide:
@@ -228,7 +232,8 @@ class Slide:
             missing |= tiles.on(filled.shape, px0_from_ov)
         if filled.any() or missing.any():
             image = np.where((grown(filled) | missing)[..., None], np.uint8(255), image)
-        return Overview(image, px0_from_ov, filled | missing, missing)
+        untaken = self._untaken(best_level(self, min(scale)), bounds, filled.shape)
+        return Overview(image, px0_from_ov, filled | missing | untaken, missing, untaken)
 
     def _require_one_picture(self) -> None:
         """Raises SlideError where a level shows another picture than the one below it; asked once a slide."""
@@ -243,6 +248,15 @@ class Slide:
                 hint="Write the pyramid again (vips tiffsave --tile --pyramid), or export the slide without levels.",
             )
         self._levels_agree = True
+
+    def _untaken(self, level: int, bounds: Box, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+        """On a picture of `bounds`, bool[shape]: what the scanner's format leaves out."""
+        source = self._source
+        found = source.untaken(self._levels[level].index, bounds) if isinstance(source, OpenSlideSource) else None
+        if found is None or not found.any():
+            return np.zeros(shape, np.bool_)
+        part = cv2.resize(found.astype(np.float32), (shape[1], shape[0]), interpolation=cv2.INTER_AREA)
+        return np.asarray(part > 0.5, np.bool_)
 
     def tiles_within(self, level: int, x: int, y: int, size: Size) -> list[tuple[int, int, Size]]:
         """Left, top and size (level px) of the parts of a region that lie in one compressed tile each; none where the

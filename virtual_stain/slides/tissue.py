@@ -225,6 +225,8 @@ def _of_unknown(path: Path, overview: Overview, mask: npt.NDArray[np.bool_]) -> 
             "written or is damaged (missing tiles, broken tiles, black or filled areas).",
             hint="Export or copy the slide again; vstain info SLIDE --out DIR draws what is missing.",
         )
+    if share < _TOLD_SHARE and not (unknown & ~overview.untaken).any():
+        return ()  # a scanner that passes over glass leaves it out
     inside = f", about {share:.0%} of the tissue" if share >= _TOLD_SHARE else ""
     return (
         f"pixels: {_per_cent(float(unknown.mean()))} of the scan was taken by no camera (missing tiles, broken "
