@@ -9,6 +9,8 @@ from tests.fixtures import vendor_slides
 from virtual_stain.config.tissue import TissueSettings
 from virtual_stain.errors import SlideError
 from virtual_stain.geometry import Box, Size
+from virtual_stain.phantom.ndpi import write_ndpi
+from virtual_stain.slides.fast_source import FastSource
 from virtual_stain.slides.slide import SlideRef, open_slide
 from virtual_stain.slides.tissue import find_tissue
 
@@ -94,3 +96,28 @@ def test_a_mirax_slide_without_its_data_is_refused(rgb, tmp_path):
     (tmp_path / "a" / "Data0000.dat").unlink()
     with pytest.raises(SlideError), open_slide(SlideRef(path)) as slide:
         slide.overview(mpp=8.0)
+
+
+class Strips:
+    """A picture as the phantoms' writers take it."""
+
+    def __init__(self, rgb):
+        self.rgb, self.size, self.mpp = rgb, Size(rgb.shape[1], rgb.shape[0]), MPP
+
+    def strips(self, rows):
+        for top in range(0, self.size.height, rows):
+            yield self.rgb[top : top + rows]
+
+
+def test_an_ndpi_beyond_4_gb_has_the_pixels_of_the_smaller_one_by_both_readers(rgb, tmp_path):
+    """A sparse file: its 32-bit fields keep the low halves of places."""
+    write_ndpi(tmp_path / "a.ndpi", Strips(rgb[:696, :896]), 90)
+    large = vendor_slides.ndpi_beyond_4_gb(tmp_path / "a.ndpi", tmp_path / "b.ndpi")
+    assert large.stat().st_size > 2**32
+    with open_slide(SlideRef(tmp_path / "a.ndpi")) as small:
+        expected = small.read_level(0, 0, 0, small.size)
+    for fast in (True, False):
+        with open_slide(SlideRef(large), fast=fast) as slide:
+            assert slide.format == "hamamatsu"
+            assert isinstance(slide._source, FastSource) == fast
+            np.testing.assert_array_equal(slide.read_level(0, 0, 0, slide.size), expected)
