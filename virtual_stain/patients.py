@@ -29,7 +29,8 @@ _NUMBER = re.compile(r"\+?0*(\d+)(?:[.,]0+)?")
 _SHORTENED = re.compile(r"\d([.,]\d+)?e\+?\d+")
 _MONTH = r"(?:jan|feb|mar|mär|mrz|apr|may|mai|jun|jul|aug|sep|oct|okt|nov|dec|dez)[a-zäéû]{0,6}\.?"
 _MADE_A_DATE = re.compile(
-    rf"\d{{1,2}}[-. ]+{_MONTH}(?:[-. ]*\d{{2,4}})?|{_MONTH}[-. ]\d{{2,4}}|\d{{4}}-\d\d-\d\d 00:00:00"
+    rf"\d{{1,2}}[-. ]+{_MONTH}(?:[-. ]*\d{{2,4}})?|{_MONTH}[-. ]\d{{2,4}}|"
+    r"(?:19|20)\d\d-\d\d-\d\d(?: 00:00:00)?|\d{1,2}([./])\d{1,2}\1(?:19|20)\d\d"
 )
 _log = logging.getLogger("vstain.patients")
 
