@@ -10,7 +10,7 @@ from tests.fixtures.slides import memory_slide, write_tiled_tiff
 from virtual_stain.config.tissue import TissueSettings
 from virtual_stain.slides.nuclear_scale import spot_widths
 from virtual_stain.slides.slide import SlideRef
-from virtual_stain.slides.tissue import examined_tissue, find_tissue
+from virtual_stain.slides.tissue import examined, find_tissue
 from virtual_stain.workflows.slide_info import describe_slide
 
 MPP = 0.5
@@ -33,29 +33,29 @@ def section(nucleus_um: float = 7.0) -> np.ndarray:
 
 @pytest.mark.parametrize("width_um", [5.0, 7.0, 9.0])
 def test_the_width_of_round_nuclei_is_measured(width_um):
-    widths = spot_widths([section(width_um)[400:912, 400:912]])
+    widths = spot_widths([section(width_um)[400:912, 400:912]], MPP)
     assert widths.agree
     assert widths.median == pytest.approx(width_um, rel=0.2)  # steps of the search are 23 %
 
 
 def test_a_picture_without_nuclei_has_no_width():
     noise = np.random.default_rng(0).normal(200, 3, (512, 512, 1)).repeat(3, axis=2).astype(np.uint8)
-    assert spot_widths([noise]) is None
-    assert spot_widths([]) is None
+    assert spot_widths([noise], MPP) is None
+    assert spot_widths([], MPP) is None
 
 
 @pytest.mark.parametrize(("told_mpp", "doubted"), [(MPP, False), (MPP / 2, True), (MPP * 1.4, False)])
 def test_nuclei_half_as_wide_as_any_were_never_told(told_mpp, doubted):
     slide = memory_slide(section(), told_mpp)
-    found = [w for w in examined_tissue(slide, TissueSettings()).warnings if "nuclei would be about" in w]
+    found = [w for w in examined(slide, find_tissue(slide, TissueSettings())).warnings if "nuclei would be about" in w]
     assert bool(found) == doubted
     assert all("3.7 µm" in w and "--mpp" in w for w in found)
 
 
 def test_the_tissue_is_that_of_a_slide_that_is_not_examined():
     slide = memory_slide(section(), MPP / 2)
-    examined, plain = (f(slide, TissueSettings()) for f in (examined_tissue, find_tissue))
-    np.testing.assert_array_equal(examined.mask, plain.mask)
+    plain = find_tissue(slide, TissueSettings())
+    np.testing.assert_array_equal(examined(slide, plain).mask, plain.mask)
 
 
 def test_info_tells_the_width(tmp_path):

@@ -28,9 +28,9 @@ MOST_SPREAD = 1.75
 """Upper over lower quartile of the widths, beyond which they do not agree."""
 
 _COARSEST_MPP = 0.75  # nuclei of coarser scans are a few pixels wide
-_WINDOW_UM, _WINDOWS = 256.0, 4
-_LEAST_TISSUE = 0.7  # of a window
-_WORKING_MPP = 0.5
+_WINDOW_UM, _WINDOWS = 256.0, 3
+_LEAST_TISSUE = 0.5  # of a window
+_WORKING_MPP = 0.7
 _RADII_UM = np.geomspace(0.9, 9.0, 12)
 _LEAST_OD = 0.02  # of a spot beyond its surroundings
 _LEAST_SPOTS = 60
@@ -124,7 +124,8 @@ def windows_in(mask: npt.NDArray[np.bool_], um_per_px: tuple[float, float]) -> l
     """Boxes (px of the mask) spread over the tissue of a mask bool[h, w]; [] where it has too little."""
     width, height = (max(1, round(_WINDOW_UM / um)) for um in um_per_px)
     share = cv2.blur(mask.astype(np.float32), (width, height), anchor=(0, 0), borderType=cv2.BORDER_CONSTANT)
-    full = np.argwhere(share[::height, ::width] >= _LEAST_TISSUE) * (height, width)
+    steps = max(1, height // 2), max(1, width // 2)
+    full = np.argwhere(share[:: steps[0], :: steps[1]] >= _LEAST_TISSUE) * steps
     if not len(full):
         return []
     chosen = full[np.unique(np.linspace(0, len(full) - 1, _WINDOWS + 2).round().astype(np.intp)[1:-1])]

@@ -19,7 +19,7 @@ from virtual_stain.slides.source import Rgb
 from virtual_stain.slides.tissue_mask import TissueParts, tissue_mask, tissue_parts
 from virtual_stain.slides.unknown import UnknownArea, grown, is_brightfield, tissue_behind
 
-__all__ = ["TissueMap", "doubts_of_nuclei", "examined_tissue", "find_tissue", "require_tissue", "tissue_mask"]
+__all__ = ["TissueMap", "doubts_of_nuclei", "examined", "find_tissue", "require_tissue", "tissue_mask"]
 
 _MOST_TISSUE_FRACTION = 0.9  # of a scan; a section leaves more glass around it
 _MOST_UNKNOWN_SHARE = 0.5  # of what would be tissue
@@ -170,12 +170,11 @@ def find_tissue(slide: Slide, settings: TissueSettings) -> TissueMap:
     )
 
 
-def examined_tissue(slide: Slide, settings: TissueSettings) -> TissueMap:
-    """`find_tissue`, with a warning where its nuclei are half as wide as any, which a wrong pixel size makes them.
+def examined(slide: Slide, tissue: TissueMap) -> TissueMap:
+    """The same map, with a warning where its nuclei are half as wide as any, which a wrong pixel size makes them.
 
-    Reads four places at full resolution. Raises SlideError.
+    Reads three places at full resolution.
     """
-    tissue = find_tissue(slide, settings)
     told = doubts_of_nuclei(slide, tissue.mask, tissue.px0_from_ov)
     return replace(tissue, warnings=(*tissue.warnings, *told)) if told else tissue
 
