@@ -48,6 +48,8 @@ class OpenSlideSource:
         self.notes: tuple[str, ...] = () if odd_colours is None else (odd_colours,)
         self.warnings: tuple[str, ...] = _doubts_of_power(properties) if self.format == "aperio" else ()
         self._ycbcr = odd_colours is not None
+        self.has_holes = self.format in _LEAVES_OUT
+        """Whether what is transparent was not taken."""
         self.bounds = _bounds(properties)
         self.claims: tuple[MppClaim, ...] = _claims(properties, self.format)
         self._quickhash = properties.get("openslide.quickhash-1")
@@ -75,9 +77,9 @@ class OpenSlideSource:
         return image, x0 / downsample - left, y0 / downsample - top
 
     def untaken(self, level: int, box: Box) -> npt.NDArray[np.bool_] | None:
-        """bool[h, w] of a box (level-0 px) on a level: pixels that the scanner did not take, which these formats leave
-        out; None for formats that hold a whole rectangle."""
-        if self.format not in _LEAVES_OUT:
+        """bool[h, w] of a box (level-0 px) on a level: pixels that are transparent, since no camera took them; None for
+        formats that hold a whole rectangle."""
+        if not self.has_holes:
             return None
         downsample = self.downsamples[level]
         size = Size(*(max(1, math.ceil(side / downsample)) for side in (box.width, box.height)))

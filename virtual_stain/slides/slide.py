@@ -27,7 +27,7 @@ from virtual_stain.slides.damage import TileDamage
 from virtual_stain.slides.description import FileDescription, Page, require_colour, require_one_meaning
 from virtual_stain.slides.endings import similar_names
 from virtual_stain.slides.fast_source import FastSource, accelerated
-from virtual_stain.slides.image_source import open_page, try_image
+from virtual_stain.slides.image_source import ImageSource, open_page, try_image
 from virtual_stain.slides.level_check import unlike_level
 from virtual_stain.slides.levels import LevelClaim, usable_levels
 from virtual_stain.slides.openslide_source import CodecError, OpenSlideSource, try_openslide
@@ -74,7 +74,7 @@ class Overview:
     missing: npt.NDArray[np.bool_]
     """bool[H, W]: the part of it that the file's own tables name, tiles that were never written."""
     untaken: npt.NDArray[np.bool_]
-    """bool[H, W]: the part that a scanner's format leaves out on purpose, most of it glass."""
+    """bool[H, W]: the transparent part, which scanners' formats leave out on purpose, most of it glass."""
 
 
 class Slide:
@@ -252,7 +252,9 @@ class Slide:
     def _untaken(self, level: int, bounds: Box, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
         """On a picture of `bounds`, bool[shape]: what the scanner's format leaves out."""
         source = self._source
-        found = source.untaken(self._levels[level].index, bounds) if isinstance(source, OpenSlideSource) else None
+        found = None
+        if isinstance(source, OpenSlideSource | ImageSource):
+            found = source.untaken(self._levels[level].index, bounds)
         if found is None or not found.any():
             return np.zeros(shape, np.bool_)
         part = cv2.resize(found.astype(np.float32), (shape[1], shape[0]), interpolation=cv2.INTER_AREA)
@@ -388,6 +390,9 @@ def _source(path: Path, description: FileDescription | None, *, fast: bool) -> S
         if slow is not None and (page is None or _opened_as(slow, page)):
             if slow.generic:
                 slow.claims = _claims(description, slow)
+            if page is not None and page.opacity:
+                slow.has_holes = True
+                return slow
             return accelerated(path, slow) if fast else slow
     except BaseException:
         if slow is not None:
