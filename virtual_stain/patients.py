@@ -88,8 +88,8 @@ def damaged_by_spreadsheet(patients: Iterable[tuple[str, int]]) -> list[str]:
             )
         if _MADE_A_DATE.fullmatch(plain):
             problems.append(
-                f"line {line}: patient: a date or time, which a spreadsheet makes of names like 1-2: write the name as it "
-                "is, in a column of text"
+                f"line {line}: patient: a date or time, which a spreadsheet makes of 1-2: write the name as it is, "
+                "in a column of text"
             )
         if _ERROR.fullmatch(plain):
             problems.append(
@@ -109,8 +109,8 @@ def damaged_by_spreadsheet(patients: Iterable[tuple[str, int]]) -> list[str]:
             first, at = written.setdefault(number[1], (plain, line))
             if first != plain:
                 problems.append(
-                    f"line {line}: patient: the same number as in line {at}, but for leading zeros, decimals or marks, "
-                    "which spreadsheets drop and add: write both alike, or with a letter in front if they are two patients"
+                    f"line {line}: patient: the same number as in line {at}, but for zeros, decimals or marks, "
+                    "which spreadsheets drop and add: write both alike, or a letter in front if they are two patients"
                 )
     return problems
 
