@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import itertools
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -24,16 +24,16 @@ from virtual_stain.files import sha256_file
 from virtual_stain.geometry import Affine2D, Box, Size
 from virtual_stain.slides.companions import named_files
 from virtual_stain.slides.damage import TileDamage
-from virtual_stain.slides.description import FileDescription, Page, require_colour, require_one_meaning
-from virtual_stain.slides.endings import similar_names
-from virtual_stain.slides.fast_source import FastSource, accelerated
-from virtual_stain.slides.image_source import ImageSource, open_page, try_image
+from virtual_stain.slides.description import FileDescription, Page
+from virtual_stain.slides.fast_source import FastSource
+from virtual_stain.slides.image_source import ImageSource
 from virtual_stain.slides.level_check import unlike_level
 from virtual_stain.slides.levels import LevelClaim, usable_levels
-from virtual_stain.slides.openslide_source import CodecError, OpenSlideSource, try_openslide
-from virtual_stain.slides.resolution import Mpp, MppClaim, doubts_of_extent, of_resized, resolve_mpp
+from virtual_stain.slides.openslide_source import OpenSlideSource
+from virtual_stain.slides.reader import reader_of, require_readable
+from virtual_stain.slides.resolution import Mpp, doubts_of_extent, of_resized, resolve_mpp
 from virtual_stain.slides.source import Patch, Rgb, Source
-from virtual_stain.slides.tiff_description import describe_tiff, with_range
+from virtual_stain.slides.tiff_description import describe_tiff
 from virtual_stain.slides.unknown import MissingTiles, filled_mask, grown
 from virtual_stain.slides.virtual_mark import VIRTUAL_SENTENCE
 from virtual_stain.slides.window import best_level, read_window
@@ -348,7 +348,7 @@ def open_slide(ref: SlideRef, *, fast: bool = True) -> Slide:
     Raises SlideError (missing, unreadable, unsupported, too large; virtual, and not asked for as such) or
     ResolutionError (unusable override).
     """
-    _check_readable(ref.path)
+    require_readable(ref.path)
     description = describe_tiff(ref.path)
     if description is not None and description.virtual and not ref.virtual:
         raise SlideError(
@@ -356,7 +356,7 @@ def open_slide(ref: SlideRef, *, fast: bool = True) -> Slide:
             "A prediction never comes back as truth.",
             hint="Give the stained slide. For a look at what the counter sees on it: vstain count … --virtual",
         )
-    source = _source(ref.path, description, fast=fast)
+    source = reader_of(ref.path, description, fast=fast)
     if source is None:
         raise SlideError(
             f"{ref.path}: expected a slide (NDPI, SVS, MRXS, tiled TIFF, DICOM …) or an image (JPEG, PNG, TIFF). "
@@ -369,71 +369,5 @@ def open_slide(ref: SlideRef, *, fast: bool = True) -> Slide:
         raise
 
 
-def _source(path: Path, description: FileDescription | None, *, fast: bool) -> Source | None:
-    """The reader of the page that is the slide; None for a file of another kind. Raises SlideError."""
-    try:
-        slow = try_openslide(path)
-    except CodecError:
-        if description is None:
-            raise
-        slow = None  # the page is decoded whole, if it is small enough
-    if description is None:
-        if slow is None:
-            return try_image(path)
-        return accelerated(path, slow) if fast else slow
-    page = description.slide_page if slow is None or slow.generic else description.page_of(slow.level_sizes[0])
-    try:
-        if page is not None:
-            require_colour(path, page if page.dtype == "uint8" else with_range(path, page))
-            if slow is not None and not slow.generic:
-                require_one_meaning(path, page)
-        if slow is not None and (page is None or _opened_as(slow, page)):
-            if slow.generic:
-                slow.claims = _claims(description, slow)
-            if page is not None and page.opacity:
-                slow.has_holes = True
-                return slow
-            return accelerated(path, slow) if fast else slow
-    except BaseException:
-        if slow is not None:
-            slow.close()
-        raise
-    if slow is not None:
-        slow.close()
-    return open_page(description, page or description.slide_page)
-
-
-def _claims(description: FileDescription, slow: OpenSlideSource) -> tuple[MppClaim, ...]:
-    """OME-XML and ImageJ before OpenSlide's own value; the tags where OpenSlide does not know their unit."""
-    of_tags = [c for c in description.claims if c.origin == "tiff-tags"]
-    named = [c for c in description.claims if c.origin != "tiff-tags"]
-    assumed = bool(of_tags) and of_tags[0].unit_assumed
-    known = [replace(c, unit_assumed=assumed) for c in slow.claims if c.x is not None or c.y is not None]
-    return (*named, *(known or of_tags))
-
-
-def _opened_as(slow: OpenSlideSource, page: Page) -> bool:
-    """Whether OpenSlide reads this page, and as it is meant: it takes any fourth sample for opacity, and believes the
-    directory where JPEG tiles say other colours."""
-    if not slow.generic:
-        return True
-    meant = (page.samples == 3 or page.opacity) and not page.mislabelled
-    return page.index == 0 and slow.level_sizes[0] == page.size and meant
-
-
 def _level_claim(size: Size, page: Page | None) -> LevelClaim:
     return LevelClaim(size) if page is None else LevelClaim(size, page.tile, page.um_per_px)
-
-
-def _check_readable(path: Path) -> None:
-    try:
-        if path.is_dir():
-            raise SlideError(f"{path}: expected a slide file. Received: a folder.")
-        with path.open("rb") as stream:
-            empty = not stream.read(1)
-    except FileNotFoundError:
-        raise SlideError(f"{path}: expected a slide. Received: no such file.", hint=similar_names(path)) from None
-    except OSError as error:
-        raise SlideError(f"{path}: cannot be read: {error.strerror}.") from None
-    if empty:
-        raise SlideError(f"{path}: the file is empty.")
