@@ -75,6 +75,8 @@ class GeoObject:
 _FARTHEST_PX = 1e9  # of any slide; beyond it areas overflow
 _MOST_CROSSINGS = 2000  # a drawn outline has a few; the pieces of a tangle grow with their square
 _SAMPLED_SEGMENTS = 400
+_MOSTLY = 0.5  # of a hole's area
+_LENGTHS = ("um", "µm", "μm", "micron", "microns", "micrometer", "micrometers", "mm")
 
 
 def read_geojson(path: Path) -> Any:
@@ -108,9 +110,21 @@ def features_of(value: Any, path: Path, hint: str | None = None) -> list[dict[st
 def objects_of(value: Any, path: Path, hint: str | None = None) -> list[GeoObject]:
     """All objects of a file, each before those that lie in it. Raises InputError that names the object."""
     objects: list[GeoObject] = []
+    _require_px(value, path)
     for i, feature in enumerate(features_of(value, path, hint)):
         objects += _with_children(feature, path, f"feature {i}", 0)
     return objects
+
+
+def _require_px(value: Any, path: Path) -> None:
+    """Raises InputError for a file that names a length as the unit of its coordinates."""
+    for name in ("unit", "units"):
+        told = value.get(name) if isinstance(value, dict) else None
+        if isinstance(told, str) and told.strip().lower() in _LENGTHS:
+            raise InputError(
+                f"{path}: expected coordinates in level-0 px. Received: {name} {told!r}",
+                hint="Divide the coordinates by the pixel size, or export them in pixels.",
+            )
 
 
 def _with_children(feature: Any, path: Path, where: str, depth: int) -> Iterator[GeoObject]:
@@ -119,6 +133,10 @@ def _with_children(feature: Any, path: Path, where: str, depth: int) -> Iterator
         raise InputError(
             f"{path}: {where}: expected a feature whose properties are named. Received: {str(feature)[:80]}"
         )
+    if feature.get("type") == "FeatureCollection":
+        for i, inner in enumerate(children_of(feature, "features", path, where)):
+            yield from _with_children(inner, path, f"{where}, feature {i}", depth)
+        return
     yield GeoObject(feature, where, depth)
     holders = feature, properties or {}
     children = [c for holder in holders for key in CHILDREN for c in children_of(holder, key, path, where)]
@@ -203,9 +221,33 @@ def _polygon(rings: list[Any], path: Path, where: str) -> BaseGeometry:
                 f"{path}: {where}: expected the outline of an area. Received rings of {segments} segments that cross "
                 f"each other about {crossings:.0f} times."
             )
-    shape = shapely.make_valid(drawn)  # a ring that crosses itself: even–odd
-    parts = [g for g in shapely.get_parts(shape) if g.geom_type in ("Polygon", "MultiPolygon")]
-    return shapely.union_all(parts)
+    shell, *holes = (_area_of_ring(ring) for ring in corners)
+    if not all(_is_hole(hole, shell) for hole in holes) or _nested(holes):
+        raise InputError(
+            f"{path}: {where}: expected holes within the outline and beside each other. Received: a hole outside the "
+            "outline, around it, or within another hole: that does not say what is inside.",
+            hint="Draw an island within a hole as an object of its own.",
+        )
+    return shapely.difference(shell, shapely.union_all(holes))
+
+
+def _area_of_ring(ring: list[tuple[float, float]]) -> BaseGeometry:
+    """What one ring encloses; where it crosses itself, by the even–odd rule."""
+    parts = shapely.get_parts(shapely.make_valid(shapely.Polygon(ring)))
+    return shapely.union_all([g for g in parts if g.geom_type in ("Polygon", "MultiPolygon")])
+
+
+def _is_hole(hole: BaseGeometry, shell: BaseGeometry) -> bool:
+    """Whether a hole lies in its shell for the most part; drawn by hand, it may reach over its edge."""
+    return shell.covers(hole) or shapely.intersection(hole, shell).area > _MOSTLY * hole.area
+
+
+def _nested(holes: list[BaseGeometry]) -> bool:
+    """Whether one hole lies within another one."""
+    if len(holes) < 2:
+        return False
+    first, second = shapely.STRtree(holes).query(holes, predicate="covered_by")
+    return bool(np.any(first != second))
 
 
 def _crossings(shape: shapely.Polygon) -> tuple[float, int]:

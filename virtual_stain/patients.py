@@ -26,10 +26,16 @@ from virtual_stain.files import output_errors
 ENVIRONMENT_NAME = "VSTAIN_PATIENT_KEY"
 _MIN_KEY_BYTES = 16
 _NUMBER = re.compile(r"\+?0*(\d+)(?:[.,]0+)?")
+_THOUSANDS = re.compile(r"\d{1,3}(?:,\d{3})+|\d{1,3}(?:\.\d{3}){2,}")
+_MARKED_AS_TEXT = re.compile(r"'(.+)|=\"(.*)\"")
+_ERROR = re.compile(r"#(?:n/a|nv|name\?|ref!|value!|wert!|div/0!|num!|zahl!|null!|bezug!|#+)")
+_ROUNDED = re.compile(r"[1-9]\d{14}0+")  # spreadsheets keep 15 digits
 _SHORTENED = re.compile(r"\d([.,]\d+)?e\+?\d+")
 _MONTH = r"(?:jan|feb|mar|mär|mrz|apr|may|mai|jun|jul|aug|sep|oct|okt|nov|dec|dez)[a-zäéû]{0,6}\.?"
 _MADE_A_DATE = re.compile(
-    rf"\d{{1,2}}[-. ]+{_MONTH}(?:[-. ]*\d{{2,4}})?|{_MONTH}[-. ]\d{{2,4}}|\d{{4}}-\d\d-\d\d 00:00:00"
+    r"\d{1,2}:\d\d(?::\d\d)?|"
+    rf"\d{{1,2}}[-. ]+{_MONTH}(?:[-. ]*\d{{2,4}})?|{_MONTH}[-. ]\d{{2,4}}|"
+    r"(?:19|20)\d\d-\d\d-\d\d(?: 00:00:00)?|\d{1,2}([./])\d{1,2}\1(?:19|20)\d\d"
 )
 _log = logging.getLogger("vstain.patients")
 
@@ -68,7 +74,8 @@ def normalised(name: str) -> str:
 def damaged_by_spreadsheet(patients: Iterable[tuple[str, int]]) -> list[str]:
     """Sentences about names, given as (name, line), that a spreadsheet can have changed.
 
-    Numbers that differ in leading zeros or in ".0" alone, long numbers shortened to 1.23E+11, names made a date. Each
+    Numbers that differ in leading zeros, in ".0", in thousands' marks or in a mark for text alone; long numbers that
+    were shortened or rounded; names made a date, a time or an error. Each
     would be one patient under two names, or two under one. Lines are named, never patients.
     """
     problems: list[str] = []
@@ -81,16 +88,29 @@ def damaged_by_spreadsheet(patients: Iterable[tuple[str, int]]) -> list[str]:
             )
         if _MADE_A_DATE.fullmatch(plain):
             problems.append(
-                f"line {line}: patient: a date, which a spreadsheet makes of names like 1-2: write the name as it is, "
+                f"line {line}: patient: a date or time, which a spreadsheet makes of 1-2: write the name as it is, "
                 "in a column of text"
             )
-        number = _NUMBER.fullmatch(plain)
+        if _ERROR.fullmatch(plain):
+            problems.append(
+                f"line {line}: patient: an error value of a spreadsheet (it begins with #): write the name as it is"
+            )
+        if _ROUNDED.fullmatch(plain):
+            problems.append(
+                f"line {line}: patient: a number of more than 15 digits that ends in zeros: a spreadsheet keeps 15. "
+                "Write it with a letter in front"
+            )
+        marked = _MARKED_AS_TEXT.fullmatch(plain)
+        bare = plain if marked is None else (marked[1] or marked[2] or "").strip()
+        if _THOUSANDS.fullmatch(bare):
+            bare = bare.replace(",", "").replace(".", "")
+        number = _NUMBER.fullmatch(bare)
         if number:
             first, at = written.setdefault(number[1], (plain, line))
             if first != plain:
                 problems.append(
-                    f"line {line}: patient: the same number as in line {at}, but for leading zeros or decimals, which "
-                    "spreadsheets drop and add: write both alike, or with a letter in front if they are two patients"
+                    f"line {line}: patient: the same number as in line {at}, but for zeros, decimals or marks, "
+                    "which spreadsheets drop and add: write both alike, or a letter in front if they are two patients"
                 )
     return problems
 

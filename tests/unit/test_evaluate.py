@@ -177,8 +177,9 @@ def test_other_records_have_their_own_folder(done, tmp_path):
         for i, p in enumerate(manifest.pairs)
     ]
     write_manifest(tmp_path, dataclasses.replace(manifest, pairs=tuple(new)))
-    result = evaluate(run, tmp_path)
+    result = evaluate(run, tmp_path, excel=True)
     assert result.folder == run / f"evaluation-{tmp_path.name}"
+    assert (result.folder / "predictions.csv").read_bytes().startswith(b"\xef\xbb\xbfpair,")
     assert json.loads((result.folder / "run.json").read_text())["command"] == "evaluate"
 
 

@@ -18,6 +18,7 @@ from tests.fixtures.slides import beyond_4_gb
 from virtual_stain.errors import SlideError
 from virtual_stain.geometry import Size
 from virtual_stain.slides import dicom_colour
+from virtual_stain.slides.jpeg_colour import YCBCR, declared_colour
 from virtual_stain.slides.levels import LevelClaim, usable_levels
 from virtual_stain.slides.slide import SlideRef, open_slide
 from virtual_stain.slides.tiff_description import describe_tiff
@@ -419,7 +420,7 @@ def test_frames_say_themselves_whether_they_are_ycbcr(rgb, options, expected):
     """A converter copied YCbCr frames and called them RGB: the tissue of a slide grew from 0.70 to 1.05 mm²."""
     stream = io.BytesIO()
     Image.fromarray(rgb).save(stream, "JPEG", **options)
-    assert dicom_colour._is_ycbcr(stream.getvalue()) is expected
+    assert (declared_colour(stream.getvalue()) == YCBCR) is expected
 
 
 def test_converted_colours_are_those_that_a_jpeg_reader_gives(rgb):

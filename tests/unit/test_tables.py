@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from importlib import import_module
 from pathlib import Path
 
 import click
@@ -127,6 +128,11 @@ def test_one_pair_of_slides_under_two_names_is_refused(tmp_path: Path) -> None:
         (["123", "123,00", "0123"], [2, 3]),
         (["1.23457E+11"], [1]),
         (["2-Jan", "Jan-24", "02. Mär", "3. Dez 24", "2024-01-02 00:00:00"], [1, 2, 3, 4, 5]),
+        (["1/2/2023", "01.02.2023", "2023-01-02", "1.2.3456"], [1, 2, 3]),
+        (["0123", "'0123", '="123"', "1,234", "1234"], [2, 3, 5]),
+        (["#N/A", "#NAME?", "###", "#12"], [1, 2, 3]),
+        (["123456789012345000", "1234567890123456", "100000000000000"], [1]),
+        (["12:30", "12:30:00", "1:2"], [1, 2]),
         (["Janssen", "Maier-2", "2-A", "12-Mara-1", "24-01", "Juni"], []),
         (["123", "123", " 123 "], []),
         (["123", "1230", "a123", "12.5", "12"], []),
@@ -207,9 +213,9 @@ def test_text_that_is_neither_utf_8_nor_utf_16_is_refused_by_name(tmp_path: Path
     assert "CSV UTF-8" in str(caught.value.hint)
 
 
-def test_the_command_has_a_switch_for_spreadsheets() -> None:
-    from virtual_stain.cli.score import command
-
+@pytest.mark.parametrize("verb", ["count", "register", "score", "evaluate", "review"])
+def test_every_command_that_writes_names_into_a_table_has_a_switch_for_spreadsheets(verb: str) -> None:
+    command = import_module(f"virtual_stain.cli.{verb}").command
     assert "--excel" in {name for p in command.params if isinstance(p, click.Option) for name in p.opts}
 
 

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 
 from tests.fixtures.counting import FieldStyle, stained_field
 from tests.fixtures.slides import memory_slide, write_tiled_tiff
@@ -234,3 +235,23 @@ def test_fractions_of_a_box_know_nothing_of_the_unknown(tmp_path):
         found = find_tissue(slide, SETTINGS)
         assert found.fraction_in(Box(64, 64, 64, 64)) == 0
         assert found.fraction_in(Box(128, 64, 64, 64)) > 0.95
+
+
+@pytest.mark.parametrize("kind", ["tiles", "strips", "png"])
+def test_transparent_places_are_no_glass_and_no_tissue(tmp_path, kind):
+    """A transparent place of 0.06 mm² within tissue was filled as a hole of the tissue."""
+    image, where = section(where=np.ones((400, 500), bool))
+    alpha = np.full(where.shape, 255, np.uint8)
+    alpha[150:190, 200:225] = 0
+    path = tmp_path / ("a.png" if kind == "png" else "a.tif")
+    if kind == "png":
+        Image.fromarray(np.dstack([image, alpha])).save(path)
+    else:
+        layout = {"tile": (128, 128)} if kind == "tiles" else {}
+        options = {"resolution": (1e4 / MPP,) * 2, "resolutionunit": "CENTIMETER", "metadata": None, **layout}
+        rgba = np.dstack([image, alpha])
+        tifffile.imwrite(path, rgba, photometric="rgb", extrasamples=["unassalpha"], compression="deflate", **options)
+    with open_slide(SlideRef(path, (MPP, MPP))) as slide:
+        tissue = find_tissue(slide, SETTINGS)
+    assert tissue.unknown.sum() == pytest.approx(40 * 25, rel=0.1)
+    assert not (tissue.mask & tissue.unknown).any()

@@ -18,6 +18,8 @@ from virtual_stain.labels.store import TileStore
 from virtual_stain.records.schema import BY_KEY
 from virtual_stain.review.settle import people_verdicts
 from virtual_stain.review.store import ReviewStore
+from virtual_stain.tables import BYTE_ORDER_MARK
+from virtual_stain.web.review.command import exchange
 from virtual_stain.web.review.folder import RecordFolder
 
 
@@ -208,6 +210,8 @@ def test_the_table_goes_out_and_comes_in_again(page: TestClient, folder: Path, t
         ("reject", "Dr. A", "0"),
         ("accept", "Dr. Ü", "0"),
     ]
+    list(exchange(folder, export=tmp_path / "a.csv", take=None, reviewer=None, agreement=False, excel=True))
+    assert (tmp_path / "a.csv").read_text("utf-8") == BYTE_ORDER_MARK + text
     again = page.post("/api/review/import", json={"format": "csv", "text": text}).json()
     assert again == {"imported": 0, "repeated": 3, "stale": 0}
     for path in folder.glob("review.sqlite*"):

@@ -14,8 +14,9 @@ from virtual_stain.remote import Location
 @click.argument("run_dir", metavar="RUN", type=click.Path(path_type=Path))
 @click.argument("records", metavar="[DIR]", required=False, type=LocationType())
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the results [default: RUN].")
+@click.option("--excel", is_flag=True, help="Write predictions.csv so that a spreadsheet shows umlauts right.")
 @common_options
-def command(run_dir: Path, records: Location | None, out: Path | None, common: Common) -> None:
+def command(run_dir: Path, records: Location | None, out: Path | None, excel: bool, common: Common) -> None:
     """Evaluate a run on patients it has never seen.
 
     Without DIR: the test fold of the records it was trained on. With DIR: those records, refused if a patient or a
@@ -28,6 +29,6 @@ def command(run_dir: Path, records: Location | None, out: Path | None, common: C
     from virtual_stain.evaluation.evaluate import evaluate
     from virtual_stain.evaluation.summary import summary_lines
 
-    result = evaluate(run_dir, records, out, scoring=common.config.scoring, progress=common.progress)
+    result = evaluate(run_dir, records, out, scoring=common.config.scoring, excel=excel, progress=common.progress)
     for line in summary_lines(result):
         click.echo(line)

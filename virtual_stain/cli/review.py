@@ -25,6 +25,7 @@ from virtual_stain.cli.common import Common, common_options
     "--import", "take", metavar="FILE", type=click.Path(path_type=Path), help="Take verdicts in: .csv or .geojson."
 )
 @click.option("--agreement", is_flag=True, help="Print how far readers agree on shared tiles.")
+@click.option("--excel", is_flag=True, help="With --export: a table that a spreadsheet shows with its umlauts.")
 @common_options
 def command(
     folder: Path,
@@ -34,6 +35,7 @@ def command(
     export: Path | None,
     take: Path | None,
     agreement: bool,
+    excel: bool,
     common: Common,
 ) -> None:
     """Review the labels of a folder of records in the browser; verdicts go to DIR/review.sqlite.
@@ -50,7 +52,7 @@ def command(
     from virtual_stain.web.review.command import exchange, serve_review
 
     if export is not None or take is not None or agreement:
-        for line in exchange(folder, export=export, take=take, reviewer=reviewer, agreement=agreement):
+        for line in exchange(folder, export=export, take=take, reviewer=reviewer, agreement=agreement, excel=excel):
             click.echo(line)
         return
     serve_review(folder, common.config.web, port=port, reviewer=reviewer or "", browser=not no_browser, say=click.echo)

@@ -38,6 +38,7 @@ from virtual_stain.provenance import RunRecord
 from virtual_stain.records.duplicates import known_duplicates
 from virtual_stain.records.manifest import MANIFEST, read_manifest
 from virtual_stain.remote import Location, parse_location
+from virtual_stain.tables import BYTE_ORDER_MARK
 from virtual_stain.training.cross_validation import cross_validation_runs
 from virtual_stain.training.run_dir import RunDir, TrainedRun, load_run
 
@@ -81,14 +82,17 @@ def evaluate(
     *,
     scoring: ScoringSettings | None = None,
     resamples: int = RESAMPLES,
+    excel: bool = False,
     progress: Progress = QUIET,
 ) -> Evaluation:
     """Reads the held-out tiles and writes evaluation.json, evaluation.html, predictions.csv and the pictures.
 
     `run_dir`: a run, or the folder of a cross-validation, of which every fold reads its own patients. `records_dir`:
     None = the records of the training, of which only the test fold is read. `out`: default the run's folder, for
-    other records `evaluation-<name>` in it. Raises InputError for patients that are not held out, ModelError,
-    VerificationError (shards, tissue on two sides), OutputError.
+    other records `evaluation-<name>` in it. `excel`: predictions.csv begins with a byte order mark.
+
+    Raises InputError for patients that are not held out, ModelError, VerificationError (shards, tissue on two sides),
+    OutputError.
     """
     top_n = (scoring or ScoringSettings()).top_n
     runs = cross_validation_runs(run_dir)
@@ -112,7 +116,7 @@ def evaluate(
     }
     with folder_lock(folder):
         _refuse_other_run(folder, run_dir)
-        _write(folder, run_dir.name, read, figures)
+        _write(folder, run_dir.name, read, figures, excel=excel)
         if folder.resolve() != run_dir.resolve():  # the run's own folder keeps the record of its training
             record.write(folder, tensorflow=True)
     return Evaluation(folder, figures, read.tiles, read.rule)
@@ -206,10 +210,11 @@ def _records_of(run: TrainedRun) -> Location:
     return records
 
 
-def _write(folder: Path, name: str, read: _Read, figures: dict[str, Any]) -> None:
+def _write(folder: Path, name: str, read: _Read, figures: dict[str, Any], *, excel: bool) -> None:
     with output_errors(folder):
         (folder / "evaluation.json").unlink(missing_ok=True)  # the old one must not stand beside new predictions
-    write_text(folder / "predictions.csv", predictions_csv(read.tiles, read.rule))
+    predictions = predictions_csv(read.tiles, read.rule)
+    write_text(folder / "predictions.csv", BYTE_ORDER_MARK + predictions if excel else predictions)
     plots = draw_plots(read.tiles, figures, read.rule.definition)
     for picture in PICTURES:
         write_bytes(folder / picture, plots[picture])

@@ -26,7 +26,7 @@ from virtual_stain.registration.sections import Section, find_sections, only_sec
 from virtual_stain.registration.working import SideImage, WorkingPair, prepare, tissue_box, wanted_resolution
 from virtual_stain.slides.resolution import REGISTRATION_RANGE, require_mpp
 from virtual_stain.slides.slide import Slide
-from virtual_stain.slides.tissue import TissueMap, tissue_mask
+from virtual_stain.slides.tissue import TissueMap, doubts_of_nuclei, tissue_mask
 
 _LEAST_DENSE = 0.5  # of the tissue: less would mean that the finer picture is too pale to tell
 _MOST_UNLIKE = 6.0  # of the sides of two tissues' areas: more than several sections on one slide make
@@ -70,7 +70,7 @@ def register_pair(
         pair = prepare(he_image, ihc_image, settings)
         alignment = align(pair, settings)
     he_side, ihc_side = (
-        Side(s.name, s.size, s.bounds, s.mpp, s.content_hash(), s.warnings + image.warnings)
+        Side(s.name, s.size, s.bounds, s.mpp, s.content_hash(), s.warnings + image.warnings + _of_nuclei(s, image))
         for s, image in ((he, he_image), (ihc, ihc_image))
     )
     if alignment is None:
@@ -126,6 +126,10 @@ def side_images(
     used = [s for _, s in tissues]
     fine = [_finer(s, c, w, u) for s, c, w, u in zip((he, ihc), coarse, wanted, used, strict=True)]
     return fine[0], fine[1]
+
+
+def _of_nuclei(slide: Slide, image: SideImage) -> tuple[str, ...]:
+    return doubts_of_nuclei(slide, image.mask, image.px0_from_ov)
 
 
 def _require_like_sizes(he: Slide, ihc: Slide, sides: Sequence[SideImage]) -> None:

@@ -26,7 +26,7 @@ from virtual_stain.scoring.predictor import Predictor, Tiles
 from virtual_stain.scoring.reading import ReadAhead
 from virtual_stain.slides.resolution import READING_RANGE, Mpp, require_mpp
 from virtual_stain.slides.slide import Slide
-from virtual_stain.slides.tissue import TissueMap, find_tissue, require_tissue
+from virtual_stain.slides.tissue import TissueMap, examined, find_tissue, require_tissue
 from virtual_stain.slides.window import read_window
 from virtual_stain.tiles import TilePlan, TileRef, plan_tiles, walking_order
 
@@ -154,7 +154,7 @@ def score_slide(
 def locate_tissue(slide: Slide, settings: TissueSettings) -> TissueMap:
     """The slide's tissue, also where there is none. Raises ResolutionError, SlideError."""
     require_mpp(slide, READING_RANGE)
-    return find_tissue(slide, settings)
+    return examined(slide, find_tissue(slide, settings))
 
 
 def _seen(tile: Tiles, card: ModelCard) -> SeenTile:

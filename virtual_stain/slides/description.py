@@ -23,6 +23,7 @@ SLIDE, LEVEL, LABEL, MACRO, THUMBNAIL = "slide", "level", "label", "macro", "thu
 _BESIDE = (LABEL, MACRO)
 _SCENE_FRACTION = 0.1  # of the slide's area: thumbnails and labels are smaller
 _LEVEL_ASPECT_FRACTION = 0.2  # levels that are filled up to whole tiles differ from the slide by this
+_SAME_SCALE_FRACTION = 0.02  # levels differ by far more
 _COLOUR = ("RGB", "YCBCR")
 _GREY = ("MINISBLACK", "MINISWHITE")
 _CONVERT = "Convert it to an 8-bit RGB image or a tiled pyramidal TIFF."
@@ -63,6 +64,10 @@ class Page:
     um_per_px: tuple[float, float] | None
     """By its own resolution tags, whatever they are worth."""
     table: TileTable
+    jpeg: bool = False
+    """Whether its tiles or strips are JPEG."""
+    stream_colour: str | None = None
+    """"RGB" or "YCBCR" by the markers of its first JPEG tile; None: they do not say."""
     largest_value: int | None = None
     """Of some of its pixels, where samples have more than 8 bits."""
 
@@ -70,6 +75,11 @@ class Page:
     def opacity(self) -> bool:
         """Whether a fourth sample says how opaque a pixel is."""
         return bool(self.extra) and self.extra[0] in (1, 2)
+
+    @property
+    def mislabelled(self) -> bool:
+        """Whether the directory and the JPEG tiles disagree on what the samples mean."""
+        return self.stream_colour not in (None, self.photometric) and self.photometric in _COLOUR
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +124,17 @@ class FileDescription:
             notes.append(f"{same} pages have the size of the slide (focus planes, channels?): the first is read")
         if page.samples == 4 and not page.opacity:
             notes.append("its fourth sample has no stated meaning (ExtraSamples 0): it is left out")
+        if page.mislabelled:
+            notes.append(
+                f"its directory says {page.photometric}, its JPEG tiles say {page.stream_colour}: the tiles are right"
+            )
         return tuple(notes) + self.remarks
 
-    def warnings(self, page: Page) -> tuple[str, ...]:
-        """Sentences about what is missing, left out, or contradicts the rest."""
+    def warnings(self, page: Page, levels: tuple[Size, ...] | None = ()) -> tuple[str, ...]:
+        """Sentences about what is missing, left out, or contradicts the rest.
+
+        `levels`: sizes of those that are read; None where a scanner's rules say what every page is.
+        """
         table, found = page.table, []
         if self.virtual:
             found.append(f"virtual slide: {VIRTUAL_SENTENCE}")
@@ -127,7 +144,7 @@ class FileDescription:
                 f"pixels: {table.count} of {total} {'tiles' if page.tile else 'strips'} of the slide were never "
                 f"written (missing tiles, {table.count / total:.0%}): they count neither as glass nor as tissue"
             )
-        others = [other for other in self.pages if _another_picture(page, other)]
+        others = [] if levels is None else [o for o in self.pages if o.size not in levels and _another_picture(page, o)]
         if others:
             listed = ", ".join(f"page {o.index} of {o.size.width} × {o.size.height} px" for o in others[:4])
             found.append(
@@ -148,8 +165,17 @@ def _another_picture(slide: Page, other: Page) -> bool:
     """Whether a page may be a scan of its own: large, and not the slide made smaller."""
     if other.index == slide.index or other.kind in (*_BESIDE, THUMBNAIL) or other.size == slide.size:
         return False
+    if other.size.area <= _SCENE_FRACTION * slide.size.area:
+        return False
     ratio = other.size.width * slide.size.height / (other.size.height * slide.size.width)
-    return other.size.area > _SCENE_FRACTION * slide.size.area and abs(ratio - 1) > _LEVEL_ASPECT_FRACTION
+    return abs(ratio - 1) > _LEVEL_ASPECT_FRACTION or (other.kind == SLIDE and _same_scale(slide, other))
+
+
+def _same_scale(slide: Page, other: Page) -> bool:
+    """Whether both state one pixel size, so that neither is the other made smaller."""
+    if slide.um_per_px is None or other.um_per_px is None:
+        return False
+    return all(abs(a / b - 1) < _SAME_SCALE_FRACTION for a, b in zip(slide.um_per_px, other.um_per_px, strict=True))
 
 
 def require_colour(path: Path, page: Page) -> None:
@@ -170,6 +196,26 @@ def require_colour(path: Path, page: Page) -> None:
             f"{path}: expected pixels stored upright (TIFF orientation 1). Received: orientation {page.orientation} "
             f"({which}): readers differ in whether they turn it, and positions would not be where a viewer shows them.",
             hint="Write the file again with the pixels turned (vips autorot), or set its Orientation tag to 1.",
+        )
+
+
+def require_one_meaning(path: Path, page: Page) -> None:
+    """Raises SlideError where the directory of a scanner's file and its JPEG tiles name other colours."""
+    if page.mislabelled:
+        raise SlideError(
+            f"{path}: expected JPEG tiles of {page.photometric}, as the file's directory says. Received: tiles that "
+            f"say {page.stream_colour} (page {page.index}): one of both gives other colours.",
+            hint="Convert the slide again (vips tiffsave), and compare its colours with the scanner's viewer.",
+        )
+
+
+def require_decodable(path: Path, page: Page) -> None:
+    """Raises SlideError for YCbCr samples that no JPEG decoder turns into RGB."""
+    if page.photometric == "YCBCR" and not page.jpeg:
+        raise SlideError(
+            f"{path}: expected an 8-bit RGB image. Received: TIFF of YCbCr samples without JPEG, not in tiles that "
+            f"OpenSlide decodes (page {page.index}, {page.size.width} × {page.size.height} px).",
+            hint=_CONVERT,
         )
 
 

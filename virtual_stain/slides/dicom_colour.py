@@ -7,12 +7,12 @@ pink glass and a tissue of other colours, without a word.
 from __future__ import annotations
 
 import mmap
-import struct
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from virtual_stain.slides.jpeg_colour import YCBCR, declared_colour
 from virtual_stain.slides.source import Rgb
 
 _JPEG_BASELINE = "1.2.840.10008.1.2.4.50"
@@ -28,7 +28,7 @@ def ycbcr_called_rgb(path: Path, properties: dict[str, str]) -> str | None:
         return None
     if properties.get("dicom.TransferSyntaxUID") != _JPEG_BASELINE:
         return None
-    return _NOTE if _is_ycbcr(_first_frame(path)) else None
+    return _NOTE if declared_colour(_first_frame(path)) == YCBCR else None
 
 
 def from_ycbcr(image: Rgb) -> Rgb:
@@ -44,20 +44,3 @@ def _first_frame(path: Path) -> bytes:
             return b""
         start = data.find(_START, at, at + _HEADER_BYTES + (8 << 20))  # behind the table of offsets
         return b"" if start < 0 else bytes(data[start : start + _HEADER_BYTES])
-
-
-def _is_ycbcr(jpeg: bytes) -> bool:
-    """By its own markers: JFIF is YCbCr, and so is what has coarser colour than brightness; Adobe's 0 is RGB."""
-    at, jfif = 2, False
-    while at + 4 <= len(jpeg) and jpeg[at] == 0xFF:
-        code, (length,) = jpeg[at + 1], struct.unpack(">H", jpeg[at + 2 : at + 4])
-        body = jpeg[at + 4 : at + 2 + length]
-        if code == 0xE0 and body.startswith(b"JFIF"):
-            jfif = True
-        elif code == 0xEE and body.startswith(b"Adobe") and len(body) >= 12:
-            return body[11] != 0
-        elif code == 0xC0 and len(body) >= 15 and body[5] == 3:
-            sampled = {body[7 + 3 * i] for i in range(3)}
-            return jfif or len(sampled) > 1
-        at += 2 + length
-    return False

@@ -16,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from virtual_stain.errors import SlideError
 from virtual_stain.geometry import Box, Size
 from virtual_stain.slides.damage import jpeg_problem
-from virtual_stain.slides.description import FileDescription, Page
+from virtual_stain.slides.description import FileDescription, Page, require_decodable
 from virtual_stain.slides.resolution import MppClaim
 from virtual_stain.slides.source import Rgb
 from virtual_stain.slides.tiff_description import READ_ERRORS, is_tiff
@@ -24,6 +24,7 @@ from virtual_stain.slides.tiff_pages import quiet
 
 MAX_IMAGE_MEGAPIXELS = 256.0
 """Largest image that is taken whole into memory (3 bytes a pixel); more needs a tiled TIFF."""
+Clear = npt.NDArray[np.bool_] | None
 _CONVERT = "Convert it to an 8-bit RGB image or a tiled pyramidal TIFF."
 
 
@@ -48,6 +49,7 @@ class ImageSource:
         self.claims = claims
         self.notes, self.warnings = notes, warnings
         self._pixels: Rgb | None = None
+        self._clear: npt.NDArray[np.bool_] | None = None
 
     def read(self, level: int, x: int, y: int, size: Size) -> tuple[Rgb, float, float]:
         if level != 0:
@@ -64,6 +66,15 @@ class ImageSource:
             image[y0 - y : y1 - y, x0 - x : x1 - x] = self._pixels[y0:y1, x0:x1]
         return image, float(x), float(y)
 
+    def untaken(self, level: int, box: Box) -> npt.NDArray[np.bool_] | None:
+        """bool[h, w] of a box (px): pixels that are transparent, since no camera took them; None: there are none."""
+        if self._pixels is None:
+            self.read(level, int(box.x), int(box.y), Size(1, 1))
+        if self._clear is None:
+            return None
+        rows = slice(int(box.y), max(int(box.y) + 1, round(box.y1)))
+        return self._clear[rows, int(box.x) : max(int(box.x) + 1, round(box.x1))]
+
     def quickhash(self) -> str | None:
         return None
 
@@ -72,7 +83,7 @@ class ImageSource:
 
     def _decode(self, x: int, y: int, size: Size) -> Rgb:
         try:
-            pixels = _decode_image(self._path) if self._page is None else _decode_tiff(self._path, self._page)
+            decoded = _decode_image(self._path) if self._page is None else _decode_tiff(self._path, self._page)
         except READ_ERRORS as error:
             codec = "imagecodecs" in str(error)
             raise SlideError(
@@ -81,6 +92,7 @@ class ImageSource:
                 if codec
                 else "The file is probably truncated or damaged: copy it again.",
             ) from None
+        pixels, self._clear = decoded
         full = self.level_sizes[0]
         if pixels.shape != (full.height, full.width, 3):
             raise SlideError(
@@ -141,7 +153,8 @@ def _check_size(path: Path, width: int, height: int, page: int = 0) -> None:
         )
 
 
-def _decode_image(path: Path) -> Rgb:
+def _decode_image(path: Path) -> tuple[Rgb, Clear]:
+    """The pixels on white, and where they are transparent (None: nowhere)."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         with Image.open(path) as image:
@@ -149,21 +162,23 @@ def _decode_image(path: Path) -> Rgb:
             if problem is not None:
                 raise ValueError(problem)
             if image.mode == "RGB":
-                return np.array(image)
+                return np.array(image), None
             rgba = image.convert("RGBA")
             white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-            return np.array(Image.alpha_composite(white, rgba).convert("RGB"))
+            clear = np.asarray(rgba.getchannel("A")) == 0
+            return np.array(Image.alpha_composite(white, rgba).convert("RGB")), clear if clear.any() else None
 
 
 def open_page(description: FileDescription, page: Page) -> ImageSource:
     """One page of a TIFF, decoded whole, whatever its codec. Raises SlideError where it is too large for that."""
     path, claims = description.path, description.claims
+    require_decodable(path, page)
     _check_size(path, page.size.width, page.size.height, page.index)
     notes = () if any(c.x is not None for c in claims) else ("its TIFF resolution tags name no unit of length",)
     return ImageSource(path, "tiff", page.size, claims, notes, page)
 
 
-def _decode_tiff(path: Path, page: Page) -> Rgb:
+def _decode_tiff(path: Path, page: Page) -> tuple[Rgb, Clear]:
     import tifffile
 
     with quiet(), tifffile.TiffFile(path) as file:
@@ -172,13 +187,14 @@ def _decode_tiff(path: Path, page: Page) -> Rgb:
         pixels = found.asarray()
         if found.planarconfig == 2 and pixels.shape[0] in (3, 4):
             pixels = np.moveaxis(pixels, 0, -1)
+        clear = pixels[..., 3] == 0 if page.opacity and pixels.shape[-1] == 4 else None
         if pixels.shape[-1] == 4:
             pixels = _blended(pixels, page.extra[0]) if page.opacity else pixels[..., :3]
     pixels = np.ascontiguousarray(pixels)
     tile, missing = page.table.tile, page.table.missing
     for row, column in np.argwhere(missing).tolist():  # tifffile fills them with zeros
         pixels[row * tile.height : (row + 1) * tile.height, column * tile.width : (column + 1) * tile.width] = 255
-    return pixels
+    return pixels, clear
 
 
 def _blended(pixels: npt.NDArray[np.uint8], meaning: int) -> Rgb:

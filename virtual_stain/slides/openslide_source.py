@@ -27,6 +27,9 @@ _LEAST_CONTRADICTION = 1.6  # scanners differ by a quarter; half or twice is an 
 _MANY_FILES = ("mirax", "dicom", "trestle")
 
 
+_LEAVES_OUT = ("mirax", "dicom", "ventana")  # formats that need not hold what the scanner did not take
+
+
 class CodecError(SlideError):
     """OpenSlide knows the format, but not the codec of its tiles."""
 
@@ -45,6 +48,8 @@ class OpenSlideSource:
         self.notes: tuple[str, ...] = () if odd_colours is None else (odd_colours,)
         self.warnings: tuple[str, ...] = _doubts_of_power(properties) if self.format == "aperio" else ()
         self._ycbcr = odd_colours is not None
+        self.has_holes = self.format in _LEAVES_OUT
+        """Whether what is transparent was not taken."""
         self.bounds = _bounds(properties)
         self.claims: tuple[MppClaim, ...] = _claims(properties, self.format)
         self._quickhash = properties.get("openslide.quickhash-1")
@@ -71,7 +76,22 @@ class OpenSlideSource:
             image = padded
         return image, x0 / downsample - left, y0 / downsample - top
 
+    def untaken(self, level: int, box: Box) -> npt.NDArray[np.bool_] | None:
+        """bool[h, w] of a box (level-0 px) on a level: pixels that are transparent, since no camera took them; None for
+        formats that hold a whole rectangle."""
+        if not self.has_holes:
+            return None
+        downsample = self.downsamples[level]
+        size = Size(*(max(1, math.ceil(side / downsample)) for side in (box.width, box.height)))
+        return np.asarray(self._rgba(level, round(box.x), round(box.y), size)[..., 3] == 0, np.bool_)
+
     def _read_region(self, level: int, x0: int, y0: int, size: Size) -> Rgb:
+        rgba = self._rgba(level, x0, y0, size)
+        if self._ycbcr:
+            rgba[..., :3] = from_ycbcr(rgba[..., :3])
+        return _on_white(rgba)
+
+    def _rgba(self, level: int, x0: int, y0: int, size: Size) -> npt.NDArray[np.uint8]:
         try:
             image = self._open().read_region((x0, y0), level, (size.width, size.height))
         except openslide.OpenSlideError as error:
@@ -82,10 +102,7 @@ class OpenSlideSource:
                 f"cannot be read: {error}",
                 hint="The file is probably truncated or damaged: copy or scan it again.",
             ) from None
-        rgba = np.array(image)
-        if self._ycbcr:
-            rgba[..., :3] = from_ycbcr(rgba[..., :3])
-        return _on_white(rgba)
+        return np.array(image)
 
     def quickhash(self) -> str | None:
         return self._quickhash if self.format in _MANY_FILES else None
@@ -146,9 +163,23 @@ def _claims(properties: dict[str, str], vendor: str) -> tuple[MppClaim, ...]:
     unit = {"centimeter": "cm", "inch": "inch"}.get(properties.get("tiff.ResolutionUnit", ""), "none")
     tags = [_number(properties.get(f"tiff.{axis}Resolution")) for axis in "XY"]
     tag_x, tag_y = (None if t is None else um_per_px_from_tags(t, unit) for t in tags)
+    if vendor == "dicom":
+        claims.append(_volume_claim(properties))
     if vendor != "generic-tiff":  # there OpenSlide's own value is read from the same tags
         claims.append(MppClaim(tag_x, tag_y, "tiff-tags", from_print_tags=True))
     return tuple(claims)
+
+
+def _volume_claim(properties: dict[str, str]) -> MppClaim:
+    """A DICOM header also says how large the imaged part of the glass is, in mm."""
+    um_per_px: list[float | None] = []
+    for extent, count in (
+        ("ImagedVolumeWidth", "TotalPixelMatrixColumns"),
+        ("ImagedVolumeHeight", "TotalPixelMatrixRows"),
+    ):
+        mm, pixels = _number(properties.get(f"dicom.{extent}")), _number(properties.get(f"dicom.{count}"))
+        um_per_px.append(mm * 1000 / pixels if mm is not None and pixels else None)
+    return MppClaim(um_per_px[0], um_per_px[1], "imaged-volume")
 
 
 def _doubts_of_power(properties: dict[str, str]) -> tuple[str, ...]:

@@ -26,6 +26,7 @@ _ANISOTROPY_FRACTION = 0.05  # scanners differ by < 1 % between the axes
 # What software writes into the tags when it knows nothing: print resolutions, never a scanner's.
 _PRINT_DPI = (72, 75, 96, 100, 120, 144, 150, 180, 200, 240, 300, 350, 360, 400, 600, 720, 1200)
 _UM_PER_INCH = 25_400.0
+_CM_PER_INCH = 2.54
 _SUBJECT = "pixel size: "  # with which every warning about it begins
 _SLIDE_MM = (76.0, 52.0)  # the largest glass slide that scanners take
 _SLIDE_SLACK = 1.05  # scans reach a little beyond the glass
@@ -39,7 +40,7 @@ class Mpp:
     x: float
     y: float
     origin: str
-    """"override", "openslide", "ome-xml" or "tiff-tags"."""
+    """"override", "openslide", "ome-xml", "imagej", "imaged-volume" (DICOM) or "tiff-tags"."""
 
     @property
     def mean(self) -> float:
@@ -64,6 +65,8 @@ class MppClaim:
     origin: str
     from_print_tags: bool = False
     """The value comes from TIFF resolution tags, where software leaves 72 or 300 dpi for want of knowledge."""
+    unit_assumed: bool = False
+    """The file names no unit. TIFF's rule says that inches are meant; not every writer knows it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +117,15 @@ def resolve_mpp(path: Path, override: tuple[float, float] | None, claims: Iterab
     """
     notes: list[str] = []
     warnings: list[str] = []
-    usable = [mpp for claim in claims if (mpp := _usable(claim, notes, warnings)) is not None]
+    known = [(mpp, claim) for claim in claims if (mpp := _usable(claim, notes, warnings)) is not None]
+    usable = [mpp for mpp, _ in known]
     chosen = check_override(path, override) if override is not None else (usable[0] if usable else None)
+    if override is None and known and known[0][1].unit_assumed:
+        x = known[0][0].x
+        warnings.append(
+            "pixel size: the file names no unit for its resolution. By TIFF's rule these are inches, and pixels have "
+            f"{x:.4g} µm; if centimetres are meant, they have {x / _CM_PER_INCH:.4g} µm. Pass the right one with --mpp."
+        )
     if chosen is not None:
         for other in usable:
             apart = max(abs(other.x / chosen.x - 1), abs(other.y / chosen.y - 1))

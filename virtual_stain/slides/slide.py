@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -23,15 +24,16 @@ from virtual_stain.files import sha256_file
 from virtual_stain.geometry import Affine2D, Box, Size
 from virtual_stain.slides.companions import named_files
 from virtual_stain.slides.damage import TileDamage
-from virtual_stain.slides.description import FileDescription, Page, require_colour
-from virtual_stain.slides.endings import similar_names
-from virtual_stain.slides.fast_source import FastSource, accelerated
-from virtual_stain.slides.image_source import open_page, try_image
+from virtual_stain.slides.description import FileDescription, Page
+from virtual_stain.slides.fast_source import FastSource
+from virtual_stain.slides.image_source import ImageSource
+from virtual_stain.slides.level_check import unlike_level
 from virtual_stain.slides.levels import LevelClaim, usable_levels
-from virtual_stain.slides.openslide_source import CodecError, OpenSlideSource, try_openslide
-from virtual_stain.slides.resolution import Mpp, MppClaim, doubts_of_extent, of_resized, resolve_mpp
+from virtual_stain.slides.openslide_source import OpenSlideSource
+from virtual_stain.slides.reader import reader_of, require_readable
+from virtual_stain.slides.resolution import Mpp, doubts_of_extent, of_resized, resolve_mpp
 from virtual_stain.slides.source import Patch, Rgb, Source
-from virtual_stain.slides.tiff_description import describe_tiff, with_range
+from virtual_stain.slides.tiff_description import describe_tiff
 from virtual_stain.slides.unknown import MissingTiles, filled_mask, grown
 from virtual_stain.slides.virtual_mark import VIRTUAL_SENTENCE
 from virtual_stain.slides.window import best_level, read_window
@@ -71,6 +73,8 @@ class Overview:
     """bool[H, W]: what no camera took."""
     missing: npt.NDArray[np.bool_]
     """bool[H, W]: the part of it that the file's own tables name, tiles that were never written."""
+    untaken: npt.NDArray[np.bool_]
+    """bool[H, W]: the transparent part, which scanners' formats leave out on purpose, most of it glass."""
 
 
 class Slide:
@@ -87,6 +91,7 @@ class Slide:
         self._damage = damage or TileDamage(ref.path, source.format, source.level_sizes)
         self._source = source
         self._description = description
+        self._levels_agree = False
         claims, resized = of_resized(source.claims, None if description is None else description.aperio_resized)
         resolution = resolve_mpp(ref.path, ref.mpp_override, claims)
         self.mpp: Mpp | None = resolution.mpp
@@ -106,7 +111,8 @@ class Slide:
         self.warnings: tuple[str, ...] = source.warnings + resolution.warnings + resized + pyramid.warnings
         if pages[0] is not None and description is not None:
             self.notes += description.notes(pages[0])
-            self.warnings += description.warnings(pages[0])
+            anyones = self.format == "generic-tiff" or self.format.startswith("image/")
+            self.warnings += description.warnings(pages[0], source.level_sizes if anyones else None)
         self.warnings += doubts_of_extent(self.size, self.mpp, whole_slide=not self.format.startswith("image/"))
 
     def __enter__(self) -> Slide:
@@ -217,6 +223,7 @@ class Slide:
         # the picture covers the bounds exactly, so its pixels are wider or narrower than asked for by a little
         out = Size(max(1, round(bounds.width / scale_x)), max(1, round(bounds.height / scale_y)))
         scale = bounds.width / out.width, bounds.height / out.height
+        self._require_one_picture()
         image = read_window(_Unchecked(self), bounds, out)
         px0_from_ov = Affine2D.scale_and_shift("px0", "ov", scale, (bounds.x, bounds.y))
         filled = filled_mask(image)
@@ -225,7 +232,33 @@ class Slide:
             missing |= tiles.on(filled.shape, px0_from_ov)
         if filled.any() or missing.any():
             image = np.where((grown(filled) | missing)[..., None], np.uint8(255), image)
-        return Overview(image, px0_from_ov, filled | missing, missing)
+        untaken = self._untaken(best_level(self, min(scale)), bounds, filled.shape)
+        return Overview(image, px0_from_ov, filled | missing | untaken, missing, untaken)
+
+    def _require_one_picture(self) -> None:
+        """Raises SlideError where a level shows another picture than the one below it; asked once a slide."""
+        if self._levels_agree:
+            return
+        level = unlike_level(_Unchecked(self), self.level_sizes)
+        if level is not None:
+            size = self.level_sizes[level]
+            raise SlideError(
+                f"{self.path}: expected levels that show one picture. Received: level {level} of {size.width} × "
+                f"{size.height} px, which shows another picture than level {level - 1}, or none.",
+                hint="Write the pyramid again (vips tiffsave --tile --pyramid), or export the slide without levels.",
+            )
+        self._levels_agree = True
+
+    def _untaken(self, level: int, bounds: Box, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+        """On a picture of `bounds`, bool[shape]: what the scanner's format leaves out."""
+        source = self._source
+        found = None
+        if isinstance(source, OpenSlideSource | ImageSource):
+            found = source.untaken(self._levels[level].index, bounds)
+        if found is None or not found.any():
+            return np.zeros(shape, np.bool_)
+        part = cv2.resize(found.astype(np.float32), (shape[1], shape[0]), interpolation=cv2.INTER_AREA)
+        return np.asarray(part > 0.5, np.bool_)
 
     def tiles_within(self, level: int, x: int, y: int, size: Size) -> list[tuple[int, int, Size]]:
         """Left, top and size (level px) of the parts of a region that lie in one compressed tile each; none where the
@@ -315,7 +348,7 @@ def open_slide(ref: SlideRef, *, fast: bool = True) -> Slide:
     Raises SlideError (missing, unreadable, unsupported, too large; virtual, and not asked for as such) or
     ResolutionError (unusable override).
     """
-    _check_readable(ref.path)
+    require_readable(ref.path)
     description = describe_tiff(ref.path)
     if description is not None and description.virtual and not ref.virtual:
         raise SlideError(
@@ -323,7 +356,7 @@ def open_slide(ref: SlideRef, *, fast: bool = True) -> Slide:
             "A prediction never comes back as truth.",
             hint="Give the stained slide. For a look at what the counter sees on it: vstain count … --virtual",
         )
-    source = _source(ref.path, description, fast=fast)
+    source = reader_of(ref.path, description, fast=fast)
     if source is None:
         raise SlideError(
             f"{ref.path}: expected a slide (NDPI, SVS, MRXS, tiled TIFF, DICOM …) or an image (JPEG, PNG, TIFF). "
@@ -336,62 +369,5 @@ def open_slide(ref: SlideRef, *, fast: bool = True) -> Slide:
         raise
 
 
-def _source(path: Path, description: FileDescription | None, *, fast: bool) -> Source | None:
-    """The reader of the page that is the slide; None for a file of another kind. Raises SlideError."""
-    try:
-        slow = try_openslide(path)
-    except CodecError:
-        if description is None:
-            raise
-        slow = None  # the page is decoded whole, if it is small enough
-    if description is None:
-        if slow is None:
-            return try_image(path)
-        return accelerated(path, slow) if fast else slow
-    page = description.slide_page if slow is None or slow.generic else description.page_of(slow.level_sizes[0])
-    try:
-        if page is not None:
-            require_colour(path, page if page.dtype == "uint8" else with_range(path, page))
-        if slow is not None and (page is None or _opened_as(slow, page)):
-            if slow.generic:
-                slow.claims = _claims(description, slow)
-            return accelerated(path, slow) if fast else slow
-    except BaseException:
-        if slow is not None:
-            slow.close()
-        raise
-    if slow is not None:
-        slow.close()
-    return open_page(description, page or description.slide_page)
-
-
-def _claims(description: FileDescription, slow: OpenSlideSource) -> tuple[MppClaim, ...]:
-    """OME-XML before OpenSlide's own value; the tags where OpenSlide does not know their unit."""
-    known = [c for c in slow.claims if c.x is not None or c.y is not None]
-    of_ome = [c for c in description.claims if c.origin == "ome-xml"]
-    return (*of_ome, *(known or (c for c in description.claims if c.origin != "ome-xml")))
-
-
-def _opened_as(slow: OpenSlideSource, page: Page) -> bool:
-    """Whether OpenSlide reads this page, and as it is meant: it takes any fourth sample for opacity."""
-    if not slow.generic:
-        return True
-    return page.index == 0 and slow.level_sizes[0] == page.size and (page.samples == 3 or page.opacity)
-
-
 def _level_claim(size: Size, page: Page | None) -> LevelClaim:
     return LevelClaim(size) if page is None else LevelClaim(size, page.tile, page.um_per_px)
-
-
-def _check_readable(path: Path) -> None:
-    try:
-        if path.is_dir():
-            raise SlideError(f"{path}: expected a slide file. Received: a folder.")
-        with path.open("rb") as stream:
-            empty = not stream.read(1)
-    except FileNotFoundError:
-        raise SlideError(f"{path}: expected a slide. Received: no such file.", hint=similar_names(path)) from None
-    except OSError as error:
-        raise SlideError(f"{path}: cannot be read: {error.strerror}.") from None
-    if empty:
-        raise SlideError(f"{path}: the file is empty.")

@@ -16,6 +16,7 @@ import tifffile
 
 from virtual_stain.geometry import Size
 from virtual_stain.slides.description import LABEL, LEVEL, MACRO, SLIDE, THUMBNAIL, FileDescription, Page, TileTable
+from virtual_stain.slides.jpeg_colour import declared_colour
 from virtual_stain.slides.ndpi_tags import Tags, ndpi_directories
 from virtual_stain.slides.resolution import MppClaim, um_per_px_from_tags
 from virtual_stain.slides.tiff_pages import quiet, tiff_pages
@@ -24,6 +25,10 @@ from virtual_stain.slides.virtual_mark import is_virtual
 _UM_PER_UNIT = {
     **{"µm": 1.0, "μm": 1.0, "um": 1.0, "pm": 1e-6, "Å": 1e-4, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "dm": 1e5, "m": 1e6},
     **{"in": 25_400.0, "li": 25_400.0 / 12, "pt": 25_400.0 / 72, "thou": 25.4, "mil": 25.4},
+}
+_IMAGEJ_UNITS = {
+    **{"um": 1.0, "micron": 1.0, "microns": 1.0, "micrometer": 1.0, "micrometers": 1.0, "?m": 1.0},
+    **{"nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6, "inch": 25_400.0},
 }
 _TAG_UNITS = {2: "inch", 3: "cm", 4: "mm", 5: "µm"}  # the last two are no standard, but written and meant
 READ_ERRORS = (
@@ -40,6 +45,7 @@ READ_ERRORS = (
 """What the libraries that read pictures raise of a damaged file."""
 _REDUCED, _MASK, _MACRO = 1, 4, 9  # NewSubfileType; Aperio marks its macro with 9
 _SAMPLED_SEGMENTS = 9
+_JPEG, _JPEG_HEADER_BYTES = (6, 7), 4096
 _APERIO = re.compile(r"Aperio[^\r\n]*\r?\n([^;|\r\n]*)")
 _APERIO_SIZES = re.compile(r"(\d+)x(\d+)(?:\s*\[\s*-?\d+\s*,\s*-?\d+\s+(\d+)x(\d+)\s*\])?[^>]*?->\s*(\d+)x(\d+)")
 _APERIO_SIZE = re.compile(r"(\d+)x(\d+)(?:\s*\[\s*-?\d+\s*,\s*-?\d+\s+(\d+)x(\d+)\s*\])?")
@@ -70,7 +76,7 @@ def describe_tiff(path: Path) -> FileDescription | None:
             size = description.slide_page.size
             xml = file.ome_metadata
             claims, remarks, of_ome = ([], (), None) if xml is None else ome_claims(xml, size)
-            claims.append(_tag_claim(chosen))
+            claims += [*_imagej_claims(file, chosen), _tag_claim(chosen)]
             resized, of_aperio = _resized(str(chosen.description or ""), size)
             virtual = is_virtual([xml, *(text for page in found for text in _texts(page.aspage()))])
             return FileDescription(path, pages, tuple(claims), remarks, of_aperio or of_ome, resized, virtual)
@@ -117,7 +123,20 @@ def _page(index: int, page: Any) -> Page:
         orientation=int(page.tags.valueof("Orientation", 1)),
         um_per_px=(float(claim.x), float(claim.y)) if known else None,  # type: ignore[arg-type]
         table=_table(page, size, tile),
+        jpeg=int(page.compression) in _JPEG,
+        stream_colour=_stream_colour(page),
     )
+
+
+def _stream_colour(page: Any) -> str | None:
+    """By the first JPEG tile or strip that was written."""
+    if int(page.compression) not in _JPEG:
+        return None
+    for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False):
+        if offset and count:
+            page.parent.filehandle.seek(offset)
+            return declared_colour(page.parent.filehandle.read(min(count, _JPEG_HEADER_BYTES)))
+    return None
 
 
 def with_range(path: Path, page: Page) -> Page:
@@ -178,10 +197,23 @@ def _largest_value(file: tifffile.TiffFile, page: Any) -> int | None:
 
 
 def _tag_claim(page: Any) -> MppClaim:
-    unit = _TAG_UNITS.get(int(page.tags.valueof("ResolutionUnit", 2)), "none")
+    stated = page.tags.valueof("ResolutionUnit")
+    unit = _TAG_UNITS.get(2 if stated is None else int(stated), "none")
     values = [_rational(page.tags.valueof(name)) for name in ("XResolution", "YResolution")]
     x, y = (None if v is None else um_per_px_from_tags(v, unit) for v in values)
-    return MppClaim(x, y, "tiff-tags", from_print_tags=True)
+    return MppClaim(x, y, "tiff-tags", from_print_tags=True, unit_assumed=stated is None)
+
+
+def _imagej_claims(file: tifffile.TiffFile, page: Any) -> list[MppClaim]:
+    """ImageJ writes pixels per unit into the tags, and the unit's name into the description."""
+    told = file.imagej_metadata
+    name = str(told.get("unit", "")).encode("ascii", "replace").decode() if told else ""
+    unit = _IMAGEJ_UNITS.get(name.replace("\\u00B5", "u").lower())
+    values = [_rational(page.tags.valueof(axis)) for axis in ("XResolution", "YResolution")]
+    if unit is None or not all(v is not None and math.isfinite(v) and v > 0 for v in values):
+        return []
+    x, y = (unit / v for v in values if v is not None)
+    return [MppClaim(x, y, "imagej")]
 
 
 def ome_claims(xml: str, size: Size) -> tuple[list[MppClaim], tuple[str, ...], Size | None]:

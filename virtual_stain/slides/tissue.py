@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -12,13 +12,14 @@ import numpy.typing as npt
 from virtual_stain.config.tissue import TissueSettings
 from virtual_stain.errors import NoTissueError, SlideError
 from virtual_stain.geometry import Affine2D, Box, Points
+from virtual_stain.slides.nuclear_scale import doubt_of_nuclei, is_fine_enough, sampled, spot_widths, windows_in
 from virtual_stain.slides.resolution import Mpp
 from virtual_stain.slides.slide import Overview, Slide
 from virtual_stain.slides.source import Rgb
 from virtual_stain.slides.tissue_mask import TissueParts, tissue_mask, tissue_parts
 from virtual_stain.slides.unknown import UnknownArea, grown, is_brightfield, tissue_behind
 
-__all__ = ["TissueMap", "find_tissue", "require_tissue", "tissue_mask"]
+__all__ = ["TissueMap", "doubts_of_nuclei", "examined", "find_tissue", "require_tissue", "tissue_mask"]
 
 _MOST_TISSUE_FRACTION = 0.9  # of a scan; a section leaves more glass around it
 _MOST_UNKNOWN_SHARE = 0.5  # of what would be tissue
@@ -169,6 +170,28 @@ def find_tissue(slide: Slide, settings: TissueSettings) -> TissueMap:
     )
 
 
+def examined(slide: Slide, tissue: TissueMap) -> TissueMap:
+    """The same map, with a warning where its nuclei are half as wide as any, which a wrong pixel size makes them.
+
+    Reads three places at full resolution.
+    """
+    told = doubts_of_nuclei(slide, tissue.mask, tissue.px0_from_ov)
+    return replace(tissue, warnings=(*tissue.warnings, *told)) if told else tissue
+
+
+def doubts_of_nuclei(slide: Slide, mask: npt.NDArray[np.bool_], px0_from_ov: Affine2D) -> tuple[str, ...]:
+    """A warning where the nuclei in a tissue mask bool[h, w] are half as wide as any (`nuclear_scale`)."""
+    if slide.mpp is None or not is_fine_enough((slide.mpp.x, slide.mpp.y)):
+        return ()
+    scale_x, scale_y = float(px0_from_ov.matrix[0, 0]), float(px0_from_ov.matrix[1, 1])
+    x, y = px0_from_ov.matrix[:2, 2]
+    boxes = [
+        Box(x + b.x * scale_x, y + b.y * scale_y, b.width * scale_x, b.height * scale_y)
+        for b in windows_in(mask, (scale_x * slide.mpp.x, scale_y * slide.mpp.y))
+    ]
+    return doubt_of_nuclei(spot_widths(sampled(slide, boxes)), str(slide.mpp))
+
+
 def _is_grey(pixels: Rgb) -> bool:
     """Whether uint8[N, 3] shows something, and no colour anywhere: cameras leave at least noise between channels."""
     if not pixels.size or int(pixels.min()) > _DARKEST_EMPTY:
@@ -201,6 +224,8 @@ def _of_unknown(path: Path, overview: Overview, mask: npt.NDArray[np.bool_]) -> 
             "written or is damaged (missing tiles, broken tiles, black or filled areas).",
             hint="Export or copy the slide again; vstain info SLIDE --out DIR draws what is missing.",
         )
+    if share < _TOLD_SHARE and not (unknown & ~overview.untaken).any():
+        return ()  # a scanner that passes over glass leaves it out
     inside = f", about {share:.0%} of the tissue" if share >= _TOLD_SHARE else ""
     return (
         f"pixels: {_per_cent(float(unknown.mean()))} of the scan was taken by no camera (missing tiles, broken "

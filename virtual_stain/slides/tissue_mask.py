@@ -84,7 +84,7 @@ def _parts(rgb: Rgb, mpp_um: float, settings: TissueSettings) -> TissueParts:
     certain = (stained | faint) & ~pen
     pale = (color > settings.min_color_od / 5) & (density > settings.min_density_od / 2.5) & (texture > 0.01)
     mask = certain | _opened(grey & ~pen, _LINE_UM / mpp_um)
-    found = _joined(mask, _closed((pale & ~pen) | mask, _FAT_UM / mpp_um)) & ~pen
+    found = (_joined(mask, _closed((pale & ~pen) | mask, _FAT_UM / mpp_um)) | certain) & ~pen
     mask = _without_lines(found, stained & ~pen, mpp_um)
     mask = _without_small(mask, settings.min_area_um2 / mpp_um**2)
     removed = found & ~mask & stained

@@ -50,7 +50,7 @@ from virtual_stain.provenance import RunRecord
 from virtual_stain.reuse import MadeFrom, made_from
 from virtual_stain.slides.probe import require_survivable
 from virtual_stain.slides.slide import Slide, SlideRef, open_slide
-from virtual_stain.slides.tissue import TissueMap, find_tissue, require_tissue
+from virtual_stain.slides.tissue import TissueMap, examined, find_tissue, require_tissue
 from virtual_stain.slides.unknown import UnknownArea
 from virtual_stain.slides.window import read_window
 from virtual_stain.workflows.count_folder import claim, finished, show_refused_stain, staging, take_places
@@ -281,7 +281,7 @@ def _is_masked(slide: Slide) -> bool:
 
 
 def _tissue_and_stain(slide: Slide, config: Config, *, membrane: bool) -> tuple[TissueMap, StainEvidence]:
-    tissue = find_tissue(slide, config.tissue)
+    tissue = examined(slide, find_tissue(slide, config.tissue))
     mpp = slide.mpp
     assert mpp is not None
     b = slide.bounds

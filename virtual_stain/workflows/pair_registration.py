@@ -15,6 +15,7 @@ from virtual_stain.registration.register import register_pair, side_images
 from virtual_stain.registration.result import Registration
 from virtual_stain.registration.store import H5_NAME, JSON_NAME, read_registration, write_registration
 from virtual_stain.reuse import MadeFrom, is_finished, made_from, publish, read_record, withdraw
+from virtual_stain.slides.nuclear_scale import of_nuclei
 from virtual_stain.slides.slide import Slide
 from virtual_stain.slides.tissue import TissueMap, find_tissue, require_tissue
 from virtual_stain.workflows.pair_sides import require_sides
@@ -79,6 +80,9 @@ def register_in_work(he: Slide, ihc: Slide, folder: Path, config: Config, sectio
     if not config.counting.any_stain:
         require_sides(he, ihc, tissue["he"], tissue["ihc"])
     registration = register_pair(he, ihc, config.registration, config.tissue, section=section)
+    for slide, side in ((he, registration.he), (ihc, registration.ihc)):
+        for warning in of_nuclei(side.warnings):
+            _log.warning("%s: %s", slide.path, warning)
     write_registration(registration, folder)
     overlay = draw_overlay(*side_images(he, ihc, config.registration, config.tissue), registration)
     write_bytes(folder / OVERLAY, encode_jpeg(overlay, _OVERLAY_QUALITY))

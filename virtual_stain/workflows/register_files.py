@@ -22,6 +22,7 @@ from virtual_stain.registration.register import register_pair
 from virtual_stain.registration.result import Registration
 from virtual_stain.registration.store import JSON_NAME, read_registration, write_registration
 from virtual_stain.reuse import MadeFrom, is_finished, publish, read_record, vouched
+from virtual_stain.slides.nuclear_scale import of_nuclei
 from virtual_stain.slides.probe import require_survivable
 from virtual_stain.slides.slide import Slide, SlideRef, open_slide
 from virtual_stain.slides.tissue import find_tissue
@@ -78,6 +79,9 @@ def register_files(job: RegistrationJob, progress: Progress = QUIET) -> Registra
                 for warning in found.warnings:
                     progress.say(f"{slide.path}: {warning}")
             registration = _register(job, he, ihc, made, swapped(he, ihc, *tissue))
+            for slide, side in ((he, registration.he), (ihc, registration.ihc)):
+                for warning in of_nuclei(side.warnings):
+                    progress.say(f"{slide.path}: {warning}")
         else:
             progress.say(f"{job.out}: registered already; --force does it again.")
         for warning in registration.he.warnings:

@@ -22,7 +22,7 @@ from virtual_stain.slides.resolution import REGISTRATION_RANGE, require_mpp
 from virtual_stain.slides.slide import Slide, SlideRef, open_slide
 from virtual_stain.slides.source import Rgb
 from virtual_stain.slides.spots import Spot, find_spots
-from virtual_stain.slides.tissue import TissueMap, find_tissue, require_tissue
+from virtual_stain.slides.tissue import TissueMap, examined, find_tissue, require_tissue
 
 _UNKNOWN_RGB, _REMOVED_RGB = (120, 60, 150), (255, 140, 0)
 
@@ -86,7 +86,7 @@ def describe_slide(ref: SlideRef, settings: TissueSettings, target: Path | None 
         require_survivable(ref)
         with open_slide(ref) as slide:
             _add_slide_facts(report, slide)
-            tissue = find_tissue(slide, settings)
+            tissue = examined(slide, find_tissue(slide, settings))
             _add_tissue_facts(report, slide, tissue)
             spots = () if slide.mpp is None else find_spots(tissue, slide.mpp)
             _add_spots(report, spots)

@@ -10,7 +10,7 @@ from pathlib import Path
 from virtual_stain.config import WebSettings
 from virtual_stain.errors import ConfigError, InputError
 from virtual_stain.files import make_folder, write_text
-from virtual_stain.tables import read_text
+from virtual_stain.tables import BYTE_ORDER_MARK, read_text
 from virtual_stain.web.problem import ApiError
 from virtual_stain.web.review.app import open_desk, review_app
 from virtual_stain.web.review.desk import ReviewDesk
@@ -44,14 +44,17 @@ def serve_review(
 
 
 def exchange(
-    folder: Path, *, export: Path | None, take: Path | None, reviewer: str | None, agreement: bool
+    folder: Path, *, export: Path | None, take: Path | None, reviewer: str | None, agreement: bool, excel: bool = False
 ) -> Iterator[str]:
-    """Import first, then export, then agreement; lines for people. Raises InputError, ConfigError, OutputError."""
+    """Import first, then export, then agreement; lines for people.
+
+    `excel`: an exported table begins with a byte order mark. Raises InputError, ConfigError, OutputError.
+    """
     desk = open_desk(folder)
     if take is not None:
         yield _import(desk, take, reviewer)
     if export is not None:
-        yield from _export(desk, export)
+        yield from _export(desk, export, excel=excel)
     if agreement:
         yield from _agreement(desk)
 
@@ -72,9 +75,9 @@ def _import(desk: ReviewDesk, path: Path, reviewer: str | None) -> str:
     return f"{imported} verdicts imported, {repeated} were there already; {stale} are stale and not applied."
 
 
-def _export(desk: ReviewDesk, target: Path) -> Iterator[str]:
+def _export(desk: ReviewDesk, target: Path, *, excel: bool) -> Iterator[str]:
     if target.suffix.lower() == ".csv":
-        write_text(target, export_csv(desk))
+        write_text(target, (BYTE_ORDER_MARK if excel else "") + export_csv(desk))
         yield f"{target}"
         return
     make_folder(target)
