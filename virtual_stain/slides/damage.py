@@ -1,8 +1,8 @@
 """Compressed tiles whose bytes are broken, as the decoder or the format itself can tell.
 
 Decoders of slides go on after corrupt data: they fill up what is missing and only warn. OpenSlide and imagecodecs drop
-that warning, and grey blocks or noise would be taken for tissue. So each JPEG tile that is read is decoded once more at
-an eighth of its size, by a decoder that tells (about a third of the time of a whole decoding). JPEG 2000 has no such
+that warning, and grey blocks or noise would be taken for tissue. The fast reader's decoder tells. What others
+read is decoded once more at an eighth of its size, by that decoder (a third of the time). JPEG 2000 has no such
 decoder at hand: its code stream is checked for what its own rules forbid. Deflate has a check sum, which libtiff does
 not look at. And two tiles that are no bare glass cannot share their bytes: one of both is a copy of other tissue.
 
@@ -18,7 +18,7 @@ import struct
 import threading
 import weakref
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,17 +59,19 @@ class _Grid:
     shared: Any
     """bool[columns * rows]: the tile's bytes begin among those of another one."""
 
-    def problem(self, file: _File, column: int, row: int) -> str | None:
+    def problem(self, file: _File, column: int, row: int, *, sound: bool) -> str | None:
         index = row * self.columns + column
         offset, count = int(self.offsets[index]), int(self.counts[index])
         if not offset or not count:  # never written: the description of the file tells of that
+            return None
+        if sound and not self.shared[index]:
             return None
         data = file.read(offset, count)
         if len(data) < count:
             return "the file ends within it"
         if self.compression in _JPEG and self.tables is not None and data[:2] == b"\xff\xd8":
             data = self.tables[:-2] + data[2:]
-        found = self._broken(data)
+        found = None if sound else self._broken(data)
         if found is None and self.shared[index] and not self._is_blank(data):
             return "it has its bytes from another tile"
         return found
@@ -114,7 +116,9 @@ class _NdpiGrid:
     def rows(self) -> int:
         return int(self.tiles.layout.rows)
 
-    def problem(self, file: _File, column: int, row: int) -> str | None:
+    def problem(self, file: _File, column: int, row: int, *, sound: bool) -> str | None:
+        if sound:
+            return None
         from virtual_stain.slides.jpeg_tiles import NotExactError
 
         try:
@@ -127,7 +131,15 @@ class _NdpiGrid:
 class TileDamage:
     """Which compressed tiles of one slide are broken; each is looked at once. Safe for threads."""
 
-    def __init__(self, path: Path, format: str, sizes: tuple[Size, ...]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        format: str,
+        sizes: tuple[Size, ...],
+        is_sound: Callable[[int, int, int], bool] = lambda level, column, row: False,
+    ) -> None:
+        """`is_sound`: of a level's tile, whether the reader's own decoder has decoded it and had nothing to remark."""
+        self._is_sound = is_sound
         self._path, self._format, self._sizes = path, format, sizes
         self._lock = threading.Lock()
         self._grids: Mapping[int, _Grid | _NdpiGrid] | None = None
@@ -147,7 +159,7 @@ class TileDamage:
             for column in range(max(x, 0) // tile.width, min((x1 - 1) // tile.width + 1, grid.columns)):
                 key = level, column, row
                 if key not in self._seen:
-                    self._seen[key] = grid.problem(file, column, row)
+                    self._seen[key] = grid.problem(file, column, row, sound=self._is_sound(*key))
                 problem = self._seen[key]
                 if problem is not None:
                     found.append(f"the tile in column {column}, row {row} of level {level} is damaged: {problem}")

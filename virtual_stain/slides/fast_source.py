@@ -14,6 +14,7 @@ import os
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,6 +24,9 @@ from virtual_stain.slides.openslide_source import OpenSlideSource, try_openslide
 from virtual_stain.slides.resolution import MppClaim
 from virtual_stain.slides.source import Rgb
 from virtual_stain.slides.tile_cache import TileCache
+
+if TYPE_CHECKING:
+    from virtual_stain.slides.jpeg_tiles import Tiles
 
 FORMATS = ("generic-tiff", "aperio", "hamamatsu")
 """OpenSlide's vendors whose grids are plain; others overlap their tiles or fill in missing ones."""
@@ -45,6 +49,7 @@ class FastSource:
         self._levels: Mapping[int, object] | None = None
         self._fd: int | None = None
         self._lock = threading.Lock()
+        self._sound: set[tuple[int, int, int]] = set()
         self.slow_reads = 0
         """Regions that OpenSlide read."""
 
@@ -55,6 +60,17 @@ class FastSource:
                 return image, float(x), float(y)
         self.slow_reads += 1
         return self._slow().read(level, x, y, size)
+
+    def is_sound(self, level: int, column: int, row: int) -> bool:
+        """Whether this compressed tile was decoded without a remark."""
+        return (level, column, row) in self._sound
+
+    def _decode(self, tiles: Tiles, fd: int, level: int, column: int, row: int) -> Rgb:
+        image = tiles.decode_sound(fd, column, row)
+        if image is None:
+            return tiles.decode(fd, column, row)
+        self._sound.add((level, column, row))
+        return image
 
     def twin(self) -> FastSource:
         """The same slide for another thread: an OpenSlide handle of its own, the decoded tiles in common."""
@@ -114,7 +130,7 @@ class FastSource:
         busy = []
         try:
             for column, row in ((c, r) for r in rows for c in columns):
-                decode = functools.partial(tiles.decode, fd, column, row)
+                decode = functools.partial(self._decode, tiles, fd, level, column, row)
                 part = self.cache.get_unless_busy((level, column, row), decode)
                 if part is None:  # another thread is at it: first what nobody is at
                     busy.append((column, row, decode))

@@ -88,7 +88,8 @@ class Slide:
         damage: TileDamage | None = None,
     ) -> None:
         self.ref = ref
-        self._damage = damage or TileDamage(ref.path, source.format, source.level_sizes)
+        is_sound = {"is_sound": source.is_sound} if isinstance(source, FastSource) else {}
+        self._damage = damage or TileDamage(ref.path, source.format, source.level_sizes, **is_sound)
         self._source = source
         self._description = description
         self._levels_agree = False
