@@ -23,7 +23,7 @@ import numpy.typing as npt
 from scipy.ndimage import distance_transform_edt
 
 from virtual_stain.config.counting import CountingSettings
-from virtual_stain.counting.contours import F32, F64, sample
+from virtual_stain.counting.contours import F32, F64, nearest_pixel, sample
 from virtual_stain.counting.measure import Measured, Plane
 
 _ANGLES = 32
@@ -124,7 +124,7 @@ def _profiles(plane: Plane, found: Measured, centre: F64, distance: F64) -> tupl
     for i in range(len(found)):
         offset = unit * distance[i][..., None]
         profile[i] = sample(np.asarray(dab, np.float32), centre[i : i + 1], offset)[0]
-        column, row = np.moveaxis(np.rint(offset + centre[i]).astype(np.intp), 2, 0)
+        column, row = np.moveaxis(nearest_pixel(offset + centre[i]), 2, 0)
         owner[i] = nearest[np.clip(row, 0, labels.shape[0] - 1), np.clip(column, 0, labels.shape[1] - 1)]
     # from the outline on: inside the nucleus all is its own
     foreign = np.logical_or.accumulate(owner != np.arange(1, len(found) + 1)[:, None, None], axis=2)
