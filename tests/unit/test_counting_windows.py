@@ -84,7 +84,7 @@ def test_a_window_moved_by_one_pixel_gave_other_cells(marker: Marker) -> None:
     rows = []
     for counted, shift in ((here, 1), (moved, 0)):
         cells = counted.cells
-        at = cells.xy + (shift, 0)
+        at = cells.xy + np.array([shift, 0])
         table = np.column_stack(
             [at, cells.area_um2, cells.cell_class, counted.intensity, cells.dab_od, counted.measured.contrast_od]
         )
