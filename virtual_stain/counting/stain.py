@@ -42,6 +42,7 @@ from virtual_stain.slides.tissue import TissueMap
 FEW_NUCLEI = "too_few_negative_nuclei_for_an_estimate"
 FEW_POSITIVES = "too_few_positive_nuclei_for_an_estimate"
 NO_NEGATIVES = "no_negative_population"
+UNSTABLE_CUTOFF = "cut_off_not_stable"
 PALE = "counterstain_very_pale"
 BROWN = "brown_tissue"
 BROWN_OUTSIDE = "brown_outside_nuclei"
@@ -63,6 +64,7 @@ FLAG_SENTENCES = {
     BROWN: "the tissue between the nuclei is brown: positive is only what is darker, and faint positives are lost",
     BROWN_OUTSIDE: "much of the brown lies outside nuclei: cytoplasm, pigment or background may make nuclei positive",
     FEW_POSITIVES: "hardly a positive nucleus: the cut-off of positive rests on what other slides are like",
+    UNSTABLE_CUTOFF: "a few nuclei more or less move the cut-off of positive, and with it the ratio: see its range",
     NO_NEGATIVES: "no population of negative nuclei was found: the default cut-off of positive is used",
 }
 """What each flag of a SlideStain means, for people."""
@@ -87,6 +89,8 @@ _BROWN_FROM = 0.05  # beyond that it is told
 # kidneys with brown tubules or a red dye 0.078 to 0.136
 _MOST_BROWN_OUTSIDE = 0.072
 _LOOSE_CONTRAST = 0.015
+_PARTS = 8  # of the nuclei; each is left out once, to see whether the cut-off stands
+_MOST_MOVED = 0.015  # of the nuclei, that may change their class by that
 
 
 def estimate_stain(
@@ -272,17 +276,36 @@ class Cutoff:
 def find_cutoff(dab_od: npt.NDArray[np.float32], brown_od: float, settings: CountingSettings) -> Cutoff:
     """From the nuclei of the sampled windows; `brown_od`: DAB of the tissue between them, beyond what is usual."""
     palest = brown_od - _PALER_THAN_TISSUE_OD if brown_od > _BROWN_FROM else -np.inf
+    whole = cutoff_of(dab_od, palest, brown_od, settings)
+    if whole is None:
+        return _default_cutoff(brown_od, settings)
+    part = np.arange(len(dab_od)) % _PARTS
+    others = [cutoff_of(dab_od[part != left_out], palest, brown_od, settings) for left_out in range(_PARTS)]
+    cuts = [whole.positive_od, *(other.positive_od for other in others if other is not None)]
+    moved = float(np.mean((dab_od >= min(cuts)) & (dab_od < max(cuts))))
+    low, high = whole.doubtful_od
+    raised = {
+        FEW_POSITIVES: whole.populations is not None and whole.populations.positives < _MIN_POSITIVES,
+        UNSTABLE_CUTOFF: moved > _MOST_MOVED,
+    }
+    zone = min(low, *cuts), max(high, *cuts)
+    return Cutoff(whole.positive_od, zone, whole.populations, tuple(name for name, is_set in raised.items() if is_set))
+
+
+def cutoff_of(
+    dab_od: npt.NDArray[np.float32], palest: float, brown_od: float, settings: CountingSettings
+) -> Cutoff | None:
+    """From one sample of nuclei; None without a population of negatives. `palest`: where it may begin."""
     fit = fit_populations(dab_od, (palest, brown_od + _NEGATIVE_PEAK_OD))
     if fit is None:
-        return _default_cutoff(brown_od, settings)
+        return None
     floor, ceiling = brown_od + settings.positive_floor_od, brown_od + settings.positive_ceiling_od
     reach = max(ceiling - fit.negative_od, fit.width_od)
     noise = fit.negative_od + _NOISE_SDS * fit.width_od
     low, high = fit.doubtful(reach)
     least = max(low, noise, floor)
     cut = float(np.clip(sparsest(fit, dab_od, least, high), least, max(least, ceiling)))
-    flags = (FEW_POSITIVES,) if fit.positives < _MIN_POSITIVES else ()
-    return Cutoff(cut, (min(low, cut), max(high, cut)), fit, flags)
+    return Cutoff(cut, (min(low, cut), max(high, cut)), fit, ())
 
 
 def _default_cutoff(brown_od: float, settings: CountingSettings) -> Cutoff:
