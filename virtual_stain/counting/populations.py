@@ -42,7 +42,7 @@ _DOUBTFUL = (0.05, 0.9)  # share of positives at which nuclei begin and cease to
 _VALLEY_WIDTH = 0.1  # of the kernel that nuclei are counted with, as a share of how far beyond the negatives it stands
 _LEAST_VALLEY_OD = 0.05
 _VALLEY_EMPTY = 10.0  # nuclei per unit of optical density that are as good as none
-_VALLEY_PRICE = 0.1  # of being unlike even odds, × squared log-odds, in logarithms of the number of nuclei
+_VALLEY_PRICE = 0.05  # of being unlike even odds, × squared log-odds, in logarithms of the number of nuclei
 
 # priors: what is expected, and how many nuclei that is worth
 _POSITIVE_SHARE, _POSITIVE_SHARE_WEIGHT = 0.15, 6.0
@@ -51,7 +51,7 @@ _TAIL_OF_STRENGTH, _TAIL_WEIGHT = 0.11, 4.0  # × the square of the positives' m
 _STRENGTH_OD, _STRENGTH_WEIGHT = 0.6, 4.0
 _SHAPE, _SHAPE_WEIGHT = 2.0, 3.0
 _TAIL_RANGE = (0.015, 0.2)
-_TAIL_FALL = 1.25  # k of a tail like exp(−(z / s)^k)
+_TAIL_FALL = 1.1  # k of a tail like exp(−(z / s)^k)
 _SHAPE_RANGE = (1.1, 6.0)
 _LEAST_LOG_OD = 0.02  # beyond the negatives' level, below which logarithms say nothing
 _LEAST_SPREAD = 0.05  # of the positives' logarithms

@@ -9,6 +9,7 @@ flagged.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,8 +20,10 @@ from virtual_stain.config.counting import CountingSettings
 from virtual_stain.counting.background import CAST, DARK, NO_GLASS, estimate_background
 from virtual_stain.counting.between import between_nuclei, brown_outside_nuclei
 from virtual_stain.counting.measure import Measured, Plane, measure, stain_plane
+from virtual_stain.counting.membrane import has_brown_nuclei, measure_membranes, solid_brown_um2
 from virtual_stain.counting.optical_density import F32, Vector, optical_density
 from virtual_stain.counting.populations import Populations, fit_populations, sparsest
+from virtual_stain.counting.quality import BROWN_NUCLEI, QUALITY_SENTENCES
 from virtual_stain.counting.resample import AreaResampler
 from virtual_stain.counting.sampling import sample_glass, sample_windows
 from virtual_stain.counting.slide_stain import SlideStain
@@ -66,6 +69,7 @@ FLAG_SENTENCES = {
     FEW_POSITIVES: "hardly a positive nucleus: the cut-off of positive rests on what other slides are like",
     UNSTABLE_CUTOFF: "a few nuclei more or less move the cut-off of positive, and with it the ratio: see its range",
     NO_NEGATIVES: "no population of negative nuclei was found: the default cut-off of positive is used",
+    BROWN_NUCLEI: QUALITY_SENTENCES[BROWN_NUCLEI],
 }
 """What each flag of a SlideStain means, for people."""
 
@@ -119,6 +123,8 @@ class StainEvidence:
     """float32[M]: mean nuclear DAB of the nuclei in the sampled windows; empty for membrane markers."""
     populations: Populations | None
     """The negatives and positives among them; None where they cannot be told apart."""
+    brown_nuclei: bool = False
+    """Of a membrane marker: DAB fills nuclei, so that it may be another marker's slide."""
 
 
 def examine_stain(
@@ -175,7 +181,19 @@ def examine_stain(
         doubtful_od=cutoff.doubtful_od,
         flags=(*flags, *vectors.flags, *seen, *(() if membrane else cutoff.flags)),
     )
-    return StainEvidence(stain, density, dab, cutoff.populations)
+    return StainEvidence(
+        stain, density, dab, cutoff.populations, membrane and _shows_nuclei(planes, nuclei, stain, settings)
+    )
+
+
+def _shows_nuclei(planes: list[Plane], nuclei: list[Measured], stain: SlideStain, settings: CountingSettings) -> bool:
+    """Whether DAB that should lie on membranes fills nuclei."""
+    solid_um2 = math.fsum(solid_brown_um2(plane, stain.positive_od) for plane in planes)
+    stained = sum(
+        int(np.count_nonzero(measure_membranes(plane, n, settings).intensity))
+        for plane, n in zip(planes, nuclei, strict=True)
+    )
+    return has_brown_nuclei(solid_um2, sum(map(len, nuclei)), stained)
 
 
 def estimate_slide_stain(
