@@ -17,8 +17,8 @@ from virtual_stain.counting.stain import cutoff_of
 _GRID: dict[str, tuple[float, ...]] = {
     "_TAIL_OF_STRENGTH": (0.08, 0.11, 0.14),
     "_TAIL_WEIGHT": (4.0, 8.0),
-    "_TAIL_FALL": (1.0, 1.1, 1.25, 1.5),
     "_VALLEY_PRICE": (0.05, 0.1, 0.2),
+    "_SHAPE": (2.0, 3.0),
 }
 
 

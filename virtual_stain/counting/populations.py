@@ -5,8 +5,7 @@ Inst. 113, 2021). So the cut-off follows the negatives, not the strength of the 
 mixture:
 
 - negatives in focus: a normal distribution around their own level, whose width the paler half of them gives;
-- negatives with a tail: brown haze, cytoplasm and neighbours out of focus, beyond that level. It falls a little faster
-  than an exponential, so that it leaves weak positives alone (a generalised normal distribution);
+- negatives with a tail: brown haze, cytoplasm and neighbours out of focus, exponential beyond that level;
 - positives: a gamma distribution beyond it, from faint to strong.
 
 Expectation–maximisation fits it (Dempster, Laird & Rubin, J. R. Stat. Soc. B 39, 1977). From one positive in twenty to
@@ -42,7 +41,7 @@ _DOUBTFUL = (0.05, 0.9)  # share of positives at which nuclei begin and cease to
 _VALLEY_WIDTH = 0.1  # of the kernel that nuclei are counted with, as a share of how far beyond the negatives it stands
 _LEAST_VALLEY_OD = 0.05
 _VALLEY_EMPTY = 10.0  # nuclei per unit of optical density that are as good as none
-_VALLEY_PRICE = 0.05  # of being unlike even odds, × squared log-odds, in logarithms of the number of nuclei
+_VALLEY_PRICE = 0.1  # of being unlike even odds, × squared log-odds, in logarithms of the number of nuclei
 
 # priors: what is expected, and how many nuclei that is worth
 _POSITIVE_SHARE, _POSITIVE_SHARE_WEIGHT = 0.15, 6.0
@@ -51,7 +50,6 @@ _TAIL_OF_STRENGTH, _TAIL_WEIGHT = 0.11, 4.0  # × the square of the positives' m
 _STRENGTH_OD, _STRENGTH_WEIGHT = 0.6, 4.0
 _SHAPE, _SHAPE_WEIGHT = 2.0, 3.0
 _TAIL_RANGE = (0.015, 0.2)
-_TAIL_FALL = 1.1  # k of a tail like exp(−(z / s)^k)
 _SHAPE_RANGE = (1.1, 6.0)
 _LEAST_LOG_OD = 0.02  # beyond the negatives' level, below which logarithms say nothing
 _LEAST_SPREAD = 0.05  # of the positives' logarithms
@@ -166,9 +164,7 @@ def _parts(fit: Populations, at: F64) -> tuple[F64, F64, F64]:
     z = np.maximum(beyond, _BIN / 2)
     negative = 1 - fit.positive_share
     core = np.exp(-0.5 * (beyond / fit.width_od) ** 2) / (fit.width_od * math.sqrt(2 * math.pi))
-    reach = fit.tail_od * _reach_of_mean()
-    height = _TAIL_FALL / (reach * math.gamma(1 / _TAIL_FALL))
-    tail = np.where(ahead, height * np.exp(-((z / reach) ** _TAIL_FALL)), 0.0)
+    tail = np.where(ahead, np.exp(-z / fit.tail_od) / fit.tail_od, 0.0)
     shape, scale = fit.positive_shape, fit.positive_od / fit.positive_shape
     log_positive = (shape - 1) * np.log(z) - z / scale - shape * math.log(scale) - math.lgamma(shape)
     positive = np.where(ahead, np.exp(log_positive), 0.0)
@@ -179,11 +175,6 @@ def _parts(fit: Populations, at: F64) -> tuple[F64, F64, F64]:
     )
 
 
-def _reach_of_mean() -> float:
-    """Scale of the tail, as a multiple of its mean."""
-    return math.gamma(1 / _TAIL_FALL) / math.gamma(2 / _TAIL_FALL)
-
-
 def _improved(fit: Populations, at: F64, count: F64) -> Populations:
     """One round of expectation and maximisation."""
     core, tail, positive = _parts(fit, at)
@@ -192,9 +183,7 @@ def _improved(fit: Populations, at: F64, count: F64) -> Populations:
     n_core, n_tail, n_positive = float(core.sum()), float(tail.sum()), float(positive.sum())
     z = np.maximum(at - fit.negative_od, _BIN / 2)
     strength = (positive @ z + _STRENGTH_WEIGHT * _STRENGTH_OD) / (n_positive + _STRENGTH_WEIGHT)
-    expected = _TAIL_OF_STRENGTH * strength**2 * _reach_of_mean()
-    power = (_TAIL_FALL * (tail @ z**_TAIL_FALL) + _TAIL_WEIGHT * expected**_TAIL_FALL) / (n_tail + _TAIL_WEIGHT)
-    tail_od = power ** (1 / _TAIL_FALL) / _reach_of_mean()
+    tail_od = (tail @ z + _TAIL_WEIGHT * _TAIL_OF_STRENGTH * strength**2) / (n_tail + _TAIL_WEIGHT)
     return Populations(
         negative_od=fit.negative_od,
         width_od=fit.width_od,
