@@ -293,7 +293,7 @@ def test_changed_code_makes_its_stage_again_and_none_before(
     change = code_changer(tmp_path / "sources", monkeypatch)
     stages = (
         (pair_registration, "register_pair"),
-        (pair_stain, "estimate_slide_stain"),
+        (pair_stain, "examine_slide_stain"),
         (part_job, "build_tile"),
         (records_write, "stage_shards"),
     )

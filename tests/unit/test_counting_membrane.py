@@ -17,7 +17,7 @@ from virtual_stain.config.phantom import PhantomBiology, PhantomSettings
 from virtual_stain.counting.cells import Cells
 from virtual_stain.counting.count import Counted, count_image
 from virtual_stain.counting.readings import read_tps
-from virtual_stain.counting.stain import estimate_stain
+from virtual_stain.counting.stain import estimate_stain, examine_stain
 from virtual_stain.her2 import NEEDS_ISH, read_her2
 from virtual_stain.markers import Marker
 from virtual_stain.phantom.cells import Nuclei
@@ -152,6 +152,14 @@ def test_a_nuclear_stain_counted_as_a_membrane_marker_gave_score_0_without_a_dou
     field = stained_field(200.0, 0.5, style=FieldStyle(spacing_um=12.0))
     assert _count_as(marker, field.rgb, 0.5, tmp_path) == ["brown_nuclei"]
     assert "is the marker right?" in capsys.readouterr().out
+
+
+def test_the_stain_of_a_pair_did_not_tell_of_brown_nuclei() -> None:
+    """Only counts of whole slides did; labels of `build-records` were made from it in silence."""
+    nuclear = stained_field(200.0, 0.5, style=FieldStyle(spacing_um=12.0)).rgb
+    assert examine_stain([nuclear], SETTINGS, 0.5, membrane=True).brown_nuclei
+    assert not examine_stain([nuclear], SETTINGS, 0.5).brown_nuclei
+    assert not examine_stain([drawn(0.6, 1.0, 0.2)], SETTINGS, MPP, membrane=True).brown_nuclei
 
 
 @pytest.mark.parametrize(("od", "share", "cytoplasm_od"), [(0.0, 0.0, 0.0), (0.3, 0.5, 0.0), (1.1, 1.0, 0.4)])

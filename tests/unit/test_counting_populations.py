@@ -10,7 +10,7 @@ from virtual_stain.counting.cells import Cells
 from virtual_stain.counting.doubtful import ratio_range, uncertainty_of
 from virtual_stain.counting.populations import fit_populations
 from virtual_stain.counting.slide_stain import SlideStain
-from virtual_stain.counting.stain import FEW_POSITIVES, NO_NEGATIVES, find_cutoff
+from virtual_stain.counting.stain import FEW_POSITIVES, NO_NEGATIVES, UNSTABLE_CUTOFF, Cutoff, cutoff_of, find_cutoff
 
 SETTINGS = CountingSettings()
 NEGATIVE_OD, NOISE_OD = 0.012, 0.014
@@ -131,3 +131,25 @@ def test_a_few_clean_nuclei_of_a_brown_tissue_are_not_its_negatives() -> None:
     assert cutoff.positive_od > 0.3
     assert cutoff.populations is not None
     assert cutoff.populations.negative_od == pytest.approx(0.2, abs=0.03)
+
+
+def test_a_cut_off_that_jumps_between_two_values_was_read_without_a_doubt() -> None:
+    """A slide with a few weakly brown nuclei in the gap: one nucleus less, and the cut-off is another."""
+    rng = np.random.default_rng(1)
+    weak = [0.07, 0.07, 0.08, 0.08, 0.09, 0.14, 0.14, 0.15, 0.16, 0.23, *np.linspace(0.30, 0.39, 10)]
+    dab = np.concatenate([rng.normal(0.013, 0.012, 78), weak, np.linspace(0.46, 1.7, 21)]).astype(np.float32)
+    rng.shuffle(dab)
+    cutoff = find_cutoff(dab, 0.0, SETTINGS)
+    cuts = [found.positive_od for i in range(0, len(dab), 6) if (found := without(dab, i)) is not None]
+    assert max(cuts) > 1.5 * min(cuts)
+    assert cutoff.doubtful_od[0] <= min(cuts) < max(cuts) <= cutoff.doubtful_od[1]
+    assert UNSTABLE_CUTOFF in cutoff.flags
+
+
+def without(dab: np.ndarray, left_out: int) -> Cutoff | None:
+    return cutoff_of(np.delete(dab, left_out), -np.inf, 0.0, SETTINGS)
+
+
+def test_a_cut_off_in_a_clear_gap_is_stable() -> None:
+    dab, _ = nuclei(600, 0.3, weakest_od=0.35, shape=3.0)
+    assert UNSTABLE_CUTOFF not in find_cutoff(dab, 0.0, SETTINGS).flags

@@ -11,6 +11,7 @@ from tests.fixtures.counting import FieldStyle, shoelace, stained_field
 from virtual_stain.config.counting import CountingSettings
 from virtual_stain.config.phantom import PhantomSettings
 from virtual_stain.counting.cells import Cells
+from virtual_stain.counting.count import count_image
 from virtual_stain.counting.stain import estimate_stain
 from virtual_stain.counting.windows import FoundCells, count_windows, plan_windows, window_tasks
 from virtual_stain.errors import ResolutionError
@@ -69,6 +70,29 @@ def test_crowded_tissue_is_cut_without_a_trace(tmp_path: Path, marker: Marker) -
     assert [exact for exact, _ in first] == [exact for exact, _ in second]
     for (_, a), (_, b) in zip(first, second, strict=True):
         assert np.allclose(a, b, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("marker", [Marker.KI67, Marker.HER2])
+def test_a_window_moved_by_one_pixel_gave_other_cells(marker: Marker) -> None:
+    """Halves of pixels were rounded to the even one: each second window read the neighbouring pixels."""
+    scene = make_pair("p", 0, PhantomSettings(size_mm=0.8, ihc_mpp=0.5, marker=marker.value, hard=True, seed=3)).ihc
+    side = 481
+    rgb = scene.block((scene.size.width - side) // 2, (scene.size.height - side) // 2, side, side - 1)
+    stain = estimate_stain([rgb], SETTINGS, 0.5, membrane=marker.compartment is Compartment.MEMBRANE)
+    here, moved = (count_image(part, (0.5, 0.5), marker, stain, SETTINGS) for part in (rgb[:, 1:], rgb[:, :-1]))
+    inner = slice(130, 350)  # whatever decides about a nucleus lies within 64 µm
+    rows = []
+    for counted, shift in ((here, 1), (moved, 0)):
+        cells = counted.cells
+        at = cells.xy + np.array([shift, 0])
+        table = np.column_stack(
+            [at, cells.area_um2, cells.cell_class, counted.intensity, cells.dab_od, counted.measured.contrast_od]
+        )
+        inside = ((at >= inner.start) & (at < inner.stop)).all(axis=1)
+        rows.append(table[inside][np.lexsort(at[inside].T)])
+    assert len(rows[0]) > 30
+    assert np.array_equal(rows[0][:, :5], rows[1][:, :5])
+    assert np.allclose(rows[0], rows[1], rtol=0, atol=1e-5)
 
 
 def _rows(found: list[FoundCells]) -> list[tuple[tuple[object, ...], list[float]]]:

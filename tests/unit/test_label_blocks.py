@@ -180,9 +180,9 @@ def test_blocks_hold_every_tile_once_and_stay_small(monkeypatch: pytest.MonkeyPa
     blocks = cut_blocks(tiles, grid, 1024, 294, shared=True)
     assert [t for b in blocks for t in b.tiles] == tiles
     assert [len(b.tiles) for b in blocks] == [9, 9, 3]
-    period = resampler(0.3, 0.5).even_period
-    assert period == (10, 10)
-    assert blocks[1].around(294, period) == Area(2770, -300, 6440, 3370)
+    period = resampler(0.3, 0.5).period
+    assert period == (5, 5)
+    assert blocks[1].around(294, period) == Area(2775, -295, 6440, 3370)
     apart = [tiles[0], TileRef(3, 0, grid.box(3, 0), 0.9, False)]
     assert len(cut_blocks(apart, grid, 1024, 294, shared=True)) == 2  # the glass between them would cost more
     monkeypatch.setattr(raster_module, "MAX_BLOCK_PX", 1024**2)

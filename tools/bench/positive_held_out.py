@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from virtual_stain.config.counting import CountingSettings
 from virtual_stain.counting import populations
-from virtual_stain.counting.stain import find_cutoff
+from virtual_stain.counting.stain import cutoff_of
 
 _GRID: dict[str, tuple[float, ...]] = {
     "_TAIL_OF_STRENGTH": (0.08, 0.11, 0.14),
@@ -56,7 +56,8 @@ def _read(fields: list[Nuclei], choice: tuple[float, ...]) -> tuple[float, float
     rows = []
     with _constants(choice):
         for field in fields:
-            ours = field.known_od >= find_cutoff(field.dab_od, 0.0, CountingSettings()).positive_od
+            cutoff = cutoff_of(field.dab_od, -np.inf, 0.0, CountingSettings())
+            ours = field.known_od >= (CountingSettings().positive_default_od if cutoff is None else cutoff.positive_od)
             rows.append(((ours == field.positive).mean(), 100 * (ours.mean() - field.positive.mean())))
     right, error = np.array(rows).T
     return float(right.mean()), float(np.abs(error).mean()), float(error.mean())

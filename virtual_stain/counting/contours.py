@@ -98,6 +98,11 @@ def on_grid(points: F64, fraction: int = 4) -> F64:
     return np.asarray(np.round(points * fraction) / fraction, np.float64)
 
 
+def nearest_pixel(points: F64) -> npt.NDArray[np.intp]:
+    """The pixels that points (…, x, y) lie in; halves go up, so that a shifted window meets the shifted pixels."""
+    return np.asarray(np.floor(points + 0.5), np.intp)
+
+
 def trace(field: F32, centre: F64, mpp: float, rays: Rays, wall_um: float = 0.0) -> Contours:
     """Outlines around `centre`: float64[N, 2] (x, y) on a grid of 1/32 px or coarser, within `field`: float32[h, w].
 

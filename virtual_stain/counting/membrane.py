@@ -23,12 +23,15 @@ import numpy.typing as npt
 from scipy.ndimage import distance_transform_edt
 
 from virtual_stain.config.counting import CountingSettings
-from virtual_stain.counting.contours import F32, F64, sample
+from virtual_stain.counting.contours import F32, F64, nearest_pixel, sample
 from virtual_stain.counting.measure import Measured, Plane
 
 _ANGLES = 32
 _STEP_UM = 0.5
 _SOLID_UM = 4.0  # across: wider than any membrane, narrower than a nucleus
+# In nuclei of this size, four drawn slides of membrane markers hold 0 to 2 beside 840 to 910 cells. Of Ki67 counted as
+# HER2, four pictures hold 20 to 892, and one with two positive nuclei in a hundred holds 3; a cytoplasmic stain 273.
+_SOLID_NUCLEUS_UM2, _BROWN_FRACTION, _FEW_BROWN = 30.0, 0.02, 5
 _SMOOTH_UM = 0.4
 _STAND_OUT = 0.4  # of the membrane's own density, above the palest place on either side
 _SIDE_STEPS = 4  # how far the sides reach
@@ -88,6 +91,11 @@ def solid_brown_um2(plane: Plane, positive_od: float) -> float:
     return float(cv2.countNonZero(brown)) * plane.mpp[0] * plane.mpp[1]
 
 
+def has_brown_nuclei(solid_um2: float, cells: int, stained: int) -> bool:
+    """Whether `solid_brown_um2` amounts to more nuclei than `stained` membranes explain, of `cells` in all."""
+    return solid_um2 / _SOLID_NUCLEUS_UM2 > max(_FEW_BROWN, _BROWN_FRACTION * cells, stained)
+
+
 def _intensity(od: F32, completeness: F32, settings: CountingSettings) -> npt.NDArray[np.uint8]:
     """The rule at the top of this module."""
     some = completeness >= settings.membrane_some_fraction
@@ -124,7 +132,7 @@ def _profiles(plane: Plane, found: Measured, centre: F64, distance: F64) -> tupl
     for i in range(len(found)):
         offset = unit * distance[i][..., None]
         profile[i] = sample(np.asarray(dab, np.float32), centre[i : i + 1], offset)[0]
-        column, row = np.moveaxis(np.rint(offset + centre[i]).astype(np.intp), 2, 0)
+        column, row = np.moveaxis(nearest_pixel(offset + centre[i]), 2, 0)
         owner[i] = nearest[np.clip(row, 0, labels.shape[0] - 1), np.clip(column, 0, labels.shape[1] - 1)]
     # from the outline on: inside the nucleus all is its own
     foreign = np.logical_or.accumulate(owner != np.arange(1, len(found) + 1)[:, None, None], axis=2)

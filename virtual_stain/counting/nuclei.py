@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from virtual_stain.config.counting import CountingSettings
-from virtual_stain.counting.contours import F32, F64, Contours, Shapes, shapes, solidity
+from virtual_stain.counting.contours import F32, F64, Contours, Shapes, nearest_pixel, shapes, solidity
 from virtual_stain.counting.outline_search import outlines_around, surroundings
 from virtual_stain.counting.seeds import FINE_UM, blur, seed_points
 from virtual_stain.counting.select_contours import choose
@@ -112,7 +112,7 @@ def _filled(smooth: F32, contours: Contours, mpp: float, level: F64) -> F64:
     corners = contours.corners(mpp)[:, ::_EVERY]
     weight = np.square(corners).sum(axis=2)  # the area of a sector grows with its radius squared
     at = contours.centre[:, None, None] + corners[:, :, None] * np.array(_RINGS)[:, None]
-    column, row = np.moveaxis(np.rint(at).astype(np.intp), 3, 0)
+    column, row = np.moveaxis(nearest_pixel(at), 3, 0)
     inside = smooth[np.clip(row, 0, smooth.shape[0] - 1), np.clip(column, 0, smooth.shape[1] - 1)]
     dark = inside > (surroundings(smooth, contours, mpp) + level)[:, None, None]
     share = (dark.mean(axis=2) * weight).sum(axis=1) / weight.sum(axis=1)

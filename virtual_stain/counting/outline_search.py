@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from virtual_stain.config.counting import CountingSettings
-from virtual_stain.counting.contours import F32, F64, Contours, Rays, areas, on_grid, shapes, trace
+from virtual_stain.counting.contours import F32, F64, Contours, Rays, areas, nearest_pixel, on_grid, shapes, trace
 
 SOME_EDGE = np.float32(0.04)
 """Fall of the signal across an edge that is there at all."""
@@ -80,6 +80,6 @@ def _cut(contours: Contours, mpp: float, shape: tuple[int, ...]) -> Contours:
 def surroundings(smooth: F32, contours: Contours, mpp: float) -> F64:
     """float64[N]: the signal just beyond every outline, where no neighbour is."""
     wider = Contours(contours.centre, contours.radius_um + np.float32(_SURROUND_UM), contours.edge)
-    column, row = np.moveaxis(np.rint(wider.polygons(mpp)).astype(np.intp), 2, 0)
+    column, row = np.moveaxis(nearest_pixel(wider.polygons(mpp)), 2, 0)
     values = smooth[np.clip(row, 0, smooth.shape[0] - 1), np.clip(column, 0, smooth.shape[1] - 1)]
     return np.asarray(np.quantile(values, _SURROUND_QUANTILE, axis=1), np.float64)

@@ -8,7 +8,7 @@ mixture:
 - negatives with a tail: brown haze, cytoplasm and neighbours out of focus, exponential beyond that level;
 - positives: a gamma distribution beyond it, from faint to strong.
 
-Expectation–maximisation fits it (Dempster, Laird & Rubin, J. R. Stat. Soc. B 39, 1977). From one positive in ten to
+Expectation–maximisation fits it (Dempster, Laird & Rubin, J. R. Stat. Soc. B 39, 1977). From one positive in twenty to
 nine in ten a nucleus is doubtful. Inside that zone the cut-off lies where fewest nuclei are, near where both are as
 likely. Weak priors, worth a few nuclei each, stand in for what a slide cannot tell: with hardly a positive the cut-off
 comes out near 0.2. One prior couples the two: strong positives go with a long tail, since what is brown around them
@@ -37,7 +37,7 @@ _MIN_BELOW = 8  # nuclei paler than the peak, for a width
 _WIDTHS_OD = (0.008, 0.05)
 _DEFAULT_WIDTH_OD = 0.015
 _ROUNDS = 50
-_DOUBTFUL = (0.1, 0.9)  # share of positives at which nuclei begin and cease to be doubtful
+_DOUBTFUL = (0.05, 0.9)  # share of positives at which nuclei begin and cease to be doubtful
 _VALLEY_WIDTH = 0.1  # of the kernel that nuclei are counted with, as a share of how far beyond the negatives it stands
 _LEAST_VALLEY_OD = 0.05
 _VALLEY_EMPTY = 10.0  # nuclei per unit of optical density that are as good as none

@@ -41,12 +41,6 @@ class AreaResampler:
         """Windows that start at multiples of these pixels (x, y) meet the same working pixels."""
         return self.x.numerator, self.y.numerator
 
-    @property
-    def even_period(self) -> tuple[int, int]:
-        """… and at these, working pixels an even number apart. Outlines are looked at around half pixels too, and
-        halves are rounded to the even pixel: windows an odd number apart would choose another one."""
-        return 2 * self.x.numerator, 2 * self.y.numerator
-
     def __call__(self, rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """uint8[H, W, C] → float32[ceil(H/fy), ceil(W/fx), C] on the scale 0–255; the far border is replicated."""
         (px, py), (qx, qy) = self.period, (self.x.denominator, self.y.denominator)

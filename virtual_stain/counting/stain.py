@@ -9,6 +9,7 @@ flagged.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,8 +20,10 @@ from virtual_stain.config.counting import CountingSettings
 from virtual_stain.counting.background import CAST, DARK, NO_GLASS, estimate_background
 from virtual_stain.counting.between import between_nuclei, brown_outside_nuclei
 from virtual_stain.counting.measure import Measured, Plane, measure, stain_plane
+from virtual_stain.counting.membrane import has_brown_nuclei, measure_membranes, solid_brown_um2
 from virtual_stain.counting.optical_density import F32, Vector, optical_density
 from virtual_stain.counting.populations import Populations, fit_populations, sparsest
+from virtual_stain.counting.quality import BROWN_NUCLEI, QUALITY_SENTENCES
 from virtual_stain.counting.resample import AreaResampler
 from virtual_stain.counting.sampling import sample_glass, sample_windows
 from virtual_stain.counting.slide_stain import SlideStain
@@ -42,6 +45,7 @@ from virtual_stain.slides.tissue import TissueMap
 FEW_NUCLEI = "too_few_negative_nuclei_for_an_estimate"
 FEW_POSITIVES = "too_few_positive_nuclei_for_an_estimate"
 NO_NEGATIVES = "no_negative_population"
+UNSTABLE_CUTOFF = "cut_off_not_stable"
 PALE = "counterstain_very_pale"
 BROWN = "brown_tissue"
 BROWN_OUTSIDE = "brown_outside_nuclei"
@@ -63,7 +67,9 @@ FLAG_SENTENCES = {
     BROWN: "the tissue between the nuclei is brown: positive is only what is darker, and faint positives are lost",
     BROWN_OUTSIDE: "much of the brown lies outside nuclei: cytoplasm, pigment or background may make nuclei positive",
     FEW_POSITIVES: "hardly a positive nucleus: the cut-off of positive rests on what other slides are like",
+    UNSTABLE_CUTOFF: "a few nuclei more or less move the cut-off of positive, and with it the ratio: see its range",
     NO_NEGATIVES: "no population of negative nuclei was found: the default cut-off of positive is used",
+    BROWN_NUCLEI: QUALITY_SENTENCES[BROWN_NUCLEI],
 }
 """What each flag of a SlideStain means, for people."""
 
@@ -87,6 +93,8 @@ _BROWN_FROM = 0.05  # beyond that it is told
 # kidneys with brown tubules or a red dye 0.078 to 0.136
 _MOST_BROWN_OUTSIDE = 0.072
 _LOOSE_CONTRAST = 0.015
+_PARTS = 8  # of the nuclei; each is left out once, to see whether the cut-off stands
+_MOST_MOVED = 0.015  # of the nuclei, that may change their class by that
 
 
 def estimate_stain(
@@ -115,6 +123,8 @@ class StainEvidence:
     """float32[M]: mean nuclear DAB of the nuclei in the sampled windows; empty for membrane markers."""
     populations: Populations | None
     """The negatives and positives among them; None where they cannot be told apart."""
+    brown_nuclei: bool = False
+    """Of a membrane marker: DAB fills nuclei, so that it may be another marker's slide."""
 
 
 def examine_stain(
@@ -171,7 +181,19 @@ def examine_stain(
         doubtful_od=cutoff.doubtful_od,
         flags=(*flags, *vectors.flags, *seen, *(() if membrane else cutoff.flags)),
     )
-    return StainEvidence(stain, density, dab, cutoff.populations)
+    return StainEvidence(
+        stain, density, dab, cutoff.populations, membrane and _shows_nuclei(planes, nuclei, stain, settings)
+    )
+
+
+def _shows_nuclei(planes: list[Plane], nuclei: list[Measured], stain: SlideStain, settings: CountingSettings) -> bool:
+    """Whether DAB that should lie on membranes fills nuclei."""
+    solid_um2 = math.fsum(solid_brown_um2(plane, stain.positive_od) for plane in planes)
+    stained = sum(
+        int(np.count_nonzero(measure_membranes(plane, n, settings).intensity))
+        for plane, n in zip(planes, nuclei, strict=True)
+    )
+    return has_brown_nuclei(solid_um2, sum(map(len, nuclei)), stained)
 
 
 def estimate_slide_stain(
@@ -272,17 +294,36 @@ class Cutoff:
 def find_cutoff(dab_od: npt.NDArray[np.float32], brown_od: float, settings: CountingSettings) -> Cutoff:
     """From the nuclei of the sampled windows; `brown_od`: DAB of the tissue between them, beyond what is usual."""
     palest = brown_od - _PALER_THAN_TISSUE_OD if brown_od > _BROWN_FROM else -np.inf
+    whole = cutoff_of(dab_od, palest, brown_od, settings)
+    if whole is None:
+        return _default_cutoff(brown_od, settings)
+    part = np.arange(len(dab_od)) % _PARTS
+    others = [cutoff_of(dab_od[part != left_out], palest, brown_od, settings) for left_out in range(_PARTS)]
+    cuts = [whole.positive_od, *(other.positive_od for other in others if other is not None)]
+    moved = float(np.mean((dab_od >= min(cuts)) & (dab_od < max(cuts))))
+    low, high = whole.doubtful_od
+    raised = {
+        FEW_POSITIVES: whole.populations is not None and whole.populations.positives < _MIN_POSITIVES,
+        UNSTABLE_CUTOFF: moved > _MOST_MOVED,
+    }
+    zone = min(low, *cuts), max(high, *cuts)
+    return Cutoff(whole.positive_od, zone, whole.populations, tuple(name for name, is_set in raised.items() if is_set))
+
+
+def cutoff_of(
+    dab_od: npt.NDArray[np.float32], palest: float, brown_od: float, settings: CountingSettings
+) -> Cutoff | None:
+    """From one sample of nuclei; None without a population of negatives. `palest`: where it may begin."""
     fit = fit_populations(dab_od, (palest, brown_od + _NEGATIVE_PEAK_OD))
     if fit is None:
-        return _default_cutoff(brown_od, settings)
+        return None
     floor, ceiling = brown_od + settings.positive_floor_od, brown_od + settings.positive_ceiling_od
     reach = max(ceiling - fit.negative_od, fit.width_od)
     noise = fit.negative_od + _NOISE_SDS * fit.width_od
     low, high = fit.doubtful(reach)
     least = max(low, noise, floor)
     cut = float(np.clip(sparsest(fit, dab_od, least, high), least, max(least, ceiling)))
-    flags = (FEW_POSITIVES,) if fit.positives < _MIN_POSITIVES else ()
-    return Cutoff(cut, (min(low, cut), max(high, cut)), fit, flags)
+    return Cutoff(cut, (min(low, cut), max(high, cut)), fit, ())
 
 
 def _default_cutoff(brown_od: float, settings: CountingSettings) -> Cutoff:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from virtual_stain.config.counting import CountingSettings
-from virtual_stain.counting.contours import F32, F64, Contours, Rays, sample, shapes, solidity
+from virtual_stain.counting.contours import F32, F64, Contours, Rays, nearest_pixel, sample, shapes, solidity
 from virtual_stain.counting.outline_search import SOME_EDGE, outlines_around, surroundings
 
 _WALL_UM = 2.0  # a wall and its blur
@@ -78,5 +78,5 @@ def _at(smooth: F32, contours: Contours, mpp: float, beyond_um: float, share: fl
     """float32[N, A]: `smooth` on every ray, `beyond_um` outside of a `share` of the outline's radius."""
     radius = np.maximum(contours.radius_um * np.float32(share) + np.float32(beyond_um), 0)
     corners = Contours(contours.centre, radius, contours.edge).polygons(mpp)
-    column, row = np.moveaxis(np.rint(corners).astype(np.intp), 2, 0)
+    column, row = np.moveaxis(nearest_pixel(corners), 2, 0)
     return np.asarray(smooth[np.clip(row, 0, smooth.shape[0] - 1), np.clip(column, 0, smooth.shape[1] - 1)], np.float32)

@@ -1,6 +1,6 @@
 """A slide as windows with a margin: a cell belongs to the window whose core holds its centroid.
 
-Cores tile the scan without gaps or overlaps, and every window starts at an even multiple of the resampling period; so
+Cores tile the scan without gaps or overlaps, and every window starts at a multiple of the resampling period; so
 each cell is found once, with the same pixels around it, as if the slide were one image.
 """
 
@@ -116,7 +116,7 @@ def plan_windows(slide: Slide, tissue: TissueMap | None, settings: CountingSetti
     level = _level(slide, (mpp.x, mpp.y))
     sx, sy = slide.level_scales[level]
     level_mpp = mpp.x * sx, mpp.y * sy
-    period = AreaResampler.towards(level_mpp, settings.work_mpp).even_period
+    period = AreaResampler.towards(level_mpp, settings.work_mpp).period
     b, size = slide.bounds, slide.level_sizes[level]
     extent = (
         max(0, math.floor(b.x / sx)),

@@ -108,7 +108,7 @@ def count_block(sources: PairSources, block: Block, settings: TileSettings) -> C
     """Reads and counts what lies under the tiles of a block. Raises SlideError naming file and region."""
     mpp = settings.count_mpp
     shrink = resampler(mpp, settings.counting.work_mpp)
-    area = block.around(settings.margin_px, shrink.even_period)
+    area = block.around(settings.margin_px, shrink.period)
     covered, unknown = _coverage(sources, block, area)
     image = _read(sources, block, area)
     if unknown is not None:

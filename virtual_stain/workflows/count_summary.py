@@ -17,6 +17,7 @@ from virtual_stain.config.counting import CountingSettings
 from virtual_stain.counting.cells import CellClass, Cells
 from virtual_stain.counting.doubtful import RatioRange, ratio_range
 from virtual_stain.counting.given import GivenCells
+from virtual_stain.counting.membrane import has_brown_nuclei
 from virtual_stain.counting.quality import BROWN_NUCLEI, QUALITY_SENTENCES, Quality, join_quality
 from virtual_stain.counting.readings import (
     ALLRED_BINS,
@@ -43,9 +44,6 @@ _PALE_SHARE = (
     0.5  # of the typical nucleus' stain. On eight real pictures at most 0.02 of the nuclei found there and 0.13
 )
 _PALE_FRACTION = 0.2  # of those in masks (registered from another stain) were paler; of random places 0.11 to 0.81
-# In nuclei of this size, four drawn slides of membrane markers hold 0 to 2 beside 840 to 910 cells. Of Ki67 counted as
-# HER2, four pictures hold 20 to 892, and one with two positive nuclei in a hundred holds 3; a cytoplasmic stain 273.
-_SOLID_NUCLEUS_UM2, _BROWN_FRACTION, _FEW_BROWN = 30.0, 0.02, 5
 _TWICE_UM = 1.0  # two detections nearer than this are one nucleus counted twice
 
 
@@ -89,8 +87,7 @@ def summarize(
     ranges = [None if told else ratio_range(cells, stain, tumour_only=t) for t in (True, False)]
     doubtful = 0.0 if ranges[0] is None else ranges[0].half_width
     trust = join_quality(quality, cells.counts(), least, settings, stain, doubtful)
-    solid = trust.total.solid_brown_um2 / _SOLID_NUCLEUS_UM2
-    if facts.given is None and solid > max(_FEW_BROWN, _BROWN_FRACTION * len(cells), nuclei.positive):
+    if facts.given is None and has_brown_nuclei(trust.total.solid_brown_um2, len(cells), nuclei.positive):
         trust = dataclasses.replace(trust, flags=(BROWN_NUCLEI, *trust.flags))
     area_mm2 = facts.area_mm2
     summary = {

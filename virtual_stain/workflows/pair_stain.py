@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
-from virtual_stain.counting.count import estimate_slide_stain
+from virtual_stain.counting.quality import BROWN_NUCLEI
 from virtual_stain.counting.slide_stain import NO_CLASS_IS_RIGHT
-from virtual_stain.counting.stain import FLAG_SENTENCES
+from virtual_stain.counting.stain import FLAG_SENTENCES, examine_slide_stain
 from virtual_stain.errors import InputError
 from virtual_stain.files import sha256_file
 from virtual_stain.reuse import is_finished, made_from, publish, read_record
@@ -37,7 +38,10 @@ def estimate_in_work(job: PairJob, ihc: Slide, tissue: TissueMap | None) -> dict
     record = read_record(job.folder / _RECORD)
     if not is_finished(record, made, job.folder, ()):
         tissue = tissue or require_tissue(ihc.path, find_tissue(ihc, job.config.tissue))
-        stain = estimate_slide_stain(ihc, tissue, job.config.counting, membrane=job.marker.on_membrane)
+        evidence = examine_slide_stain(ihc, tissue, job.config.counting, membrane=job.marker.on_membrane)
+        stain = evidence.stain
+        if evidence.brown_nuclei:
+            stain = dataclasses.replace(stain, flags=(*stain.flags, BROWN_NUCLEI))
         record = publish(job.folder / _RECORD, made, (), {"stain": stain.to_dict()})
     return dict(record["stain"])
 
