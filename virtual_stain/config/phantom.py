@@ -65,7 +65,7 @@ class PhantomSettings:
     hard: bool = False
     """Crowded, overlapping, uneven nuclei, faint positives; a blurred and noisy scanner with a colour cast."""
     lab: str = ""
-    """Laboratory and camera that the IHC slide looks like (phantom/labs.py); "": the usual one. Nuclear markers."""
+    """Laboratory of both slides (phantom/labs.py, phantom/he_labs.py); "": the usual one. Nuclear markers only."""
     artefacts: tuple[str, ...] = ()
     """Any of control, fold, pen, blur, bubble, missing."""
     seed: Annotated[int, Range(0, 2**63)] = 0
