@@ -42,7 +42,10 @@ def main(run: Path, records: tuple[Path, ...]) -> None:
 
 
 def read_lab(run, records: Path) -> dict:
-    """{"r": per patient, "slides": [(read, true) …], "pooled", "flags": Counter of quantities, "flagged": slides}."""
+    """The tiles that carry a reading and a label, and their figures.
+
+    {"tiles", "r": per patient, "pooled", "slides": [(read, true) …], "flags": Counter of quantities, "flagged": slides}
+    """
     from virtual_stain.appearance import outside_training
     from virtual_stain.evaluation.predict import predict_tiles
     from virtual_stain.evaluation.slide_figures import ReadingRule, slide_figures, used_tiles
@@ -63,6 +66,7 @@ def read_lab(run, records: Path) -> dict:
         quantities.update(deviation.quantity for deviation in found)
         flagged += bool(found)
     return {
+        "tiles": tiles,
         "r": [pearson(t.truth, t.value) for t in each],
         "pooled": pearson(tiles.truth, tiles.value),
         "slides": [(slide.read_global_ratio, slide.true_ratio) for slide in slides],
