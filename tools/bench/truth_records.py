@@ -7,6 +7,7 @@ For questions about training alone: a cohort of ten takes a minute of one core i
 
 - `--coupling 0` makes nuclei that say nothing of the ratio.
 - `--other-tissue` makes tissue of other rules, to pre-train on: larger nuclei, smaller nests, wider hot spots.
+- `--levels` makes patients of 5 to 65 %, whose level shows in the nuclei as the field does: slides can be told apart.
 - `--first 10` makes patients that a cohort of ten of the same seed does not hold.
 - `--lab` shows the same H&E section as another laboratory would cut, stain and scan it; the labels stay the same.
 
@@ -38,13 +39,25 @@ OTHER_TISSUE = {
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--pairs", default=10, show_default=True)
 @click.option("--first", default=0, show_default=True, help="Number of the first patient in the endless cohort.")
+@click.option("--size-mm", default=2.2, show_default=True, help="Side of the tissue, mm.")
 @click.option("--seed", default=12, show_default=True)
 @click.option("--other-tissue", is_flag=True, help="Tissue of other rules.")
+@click.option("--levels", is_flag=True, help="Patients of very different level, which their nuclei show.")
 @click.option("--lab", default="", help="Of vstain phantom; default: the usual one.")
 @click.option(
     "--coupling", default=None, type=float, help="Of the nuclei's look with the ratio; default: the phantom's."
 )
-def main(out: Path, pairs: int, first: int, seed: int, other_tissue: bool, lab: str, coupling: float | None) -> None:
+def main(
+    out: Path,
+    pairs: int,
+    first: int,
+    size_mm: float,
+    seed: int,
+    other_tissue: bool,
+    levels: bool,
+    lab: str,
+    coupling: float | None,
+) -> None:
     """See the top of the file."""
     from virtual_stain.config.phantom import PhantomBiology, PhantomSettings
     from virtual_stain.phantom.cohort import pair_name, write_slide
@@ -55,9 +68,11 @@ def main(out: Path, pairs: int, first: int, seed: int, other_tissue: bool, lab: 
     from virtual_stain.workflows.demo.plan import DEFAULT
 
     biology = PhantomBiology(**OTHER_TISSUE) if other_tissue else PhantomBiology()
+    if levels:
+        biology = dataclasses.replace(biology, mean_logit=-1.1, patient_logit_sd=1.0, patient_coupling=biology.coupling)
     if coupling is not None:
         biology = dataclasses.replace(biology, coupling=coupling)
-    settings = PhantomSettings(pairs=pairs, seed=seed, biology=biology)
+    settings = PhantomSettings(pairs=pairs, size_mm=size_mm, seed=seed, biology=biology)
     config = DEFAULT.load_config()
     entries = []
     (out / "slides").mkdir(parents=True, exist_ok=True)
