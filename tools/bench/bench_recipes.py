@@ -3,13 +3,10 @@
     vstain phantom --out cohort --pairs 27 && vstain build-records cohort/pairs.csv --out records --accept-unreviewed
     python tools/bench/bench_recipes.py recipes records/ work/
     python tools/bench/bench_recipes.py noise records/ work/
-    python tools/bench/bench_recipes.py peers records/ test-records/ work/
 
-`peers` needs no cohort: `truth_records.py` makes its two folders.
-
-Of the others: three groups of patients. The first tests, the second trains (a quarter of it chooses the checkpoint),
-the third has pre-trained the weights that stand in for ImageNet's. A small network, since the question is what a recipe
-does, not how well it can read: a table in half an hour on two cores.
+Three groups of patients: the first tests, the second trains (a quarter of it chooses the checkpoint), the third has
+pre-trained the weights that stand in for ImageNet's. A small network, since the question is what a recipe does, not
+how well it can read: a table in half an hour on two cores.
 """
 
 from __future__ import annotations
@@ -18,7 +15,6 @@ import dataclasses
 import os
 import re
 import sys
-import time
 from pathlib import Path
 
 import click
@@ -132,28 +128,6 @@ def noise(records: Path, work: Path, steps: int, seeds: int) -> None:
                 steps,
             )
             report(f"{um} µm, direction {seed}", found)
-
-
-@main.command()
-@click.argument("records", type=click.Path(path_type=Path, exists=True))
-@click.argument("test", type=click.Path(path_type=Path, exists=True))
-@click.argument("work", type=click.Path(path_type=Path))
-@click.option("--steps", default=200, show_default=True, help="Of configs/demo.toml; the others get as much time.")
-@click.option("--cut-off", default=0.2, show_default=True, help="Of the classifiers, share of positive cells.")
-def peers(records: Path, test: Path, work: Path, steps: int, cut_off: float) -> None:
-    """The usual ways to train on tiles, and ours: read on the patients of TEST."""
-    from tools.bench.bench_labs import read_lab
-    from tools.bench.bench_starts import SCRATCH as ADAM
-    from tools.bench.bench_starts import run
-    from tools.bench.peers import usual_figures, usual_sentence
-    from virtual_stain.training.run_dir import load_run
-
-    began = time.process_time()
-    run(records, work / "ours", "mixed2", steps, ADAM)
-    seconds = time.process_time() - began
-    tiles = read_lab(load_run(work / "ours"), test)["tiles"]
-    print(f"{'ours':36} {usual_sentence(tiles.value, tiles.truth, tiles.pair, True)}, {steps} steps, {seconds:.0f} s")
-    usual_figures(records, test, cut_off, seconds)
 
 
 def train(records: Path, out: Path, plan, overrides: tuple[str, ...], steps: int):

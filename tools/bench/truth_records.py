@@ -6,7 +6,6 @@
 For questions about training alone: a cohort of ten takes a minute of one core instead of eight.
 
 - `--coupling 0` makes nuclei that say nothing of the ratio.
-- `--other-tissue` makes tissue of other rules, to pre-train on: larger nuclei, smaller nests, wider hot spots.
 - `--levels` makes patients of 5 to 65 %, whose level shows in the nuclei as the field does: slides can be told apart.
 - `--first 10` makes patients that a cohort of ten of the same seed does not hold.
 - `--lab` shows the same H&E section as another laboratory would cut, stain and scan it; the labels stay the same.
@@ -29,11 +28,6 @@ import numpy as np
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-OTHER_TISSUE = {
-    "mean_logit": -0.6, "field_logit_sd": 1.3, "field_scale_um": 350.0, "nucleus_um": 10.2, "nucleus_slope_um": 0.6,
-    "nest_fraction": 0.5,
-}  # fmt: skip
-
 
 @click.command()
 @click.argument("out", type=click.Path(path_type=Path))
@@ -41,7 +35,6 @@ OTHER_TISSUE = {
 @click.option("--first", default=0, show_default=True, help="Number of the first patient in the endless cohort.")
 @click.option("--size-mm", default=2.2, show_default=True, help="Side of the tissue, mm.")
 @click.option("--seed", default=12, show_default=True)
-@click.option("--other-tissue", is_flag=True, help="Tissue of other rules.")
 @click.option("--levels", is_flag=True, help="Patients of very different level, which their nuclei show.")
 @click.option("--lab", default="", help="Of vstain phantom; default: the usual one.")
 @click.option(
@@ -53,7 +46,6 @@ def main(
     first: int,
     size_mm: float,
     seed: int,
-    other_tissue: bool,
     levels: bool,
     lab: str,
     coupling: float | None,
@@ -67,7 +59,7 @@ def main(
     from virtual_stain.records.manifest import Manifest, TilingEntry, write_manifest
     from virtual_stain.workflows.demo.plan import DEFAULT
 
-    biology = PhantomBiology(**OTHER_TISSUE) if other_tissue else PhantomBiology()
+    biology = PhantomBiology()
     if levels:
         biology = dataclasses.replace(biology, mean_logit=-1.1, patient_logit_sd=1.0, patient_coupling=biology.coupling)
     if coupling is not None:
