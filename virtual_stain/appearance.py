@@ -1,4 +1,4 @@
-"""How a slide looks, in five numbers, and whether a model has ever seen a slide that looks so.
+"""How a slide looks, in six numbers, and whether a model has ever seen a slide that looks so.
 
 Training measures its tiles and stores the range over its slides in `bundle.json`; scoring measures its own tiles with
 the same function. A slide outside the range is another scanner, stain or focus than the network has learned from: its
@@ -6,6 +6,8 @@ reading is not evidence, however certain the network is.
 
 Stain vectors: Ruifrok and Johnston, Anal. Quant. Cytol. Histol. 2001; 23: 291–299. Focus: variance of the Laplacian
 (Pech-Pacheco et al., ICPR 2000) over the grey variance, so that a pale slide does not pass for a blurred one.
+Sharpness compares the Laplacian's variance at full and at quarter resolution: the stain cancels, and a scanner that
+sharpens its pictures is seen, which the focus alone hides among the differences of the stain.
 """
 
 from __future__ import annotations
@@ -25,15 +27,20 @@ _OD = -np.log10((np.arange(256) + 1) / 256)  # optical density of a grey level
 _TISSUE_OD = 0.08
 _STRIDE_PX = 4
 _MIN_TISSUE_PX = 64
-_WIDENED_BY = 0.5
+_WIDENED_BY = {
+    "hematoxylin_od": 0.5, "eosin_od": 0.5, "other_od": 0.5, "focus": 0.5, "density": 0.5, "sharpness": 0.25,
+}  # fmt: skip
 """The range of the training slides is widened by this share of itself on both sides …"""
-_AT_LEAST = {"hematoxylin_od": 0.05, "eosin_od": 0.05, "other_od": 0.03, "focus": 0.2, "density": 0.15}
+_AT_LEAST = {
+    "hematoxylin_od": 0.05, "eosin_od": 0.05, "other_od": 0.03, "focus": 0.2, "density": 0.15, "sharpness": 0.08,
+}  # fmt: skip
 """… and by at least this: few slides, or slides of one batch, say little about the spread of a lab."""
 CODES = {
     "hematoxylin_od": "stain_outside_training",
     "eosin_od": "stain_outside_training",
     "other_od": "stain_outside_training",
     "focus": "focus_outside_training",
+    "sharpness": "focus_outside_training",
     "density": "tissue_outside_training",
     "n_tiles": "tissue_outside_training",
 }
@@ -53,6 +60,8 @@ class Appearance:
     density: float
     """Share of the pixels that are tissue, 0…1."""
     n_tiles: int = 1
+    sharpness: float = float("nan")
+    """log10 of the Laplacian's variance over that at a quarter of the resolution; higher is sharper. NaN: not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +93,21 @@ def tile_appearance(tile: npt.NDArray[np.uint8]) -> Appearance | None:
     od = np.stack([red[tissue], green[tissue], blue[tissue]])
     hematoxylin, eosin = od.mean(axis=1) @ _UNMIX
     grey = cv2.cvtColor(tile, cv2.COLOR_RGB2GRAY)
+    edges = _variance(cv2.Laplacian(grey, cv2.CV_16S))
+    quarter = cv2.resize(grey, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA)
     return Appearance(
         hematoxylin_od=float(hematoxylin),
         eosin_od=float(eosin),
         # what two vectors of three numbers leave unexplained lies along the one direction square to both
         other_od=float(np.abs(_NEITHER @ od).mean() * np.abs(_NEITHER).mean()),
-        focus=float(np.log10((_variance(cv2.Laplacian(grey, cv2.CV_16S)) + 1e-3) / (_variance(grey) + 1e-3))),
+        focus=_log_ratio(edges, _variance(grey)),
         density=float(tissue.mean()),
+        sharpness=_log_ratio(edges, _variance(cv2.Laplacian(quarter, cv2.CV_16S))),
     )
+
+
+def _log_ratio(a: float, b: float) -> float:
+    return float(np.log10((a + 1e-3) / (b + 1e-3)))
 
 
 def _variance(image: npt.NDArray[Any]) -> float:
@@ -117,7 +133,9 @@ def training_range(slides: Sequence[Appearance]) -> dict[str, Any] | None:
     result: dict[str, Any] = {"n_slides": len(slides)}
     for name, least in _AT_LEAST.items():
         values = [float(getattr(s, name)) for s in slides]
-        margin = max(least, _WIDENED_BY * (max(values) - min(values)))
+        if not np.isfinite(values).all():
+            continue
+        margin = max(least, _WIDENED_BY[name] * (max(values) - min(values)))
         result[name] = [round(min(values) - margin, 6), round(max(values) + margin, 6)]
     result["n_tiles"] = [max(1, min(s.n_tiles for s in slides) // 2), None]
     return result
@@ -132,6 +150,8 @@ def outside_training(payload: Mapping[str, Any] | None, slide: Appearance | None
         return ()
     found = []
     for name in (*_AT_LEAST, "n_tiles"):
+        if name not in payload:
+            continue  # a bundle older than the quantity
         low, high = payload[name]
         value = float(getattr(slide, name))
         if value < low or (high is not None and value > high):

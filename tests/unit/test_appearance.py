@@ -34,6 +34,33 @@ def test_blur_is_focus(payload):
     assert "focus_outside_training" in codes(payload, slide(99, lambda t: cv2.GaussianBlur(t, (0, 0), 3)))
 
 
+def test_a_sharpening_scanner_and_a_thin_section_were_not_noticed():
+    """The focus of a pale, sharpened slide may be that of a dark, plain one; its sharpness is nobody's."""
+    looks = {lab: [_phantom_look(seed, lab) for seed in range(4)] for lab in ("", "clusters")}
+    payload = training_range(looks[""][:3])
+    assert "sharpness" not in {d.quantity for d in outside_training(payload, looks[""][3])}
+    noticed = [{d.quantity for d in outside_training(payload, found)} for found in looks["clusters"]]
+    assert all("sharpness" in quantities for quantities in noticed)
+    assert not all("focus" in quantities for quantities in noticed)
+
+
+def _phantom_look(seed, lab):
+    from virtual_stain.config.phantom import PhantomSettings
+    from virtual_stain.phantom.pair import make_pair
+
+    settings = PhantomSettings(lab=lab, size_mm=0.4, he_mpp=0.6, ihc_mpp=0.6, seed=seed)
+    he = make_pair("p001", 0, settings).he
+    middle = he.size.width // 2 - 128, he.size.height // 2 - 128
+    return slide_appearance([tile_appearance(he.block(*middle, 256, 256))] * 4)
+
+
+def test_a_bundle_older_than_the_sharpness_is_compared_in_what_it_knows(payload):
+    older = {name: limits for name, limits in payload.items() if name != "sharpness"}
+    found = outside_training(older, slide(99, lambda t: cv2.GaussianBlur(t, (0, 0), 3)))
+    assert "focus" in {d.quantity for d in found}
+    assert "sharpness" not in {d.quantity for d in found}
+
+
 def test_brown_and_pale_and_dark_are_stain(payload):
     def brown(tile):
         return (tile * np.array([0.75, 0.55, 0.3])).astype(np.uint8)
@@ -89,4 +116,7 @@ def test_a_look_is_what_its_definition_says():
     assert found.eosin_od == pytest.approx(amounts[:, 1].mean(), abs=1e-9)
     assert found.other_od == pytest.approx(np.abs(inside - amounts @ stains).mean(), abs=1e-9)
     assert found.focus == pytest.approx(np.log10((edges.var() + 1e-3) / (grey.var() + 1e-3)), abs=1e-9)
+    quarter = grey.reshape(32, 4, 32, 4).mean(axis=(1, 3)).round()
+    coarse = cv2.Laplacian(quarter, cv2.CV_64F)
+    assert found.sharpness == pytest.approx(np.log10((edges.var() + 1e-3) / (coarse.var() + 1e-3)), abs=0.01)
     assert found.density == pytest.approx(len(inside) / len(od), abs=1e-12)

@@ -7,6 +7,7 @@ import pytest
 
 from virtual_stain.config.phantom import LABS, PhantomSettings
 from virtual_stain.phantom.cells import Kind
+from virtual_stain.phantom.he_labs import HE_LAB
 from virtual_stain.phantom.labs import LAB
 from virtual_stain.phantom.pair import make_pair
 
@@ -19,15 +20,17 @@ def usual():
 
 
 def test_every_lab_that_can_be_asked_for_is_described() -> None:
-    assert LABS[1:] == tuple(LAB)
+    assert LABS[1:] == tuple(LAB) == tuple(HE_LAB)
 
 
 @pytest.mark.parametrize("lab", LABS[1:])
-def test_a_lab_moves_no_nucleus_and_changes_no_he_slide(usual, lab: str) -> None:
+def test_a_lab_changes_both_slides_and_moves_no_nucleus(usual, lab: str) -> None:
     other = make_pair("p001", 0, PhantomSettings(lab=lab, **SMALL))
     assert np.array_equal(other.truth.ihc_nuclei.world_um, usual.truth.ihc_nuclei.world_um)
-    assert np.array_equal(other.he.block(200, 200, 100, 100), usual.he.block(200, 200, 100, 100))
-    assert not np.array_equal(other.ihc.block(200, 200, 100, 100), usual.ihc.block(200, 200, 100, 100))
+    assert np.array_equal(other.truth.he_nuclei.hematoxylin_od, usual.truth.he_nuclei.hematoxylin_od)
+    assert np.array_equal(other.truth.he_nuclei.world_um, usual.truth.he_nuclei.world_um)
+    assert not np.array_equal(other.he.block(650, 650, 100, 100), usual.he.block(650, 650, 100, 100))
+    assert not np.array_equal(other.ihc.block(650, 650, 100, 100), usual.ihc.block(650, 650, 100, 100))
 
 
 @pytest.mark.parametrize("lab", LABS[1:])
@@ -57,3 +60,15 @@ def test_a_block_alone_has_the_pixels_of_the_whole_through_blur_and_sharpening(l
 def test_a_lab_of_a_membrane_marker_is_refused() -> None:
     with pytest.raises(ValueError, match=r"nuclear marker.*Received: her2"):
         PhantomSettings(lab="tinted", marker="her2")
+
+
+def test_a_thicker_section_is_darker_in_all_stains_and_a_blurred_scanner_shows_less(usual) -> None:
+    def seen(lab: str):
+        return make_pair("p001", 0, PhantomSettings(lab=lab, **SMALL)).he
+
+    assert np.allclose(seen("broad").optics.strength / usual.he.optics.strength, [1.25 * 1.25, 1.25 * 1.25, 1.25])
+    fine = {
+        lab: np.diff(seen(lab).block(620, 600, 200, 200).astype(float), axis=1).std()
+        for lab in ("grey_blue", "clusters")
+    }
+    assert fine["grey_blue"] < 0.7 * fine["clusters"]

@@ -37,6 +37,14 @@ def test_the_offset_of_a_patient_is_not_in_the_nuclei(cohort) -> None:
     assert pearson_r(read, true) < 0.5
 
 
+def test_the_offset_of_a_patient_is_in_the_nuclei_where_it_is_asked_for() -> None:
+    biology = PhantomBiology(patient_logit_sd=1.0, patient_coupling=0.84)
+    settings = PhantomSettings(seed=11, size_mm=1.2, biology=biology)
+    tables = [make_pair(f"p{i}", i, settings).truth.tiles for i in range(PATIENTS)]
+    read = [slide_ratio(t, ridge_ceiling(tables[:k] + tables[k + 1 :], [t]).predicted[0]) for k, t in enumerate(tables)]
+    assert pearson_r(np.array(read), np.array([slide_ratio(t, t.ratio[t.usable]) for t in tables])) > 0.8
+
+
 def test_tiles_are_rich_in_tumour_cells_and_the_field_varies_strongly(cohort) -> None:
     for tiles in cohort:
         tissue = tiles.tissue_fraction >= 0.5

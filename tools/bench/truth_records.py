@@ -1,13 +1,21 @@
 """Records of phantom patients that are labelled with the truth: no IHC slide, no registration, no counting.
 
     python tools/bench/truth_records.py records/ --pairs 10 --seed 12 [--coupling 0]
+    python tools/bench/truth_records.py other-lab/ --pairs 6 --first 10 --seed 12 --lab tinted
 
-For questions about training alone: a cohort of ten takes a minute of one core instead of eight. `--coupling 0` makes
-nuclei that say nothing of the ratio. The folds are those of `vstain demo`: two patients test, one validates.
+For questions about training alone: a cohort of ten takes a minute of one core instead of eight.
+
+- `--coupling 0` makes nuclei that say nothing of the ratio.
+- `--levels` makes patients of 5 to 65 %, whose level shows in the nuclei as the field does: slides can be told apart.
+- `--first 10` makes patients that a cohort of ten of the same seed does not hold.
+- `--lab` shows the same H&E section as another laboratory would cut, stain and scan it; the labels stay the same.
+
+The folds are those of `vstain demo`: two patients test, one validates.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import sys
@@ -24,30 +32,51 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 @click.command()
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--pairs", default=10, show_default=True)
+@click.option("--first", default=0, show_default=True, help="Number of the first patient in the endless cohort.")
+@click.option("--size-mm", default=2.2, show_default=True, help="Side of the tissue, mm.")
 @click.option("--seed", default=12, show_default=True)
+@click.option("--levels", is_flag=True, help="Patients of very different level, which their nuclei show.")
+@click.option("--lab", default="", help="Of vstain phantom; default: the usual one.")
 @click.option(
     "--coupling", default=None, type=float, help="Of the nuclei's look with the ratio; default: the phantom's."
 )
-def main(out: Path, pairs: int, seed: int, coupling: float | None) -> None:
+def main(
+    out: Path,
+    pairs: int,
+    first: int,
+    size_mm: float,
+    seed: int,
+    levels: bool,
+    lab: str,
+    coupling: float | None,
+) -> None:
     """See the top of the file."""
     from virtual_stain.config.phantom import PhantomBiology, PhantomSettings
     from virtual_stain.phantom.cohort import pair_name, write_slide
+    from virtual_stain.phantom.he_labs import he_photographed
     from virtual_stain.phantom.pair import make_pair
     from virtual_stain.phantom.truth import write_truth
     from virtual_stain.records.manifest import Manifest, TilingEntry, write_manifest
     from virtual_stain.workflows.demo.plan import DEFAULT
 
-    settings = PhantomSettings(pairs=pairs, seed=seed)
+    biology = PhantomBiology()
+    if levels:
+        biology = dataclasses.replace(biology, mean_logit=-1.1, patient_logit_sd=1.0, patient_coupling=biology.coupling)
     if coupling is not None:
-        settings = PhantomSettings(pairs=pairs, seed=seed, biology=PhantomBiology(coupling=coupling))
+        biology = dataclasses.replace(biology, coupling=coupling)
+    settings = PhantomSettings(pairs=pairs, size_mm=size_mm, seed=seed, biology=biology)
     config = DEFAULT.load_config()
     entries = []
     (out / "slides").mkdir(parents=True, exist_ok=True)
-    for index in range(pairs):
+    for index in range(first, first + pairs):
         name = pair_name(index)
         pair = make_pair(name, index, settings)
         slide = out / "slides" / f"{name}_he.tiff"
-        write_slide(slide, pair.he, "tiff", settings.jpeg_quality)
+        he = pair.he
+        if lab:
+            # the labels are those of the usual lab: an IHC side with other cells would add noise of its own
+            he = dataclasses.replace(he, optics=he_photographed(he.optics, he.seed, lab), _noise=[])
+        write_slide(slide, he, "tiff", settings.jpeg_quality)
         write_truth(out / "truth" / name, pair.truth, pair.extra)
         entries.append(pair_entry(out, name, slide, pair.truth, DEFAULT.fold(index), config))
         print(name, entries[-1].n_ratio, "labelled tiles", flush=True)

@@ -27,7 +27,7 @@ from virtual_stain.config.phantom import ARTEFACTS, FORMATS, LABS, MODES
     "--lab",
     type=click.Choice(LABS[1:]),
     default=None,
-    help="IHC as another laboratory stains and photographs it [default: the usual one].",
+    help="Both slides as another laboratory cuts, stains and scans them [default: the usual one].",
 )
 @click.option("--artefacts", default="", metavar="NAME,NAME", help=f"Any of: {' '.join(ARTEFACTS)}; or all.")
 @click.option("--rotation-deg", type=float, default=None, help="Rotation of the IHC slide [default: any].")

@@ -29,6 +29,9 @@ class PhantomBiology:
     """Smoothness (Gaussian sigma) of the proliferation field; hot spots are about three times as wide, µm."""
     coupling: Annotated[float, Range(0, 1)] = 0.84
     """Correlation of the nuclear morphology with the field within a patient; 1 would make H&E tell everything."""
+    patient_coupling: Annotated[float, Range(0, 1)] = 0.0
+    """How much of a patient's own level shows in the nuclei: 0: nothing, a reader cannot know it; `coupling`: as much
+    as of the field within the patient."""
     nucleus_um: Annotated[float, Range(6, 14)] = 9.0
     """Mean diameter of a tumour nucleus in the middle of the morphology field, µm."""
     nucleus_slope_um: Annotated[float, Range(0, 2)] = 0.95
@@ -65,7 +68,7 @@ class PhantomSettings:
     hard: bool = False
     """Crowded, overlapping, uneven nuclei, faint positives; a blurred and noisy scanner with a colour cast."""
     lab: str = ""
-    """Laboratory and camera that the IHC slide looks like (phantom/labs.py); "": the usual one. Nuclear markers."""
+    """Laboratory of both slides (phantom/labs.py, phantom/he_labs.py); "": the usual one. Nuclear markers only."""
     artefacts: tuple[str, ...] = ()
     """Any of control, fold, pen, blur, bubble, missing."""
     seed: Annotated[int, Range(0, 2**63)] = 0

@@ -1,7 +1,7 @@
 """How laboratories and cameras differ: the IHC of a phantom, stained and photographed as another place would do it.
 
-A lab changes the IHC slide alone: the density of its nuclei, the colour of the counterstain, the glass and the camera.
-Which nuclei are positive, and where they lie, stays as the seed drew it.
+This is the IHC side: the density of its nuclei, the colour of the counterstain, the glass and the camera. The H&E side
+is in `phantom/he_labs.py`. Which nuclei are positive, and where they lie, stays as the seed drew it.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from virtual_stain.geometry import Affine2D, Points
 from virtual_stain.phantom.artefacts import Bubble, Region, covered, he_artefacts, ihc_bubble, torn
 from virtual_stain.phantom.atlas import Atlas, build_atlas, neighbouring_section, tissue_area_um2, world_points
 from virtual_stain.phantom.cells import Nuclei
+from virtual_stain.phantom.he_labs import he_photographed
 from virtual_stain.phantom.labs import photographed, restained
 from virtual_stain.phantom.noise import Image, rng_for, smooth_field
 from virtual_stain.phantom.populate import populate
@@ -139,6 +140,8 @@ def _he_scene(
     piece = Piece(atlas, placed, _WorldFromHe(mpp), _thickness(seed, "he", atlas))
     on_layers, on_rgb, regions = he_artefacts(seed, settings.artefacts, atlas, mpp)
     optics = slide_optics(seed, "he", hard=settings.hard)
+    if settings.lab:
+        optics = he_photographed(optics, seed, settings.lab)
     return SlideScene(pose.he_size, mpp, False, (piece,), optics, seed, on_layers, on_rgb), regions
 
 

@@ -31,6 +31,16 @@ def probability(seed: int, atlas: Atlas, biology: PhantomBiology) -> Image:
     return result
 
 
+def morphology(seed: int, atlas: Atlas, biology: PhantomBiology) -> Image:
+    """float32[h, w] on the atlas grid: what the look of the nuclei follows, the patient's level included."""
+    if not biology.patient_coupling or not biology.field_logit_sd:
+        return atlas.morphology
+    logit, _ = patient_biology(seed, biology)
+    shift = biology.patient_coupling * (logit - biology.mean_logit) / biology.field_logit_sd
+    result: Image = np.clip(atlas.morphology + shift, -4, 4).astype(np.float32)
+    return result
+
+
 def populate(
     seed: int, section: str, atlas: Atlas, biology: PhantomBiology, *, marker: str = "ki67", hard: bool = False
 ) -> Nuclei:
@@ -39,6 +49,7 @@ def populate(
     `hard`: crowded, overlapping and unevenly stained nuclei, fainter positives.
     """
     rng = rng_for(seed, "cells", section)
+    atlas = dataclasses.replace(atlas, morphology=morphology(seed, atlas, biology))
     _, nucleus_um = patient_biology(seed, biology)
     diameter = np.clip(nucleus_um + biology.nucleus_slope_um * atlas.morphology, 6.8, 12.0)
     # crowding: sparse with wide cytoplasm where little proliferates, nucleus beside nucleus where much does
