@@ -11,7 +11,8 @@ from virtual_stain.scoring import score as score_module
 from virtual_stain.scoring.ahead import Ahead
 from virtual_stain.scoring.inputs import ScoreInput
 from virtual_stain.slides.slide import Slide, SlideRef, open_slide
-from virtual_stain.workflows.score_slides import ScoreOptions, score_slides
+from virtual_stain.workflows.score_many import score_slides
+from virtual_stain.workflows.score_slides import ScoreOptions
 
 
 @pytest.fixture(autouse=True)

@@ -14,9 +14,8 @@ from virtual_stain.errors import BatchError, InputError
 from virtual_stain.scoring import score as score_module
 from virtual_stain.scoring.inputs import collect_inputs
 from virtual_stain.workflows import score_many as module
-from virtual_stain.workflows import score_slides as stage
 from virtual_stain.workflows import score_watch
-from virtual_stain.workflows.score_many import score_many
+from virtual_stain.workflows.score_many import score_slides
 from virtual_stain.workflows.score_slides import Scored, ScoreOptions
 from virtual_stain.workflows.score_watch import Patience, watch
 
@@ -24,7 +23,6 @@ from virtual_stain.workflows.score_watch import Patience, watch
 @pytest.fixture(autouse=True)
 def _known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(score_module, "find_tissue", coloured_is_tissue)
-    monkeypatch.setattr(stage, "open_predictor", lambda *a: TinyPredictor())
     monkeypatch.setattr(module, "open_predictor", lambda *a: TinyPredictor())
 
 
@@ -40,13 +38,13 @@ def test_the_index_shows_the_failed_first_and_links_every_report(tmp_path: Path)
     (tmp_path / "in" / "z.svs").write_bytes(b"no slide")
     out = tmp_path / "out"
     with pytest.raises(BatchError, match="1 of 3 slides"):
-        score_many(collect_inputs([tmp_path / "in"], None, out=out, mpp=None), ScoreOptions(model="test://none"))
+        score_slides(collect_inputs([tmp_path / "in"], None, out=out, mpp=None), ScoreOptions(model="test://none"))
     page = (out / "index.html").read_text()
     assert 0 < page.index(">z<") < page.index('href="case-c.report.html"')
     assert (out / "case-c.heatmap.png").is_file()
     with pytest.raises(BatchError, match="2 were not begun"):
         inputs = collect_inputs([tmp_path / "in"], None, out=tmp_path / "fast", mpp=None)
-        score_many(inputs[::-1], ScoreOptions(model="test://none", fail_fast=True))
+        score_slides(inputs[::-1], ScoreOptions(model="test://none", fail_fast=True))
     assert set(table(tmp_path / "fast").values()) == {"failed", "pending"}
 
 
@@ -122,10 +120,10 @@ def test_a_cluster_gives_the_reports_of_this_machine_and_loads_the_model_once(
         distributed.LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster,
         pytest.raises(BatchError, match="1 of 3"),
     ):
-        score_many(inputs["far"], options, scheduler=cluster.scheduler_address)
-    with pytest.raises(BatchError, match="1 of 3"):
-        score_many(inputs["here"], options)
+        score_slides(inputs["far"], options, scheduler=cluster.scheduler_address)
     assert loaded == ["test://none"]
+    with pytest.raises(BatchError, match="1 of 3"):
+        score_slides(inputs["here"], options)
     assert table(tmp_path / "far") == table(tmp_path / "here") == {"a": "ok", "b": "ok", "z": "failed"}
     for name in ("a", "b"):
         far, here = (json.loads((tmp_path / out / f"{name}.report.json").read_text()) for out in ("far", "here"))

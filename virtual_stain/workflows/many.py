@@ -67,6 +67,8 @@ class Finished:
     """False: it is done, and cannot be used: --fail-fast stops at it."""
     is_noted: bool = True
     """False: the next run asks the stage again, which has something to say of it."""
+    value: Any = None
+    """Goes back to the caller and is not noted: None of a task that is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,10 @@ class Done:
     row: dict[str, Any] = field(default_factory=dict)
     reason: str = ""
     error: VirtualStainError | None = None
+    is_fault: bool = False
+    """Of ours, or of the machine: a bug, whose exception is the error's cause, or a worker that died."""
+    value: Any = None
+    """See Finished."""
 
     @property
     def ok(self) -> bool:
@@ -110,6 +116,8 @@ def run_many(
     Raises what no slide is to blame for: OutputError of a full disk, ConfigError of a worker that lacks a package.
     """
     with _Journal(out / journal_name) as journal, _marks(out, workers) as marks:
+        if any(task.request is not None for task in tasks):
+            journal.open()
         todo: list[Task[W]] = []
         seen = {}  # before the work: a slide that changes meanwhile is asked about the next time
         for task in tasks:
@@ -126,12 +134,13 @@ def run_many(
             if isinstance(result, Failure):
                 if result.everywhere:
                     raise result.error
-                yield Done(task.name, Status.FAILED, {}, result.error.message, result.error)
+                is_fault = result.unexpected or isinstance(result.error, _LostWorkerError)
+                yield Done(task.name, Status.FAILED, {}, result.error.message, result.error, is_fault)
                 if fail_fast:
                     break
             else:
                 journal.note(task, result, seen[task.name])
-                yield Done(task.name, Status.DONE, result.row)
+                yield Done(task.name, Status.DONE, result.row, value=result.value)
                 if fail_fast and not result.ok:
                     break
         for name in left:
@@ -166,8 +175,11 @@ def telling(tell: Callable[[], None]) -> Iterator[None]:
     tell()
 
 
-def batch_error(done: Sequence[Done], what: str, index: Path) -> VirtualStainError | None:
-    """The error that a run ends with; None where every task is done. The only task's own error stays itself."""
+def batch_error(done: Sequence[Done], what: str, index: Path | None) -> VirtualStainError | None:
+    """The error that a run ends with; None where every task is done. The only task's own error stays itself.
+
+    `index`: the page that shows them; None: there is none.
+    """
     bad = [d for d in done if not d.ok]
     if not bad:
         return None
@@ -180,8 +192,13 @@ def batch_error(done: Sequence[Done], what: str, index: Path) -> VirtualStainErr
     pending = f", {counts[Status.PENDING]} were not begun" if counts[Status.PENDING] else ""
     return BatchError(
         f"{counts[Status.FAILED]} of {len(done)} slides could not be {what}{pending}:\n" + "\n".join(lines),
-        hint=f"{index} shows them, worst first. The same command goes on from there and tries them again.",
+        hint=("" if index is None else f"{index} shows them, worst first. ")
+        + "The same command goes on from there and tries them again.",
     )
+
+
+class _LostWorkerError(InputError):
+    """A slide over which workers died."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +217,7 @@ class _Guarded(Generic[W]):
         mark = self.marks / task.name
         begun = mark.stat().st_size if mark.is_file() else 0
         if begun >= _MOST_STARTS:
-            raise InputError(
+            raise _LostWorkerError(
                 f"expected a slide that a worker can read. Received one over which its worker was lost {begun} times "
                 "(killed, or out of memory).",
                 hint="Look at the slide (vstain info), or give a worker more memory.",
@@ -235,11 +252,14 @@ class _Journal:
         self.lines = self._read()
         self._stream: IO[str] | None = None
 
-    def __enter__(self) -> _Journal:
+    def open(self) -> None:
+        """For `note`. What earlier runs left is written anew: each task once."""
         with replacing(self._path) as temporary, temporary.open("w", encoding="utf-8") as stream:
             stream.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in self.lines.values())
         with output_errors(self._path):
             self._stream = self._path.open("a", encoding="utf-8")
+
+    def __enter__(self) -> _Journal:
         return self
 
     def __exit__(self, *_: object) -> None:
