@@ -220,6 +220,7 @@ def _prepared(n: int, folder: Path = Path("work/p")) -> PreparedPair:
         registration_flags=(),
         stain={"flags": []},
         tiles=tuple(TileRef(i, 0, Box(i * 10.0, 0, 10, 10), 0.5, False) for i in range(n)),
+        n_tiles=n,
         n_glass=0,
         n_little_tissue=0,
     )

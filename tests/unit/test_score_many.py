@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from virtual_stain.errors import BatchError, InputError
 from virtual_stain.scoring import score as score_module
 from virtual_stain.scoring.inputs import collect_inputs
 from virtual_stain.workflows import score_many as module
+from virtual_stain.workflows import score_slides as stage
 from virtual_stain.workflows import score_watch
 from virtual_stain.workflows.score_many import score_slides
 from virtual_stain.workflows.score_slides import Scored, ScoreOptions
@@ -46,6 +48,35 @@ def test_the_index_shows_the_failed_first_and_links_every_report(tmp_path: Path)
         inputs = collect_inputs([tmp_path / "in"], None, out=tmp_path / "fast", mpp=None)
         score_slides(inputs[::-1], ScoreOptions(model="test://none", fail_fast=True))
     assert set(table(tmp_path / "fast").values()) == {"failed", "pending"}
+
+
+def test_slides_that_are_done_are_not_opened_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stage would hash every slide to find out."""
+    (tmp_path / "in").mkdir()
+    for name in ("a", "b", "c"):
+        block_slide(tmp_path / "in" / f"{name}.tiff", [[150, 120]])
+    out, options = tmp_path / "out", ScoreOptions(model="test://none")
+
+    def score(**changes: object) -> dict[str, str]:
+        inputs = collect_inputs([tmp_path / "in"], None, out=out, mpp=None)
+        found = score_slides(inputs, replace(options, **changes))
+        return {s.outcome.name: s.outcome.reason for s in found if s.report is not None}
+
+    score()
+    before = (out / "scores.csv").read_bytes()
+    opened: list[str] = []
+    real = stage.open_slide
+    monkeypatch.setattr(stage, "open_slide", lambda ref: opened.append(ref.stem) or real(ref))
+    assert score() == dict.fromkeys("abc", "already scored")
+    assert opened == []
+    assert (out / "scores.csv").read_bytes().replace(b"already scored", b"") == before
+    (out / "b.tiles.csv").write_text("edited")
+    block_slide(tmp_path / "in" / "c.tiff", [[200, 120]])
+    assert score() == {"a": "already scored", "b": "", "c": ""}
+    assert sorted(opened) == ["b", "c"]
+    opened.clear()
+    assert set(score(geojson_origin="slide").values()) == {""}  # another request
+    assert len(opened) == 3
 
 
 def test_a_watched_folder_takes_a_slide_when_it_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

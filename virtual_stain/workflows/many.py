@@ -24,7 +24,8 @@ from virtual_stain.provenance import Outcome
 from virtual_stain.workflows.scheduling import Failure, Workers, surviving
 
 W = TypeVar("W")
-_Stamps = dict[str, list[int]]
+_Stamp = list[int]
+_Stamps = dict[str, _Stamp]
 _JOURNAL, _MARKS = ".done.jsonl", ".started"
 _MOST_STARTS = 2
 _MANY_FILES = frozenset({".mrxs", ".vms", ".vmu", ".dcm"})  # the named file says little of the others
@@ -53,6 +54,8 @@ class Task(Generic[W]):
     """Files that it reads."""
     request: str | None = None
     """Digest of all that decides its results beside the inputs; None: never kept without asking the stage."""
+    seen: list[list[int]] | None = None
+    """`stamps_of` its inputs, where an earlier piece of the same work has read them; None: as they are now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +111,12 @@ def run_many(
     label: str = "slides",
     unit: str = "slide",
     journal_name: str = _JOURNAL,
+    is_wanted: Callable[[Task[W]], bool] = lambda _: True,
 ) -> Iterator[Done]:
     """One Done for every task, those that are kept first, the others as they end.
 
     `function` runs in a worker. `journal_name`: a share of a folder in which others run has one of its own.
+    `is_wanted` is asked when a task's turn has come; the others stay pending.
     `fail_fast`: after the first failure nothing more is begun; the rest is pending.
     Raises what no slide is to blame for: OutputError of a full disk, ConfigError of a worker that lacks a package.
     """
@@ -121,13 +126,13 @@ def run_many(
         todo: list[Task[W]] = []
         seen = {}  # before the work: a slide that changes meanwhile is asked about the next time
         for task in tasks:
-            seen[task.name] = _stamps(task.inputs, out)
+            seen[task.name] = stamps_of(task.inputs) if task.seen is None else task.seen
             row = None if force else journal.row_of(task, seen[task.name])
             if row is None:
                 todo.append(task)
             else:
                 yield Done(task.name, Status.KEPT, row, "kept")
-        ended = surviving(workers, _Guarded(function, marks), todo)
+        ended = surviving(workers, _Guarded(function, marks), (task for task in todo if is_wanted(task)))
         left = {task.name: None for task in todo}  # in order
         for task, result in progress.track(ended, len(todo), label, unit):
             del left[task.name]
@@ -144,7 +149,7 @@ def run_many(
                 if fail_fast and not result.ok:
                     break
         for name in left:
-            yield Done(name, Status.PENDING, {}, "not begun: --fail-fast stopped the run")
+            yield Done(name, Status.PENDING, {}, "not begun: the run was stopped (--fail-fast)")
 
 
 def earlier_rows(out: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -175,7 +180,9 @@ def telling(tell: Callable[[], None]) -> Iterator[None]:
     tell()
 
 
-def batch_error(done: Sequence[Done], what: str, index: Path | None) -> VirtualStainError | None:
+def batch_error(
+    done: Sequence[Done], what: str, index: Path | None, *, noun: str = "slides"
+) -> VirtualStainError | None:
     """The error that a run ends with; None where every task is done. The only task's own error stays itself.
 
     `index`: the page that shows them; None: there is none.
@@ -191,7 +198,7 @@ def batch_error(done: Sequence[Done], what: str, index: Path | None) -> VirtualS
         lines.append(f"  … and {len(bad) - _LISTED} more: see run.json")
     pending = f", {counts[Status.PENDING]} were not begun" if counts[Status.PENDING] else ""
     return BatchError(
-        f"{counts[Status.FAILED]} of {len(done)} slides could not be {what}{pending}:\n" + "\n".join(lines),
+        f"{counts[Status.FAILED]} of {len(done)} {noun} could not be {what}{pending}:\n" + "\n".join(lines),
         hint=("" if index is None else f"{index} shows them, worst first. ")
         + "The same command goes on from there and tries them again.",
     )
@@ -266,7 +273,7 @@ class _Journal:
         if self._stream is not None:
             self._stream.close()
 
-    def row_of(self, task: Task[Any], stamps: _Stamps | None) -> dict[str, Any] | None:
+    def row_of(self, task: Task[Any], stamps: list[_Stamp] | None) -> dict[str, Any] | None:
         """The row of a task that is done, where nothing has changed since. `stamps`: of its inputs, as they are."""
         line = self.lines.get(task.name)
         if line is None or task.request is None or line.get("request") != task.request:
@@ -279,7 +286,7 @@ class _Journal:
         row = line.get("row")
         return row if isinstance(row, dict) else None
 
-    def note(self, task: Task[Any], result: Finished, inputs: _Stamps | None) -> None:
+    def note(self, task: Task[Any], result: Finished, inputs: list[_Stamp] | None) -> None:
         """Notes that a task is done. `inputs`: the stamps of its inputs before it was begun."""
         if task.request is None or self._stream is None or not (result.ok and result.is_noted):
             return
@@ -302,17 +309,28 @@ class _Journal:
         return found
 
 
-def _stamps(paths: Iterable[Path], folder: Path) -> _Stamps | None:
-    """Path (below `folder`: relative to it) → size and times, as JSON keeps them; None where a file is not there.
+def stamps_of(paths: Iterable[Path]) -> list[_Stamp] | None:
+    """Size, times and number of each file, without its name, which may be a patient's; None where one is not there.
 
     The time of the last change of an inode cannot be set back, as that of a file's content can.
     """
-    found: _Stamps = {}
-    for path in paths:
-        try:
-            state = path.stat()
-        except OSError:
-            return None
-        name = path.relative_to(folder) if path.is_relative_to(folder) else path.absolute()
-        found[str(name)] = [state.st_size, state.st_mtime_ns, state.st_ctime_ns]
-    return found
+    try:
+        return [_stamp(path) for path in paths]
+    except OSError:
+        return None
+
+
+def _stamp(path: Path) -> _Stamp:
+    state = path.stat()
+    return [state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino]
+
+
+def _stamps(paths: Iterable[Path], folder: Path) -> _Stamps | None:
+    """Path (below `folder`: relative to it) → its stamp; None where a file is not there."""
+    try:
+        return {
+            str(path.relative_to(folder) if path.is_relative_to(folder) else path.absolute()): _stamp(path)
+            for path in paths
+        }
+    except OSError:
+        return None
