@@ -54,10 +54,10 @@ def test_every_pair_stands_in_a_table_and_on_a_page_with_the_failed_first(
     built: Built, copy: Path, tmp_path: Path
 ) -> None:
     """And --fail-fast leaves the records as they were: a pair that was not begun loses none."""
-    bad, before = tmp_path / "Mustermann.tiff", outputs(copy)
-    bad.write_bytes(b"no slide")
-    (tmp_path / "reversed").mkdir()
-    table = pairs_table(tmp_path, built.cohort, f"cut-off,Somebody,ki67,{bad},{built.cohort[0].ihc},2")
+    bad, ihc, before = tmp_path / "Mustermann.tiff", tmp_path / "ihc.tiff", outputs(copy)
+    for path in (bad, ihc):
+        path.write_bytes(b"no slide")
+    table = pairs_table(tmp_path, built.cohort, f"cut-off,Somebody,ki67,{bad},{ihc},2")
     lines = table.read_text().splitlines()
     table.write_text("\n".join([lines[0], lines[3], *lines[1:3]]) + "\n")
     stopping = dataclasses.replace(ACCEPT, fail_fast=True)

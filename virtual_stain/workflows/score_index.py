@@ -13,15 +13,12 @@ from virtual_stain.report.headline import headline_text
 from virtual_stain.report.table import SCORES_CSV
 from virtual_stain.workflows.many_page import INDEX_NAME, PageRow, many_page
 from virtual_stain.workflows.score_slides import Scored
-from virtual_stain.workflows.score_table import earlier_reports
 from virtual_stain.workflows.score_words import doubts
 
 
-def write_index(folder: Path, rows: Sequence[PageRow]) -> None:
-    """index.html of `rows` and of the reports of earlier runs in the folder."""
-    names = {row.name for row in rows}
-    earlier = [_of_report(stem, report) for stem, report in earlier_reports(folder, names).items()]
-    everything = [*rows, *earlier]
+def write_index(folder: Path, rows: Sequence[PageRow], earlier: Mapping[str, Mapping[str, Any]]) -> None:
+    """index.html of `rows` and of the reports that earlier runs left in the folder: name → value of report.json."""
+    everything = [*rows, *(_of_report(stem, report) for stem, report in earlier.items())]
     title = f"Scores of {len(everything)} slide{'s' * (len(everything) != 1)}"
     write_text(folder / INDEX_NAME, many_page(title, everything, SCORES_CSV))
 

@@ -189,7 +189,8 @@ class _Run:
                 table()
                 if is_many and self.scored:
                     found = [(i.stem, self.scored.get((folder, i.stem))) for i in items]
-                    write_index(folder, [pending_row(stem) if one is None else page_row(one) for stem, one in found])
+                    rows = [pending_row(stem) if one is None else page_row(one) for stem, one in found]
+                    write_index(folder, rows, earlier)
                 record.extra["model_sha256"] = self.model_sha256
                 record.write(folder, tensorflow=True)
 

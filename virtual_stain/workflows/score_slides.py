@@ -132,7 +132,8 @@ def _score_one(item: ScoreInput, ref: SlideRef, job: ScoreJob) -> Scored:
         if not options.force:
             _refuse_other_slide(paths["report.json"], item.ref.path, digest)
         tissue = (known and known.tissue) or locate_tissue(slide, options.tissue)
-        stain_doubt = require_he(slide, tissue, any_stain=options.scoring.any_stain)
+        looks = None if known is None else known.looks
+        stain_doubt = require_he(slide, tissue, looks=looks, any_stain=options.scoring.any_stain)
         for warning in slide.warnings:
             job.progress.say(f"{item.stem}: {warning}")
         journal = AnswerLog(item.folder / f"{item.stem}.partial.npz", made.fingerprint)

@@ -163,7 +163,7 @@ class _Watch:
         self._earlier.pop(item.stem, None)
         items, results = list(self._items.values()), list(self.results.values())
         write_table(self._out, items, results, self._model.card, self._earlier, excel=self._options.excel)
-        write_index(self._out, [page_row(r) for r in results])
+        write_index(self._out, [page_row(r) for r in results], self._earlier)
         self._record.outcomes = [r.outcome for r in results]
         self._record.write(self._out, tensorflow=True)
         self._done(scored)
