@@ -228,11 +228,11 @@ def _finish(run: BuildRun, review: Review, packed: list[Packed]) -> Manifest:
     _refuse_to_lose(run)
     _pack(run, review, packed)
     entries = [p.entry for p in packed]
-    run.entries = {entry.pair: entry for entry in entries}
     manifest = _manifest(run, entries)
     out = run.out
     if entries or not (run.failed or run.pending):
         put_in_place(out, manifest, packed)
+        run.entries = {entry.pair: entry for entry in entries}
         remove_unlisted_shards(out, manifest)
     elif (any(is_outdated(p) for p in run.alive()) or _holds_rejected(run)) and put_manifest_aside(out):
         run.progress.say(
