@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import multiprocessing
 import shutil
 import time
@@ -12,6 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 from virtual_stain.config import Config, TissueSettings
@@ -77,6 +79,7 @@ def cluster(workers: int) -> Iterator[str | None]:
 
 def measure(out: Path, pairs: int, size_mm: float, verbs: tuple[str, ...]) -> None:
     """Prints a line a figure. Wall seconds: for a machine that does nothing else."""
+    cv2.setNumThreads(1)  # as in the processes of a pool: one process is one core
     he, ihc, table = prepare(out, pairs, size_mm)
     tiles = sum(len(_tiles(path)[1]) for path in he)
     print(f"{len(he)} pairs of {size_mm:g} mm at 0.25 µm/px, {tiles / len(he):.0f} tiles of tissue each")
@@ -104,6 +107,8 @@ def _count(out: Path, he: list[Path], ihc: list[Path], table: Path, tiles: int) 
 
 
 def _build(out: Path, he: list[Path], ihc: list[Path], table: Path, tiles: int) -> None:
+    importlib.import_module("virtual_stain.records.write")  # TensorFlow, for packing: once, before any is timed
+
     def run(target: Path, jobs: int, scheduler: str | None) -> None:
         options = BuildOptions(accept_unreviewed=True, jobs=jobs, scheduler=scheduler)
         result = build_records(table, target, Config(), options)
@@ -117,7 +122,6 @@ def _score(out: Path, he: list[Path], ihc: list[Path], table: Path, tiles: int) 
     with ProcessPoolExecutor(1, mp_context=_SPAWN) as pool:
         floor = pool.submit(_network, model, he[0]).result()
     print(f"score, floor (the network alone): {floor * 1e3:.0f} ms a tile")
-
     for name, workers in (("1 process", 0), ("cluster of 1", 1), ("cluster of 2", 2)):
         # a process of its own: TensorFlow divides its threads only once
         with cluster(workers) as address, ProcessPoolExecutor(1, mp_context=_SPAWN) as pool:
