@@ -56,7 +56,7 @@ def units(folder: Path) -> tuple[Rgb, Rgb]:
 
 def write_mirrored(path: Path, unit: Rgb, side_mm: float) -> Path:
     """A pyramid of levels 1, 4, 16; each compressed tile of the pattern is written once and named many times."""
-    side = round(side_mm * 1000 / MPP) // UNIT_PX * UNIT_PX
+    side = -(-round(side_mm * 1000 / MPP) // UNIT_PX) * UNIT_PX
     upper = np.concatenate([unit, unit[:, ::-1]], axis=1)
     period = np.concatenate([upper, upper[::-1]])
     glass = np.full((TILE_PX, TILE_PX, 3), 244, np.uint8)
