@@ -16,7 +16,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from virtual_stain.config import Config, TissueSettings
+from virtual_stain.config import Config, TilingSettings, TissueSettings
 from virtual_stain.config.phantom import PhantomSettings
 from virtual_stain.geometry import Size
 from virtual_stain.markers import Marker
@@ -142,7 +142,7 @@ def _network(model: str, slide: Path) -> float:
     from virtual_stain.scoring.open_model import open_predictor
 
     predictor = open_predictor(model, ScoringSettings())
-    grid, refs = _tiles(slide)
+    grid, refs = _tiles(slide, predictor.card.tiling)
     with open_slide(SlideRef(slide)) as opened:
         tiles = np.stack([read_window(opened, ref.box, grid.tile_size) for ref in refs[:8]])
     predictor.check(tiles[:2])
@@ -198,9 +198,9 @@ def _nothing(_: int) -> Finished:
     return Finished({})
 
 
-def _tiles(path: Path) -> tuple[TileGrid, tuple[TileRef, ...]]:
+def _tiles(path: Path, tiling: TilingSettings | None = None) -> tuple[TileGrid, tuple[TileRef, ...]]:
     with open_slide(SlideRef(path)) as slide:
-        plan = plan_tiles(slide, find_tissue(slide, TissueSettings()), Config().tiling)
+        plan = plan_tiles(slide, find_tissue(slide, TissueSettings()), tiling or Config().tiling)
     return plan.grid, plan.tiles
 
 
