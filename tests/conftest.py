@@ -7,17 +7,24 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.fixtures.built import Built, built_once
 from tests.fixtures.review import PhantomRecords, build_phantom_records
 
 
 @pytest.fixture(scope="session")
-def phantom_records(tmp_path_factory: pytest.TempPathFactory) -> PhantomRecords:
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """Two phantom pairs and their records; copy the folder before writing to it, and set VSTAIN_PATIENT_KEY."""
+    return built_once(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def phantom_records(built: Built, tmp_path_factory: pytest.TempPathFactory) -> PhantomRecords:
     """Two phantom pairs with all tiles built and nobody's verdict; copy the folder before writing to it.
 
     To build on, a test sets VSTAIN_PATIENT_KEY to its `key`: what lasts a session must not stay in the environment.
     """
     with pytest.MonkeyPatch.context() as patch:
-        return build_phantom_records(tmp_path_factory.mktemp("phantom-records"), patch)
+        return build_phantom_records(built, tmp_path_factory.mktemp("phantom-records"), patch)
 
 
 @pytest.fixture(autouse=True)

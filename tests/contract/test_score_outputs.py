@@ -9,7 +9,8 @@ from tests.fixtures.models import TinyPredictor, block_slide, coloured_is_tissue
 from virtual_stain.markers import Marker
 from virtual_stain.scoring import score as score_module
 from virtual_stain.scoring.inputs import collect_inputs
-from virtual_stain.workflows.score_slides import ScoreOptions, score_slides
+from virtual_stain.workflows.score_many import score_slides
+from virtual_stain.workflows.score_slides import ScoreOptions
 
 READING = ["value_definition", "unit", "top_mean", "top_n", "global_mean", "global_ratio", "quantiles", "n_tiles"]
 

@@ -18,10 +18,13 @@ from typing import Any
 import cv2
 import pytest
 
+from tests.fixtures.built import Built, outputs
 from tests.fixtures.counting import FieldStyle, stained_field
 from virtual_stain.cli.main import _run
+from virtual_stain.config import Config
 from virtual_stain.errors import ConfigError, VirtualStainError
 from virtual_stain.workflows import scheduling
+from virtual_stain.workflows.build_records import BuildOptions, build_records
 from virtual_stain.workflows.many import Finished, Task, run_many
 from virtual_stain.workflows.scheduling import open_workers
 from virtual_stain.workflows.slurm import slurm_arguments
@@ -108,6 +111,20 @@ def test_count_over_a_cluster_gives_the_numbers_of_this_machine(
         ).read_bytes()
 
 
+@pytest.mark.slow
+def test_build_records_over_a_cluster_gives_the_bytes_of_this_machine(
+    cluster: Any, built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VSTAIN_PATIENT_KEY", str(built.key))
+    table, here = built.one_pair(tmp_path)
+    monkeypatch.chdir(tmp_path)  # workers stand in another folder
+    far = BuildOptions(accept_unreviewed=True, scheduler=cluster.scheduler_address)
+    result = build_records(Path(table.name), Path("far"), Config(), far)
+    assert result.tiles_built == result.manifest.n_records
+    assert outputs(tmp_path / "far") == outputs(here)
+    assert build_records(Path(table.name), Path("far"), Config(), far).tiles_built == 0
+
+
 class _Client:
     """A cluster whose second worker is another's."""
 
@@ -123,6 +140,17 @@ def test_a_worker_without_this_version_is_refused_by_name(other: object) -> None
     with pytest.raises(ConfigError, match=r"tcp://w1") as caught:
         scheduling._require_equal_workers(_Client(scheduling.__version__, other), "tcp://s", None)
     assert "tcp://w0" not in str(caught.value)
+
+
+def test_workers_with_a_gpu_are_asked_for_by_their_tag_where_there_are_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None, resources={"GPU": 1}
+    ) as found:
+        with open_workers(1, found.scheduler_address, gpu=True) as workers:
+            assert workers.executor._kwargs["resources"] == {"GPU": 1}
+            assert workers.executor.submit(abs, -1).result() == 1
+        with open_workers(1, found.scheduler_address) as workers:
+            assert "resources" not in workers.executor._kwargs
 
 
 def test_slurm_jobs_are_asked_for_as_the_address_says() -> None:

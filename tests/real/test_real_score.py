@@ -14,7 +14,8 @@ from virtual_stain.geometry import Box, Size
 from virtual_stain.scoring.inputs import collect_inputs
 from virtual_stain.slides.slide import SlideRef, open_slide
 from virtual_stain.slides.window import read_window
-from virtual_stain.workflows.score_slides import ScoreOptions, score_slides
+from virtual_stain.workflows.score_many import score_slides
+from virtual_stain.workflows.score_slides import ScoreOptions
 
 pytestmark = pytest.mark.real
 ROOT = Path(os.environ.get("VSTAIN_REALDATA", ""))

@@ -220,6 +220,7 @@ def _prepared(n: int, folder: Path = Path("work/p")) -> PreparedPair:
         registration_flags=(),
         stain={"flags": []},
         tiles=tuple(TileRef(i, 0, Box(i * 10.0, 0, 10, 10), 0.5, False) for i in range(n)),
+        n_tiles=n,
         n_glass=0,
         n_little_tissue=0,
     )
@@ -291,14 +292,14 @@ def test_the_same_slide_under_two_patients_is_refused(tmp_path: Path) -> None:
     from virtual_stain.patients import PatientKey
     from virtual_stain.progress import QUIET
     from virtual_stain.provenance import RunRecord
-    from virtual_stain.workflows import build_records as module
+    from virtual_stain.workflows import build_stages as module
+    from virtual_stain.workflows.build_run import BuildRun
 
     refs = [SlideRef(tmp_path / f"{n}.svs") for n in range(4)]
     pairs = tuple(StainPair(f"p{i}", f"patient {i}", Marker.KI67, refs[2 * i], refs[2 * i + 1]) for i in range(2))
     with open_workers(1) as workers:
-        run = module._Run(
-            tmp_path, Config(), True, pairs, PatientKey(b"k" * 32), workers, QUIET, RunRecord("build-records")
-        )
+        key, record = PatientKey(b"k" * 32), RunRecord("build-records")
+        run = BuildRun(tmp_path, Config(), True, False, pairs, key, workers, QUIET, record)
         for i in range(2):
             run.prepared[f"p{i}"] = dataclasses.replace(_prepared(3), he_sha256="same", ihc_sha256=str(i))
         module._refuse_shared_slides(run)

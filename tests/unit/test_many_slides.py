@@ -18,7 +18,8 @@ from virtual_stain.scoring.inputs import collect_inputs, expand
 from virtual_stain.scoring.open_model import open_predictor
 from virtual_stain.scoring.staging import Stager, on_network
 from virtual_stain.slides.slide import SlideRef
-from virtual_stain.workflows.score_slides import ScoreOptions, score_slides
+from virtual_stain.workflows.score_many import score_slides
+from virtual_stain.workflows.score_slides import ScoreOptions
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,8 @@ from virtual_stain.scoring.address import ServerAddress, is_server, parse_addres
 from virtual_stain.scoring.inputs import collect_inputs
 from virtual_stain.scoring.local import LocalPredictor
 from virtual_stain.scoring.transport import proxy_note
-from virtual_stain.workflows.score_slides import ScoreOptions, score_slides
+from virtual_stain.workflows.score_many import score_slides
+from virtual_stain.workflows.score_slides import ScoreOptions
 
 _OPEN = []
 

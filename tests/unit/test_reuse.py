@@ -34,7 +34,7 @@ from virtual_stain.reuse import (
 from virtual_stain.scoring import score as score_module
 from virtual_stain.scoring.inputs import collect_inputs
 from virtual_stain.training.fit import fit
-from virtual_stain.workflows import register_files, score_slides
+from virtual_stain.workflows import register_files, score_many, score_slides
 
 MADE = MadeFrom({"slide": "ab"}, {"top_n": 30}, "c0de")
 
@@ -155,7 +155,7 @@ def test_score_works_again_when_value_text_has_changed(
     def run() -> int:
         inputs = collect_inputs([slide], None, out=tmp_path / "out", mpp=None)
         options = score_slides.ScoreOptions(model="unused")
-        score_slides.score_slides(inputs, options, predictor=TinyPredictor())
+        score_many.score_slides(inputs, options, predictor=TinyPredictor())
         return scored.since()
 
     assert run() == 1

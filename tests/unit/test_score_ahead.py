@@ -11,7 +11,9 @@ from virtual_stain.scoring import score as score_module
 from virtual_stain.scoring.ahead import Ahead
 from virtual_stain.scoring.inputs import ScoreInput
 from virtual_stain.slides.slide import Slide, SlideRef, open_slide
-from virtual_stain.workflows.score_slides import ScoreOptions, score_slides
+from virtual_stain.slides.stain_kind import stain_looks
+from virtual_stain.workflows.score_many import score_slides
+from virtual_stain.workflows.score_slides import ScoreOptions
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +34,8 @@ def test_hash_and_tissue_are_those_of_the_slide_and_the_next_slide_is_begun(refs
     with open_slide(refs[0]) as slide:
         assert first.content_hash == slide.content_hash()
         assert (first.tissue.mask == score_module.locate_tissue(slide, TissueSettings()).mask).all()
-    assert second.tissue is None
+        assert list(first.looks) == stain_looks(slide, first.tissue)
+    assert second.tissue is second.looks is None
 
 
 def test_a_slide_that_was_replaced_after_it_was_hashed_is_hashed_again(refs):

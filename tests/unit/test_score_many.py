@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from virtual_stain.scoring.inputs import collect_inputs
 from virtual_stain.workflows import score_many as module
 from virtual_stain.workflows import score_slides as stage
 from virtual_stain.workflows import score_watch
-from virtual_stain.workflows.score_many import score_many
+from virtual_stain.workflows.score_many import score_slides
 from virtual_stain.workflows.score_slides import Scored, ScoreOptions
 from virtual_stain.workflows.score_watch import Patience, watch
 
@@ -24,7 +25,6 @@ from virtual_stain.workflows.score_watch import Patience, watch
 @pytest.fixture(autouse=True)
 def _known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(score_module, "find_tissue", coloured_is_tissue)
-    monkeypatch.setattr(stage, "open_predictor", lambda *a: TinyPredictor())
     monkeypatch.setattr(module, "open_predictor", lambda *a: TinyPredictor())
 
 
@@ -40,14 +40,45 @@ def test_the_index_shows_the_failed_first_and_links_every_report(tmp_path: Path)
     (tmp_path / "in" / "z.svs").write_bytes(b"no slide")
     out = tmp_path / "out"
     with pytest.raises(BatchError, match="1 of 3 slides"):
-        score_many(collect_inputs([tmp_path / "in"], None, out=out, mpp=None), ScoreOptions(model="test://none"))
+        score_slides(collect_inputs([tmp_path / "in"], None, out=out, mpp=None), ScoreOptions(model="test://none"))
     page = (out / "index.html").read_text()
     assert 0 < page.index(">z<") < page.index('href="case-c.report.html"')
     assert (out / "case-c.heatmap.png").is_file()
     with pytest.raises(BatchError, match="2 were not begun"):
         inputs = collect_inputs([tmp_path / "in"], None, out=tmp_path / "fast", mpp=None)
-        score_many(inputs[::-1], ScoreOptions(model="test://none", fail_fast=True))
+        score_slides(inputs[::-1], ScoreOptions(model="test://none", fail_fast=True))
     assert set(table(tmp_path / "fast").values()) == {"failed", "pending"}
+
+
+def test_slides_that_are_done_are_not_opened_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stage would hash every slide to find out."""
+    monkeypatch.setattr(stage, "heatmap_png", lambda report, overview: b"png")
+    monkeypatch.setattr(stage, "report_html", lambda report, picture, read: "<html>")
+    (tmp_path / "in").mkdir()
+    for name in ("a", "b", "c"):
+        block_slide(tmp_path / "in" / f"{name}.tiff", [[150, 120]])
+    out, options = tmp_path / "out", ScoreOptions(model="test://none")
+
+    def score(**changes: object) -> dict[str, str]:
+        inputs = collect_inputs([tmp_path / "in"], None, out=out, mpp=None)
+        found = score_slides(inputs, replace(options, **changes))
+        return {s.outcome.name: s.outcome.reason for s in found if s.report is not None}
+
+    score()
+    before = (out / "scores.csv").read_bytes()
+    opened: list[str] = []
+    real = stage.open_slide
+    monkeypatch.setattr(stage, "open_slide", lambda ref: opened.append(ref.stem) or real(ref))
+    assert score() == dict.fromkeys("abc", "already scored")
+    assert opened == []
+    assert (out / "scores.csv").read_bytes().replace(b"already scored", b"") == before
+    (out / "b.tiles.csv").write_text("edited")
+    block_slide(tmp_path / "in" / "c.tiff", [[200, 120]])
+    assert score() == {"a": "already scored", "b": "", "c": ""}
+    assert sorted(opened) == ["b", "c"]
+    opened.clear()
+    assert set(score(geojson_origin="slide").values()) == {""}  # another request
+    assert len(opened) == 3
 
 
 def test_a_watched_folder_takes_a_slide_when_it_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,10 +153,10 @@ def test_a_cluster_gives_the_reports_of_this_machine_and_loads_the_model_once(
         distributed.LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster,
         pytest.raises(BatchError, match="1 of 3"),
     ):
-        score_many(inputs["far"], options, scheduler=cluster.scheduler_address)
-    with pytest.raises(BatchError, match="1 of 3"):
-        score_many(inputs["here"], options)
+        score_slides(inputs["far"], options, scheduler=cluster.scheduler_address)
     assert loaded == ["test://none"]
+    with pytest.raises(BatchError, match="1 of 3"):
+        score_slides(inputs["here"], options)
     assert table(tmp_path / "far") == table(tmp_path / "here") == {"a": "ok", "b": "ok", "z": "failed"}
     for name in ("a", "b"):
         far, here = (json.loads((tmp_path / out / f"{name}.report.json").read_text()) for out in ("far", "here"))

@@ -251,8 +251,8 @@ def test_refusals(tmp_path):
 
 def test_settings_change_speed_not_results():
     """Batch size and look-ahead may not be part of what a report depends on."""
-    from virtual_stain.workflows.score_slides import ScoreOptions, _settings
+    from virtual_stain.workflows.score_slides import ScoreOptions, score_settings
 
     slow = ScoreOptions(model="m", scoring=ScoringSettings(batch_size=1, read_ahead_batches=1))
-    assert _settings(slow) == _settings(ScoreOptions(model="m"))
-    assert _settings(dataclasses.replace(slow, scoring=ScoringSettings(top_n=5))) != _settings(slow)
+    assert score_settings(slow) == score_settings(ScoreOptions(model="m"))
+    assert score_settings(dataclasses.replace(slow, scoring=ScoringSettings(top_n=5))) != score_settings(slow)

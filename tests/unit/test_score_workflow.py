@@ -12,7 +12,8 @@ from virtual_stain.patients import PatientKey, keyed_slides
 from virtual_stain.scoring import score as score_module
 from virtual_stain.scoring.inputs import collect_inputs
 from virtual_stain.workflows import score_slides as module
-from virtual_stain.workflows.score_slides import ScoreOptions, score_slides
+from virtual_stain.workflows.score_many import score_slides
+from virtual_stain.workflows.score_slides import ScoreOptions
 from virtual_stain.workflows.score_words import summary
 
 KINDS = ("report.json", "tiles.csv", "heatmap.png", "geojson", "report.html")

@@ -20,7 +20,8 @@ from virtual_stain.scoring.inputs import collect_inputs
 from virtual_stain.slides.damage import jpeg2000_problem, jpeg_problem
 from virtual_stain.slides.slide import SlideRef, open_slide
 from virtual_stain.slides.tissue import find_tissue
-from virtual_stain.workflows.score_slides import ScoreOptions, score_slides
+from virtual_stain.workflows.score_many import score_slides
+from virtual_stain.workflows.score_slides import ScoreOptions
 
 SIZE = 1024
 

@@ -18,7 +18,8 @@ from virtual_stain.scoring.inputs import collect_inputs
 from virtual_stain.slides import probe
 from virtual_stain.slides.probe import require_survivable
 from virtual_stain.slides.slide import SlideRef, open_slide
-from virtual_stain.workflows.score_slides import ScoreOptions, score_slides
+from virtual_stain.workflows.score_many import score_slides
+from virtual_stain.workflows.score_slides import ScoreOptions
 
 _TILE_LENGTH = 323
 

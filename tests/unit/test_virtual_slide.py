@@ -21,7 +21,8 @@ from virtual_stain.errors import SlideError
 from virtual_stain.geometry import Size
 from virtual_stain.scoring.inputs import ScoreInput
 from virtual_stain.slides.slide import SlideRef, open_slide
-from virtual_stain.workflows.score_slides import ScoreOptions, score_slides
+from virtual_stain.workflows.score_many import score_slides
+from virtual_stain.workflows.score_slides import ScoreOptions
 from virtual_stain.workflows.virtual_pyramid import LILAC, Canvas, glass, tinted, without_reading, write_virtual_slide
 
 MPP = 0.5

@@ -26,7 +26,8 @@ from virtual_stain.phantom.tiff_bytes import TiffStream, pixels_per_cm
 from virtual_stain.progress import Console
 from virtual_stain.scoring.inputs import collect_inputs
 from virtual_stain.scoring.predictor import Predictor
-from virtual_stain.workflows.score_slides import ScoreOptions, score_slides
+from virtual_stain.workflows.score_many import score_slides
+from virtual_stain.workflows.score_slides import ScoreOptions
 
 TILE_PX, MPP = 256, 0.25
 Rgb = npt.NDArray[np.uint8]

@@ -25,7 +25,8 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from bench_memory import StandIn
 from virtual_stain.scoring.inputs import collect_inputs
-from virtual_stain.workflows.score_slides import ScoreOptions, score_slides
+from virtual_stain.workflows.score_many import score_slides
+from virtual_stain.workflows.score_slides import ScoreOptions
 slides = sorted(Path(sys.argv[2]).glob("*.tiff"))
 inputs = collect_inputs(slides, None, out=Path(sys.argv[3]), mpp=None)
 score_slides(inputs, ScoreOptions(model="-"), predictor=StandIn())

@@ -1,17 +1,19 @@
 """What `vstain count` over many costs beside counting: a stand-in of 10 ms over 10,000 simulated slides.
 
-python tools/bench/bench_throughput.py [--slides N] [--count N]
+python tools/bench/bench_throughput.py [--slides N]
+python tools/bench/bench_throughput.py --out DIR [--pairs N] [--size-mm F] [--verb count …]
 
 Processor time of this process, so that other work on the machine does not count; the stand-in's own is measured and
 taken off. Also the memory after a tenth of the slides and after all, and a second run, in which all are kept.
-`--count N`: slides per hour of real counts, N small fields, with 1 and 2 processes, and the bare count beside it.
+`--out`: slides per hour of count, build-records and score on phantoms, with 1 and 2 processes and on a cluster of 2,
+and the floors beside them (decoding, counting, the network). DIR keeps slides and model.
+Wall time: for a quiet machine.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import resource
 import tempfile
 import time
 from pathlib import Path
@@ -25,7 +27,7 @@ from virtual_stain.memory import resident_bytes_of_tree
 from virtual_stain.slides.slide import SlideRef
 from virtual_stain.workflows import count_many as module
 from virtual_stain.workflows.count_many import CountManyOptions, collect_requests, count_many
-from virtual_stain.workflows.count_slide import CountRequest, count_slide
+from virtual_stain.workflows.count_slide import CountRequest
 from virtual_stain.workflows.many import Done, Finished
 
 _SECONDS = 0.01
@@ -92,47 +94,20 @@ def simulate(slides: int, folder: Path) -> dict[str, float]:
     }
 
 
-def real(slides: int, folder: Path) -> dict[str, float]:
-    """Slides per hour of processor time, bare and through the runner with 1 and 2 processes."""
-    import cv2
-
-    from tests.fixtures.counting import FieldStyle, stained_field
-
-    picture = stained_field(400.0, 0.5, style=FieldStyle(spacing_um=12.0)).rgb
-    paths = [folder / f"{n}.png" for n in range(slides)]
-    for path in paths:
-        cv2.imwrite(str(path), picture[:, :, ::-1])
-    found = {}
-    start = _processor_s()
-    for path in paths:
-        request = CountRequest(SlideRef(path, (0.5, 0.5)), Marker.KI67, folder / "bare" / path.stem)
-        count_slide(request, Config(), jobs=1)
-    found["bare"] = _processor_s() - start
-    for jobs in (1, 2):
-        start, wall = _processor_s(), time.monotonic()
-        common = CountRequest(SlideRef(Path(), (0.5, 0.5)), Marker.KI67, folder / f"jobs{jobs}")
-        requests = collect_requests(paths, None, common, marker_given=True)
-        count_many(requests, CountManyOptions(out=common.out, config=Config(), jobs=jobs))
-        found[f"jobs_{jobs}"] = _processor_s() - start
-        found[f"jobs_{jobs}_wall"] = time.monotonic() - wall
-    return {name: slides / seconds * 3600 for name, seconds in found.items()}
-
-
-def _processor_s() -> float:
-    """Of this process and of its children that have ended."""
-    usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(u.ru_utime + u.ru_stime for u in usage)
-
-
 @click.command()
-@click.option("--slides", default=10_000)
-@click.option("--count", "counted", default=0)
-def main(slides: int, counted: int) -> None:
+@click.option("--slides", default=10_000, show_default=True, help="Simulated ones.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder that keeps slides and model: measures the verbs.")
+@click.option("--pairs", default=4, show_default=True)
+@click.option("--size-mm", default=1.5, show_default=True)
+@click.option("--verb", "verbs", multiple=True, default=("count", "build-records", "score"))
+def main(slides: int, out: Path | None, pairs: int, size_mm: float, verbs: tuple[str, ...]) -> None:
+    if out is not None:
+        from throughput_verbs import measure
+
+        out.mkdir(parents=True, exist_ok=True)
+        measure(out, pairs, size_mm, verbs)
+        return
     with tempfile.TemporaryDirectory() as folder:
-        if counted:
-            for name, value in real(counted, Path(folder)).items():
-                print(f"{name}: {value:.0f} slides per hour")
-            return
         for name, value in simulate(slides, Path(folder)).items():
             print(f"{name}: {value:.2f}")
 

@@ -374,7 +374,8 @@ def names_that_are_programs(place: Place) -> Iterator[str]:
     """A slide whose name is HTML, a formula or an escape: in pages, tables and terminals it is a name."""
     from tests.fixtures.models import TinyPredictor, tissue_slide
     from virtual_stain.scoring.inputs import collect_inputs
-    from virtual_stain.workflows.score_slides import ScoreOptions, score_slides
+    from virtual_stain.workflows.score_many import score_slides
+    from virtual_stain.workflows.score_slides import ScoreOptions
 
     names = ("<img src=x onerror=alert(1)>", "=HYPERLINK('x')", "'\"><script>alert(1)<!--", "{{7*7}}", "a\x1b[2Jb")
     work = place.folder / "names"

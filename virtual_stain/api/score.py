@@ -24,7 +24,8 @@ from virtual_stain.config import Config
 from virtual_stain.errors import InputError
 from virtual_stain.files import read_json
 from virtual_stain.scoring.inputs import ScoreInput
-from virtual_stain.workflows.score_slides import ScoreOptions, score_slides
+from virtual_stain.workflows.score_many import score_slides
+from virtual_stain.workflows.score_slides import ScoreOptions
 
 if TYPE_CHECKING:
     import pandas

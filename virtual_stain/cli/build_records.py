@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from virtual_stain.cli.common import Common, common_options, with_any_stain
+from virtual_stain.cli.many_options import Many, many_options
 
 
 @click.command("build-records")
@@ -14,7 +15,7 @@ from virtual_stain.cli.common import Common, common_options, with_any_stain
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of records.")
 @click.option("--verdicts", type=click.Path(path_type=Path), help="CSV of people's verdicts on tiles.")
 @click.option("--accept-unreviewed", is_flag=True, help="Do without verdicts; recorded in the manifest.")
-@click.option("--scheduler", metavar="URL", help="Dask scheduler: tcp://host:8786 or slurm:… [default: this machine].")
+@many_options
 @click.option("--force-unsuitable", is_flag=True, help="Also slides whose colours say that they are swapped.")
 @common_options
 def command(
@@ -22,7 +23,7 @@ def command(
     out: Path,
     verdicts: Path | None,
     accept_unreviewed: bool,
-    scheduler: str | None,
+    many: Many,
     force_unsuitable: bool,
     common: Common,
 ) -> None:
@@ -43,7 +44,9 @@ def command(
         accept_unreviewed=accept_unreviewed,
         force=common.force,
         jobs=common.jobs,
-        scheduler=scheduler,
+        scheduler=many.scheduler,
+        fail_fast=many.fail_fast,
+        excel=many.excel,
     )
     result = build_records(
         pairs, out, with_any_stain(common.config, force_unsuitable), options, progress=common.progress
@@ -52,4 +55,4 @@ def command(
     click.echo(f"{manifest.n_records} records of {len(manifest.pairs)} pairs: {out / 'manifest.json'}")
     for excluded in manifest.excluded:
         click.echo(f"{excluded.pair}: no records: {excluded.reason}")
-    click.echo(f"Look at {out / 'summary.html'}")
+    click.echo(f"Look at {out / 'summary.html'}, and at {out / 'index.html'} for every pair, worst first")

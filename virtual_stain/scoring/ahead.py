@@ -1,5 +1,5 @@
-"""What a slide needs before its first tile (the file's hash, the tissue), found while the model loads or another slide
-is at the network.
+"""What a slide needs before its first tile (the file's hash, the tissue, its stain), found while the model loads or
+another slide is at the network.
 
 One slide ahead and in one thread. Nothing depends on it: where it fails, or a slide is not in its list, the same is
 done in the slide's turn, and that is where errors are raised.
@@ -17,6 +17,7 @@ from virtual_stain.errors import VirtualStainError
 from virtual_stain.scoring.score import locate_tissue
 from virtual_stain.slides.probe import require_survivable
 from virtual_stain.slides.slide import SlideRef, open_slide
+from virtual_stain.slides.stain_kind import StainColours, stain_looks
 from virtual_stain.slides.tissue import TissueMap
 
 
@@ -27,6 +28,8 @@ class Known:
     content_hash: str
     tissue: TissueMap | None
     """None: not looked for."""
+    looks: tuple[StainColours, ...] | None
+    """`stain_looks` of its tissue; None: not looked for."""
     stamp: tuple[int, int]
     """The file's size and time when it was hashed."""
 
@@ -78,8 +81,10 @@ class Ahead:
             require_survivable(ref)
         with open_slide(ref) as slide:
             digest = slide.content_hash()
-            tissue = locate_tissue(slide, self._settings) if self._wants_tissue(ref) else None
-        return Known(digest, tissue, stamp)
+            if not self._wants_tissue(ref):
+                return Known(digest, None, None, stamp)
+            tissue = locate_tissue(slide, self._settings)
+            return Known(digest, tissue, tuple(stain_looks(slide, tissue)), stamp)
 
 
 def _stamp(ref: SlideRef) -> tuple[int, int]:

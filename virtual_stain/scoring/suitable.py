@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from virtual_stain.errors import UnsuitableError
 from virtual_stain.slides.slide import Slide
-from virtual_stain.slides.stain_kind import StainKind, stain_looks
+from virtual_stain.slides.stain_kind import StainColours, StainKind, stain_looks
 from virtual_stain.slides.tissue import TissueMap
 
 
@@ -19,9 +20,14 @@ class StainDoubt:
     reason: str
 
 
-def require_he(slide: Slide, tissue: TissueMap, *, any_stain: bool = False) -> StainDoubt | None:
-    """Returns what speaks against H&E. Raises UnsuitableError where that is sure, unless `any_stain`."""
-    looks = stain_looks(slide, tissue)
+def require_he(
+    slide: Slide, tissue: TissueMap, *, looks: Sequence[StainColours] | None = None, any_stain: bool = False
+) -> StainDoubt | None:
+    """Returns what speaks against H&E. Raises UnsuitableError where that is sure, unless `any_stain`.
+
+    `looks`: `stain_looks` of the slide, where they are known already.
+    """
+    looks = stain_looks(slide, tissue) if looks is None else looks
     if any(look.kind is not StainKind.BLUE_BROWN for look in looks):
         doubts = [look.he_doubt for look in looks if look.kind is not StainKind.BLUE_BROWN]
         return StainDoubt("perhaps_not_he", doubts[0]) if all(doubts) else None

@@ -7,20 +7,16 @@ manifest is written last and vouches for what is there.
 from __future__ import annotations
 
 import contextlib
-import functools
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from virtual_stain.config import Config
-from virtual_stain.counting.stain import FLAG_SENTENCES
-from virtual_stain.errors import InputError, OutputError, PairError, RejectedError, VerificationError, VirtualStainError
-from virtual_stain.files import folder_lock, sha256_file
-from virtual_stain.labels.store import TileStore, TileTable
+from virtual_stain.errors import InputError, RejectedError, VerificationError, VirtualStainError
+from virtual_stain.files import folder_lock, make_folder, sha256_file
 from virtual_stain.markers import Marker, require_definition
-from virtual_stain.pairs import StainPair, assign_folds
-from virtual_stain.patients import PatientKey, load_patient_key
+from virtual_stain.patients import load_patient_key
 from virtual_stain.progress import QUIET, Progress
 from virtual_stain.provenance import Outcome, RunRecord
 from virtual_stain.records.manifest import (
@@ -31,7 +27,6 @@ from virtual_stain.records.manifest import (
     TilingEntry,
     read_manifest,
 )
-from virtual_stain.registration.result import FLAGS
 from virtual_stain.review.gate import Gate
 from virtual_stain.review.settle import people_verdicts
 from virtual_stain.review.verdicts import (
@@ -43,7 +38,12 @@ from virtual_stain.review.verdicts import (
     read_stale,
     write_template,
 )
-from virtual_stain.workflows.ending import error_of, public_reason
+from virtual_stain.workflows import pair_job
+from virtual_stain.workflows.build_index import write_index
+from virtual_stain.workflows.build_run import BuildRun
+from virtual_stain.workflows.build_stages import build, join, prepare
+from virtual_stain.workflows.ending import error_of, stopped_error
+from virtual_stain.workflows.many import telling
 from virtual_stain.workflows.output_folder import (
     OUTDATED_MANIFEST,
     claim,
@@ -52,11 +52,9 @@ from virtual_stain.workflows.output_folder import (
     remove_unlisted_shards,
 )
 from virtual_stain.workflows.packing import Packed, PackJob, candidates, discard, is_outdated, pack, put_in_place
-from virtual_stain.workflows.pair import TILES, PreparedPair
+from virtual_stain.workflows.pair import WORK, PreparedPair
 from virtual_stain.workflows.pair_folder import listed_pairs
-from virtual_stain.workflows.pair_job import make_job, prepare_pair
-from virtual_stain.workflows.part_job import PartJob, build_part, cut, join_pair
-from virtual_stain.workflows.scheduling import Failure, Workers, completed, open_workers
+from virtual_stain.workflows.scheduling import Failure, Workers, open_workers
 from virtual_stain.workflows.summary import Used, write_summary
 
 _NONE_ACCEPTED = "review accepted none of its tiles"
@@ -76,7 +74,11 @@ class BuildOptions:
     jobs: int = 1
     """Processes on this machine."""
     scheduler: str | None = None
-    """A Dask scheduler to use instead, as tcp://host:8786."""
+    """A Dask scheduler to use instead, as tcp://host:8786, or slurm:…"""
+    fail_fast: bool = False
+    """Begin nothing more after the first pair that fails. The records are then left as they were."""
+    excel: bool = False
+    """Begin records.csv with a byte order mark, so that spreadsheets read umlauts as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,56 +91,6 @@ class BuildResult:
     """In this run; tiles that were there are not counted."""
     seconds_per_tile: float | None
     """Processor seconds of a worker per tile built."""
-
-
-@dataclass
-class _Run:
-    """The state of one run, filled stage by stage."""
-
-    out: Path
-    config: Config
-    accept_unreviewed: bool
-    pairs: tuple[StainPair, ...]
-    key: PatientKey
-    workers: Workers
-    progress: Progress
-    record: RunRecord
-    prepared: dict[str, PreparedPair] = field(default_factory=dict)
-    failed: dict[str, Failure] = field(default_factory=dict)
-    left_out: dict[str, str] = field(default_factory=dict)
-    """Pairs without records that are no failures, and why."""
-    pending: list[str] = field(default_factory=list)
-    tables: dict[str, TileTable] = field(default_factory=dict)
-    built: int = 0
-    worker_seconds: float = 0.0
-
-    @functools.cached_property
-    def patients(self) -> dict[str, str]:
-        """pair → patient_id."""
-        return {p.pair: self.key.patient_id(p.patient) for p in self.pairs}
-
-    @functools.cached_property
-    def folds(self) -> dict[str, int]:
-        """patient_id → fold; those of the older records stay."""
-        n_folds = self.config.labels.n_folds
-        try:
-            older = read_manifest(self.out)
-            earlier = older.folds() if older.n_folds == n_folds else {}
-        except InputError:  # none, or none that can be read
-            earlier = {}
-        return assign_folds(self.pairs, self.key, n_folds, earlier)
-
-    def fail(self, pair: str, failure: Failure) -> None:
-        """Leaves a pair out. A disk that takes nothing more ends the run: the other pairs are not at fault."""
-        if isinstance(failure.error, OutputError):
-            raise failure.error
-        self.failed.setdefault(pair, failure)
-        self.progress.say(f"{pair}: left out: {failure.error.message}")
-
-    def alive(self) -> list[PreparedPair]:
-        """Prepared pairs that have not failed, in the order of the table."""
-        names = [p.pair for p in self.pairs if p.pair in self.prepared and p.pair not in self.failed]
-        return [self.prepared[name] for name in names]
 
 
 def build_records(
@@ -164,96 +116,46 @@ def build_records(
     key = load_patient_key()
     record = RunRecord("build-records", config.to_dict())
     record.inputs |= {} if table is None else {"pairs": sha256_file(table)}
-    opened = contextlib.nullcontext(workers) if workers else open_workers(options.jobs, options.scheduler)
+    opened = (
+        contextlib.nullcontext(workers)
+        if workers
+        else open_workers(options.jobs, options.scheduler, stage=pair_job.__name__)
+    )
     with folder_lock(out), opened as ready:
         claim(out, config, identities(pairs, key), force=options.force)
-        run = _Run(out, config, options.accept_unreviewed, pairs, key, ready, progress, record)
-        for stage in (_prepare, _build, _join):
+        make_folder(out / WORK)
+        run = BuildRun(out, config, options.accept_unreviewed, options.fail_fast, pairs, key, ready, progress, record)
+        return _build(run, verdicts, options)
+
+
+def _build(run: BuildRun, verdicts: Iterable[Verdict], options: BuildOptions) -> BuildResult:
+    packed: list[Packed] = []
+    review: list[Review] = []
+
+    def tell() -> None:
+        _record(run, packed, review[0] if review else None)
+        write_index(run, excel=options.excel)
+
+    with telling(tell):
+        for stage in (prepare, build, join):
             started = time.perf_counter()
             stage(run)
-            record.durations_s[stage.__name__.strip("_")] = time.perf_counter() - started
-        return _finish(run, _review(run, verdicts))
+            run.record.durations_s[stage.__name__] = time.perf_counter() - started
+        if run.is_stopped:
+            raise stopped_error({pair: f.error for pair, f in run.failed.items()}, len(run.pairs), run.out)
+        review.append(_review(run, verdicts))
+        manifest = _finish(run, review[0], packed)
+    failed = {pair: f.error for pair, f in run.failed.items()}
+    if error := error_of(failed, run.pending, len(run.pairs), run.out, run.out / TEMPLATE):
+        raise error
+    return BuildResult(manifest, tuple(map(run.outcome, run.pairs)), run.built, _seconds_per_tile(run))
 
 
-def _prepare(run: _Run) -> None:
-    """Registration, tissue, stain and plan of every pair."""
-    jobs = [make_job(pair, run.out, run.config) for pair in run.pairs]
-    results = completed(run.workers, prepare_pair, jobs)
-    for job, result in run.progress.track(results, len(jobs), "registering", "pair"):
-        if isinstance(result, Failure):
-            run.fail(job.pair, result)
-            continue
-        run.prepared[job.pair] = result
-        run.record.inputs[f"{job.pair}/he"] = result.he_sha256
-        run.record.inputs[f"{job.pair}/ihc"] = result.ihc_sha256
-        if not result.usable:
-            run.fail(job.pair, Failure(_rejected(result)))
-        elif not result.tiles:
-            run.fail(job.pair, Failure(PairError("no window holds enough H&E tissue.")))
-        else:
-            run.progress.say(
-                f"{job.pair}: registered, median error {result.error_median_um:.1f} µm, {result.verdict}; "
-                f"{len(result.tiles)} tiles, {result.n_glass} windows of glass"
-                + "".join(f"; stain: {FLAG_SENTENCES.get(flag, flag)}" for flag in result.stain_flags)
-            )
-    _refuse_shared_slides(run)
+def _seconds_per_tile(run: BuildRun) -> float | None:
+    return run.worker_seconds / run.built if run.built else None
 
 
-def _rejected(prepared: PreparedPair) -> RejectedError:
-    error = prepared.error_median_um
-    found = "no error could be estimated" if error is None else f"the estimated median error is {error:.0f} µm"
-    why = "; ".join(FLAGS.get(flag, flag) for flag in prepared.registration_flags)
-    return RejectedError(
-        f"the two slides cannot be registered: {found}{f' ({why})' if why else ''}.",
-        hint=f"Look at {prepared.job.folder / 'overlay.jpg'}: do the slides belong to the same block?",
-    )
-
-
-def _refuse_shared_slides(run: _Run) -> None:
-    """The same pixels under two patients, in copies of a file, would leak across the split."""
-    patients = run.patients
-    owners: dict[str, list[str]] = {}
-    for pair, prepared in run.prepared.items():
-        for content in (prepared.he_sha256, prepared.ihc_sha256):
-            owners.setdefault(content, []).append(pair)
-    for names in owners.values():
-        if len({patients[name] for name in names}) > 1:
-            listed = ", ".join(sorted(set(names)))
-            for name in names:
-                run.fail(name, Failure(PairError(f"the same slide stands under different patients: pairs {listed}.")))
-
-
-def _build(run: _Run) -> None:
-    """All tiles of all pairs, in parts."""
-    parts = [part for prepared in run.alive() if not prepared.built for part in cut(prepared)]
-    total = sum(len(part.tiles) for part in parts)
-    for _ in run.progress.track(_tiles_of(run, parts), total, "tiles", "tile"):
-        pass
-
-
-def _tiles_of(run: _Run, parts: Sequence[PartJob]) -> Iterator[None]:
-    """One item per tile done or skipped, so that progress counts tiles."""
-    wanted = (part for part in parts if part.prepared.job.pair not in run.failed)
-    for part, result in completed(run.workers, build_part, wanted):
-        if isinstance(result, Failure):
-            run.fail(part.prepared.job.pair, result)
-            continue
-        run.built += result.built
-        run.worker_seconds += result.seconds
-        yield from (None for _ in part.tiles)
-
-
-def _join(run: _Run) -> None:
-    waiting = [prepared for prepared in run.alive() if not prepared.built]
-    for prepared, result in completed(run.workers, join_pair, waiting):
-        if isinstance(result, Failure):
-            run.fail(prepared.job.pair, result)
-    for prepared in run.alive():
-        with TileStore(prepared.job.folder / TILES) as store:
-            run.tables[prepared.job.pair] = store.table()
-
-
-def _review(run: _Run, verdicts: Iterable[Verdict]) -> Review:
+def _review(run: BuildRun, verdicts: Iterable[Verdict]) -> Review:
     """Applies the verdicts, writes the template, and finds the pairs that still wait for a person."""
     listed: list[Candidate] = []
     for prepared in run.alive():
@@ -269,8 +171,8 @@ def _review(run: _Run, verdicts: Iterable[Verdict]) -> Review:
     return review
 
 
-def _pack(run: _Run, review: Review) -> list[Packed]:
-    done: list[Packed] = []
+def _pack(run: BuildRun, review: Review, done: list[Packed]) -> None:
+    """Fills `done`."""
     try:
         for prepared in run.progress.track(run.alive(), len(run.alive()), "packing", "pair"):
             packed = _pack_pair(run, review, prepared)
@@ -278,11 +180,11 @@ def _pack(run: _Run, review: Review) -> list[Packed]:
                 done.append(packed)
     except BaseException:
         discard(done)
+        done.clear()
         raise
-    return done
 
 
-def _pack_pair(run: _Run, review: Review, prepared: PreparedPair) -> Packed | None:
+def _pack_pair(run: BuildRun, review: Review, prepared: PreparedPair) -> Packed | None:
     name = prepared.job.pair
     gate = Gate(review, run.accept_unreviewed, needs_person=prepared.verdict == "review")
     if not candidates(name, run.tables[name]):
@@ -304,7 +206,7 @@ def _pack_pair(run: _Run, review: Review, prepared: PreparedPair) -> Packed | No
     return packed
 
 
-def _refuse_to_lose(run: _Run) -> None:
+def _refuse_to_lose(run: BuildRun) -> None:
     """A pair that failed for a reason of ours keeps the records that an earlier run made of it: nothing is written."""
     unexpected = {name: failure for name, failure in run.failed.items() if failure.unexpected}
     if not unexpected or not (run.out / MANIFEST).is_file():
@@ -320,16 +222,17 @@ def _refuse_to_lose(run: _Run) -> None:
         )
 
 
-def _finish(run: _Run, review: Review) -> BuildResult:
-    """Shards, manifest, summary, run.json; then the error, if there is one to tell."""
+def _finish(run: BuildRun, review: Review, packed: list[Packed]) -> Manifest:
+    """Shards, manifest and summary; `packed` is filled."""
     started = time.perf_counter()
     _refuse_to_lose(run)
-    packed = _pack(run, review)
+    _pack(run, review, packed)
     entries = [p.entry for p in packed]
     manifest = _manifest(run, entries)
     out = run.out
     if entries or not (run.failed or run.pending):
         put_in_place(out, manifest, packed)
+        run.entries = {entry.pair: entry for entry in entries}
         remove_unlisted_shards(out, manifest)
     elif (any(is_outdated(p) for p in run.alive()) or _holds_rejected(run)) and put_manifest_aside(out):
         run.progress.say(
@@ -337,31 +240,29 @@ def _finish(run: _Run, review: Review) -> BuildResult:
             f"{MANIFEST} is now {OUTDATED_MANIFEST}."
         )
     run.record.durations_s["pack"] = time.perf_counter() - started
-    outcomes = tuple(_outcome(run, pair) for pair in run.pairs)
     used = {p.entry.pair: Used(p.table, p.chosen, run.prepared[p.entry.pair].stain_flags) for p in packed}
     write_summary(out, manifest, used, {p.job.pair: p.job.folder for p in run.prepared.values()})
-    per_tile = run.worker_seconds / run.built if run.built else None
-    run.record.outcomes = list(outcomes)
+    return manifest
+
+
+def _record(run: BuildRun, packed: Sequence[Packed], review: Review | None) -> None:
+    """run.json."""
+    per_tile = _seconds_per_tile(run)
+    run.record.outcomes = list(map(run.outcome, run.pairs))
     run.record.counts = {
         "pairs": len(run.pairs),
-        "pairs_with_records": len(entries),
+        "pairs_with_records": len(run.entries),
         "tiles_built": run.built,
-        "records": manifest.n_records,
-        "verdicts_applied": len(review.applied),
-        "verdicts_stale": len(review.stale),
+        "records": sum(entry.n_records for entry in run.entries.values()),
+        "verdicts_applied": 0 if review is None else len(review.applied),
+        "verdicts_stale": 0 if review is None else len(review.stale),
         "tiles_corrected": sum(p.n_corrected for p in packed),
     }
     run.record.extra = {"processor_seconds_per_tile": None if per_tile is None else round(per_tile, 4)}
-    run.record.write(out, tensorflow=True)
-    error = error_of(
-        {pair: f.error for pair, f in run.failed.items()}, run.pending, len(run.pairs), out, out / TEMPLATE
-    )
-    if error is not None:
-        raise error
-    return BuildResult(manifest, outcomes, run.built, per_tile)
+    run.record.write(run.out, tensorflow=True)
 
 
-def _holds_rejected(run: _Run) -> bool:
+def _holds_rejected(run: BuildRun) -> bool:
     """Whether the older manifest lists a pair of which the review has accepted nothing any more."""
     rejected = {pair for pair, reason in run.left_out.items() if reason == _NONE_ACCEPTED}
     if not rejected or not (run.out / MANIFEST).is_file():
@@ -372,7 +273,7 @@ def _holds_rejected(run: _Run) -> bool:
         return False
 
 
-def _manifest(run: _Run, entries: Sequence[PairEntry]) -> Manifest:
+def _manifest(run: BuildRun, entries: Sequence[PairEntry]) -> Manifest:
     config = run.config
     with_records = {e.pair for e in entries}
     used = {e.marker for e in entries}
@@ -385,16 +286,5 @@ def _manifest(run: _Run, entries: Sequence[PairEntry]) -> Manifest:
         patient_key_fingerprint=run.key.fingerprint,
         accept_unreviewed=run.accept_unreviewed,
         pairs=tuple(entries),
-        excluded=tuple(ExcludedEntry(p.pair, _reason(run, p)) for p in run.pairs if p.pair not in with_records),
+        excluded=tuple(ExcludedEntry(p.pair, run.reason(p)) for p in run.pairs if p.pair not in with_records),
     )
-
-
-def _reason(run: _Run, pair: StainPair) -> str:
-    failure = run.failed.get(pair.pair)
-    text = run.left_out.get(pair.pair, "") if failure is None else failure.error.message
-    return public_reason(text, pair, run.out)
-
-
-def _outcome(run: _Run, pair: StainPair) -> Outcome:
-    waiting = pair.pair in run.failed or pair.pair in run.pending
-    return Outcome(pair.pair, not waiting, _reason(run, pair))

@@ -16,7 +16,9 @@ def public_reason(text: str, pair: StainPair, out: Path) -> str:
     """The reason without paths and names of files: folders and files are often named after patients."""
     files = [(pair.he.path, "H&E slide"), (pair.ihc.path, "IHC slide")]
     files += [(p, name) for p, name in ((pair.he_roi, "H&E region"), (pair.ihc_roi, "IHC region")) if p is not None]
-    shown = ({str(out): "DIR"} if out.name else {}) | {str(path): name for path, name in files}  # not of "." or "/"
+    shown = {str(out): "DIR"} if out.name else {}  # not of "." or "/"
+    shown |= {str(out.absolute()): "DIR"} | {str(path.absolute()): name for path, name in files}  # of a cluster
+    shown |= {str(path): name for path, name in files}
     for path, name in files:
         for word in (path.name, path.stem, path.name.split(".")[0]):
             if word:
@@ -60,6 +62,18 @@ def error_of(
     if len(errors) == 1:
         return errors[0]
     return type(errors[0])(f"all {n_pairs} pairs failed:\n{_list(failures)}", errors[0].hint)
+
+
+def stopped_error(failed: Mapping[str, VirtualStainError], n_pairs: int, out: Path) -> VirtualStainError:
+    """The error of a run that --fail-fast has ended at the first failure."""
+    if len(failed) == n_pairs == 1:
+        return next(iter(failed.values()))
+    lines = _list([f"{pair}: {error.message}" for pair, error in failed.items()])
+    return BatchError(
+        f"{len(failed)} of {n_pairs} pairs failed, and --fail-fast stopped the run; the records in {out} are as they "
+        f"were:\n{lines}",
+        hint="The same command goes on from there.",
+    )
 
 
 def _list(lines: Sequence[str]) -> str:

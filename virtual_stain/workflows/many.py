@@ -24,7 +24,8 @@ from virtual_stain.provenance import Outcome
 from virtual_stain.workflows.scheduling import Failure, Workers, surviving
 
 W = TypeVar("W")
-_Stamps = dict[str, list[int]]
+_Stamp = list[int]
+_Stamps = dict[str, _Stamp]
 _JOURNAL, _MARKS = ".done.jsonl", ".started"
 _MOST_STARTS = 2
 _MANY_FILES = frozenset({".mrxs", ".vms", ".vmu", ".dcm"})  # the named file says little of the others
@@ -53,6 +54,8 @@ class Task(Generic[W]):
     """Files that it reads."""
     request: str | None = None
     """Digest of all that decides its results beside the inputs; None: never kept without asking the stage."""
+    seen: list[list[int]] | None = None
+    """`stamps_of` its inputs, where an earlier piece of the same work has read them; None: as they are now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,8 @@ class Finished:
     """False: it is done, and cannot be used: --fail-fast stops at it."""
     is_noted: bool = True
     """False: the next run asks the stage again, which has something to say of it."""
+    value: Any = None
+    """Goes back to the caller and is not noted: None of a task that is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +83,10 @@ class Done:
     row: dict[str, Any] = field(default_factory=dict)
     reason: str = ""
     error: VirtualStainError | None = None
+    is_fault: bool = False
+    """Of ours, or of the machine: a bug, whose exception is the error's cause, or a worker that died."""
+    value: Any = None
+    """See Finished."""
 
     @property
     def ok(self) -> bool:
@@ -102,40 +111,45 @@ def run_many(
     label: str = "slides",
     unit: str = "slide",
     journal_name: str = _JOURNAL,
+    is_wanted: Callable[[Task[W]], bool] = lambda _: True,
 ) -> Iterator[Done]:
     """One Done for every task, those that are kept first, the others as they end.
 
     `function` runs in a worker. `journal_name`: a share of a folder in which others run has one of its own.
+    `is_wanted` is asked when a task's turn has come; the others stay pending.
     `fail_fast`: after the first failure nothing more is begun; the rest is pending.
     Raises what no slide is to blame for: OutputError of a full disk, ConfigError of a worker that lacks a package.
     """
     with _Journal(out / journal_name) as journal, _marks(out, workers) as marks:
+        if any(task.request is not None for task in tasks):
+            journal.open()
         todo: list[Task[W]] = []
         seen = {}  # before the work: a slide that changes meanwhile is asked about the next time
         for task in tasks:
-            seen[task.name] = _stamps(task.inputs, out)
+            seen[task.name] = stamps_of(task.inputs) if task.seen is None else task.seen
             row = None if force else journal.row_of(task, seen[task.name])
             if row is None:
                 todo.append(task)
             else:
                 yield Done(task.name, Status.KEPT, row, "kept")
-        ended = surviving(workers, _Guarded(function, marks), todo)
+        ended = surviving(workers, _Guarded(function, marks), (task for task in todo if is_wanted(task)))
         left = {task.name: None for task in todo}  # in order
         for task, result in progress.track(ended, len(todo), label, unit):
             del left[task.name]
             if isinstance(result, Failure):
                 if result.everywhere:
                     raise result.error
-                yield Done(task.name, Status.FAILED, {}, result.error.message, result.error)
+                is_fault = result.unexpected or isinstance(result.error, _LostWorkerError)
+                yield Done(task.name, Status.FAILED, {}, result.error.message, result.error, is_fault)
                 if fail_fast:
                     break
             else:
                 journal.note(task, result, seen[task.name])
-                yield Done(task.name, Status.DONE, result.row)
+                yield Done(task.name, Status.DONE, result.row, value=result.value)
                 if fail_fast and not result.ok:
                     break
         for name in left:
-            yield Done(name, Status.PENDING, {}, "not begun: --fail-fast stopped the run")
+            yield Done(name, Status.PENDING, {}, "not begun: the run was stopped (--fail-fast)")
 
 
 def earlier_rows(out: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -166,8 +180,13 @@ def telling(tell: Callable[[], None]) -> Iterator[None]:
     tell()
 
 
-def batch_error(done: Sequence[Done], what: str, index: Path) -> VirtualStainError | None:
-    """The error that a run ends with; None where every task is done. The only task's own error stays itself."""
+def batch_error(
+    done: Sequence[Done], what: str, index: Path | None, *, noun: str = "slides"
+) -> VirtualStainError | None:
+    """The error that a run ends with; None where every task is done. The only task's own error stays itself.
+
+    `index`: the page that shows them; None: there is none.
+    """
     bad = [d for d in done if not d.ok]
     if not bad:
         return None
@@ -179,9 +198,14 @@ def batch_error(done: Sequence[Done], what: str, index: Path) -> VirtualStainErr
         lines.append(f"  … and {len(bad) - _LISTED} more: see run.json")
     pending = f", {counts[Status.PENDING]} were not begun" if counts[Status.PENDING] else ""
     return BatchError(
-        f"{counts[Status.FAILED]} of {len(done)} slides could not be {what}{pending}:\n" + "\n".join(lines),
-        hint=f"{index} shows them, worst first. The same command goes on from there and tries them again.",
+        f"{counts[Status.FAILED]} of {len(done)} {noun} could not be {what}{pending}:\n" + "\n".join(lines),
+        hint=("" if index is None else f"{index} shows them, worst first. ")
+        + "The same command goes on from there and tries them again.",
     )
+
+
+class _LostWorkerError(InputError):
+    """A slide over which workers died."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +224,7 @@ class _Guarded(Generic[W]):
         mark = self.marks / task.name
         begun = mark.stat().st_size if mark.is_file() else 0
         if begun >= _MOST_STARTS:
-            raise InputError(
+            raise _LostWorkerError(
                 f"expected a slide that a worker can read. Received one over which its worker was lost {begun} times "
                 "(killed, or out of memory).",
                 hint="Look at the slide (vstain info), or give a worker more memory.",
@@ -235,18 +259,21 @@ class _Journal:
         self.lines = self._read()
         self._stream: IO[str] | None = None
 
-    def __enter__(self) -> _Journal:
+    def open(self) -> None:
+        """For `note`. What earlier runs left is written anew: each task once."""
         with replacing(self._path) as temporary, temporary.open("w", encoding="utf-8") as stream:
             stream.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in self.lines.values())
         with output_errors(self._path):
             self._stream = self._path.open("a", encoding="utf-8")
+
+    def __enter__(self) -> _Journal:
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._stream is not None:
             self._stream.close()
 
-    def row_of(self, task: Task[Any], stamps: _Stamps | None) -> dict[str, Any] | None:
+    def row_of(self, task: Task[Any], stamps: list[_Stamp] | None) -> dict[str, Any] | None:
         """The row of a task that is done, where nothing has changed since. `stamps`: of its inputs, as they are."""
         line = self.lines.get(task.name)
         if line is None or task.request is None or line.get("request") != task.request:
@@ -259,7 +286,7 @@ class _Journal:
         row = line.get("row")
         return row if isinstance(row, dict) else None
 
-    def note(self, task: Task[Any], result: Finished, inputs: _Stamps | None) -> None:
+    def note(self, task: Task[Any], result: Finished, inputs: list[_Stamp] | None) -> None:
         """Notes that a task is done. `inputs`: the stamps of its inputs before it was begun."""
         if task.request is None or self._stream is None or not (result.ok and result.is_noted):
             return
@@ -282,17 +309,28 @@ class _Journal:
         return found
 
 
-def _stamps(paths: Iterable[Path], folder: Path) -> _Stamps | None:
-    """Path (below `folder`: relative to it) → size and times, as JSON keeps them; None where a file is not there.
+def stamps_of(paths: Iterable[Path]) -> list[_Stamp] | None:
+    """Size, times and number of each file, without its name, which may be a patient's; None where one is not there.
 
     The time of the last change of an inode cannot be set back, as that of a file's content can.
     """
-    found: _Stamps = {}
-    for path in paths:
-        try:
-            state = path.stat()
-        except OSError:
-            return None
-        name = path.relative_to(folder) if path.is_relative_to(folder) else path.absolute()
-        found[str(name)] = [state.st_size, state.st_mtime_ns, state.st_ctime_ns]
-    return found
+    try:
+        return [_stamp(path) for path in paths]
+    except OSError:
+        return None
+
+
+def _stamp(path: Path) -> _Stamp:
+    state = path.stat()
+    return [state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino]
+
+
+def _stamps(paths: Iterable[Path], folder: Path) -> _Stamps | None:
+    """Path (below `folder`: relative to it) → its stamp; None where a file is not there."""
+    try:
+        return {
+            str(path.relative_to(folder) if path.is_relative_to(folder) else path.absolute()): _stamp(path)
+            for path in paths
+        }
+    except OSError:
+        return None

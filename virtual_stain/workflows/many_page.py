@@ -34,8 +34,8 @@ class PageRow:
     """Path of its picture, relative to the index."""
 
 
-def many_page(title: str, rows: Sequence[PageRow], table: str) -> str:
-    """The page's text; `table`: name of the table of the same slides, beside it."""
+def many_page(title: str, rows: Sequence[PageRow], table: str, *, noun: str = "slide") -> str:
+    """The page's text; `table`: name of the table of the same slides, beside it. `noun`: what a row is."""
     ordered = sorted(rows, key=lambda row: (ORDER.index(row.state), row.name.casefold()))
     counted = Counter(row.state for row in rows)
     return (
@@ -48,6 +48,7 @@ def many_page(title: str, rows: Sequence[PageRow], table: str) -> str:
             words=_WORDS,
             counts=[(state, counted[state]) for state in ORDER if counted[state]],
             table=table,
+            noun=noun,
             href=quote,
             version=__version__,
         )

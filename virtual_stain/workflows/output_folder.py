@@ -20,6 +20,7 @@ from virtual_stain.workflows.pair import WORK, tile_settings
 
 OUTDATED_MANIFEST = "manifest.outdated.json"
 _STATE = "build.json"
+_WRITTEN = ("run.json", "summary.html", "records.csv", "index.html")
 _SHARD = re.compile(r".+-\d{5}(-of-\d{5})?\.tfrecord(\.tmp)?")
 _SECTIONS = ("tiling", "tissue", "registration", "counting", "labels")
 
@@ -109,7 +110,7 @@ def _foreign(out: Path) -> str | None:
     with output_errors(out):
         names = sorted(p.name for p in out.iterdir())
     for name in names:
-        if name in (MANIFEST, "run.json", "summary.html") or _SHARD.fullmatch(name):
+        if name in (MANIFEST, *_WRITTEN) or _SHARD.fullmatch(name):
             return name
         if name == WORK and any(p.name != f"{_STATE}.tmp" for p in (out / name).iterdir()):
             return name
@@ -119,7 +120,7 @@ def _foreign(out: Path) -> str | None:
 def _clear(out: Path) -> None:
     with output_errors(out):
         for path in sorted(out.iterdir()):
-            if path.name in (MANIFEST, OUTDATED_MANIFEST, "summary.html", "run.json") or _SHARD.fullmatch(path.name):
+            if path.name in (MANIFEST, OUTDATED_MANIFEST, *_WRITTEN) or _SHARD.fullmatch(path.name):
                 path.unlink()
         if (out / WORK).is_dir():
             shutil.rmtree(out / WORK)

@@ -28,7 +28,8 @@ from virtual_stain.workflows.pair import TILES, PreparedPair
 if TYPE_CHECKING:
     from virtual_stain.records.write import StagedShards  # TensorFlow
 
-_PACKED = "packed.json"
+PACKED = "packed.json"
+"""In work/<pair>: what the shards of a pair were made from."""
 _SIDES = ("shards", "ihc_shards")
 """Keys of packed.json."""
 
@@ -79,7 +80,7 @@ class Packed:
         """Says, once the shards are in place, what they were made from. Raises OutputError."""
         if self.staged:
             shards = [[dataclasses.asdict(shard) for shard in side.entries] for side in self.staged]
-            publish(self.folder / _PACKED, self.made, (), dict(zip(_SIDES, shards, strict=False)))
+            publish(self.folder / PACKED, self.made, (), dict(zip(_SIDES, shards, strict=False)))
 
     @property
     def n_corrected(self) -> int:
@@ -150,7 +151,7 @@ def _staged(
 
 def is_outdated(prepared: PreparedPair) -> bool:
     """Whether the pair's shards, packed by an earlier run, hold labels of other slides or code than `tiles.h5` does."""
-    record = read_record(prepared.job.folder / _PACKED)
+    record = read_record(prepared.job.folder / PACKED)
     if not record:
         return False  # never packed
     recorded = record.get(MADE_FROM)
@@ -193,7 +194,7 @@ def _choice(label_id: str, passed: Passed) -> list[str]:
 
 def _kept_shards(job: PackJob, out: Path, made: MadeFrom) -> tuple[tuple[ShardEntry, ...], ...] | None:
     """The shards of an earlier run, by sides, when they are what would be written now, byte for byte."""
-    record = read_record(job.prepared.job.folder / _PACKED)
+    record = read_record(job.prepared.job.folder / PACKED)
     if problems_with(record, "packed"):  # none, or damaged: its shards are made anew
         return None
     sides = tuple(tuple(ShardEntry(**value) for value in record[side]) for side in _SIDES if side in record)

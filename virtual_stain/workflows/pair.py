@@ -55,6 +55,8 @@ class PreparedPair:
     registration_flags: tuple[str, ...]
     stain: dict[str, Any]
     tiles: tuple[TileRef, ...]
+    """() of a pair that the journal knows as built."""
+    n_tiles: int
     n_glass: int
     n_little_tissue: int
     """Windows with less tissue than labels.min_tissue_fraction, which are not built."""

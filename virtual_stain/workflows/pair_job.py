@@ -70,6 +70,7 @@ def prepare_pair(job: PairJob) -> PreparedPair:
         registration_flags=tuple(registration.flags),
         stain=stain,
         tiles=tiles,
+        n_tiles=len(tiles),
         n_glass=plan.n_glass,
         n_little_tissue=len(plan.tiles) - len(tiles),
     )

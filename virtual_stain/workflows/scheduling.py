@@ -34,7 +34,7 @@ class Failure:
 
     error: VirtualStainError
     unexpected: bool = False
-    """True: not one of our errors, so a bug; its traceback is in the log."""
+    """True: no error that we know, so a bug, whose traceback is in the log; or a worker that died."""
     everywhere: bool = False
     """True: no fault of this piece of work, and the next ones would meet it, too: a full disk, a missing package."""
 
@@ -120,7 +120,7 @@ def surviving(workers: Workers, function: Callable[[T], R], items: Iterable[T]) 
                 running.clear()
                 executor = workers.renew()
                 if alone:
-                    yield killed[0], Failure(_killed_twice())
+                    yield killed[0], Failure(_killed_twice(), unexpected=True)
                 else:
                     suspects.extend(killed)
             else:
@@ -164,12 +164,14 @@ def _result(future: concurrent.futures.Future[R]) -> R | Failure:
         if full is not None:
             return Failure(full, everywhere=True)
         if type(error).__name__ == "KilledWorker":  # of Dask, which is not imported here
-            return Failure(_killed_twice())
+            return Failure(_killed_twice(), unexpected=True)
         if (missing := what_is_missing(error)) is not None:
             return Failure(ConfigError(f"a worker lacks what this work needs: {missing}"), everywhere=True)
         # a bug must not take the other pairs with it; it is told to the user and its traceback kept
         _log.warning("%s", "".join(traceback.format_exception(error)))
-        return Failure(VirtualStainError(f"unexpected {type(error).__name__}: {error}"), unexpected=True)
+        told = VirtualStainError(f"unexpected {type(error).__name__}: {error}")
+        told.__cause__ = error
+        return Failure(told, unexpected=True)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from virtual_stain.config import CountingSettings
 from virtual_stain.errors import ConfigError
 from virtual_stain.progress import QUIET, Progress
 from virtual_stain.scoring.inputs import collect_inputs
-from virtual_stain.workflows.score_many import score_many
+from virtual_stain.workflows.score_many import score_slides
 from virtual_stain.workflows.score_slides import Scored, ScoreOptions
 from virtual_stain.workflows.score_watch import watch
 from virtual_stain.workflows.score_words import told
@@ -48,7 +48,7 @@ def score_given(
 
     if not watching:
         inputs = collect_inputs(slides, table, out=out, mpp=mpp, say=say_aside)
-        score_many(inputs, options, scheduler=scheduler, progress=progress, done=done)
+        score_slides(inputs, options, scheduler=scheduler, progress=progress, done=done)
         return
     if len(slides) != 1 or table is not None or out is None or scheduler is not None:
         raise ConfigError(

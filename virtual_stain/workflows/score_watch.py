@@ -18,8 +18,9 @@ from virtual_stain.scoring.predictor import Predictor
 from virtual_stain.slides.collection import expand, name_key
 from virtual_stain.slides.probe import require_survivable
 from virtual_stain.slides.slide import SlideRef, open_slide
-from virtual_stain.workflows.score_many import page_row, write_index
-from virtual_stain.workflows.score_slides import Scored, ScoreOptions, score_slides
+from virtual_stain.workflows.score_index import page_row, write_index
+from virtual_stain.workflows.score_many import score_slides
+from virtual_stain.workflows.score_slides import Scored, ScoreOptions
 from virtual_stain.workflows.score_table import earlier_reports, write_table
 
 _CORNER_PX = 64
@@ -162,7 +163,7 @@ class _Watch:
         self._earlier.pop(item.stem, None)
         items, results = list(self._items.values()), list(self.results.values())
         write_table(self._out, items, results, self._model.card, self._earlier, excel=self._options.excel)
-        write_index(self._out, [page_row(r) for r in results])
+        write_index(self._out, [page_row(r) for r in results], self._earlier)
         self._record.outcomes = [r.outcome for r in results]
         self._record.write(self._out, tensorflow=True)
         self._done(scored)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from virtual_stain.errors import BatchError
 from virtual_stain.markers import parse_marker
 from virtual_stain.report.headline import headline_text
 
 if TYPE_CHECKING:
     from virtual_stain.workflows.score_slides import Scored
 
-_LISTED = 20
 _NO_DOUBT = frozenset({"top_mean_biased"})  # holds for every slide
 
 
@@ -43,19 +40,3 @@ def doubts(scored: Scored) -> list[str]:
     flags = {flag for reading in scored.report["readings"].values() for flag in reading["flags"]} - _NO_DOUBT
     notes = [note for note in scored.report["warnings"] if note["code"] in flags]
     return [f"  doubtful: {note['code']}: {note['message']}" for note in notes]
-
-
-def raise_failures(results: Sequence[Scored], errors: Sequence[Exception], total: int) -> None:
-    """Raises the only slide's own error; BatchError where some of several failed; nothing where none did."""
-    if not errors:
-        return
-    if total == 1:
-        raise errors[0]
-    failed = [r.outcome for r in results if not r.outcome.ok]
-    lines = "\n".join(f"  - {o.name}: {o.reason}" for o in failed[:_LISTED])
-    more = f"\n  … and {len(failed) - _LISTED} more: see run.json" if len(failed) > _LISTED else ""
-    rest = f"\n{total - len(results)} were not begun: --fail-fast." if total > len(results) else ""
-    raise BatchError(
-        f"{len(failed)} of {total} slides could not be scored:\n{lines}{more}{rest}",
-        hint="The others are done. The same command tries the failed ones again.",
-    )

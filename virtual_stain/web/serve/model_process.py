@@ -27,7 +27,8 @@ from virtual_stain.slides.slide import SlideRef
 from virtual_stain.web.problem import ApiError, public
 from virtual_stain.web.serve.jobs import Job, JobStore, State
 from virtual_stain.web.serve.root import SlideRoot
-from virtual_stain.workflows.score_slides import ScoreOptions, score_slides
+from virtual_stain.workflows.score_many import score_slides
+from virtual_stain.workflows.score_slides import ScoreOptions
 
 T = TypeVar("T")
 SETTINGS = "serve.json"

@@ -234,7 +234,8 @@ def _export(demo: _Demo) -> None:
 
 def _score(demo: _Demo) -> None:
     from virtual_stain.scoring.inputs import collect_inputs
-    from virtual_stain.workflows.score_slides import ScoreOptions, score_slides
+    from virtual_stain.workflows.score_many import score_slides
+    from virtual_stain.workflows.score_slides import ScoreOptions
 
     slides = [demo.cohort / "slides" / f"{name}_he.tiff" for name in demo.held_out()]
     inputs = collect_inputs(slides, None, out=demo.out / "scores", mpp=None)
