@@ -15,7 +15,16 @@ from virtual_stain.markers import Marker
 from virtual_stain.virtual.draw import REFERENCE, expected_picture, render, slide_seed, thresholds
 from virtual_stain.virtual.he_nuclei import estimate_he_stain, find_he_nuclei
 from virtual_stain.virtual.maps import Core, Maps, Window, window_around
-from virtual_stain.virtual.reading import LOST, UNSTABLE, VirtualReading, grid_px, margin_px, read_window, reading
+from virtual_stain.virtual.reading import (
+    LOST,
+    UNSTABLE,
+    VirtualReading,
+    disagree,
+    grid_px,
+    margin_px,
+    read_window,
+    reading,
+)
 
 MPP, HALO_PX, SETTINGS = 0.6, 48, CountingSettings()
 SIZE = 640
@@ -130,10 +139,25 @@ def test_readings_and_their_flags() -> None:
     assert found.expected_cells == pytest.approx(10)
     assert found.density == pytest.approx(0.25)
     assert found.flags == ()
-    assert reading(cells, Maps(6 * places, places, places, places)).flags == (UNSTABLE,)
+    assert reading(cells, Maps(9 * places, places, places, places)).flags == (UNSTABLE,)
     assert reading(cells, Maps(4 * places, 2 * places, places, places)).flags == (LOST,)
     nothing = reading(cells.select(np.zeros(10, bool)), Maps(*[0 * places] * 4))
     assert (nothing.counted, nothing.expected, nothing.density) == (None, None, None)
+
+
+def test_few_nuclei_differ_by_chance_and_are_not_called_unstable() -> None:
+    """On tiles of some dozens of nuclei the draw of whole nuclei alone made a difference of more than 5 points."""
+    rng, here = np.random.default_rng(5), Window(0, 0, 512, 512, Core(0, 0, 512, 512))
+    drawn = [
+        (float((thresholds(rng.uniform(0, 512, (60, 2)), here, MPP, rng.uniform()) < share).mean()), share)
+        for share in (0.1, 0.3, 0.5) for _ in range(200)
+    ]  # fmt: skip
+    assert np.mean([abs(counted - share) > 0.05 for counted, share in drawn]) > 0.15
+    assert np.mean([disagree(counted, share, 60) for counted, share in drawn]) < 0.05
+    assert disagree(0.36, 0.30, 400)
+    assert not disagree(0.345, 0.30, 100_000)
+    assert disagree(0.2, 0.5, 60)
+    assert disagree(0.06, 0.0, 20)
 
 
 def test_the_expected_picture_has_the_densities_that_were_predicted() -> None:
