@@ -158,11 +158,8 @@ def _figures(direct: _Evaluated, indirect: _Evaluated, keys: list[Key], resample
 
     def difference(rows: npt.NDArray[np.intp]) -> dict[str, float | None]:
         # a patient that is drawn twice is one patient: r within it stays the same, its weight in the mean is lost
-        both = {n: _of_reading(patients[rows], truth[rows], read[n][rows]) for n in ("direct", "indirect")}
-        return {
-            name: None if None in (a := [both[n][name] for n in ("direct", "indirect")]) else a[1] - a[0]
-            for name in ("r_within", "r_pooled", "mae", "bias")
-        }
+        before, after = (_of_reading(patients[rows], truth[rows], read[n][rows]) for n in ("direct", "indirect"))
+        return {name: _less(after[name], before[name]) for name in ("r_within", "r_pooled", "mae", "bias")}
 
     found = difference(np.arange(len(keys)))
     return {
@@ -173,6 +170,10 @@ def _figures(direct: _Evaluated, indirect: _Evaluated, keys: list[Key], resample
         "difference_interval": bootstrap_over_patients(patients, difference, resamples=resamples),
         "leakage_alarm": _alarm(found),
     }
+
+
+def _less(value: float | None, other: float | None) -> float | None:
+    return None if value is None or other is None else value - other
 
 
 def _alarm(difference: Mapping[str, float | None]) -> str | None:
