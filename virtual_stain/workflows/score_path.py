@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from virtual_stain.config import CountingSettings
-from virtual_stain.errors import ConfigError
+from virtual_stain.errors import ConfigError, ModelError
 from virtual_stain.exporting.card import ModelCard
 from virtual_stain.progress import Progress
 from virtual_stain.report.report import SlideReport
@@ -38,6 +38,18 @@ class DirectOnly:
         self, slide: Slide, report: SlideReport, model: Predictor, folder: Path, stem: str, progress: Progress
     ) -> Added:
         return Added(report, {}, {})
+
+
+def drawn_where_possible(model: Predictor, counting: CountingSettings) -> Addition | None:
+    """Virtual slides of a model that can draw them; None for every other model."""
+    drawn = VirtualSlides(counting)
+    if model.card.training.get("path") != "indirect":
+        return None
+    try:
+        drawn.require(model)
+    except ModelError:  # an older bundle, overlapping windows, a server's REST port: its readings alone
+        return None
+    return drawn
 
 
 def addition_of_path(
