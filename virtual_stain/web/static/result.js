@@ -100,6 +100,8 @@ async function look(view) {
     }
   }
   $("heat").dataset.view = view;
+  $("map-title").textContent = { he: "H&E", virtual: "Virtual slide", heat: "Heat map" }[view];
+  $("scale-note").hidden = view !== "heat";
   draw();
 }
 
