@@ -13,6 +13,7 @@ import pytest
 
 from tests.browser.conftest import accessibility_problems, serving, until
 from tests.fixtures.models import tiny_card, write_tiny_bundle
+from tests.fixtures.virtual import write_he, write_indirect_bundle
 from tests.fixtures.web import TOKEN, serve_config, serve_of
 from virtual_stain.exporting.card import ModelCard
 from virtual_stain.markers import Marker, ValueDefinition
@@ -84,10 +85,15 @@ def test_a_slide_is_submitted_by_keyboard_scored_and_its_report_opens_from_disk(
 
 
 @contextmanager
-def result_of(page: Page, folder: Path, card: ModelCard) -> Iterator[None]:
-    """The result page of the slide one.tiff, read by a tiny model of this card."""
+def result_of(page: Page, folder: Path, card: ModelCard | None) -> Iterator[None]:
+    """The result page of the slide one.tiff, read by a tiny model of this card; None: by one of the indirect path."""
     config = serve_config(folder)
-    write_tiny_bundle(folder / "other", card)
+    if card is None:
+        write_he(folder / "slides" / "one.tiff")
+        write_indirect_bundle(folder / "other")
+        config = dataclasses.replace(config, scoring=dataclasses.replace(config.scoring, any_stain=True))
+    else:
+        write_tiny_bundle(folder / "other", card)
     config = dataclasses.replace(config, web=dataclasses.replace(config.web, models=(f"n={folder / 'other'}",)))
     out = folder / "out"
     out.mkdir()
@@ -110,6 +116,29 @@ def test_a_her2_score_stands_first_and_its_share_is_called_stained(page: Page, t
         assert readings.index("HER2 score") < readings.index("HER2-stained tumour cells (1+ to 3+)")
         assert "3+" in readings
         assert "Tumour cells 0 / 1+ / 2+ / 3+" in readings
+
+
+def test_the_virtual_slide_is_one_of_three_views_and_says_that_it_is_a_prediction(
+    page: Page, axe: str, tmp_path: Path
+) -> None:
+    with result_of(page, tmp_path, None):
+        assert "Counted on the virtual picture" in page.inner_text("#readings")
+        pictures = {}
+        for view in ("heat", "he", "virtual"):
+            page.locator(f"#views input[value={view}]").check()
+            if view != "heat":
+                page.wait_for_selector(f"#heat[data-view={view}]")
+            pictures[view] = page.locator("#heat").screenshot()
+            assert page.locator("#virtual-note").is_visible() == (view == "virtual")
+        assert len(set(pictures.values())) == 3
+        assert "not a stain" in page.inner_text("#virtual-note")
+        assert accessibility_problems(page, axe) == []
+        page.locator("#heat").focus()
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#tile[open]")
+        until(page, "document.getElementById('tile-picture')?.naturalWidth === 128")
+        assert "Virtual" in (page.get_attribute("#tile-picture", "alt") or "")
 
 
 def test_a_count_is_shown_per_area_and_says_of_what(page: Page, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def test_it_opens_with_its_command_time_and_result(path):
     assert "# Expect: " in head
 
 
-@pytest.mark.parametrize("name", ["demo.toml", "demo_full.toml", "demo_small.toml"])
+@pytest.mark.parametrize("name", ["demo.toml", "demo_full.toml", "demo_small.toml", "demo_indirect.toml"])
 def test_the_demos_configurations_are_those_that_the_package_runs(name):
     """One of them was a copy for a while: what is edited in a copy changes no demo."""
     assert (ROOT / "configs" / name).resolve() == ROOT / "virtual_stain" / "workflows" / "demo" / name

@@ -10,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fixtures.phantoms import tiny_pair
-from virtual_stain.workflows.demo.plan import DEFAULT, FULL, HELD_OUT_FOLD, VALIDATION_FOLD, pair_names, write_folds
+from virtual_stain.workflows.demo.indirect import IndirectCheck, IndirectSlide, indirect_config
+from virtual_stain.workflows.demo.plan import (
+    DEFAULT,
+    FULL,
+    HELD_OUT_FOLD,
+    INDIRECT,
+    VALIDATION_FOLD,
+    pair_names,
+    write_folds,
+)
 from virtual_stain.workflows.demo.run import DemoResult, ReadingCheck
 from virtual_stain.workflows.demo.summary import summary_text, write_result
 from virtual_stain.workflows.demo.truth_checks import (
@@ -30,7 +39,7 @@ _points = st.lists(st.tuples(_coordinate, _coordinate), min_size=1, max_size=12)
 )
 
 
-@pytest.mark.parametrize("plan", [DEFAULT, FULL])
+@pytest.mark.parametrize("plan", [DEFAULT, FULL, INDIRECT])
 def test_at_least_eight_patients_two_of_them_held_out_and_the_configuration_loads(plan):
     folds = [plan.fold(i) for i in range(plan.phantom.pairs)]
     assert len(folds) >= 8
@@ -135,6 +144,31 @@ def test_the_summary_says_what_was_reached_what_was_wanted_and_where_to_look(tmp
     full = summary_text(_result(tmp_path, "full"))
     assert "goal ≥ 0.64 = 0.8 × ceiling" in full
     assert "under-trained" not in full
+
+
+def test_the_indirect_path_is_in_the_full_demo_and_in_its_own_and_keeps_the_ihc_side():
+    assert [plan.indirect for plan in (DEFAULT, INDIRECT, FULL)] == [False, True, True]
+    for plan in (DEFAULT, INDIRECT, FULL):
+        config = plan.load_config()
+        assert config.labels.keep_ihc == plan.indirect
+        assert indirect_config(config).tiling == config.tiling
+        assert indirect_config(config).model.path == "indirect"
+    assert INDIRECT.name != DEFAULT.name, "records of another kind: no folder of the other is taken up"
+
+
+def test_the_summary_says_what_the_indirect_path_reached(tmp_path):
+    result = _result(tmp_path, "indirect")
+    assert "indirect path" not in summary_text(result)
+    slide = IndirectSlide("p001", 0.25, 0.26, 0.2, 0.87, ("nuclei_lost",), "a.ki67.virtual.ome.tif")
+    result.indirect = IndirectCheck(
+        PredictionCheck(90, 0.70, {"p001": 0.7}, 0.69, 0.08), 0.68, 0.72, 0.8, -0.011, 0.04, (slide,)
+    )
+    text = summary_text(result)
+    for part in ("0.700 (goal ≥ 0.72; the direct model 0.800)", "counted        r within patient 0.680 (goal ≥ 0.61)",
+                 "less expected -1.1 points", "87% of the expected nuclei found (goal ≥ 90%) [nuclei_lost]",
+                 "a prediction, not a stain"):  # fmt: skip
+        assert part in text
+    assert json.loads(write_result(result).read_text())["indirect"]["slides"][0]["found_share"] == 0.87
 
 
 def test_demo_json_holds_the_same_numbers_and_null_for_what_is_missing(tmp_path):

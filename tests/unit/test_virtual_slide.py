@@ -17,10 +17,13 @@ from tests.fixtures.counting import FieldStyle, stained_field
 from tests.fixtures.models import TinyPredictor
 from tests.fixtures.slides import write_tiled_tiff
 from virtual_stain.cli.main import _run
+from virtual_stain.counting.optical_density import PUBLISHED_DAB, PUBLISHED_HEMATOXYLIN
 from virtual_stain.errors import SlideError
 from virtual_stain.geometry import Size
 from virtual_stain.scoring.inputs import ScoreInput
 from virtual_stain.slides.slide import SlideRef, open_slide
+from virtual_stain.slides.virtual_look import VIRTUAL_STAINS, looks_virtual
+from virtual_stain.virtual.draw import render
 from virtual_stain.workflows.score_many import score_slides
 from virtual_stain.workflows.score_slides import ScoreOptions
 from virtual_stain.workflows.virtual_pyramid import LILAC, Canvas, glass, tinted, without_reading, write_virtual_slide
@@ -139,6 +142,51 @@ def test_nor_as_the_he_that_a_model_reads(virtual: Path, tmp_path: Path) -> None
     item = ScoreInput(SlideRef(virtual), tmp_path)
     with pytest.raises(SlideError, match="virtual slide, predicted from H&E"):
         score_slides([item], ScoreOptions(model="tiny"), predictor=TinyPredictor())
+
+
+def drawn_crop() -> np.ndarray:
+    """uint8[336, 336, 3]: a part of a virtual slide, nuclei of the reference stain on faint ground."""
+    rng = np.random.default_rng(4)
+    hematoxylin, dab = np.full((336, 336), 0.05, np.float32), np.zeros((336, 336), np.float32)
+    for y in range(12, 336, 22):
+        for x in range(12, 336, 22):
+            at = (int(x + rng.integers(-3, 4)), int(y + rng.integers(-3, 4)))
+            positive = rng.random() < 0.3
+            cv2.circle(hematoxylin, at, 7, 0.1 if positive else float(rng.uniform(0.2, 0.4)), -1)
+            cv2.circle(dab, at, 7, 0.55 if positive else 0.0, -1)
+    return tinted(render(hematoxylin, dab))
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg", "half.png", "quarter.png", "screen.png"])
+def test_nor_does_a_crop_or_a_picture_of_the_screen_without_the_mark(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A crop that another program had saved was counted as a stained slide, without a word."""
+    crop = drawn_crop()
+    if kind.startswith(("half", "quarter")):
+        side = 168 if kind.startswith("half") else 84
+        crop = cv2.resize(crop, (side, side), interpolation=cv2.INTER_AREA)
+    if kind.startswith("screen"):
+        crop = cv2.copyMakeBorder(crop, 40, 40, 60, 60, cv2.BORDER_CONSTANT, value=(240, 240, 240))
+    path = tmp_path / f"saved by another program.{kind}"
+    cv2.imwrite(str(path), crop[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 80])
+    given = ["count", str(path), "--marker", "ki67", "--mpp", "0.6", "--out", str(tmp_path / "out"), "-q"]
+    assert _run(given) == 3
+    assert "the colours of a virtual slide" in " ".join(capsys.readouterr().err.split())
+    if kind == "png":
+        assert _run([*given, "--virtual"]) == 0
+        summary = json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))
+        assert any("the colours of a virtual slide" in text for text in summary["warnings"])
+
+
+def test_stained_pictures_do_not_have_its_colours() -> None:
+    assert VIRTUAL_STAINS == (PUBLISHED_HEMATOXYLIN, PUBLISHED_DAB)
+    for seed, light in enumerate(((243, 243, 243), (250, 236, 244), LILAC)):
+        field = stained_field(160.0, MPP, seed=seed)
+        lit = np.clip(field.rgb * (np.array(light) / 245.0), 0, 255)
+        assert not looks_virtual(lit.astype(np.uint8)), "other stains, and the noise of a camera"
+    assert not looks_virtual(np.full((64, 64, 3), LILAC, np.uint8)), "nothing is drawn there"
+    assert not looks_virtual(np.full((64, 64, 3), 240, np.uint8))
 
 
 def test_a_look_at_it_must_be_asked_for_and_says_what_was_counted(

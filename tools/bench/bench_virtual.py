@@ -22,7 +22,6 @@ import tensorflow as tf
 from virtual_stain.config import Config
 from virtual_stain.config.tiling import TilingSettings
 from virtual_stain.labels.jpeg import decode_jpeg
-from virtual_stain.model.generator import HALO_PX
 from virtual_stain.records.ihc_shards import iterate_ihc_shard
 from virtual_stain.records.manifest import PairEntry, read_manifest
 from virtual_stain.records.read import iterate_shard
@@ -86,7 +85,7 @@ def _of_pair(run: TrainedRun, records: Path, pair: PairEntry, path: Path, args: 
             stain=he_stain(slide, tissue, settings),
             seed=slide_seed(slide.content_hash()),
             settings=settings,
-            halo_px=HALO_PX,
+            halo_px=int(run.card["training"]["map"]["halo_px"]),
         )
         for index, tile in enumerate(map(reader.read, tiles)):
             label, ihc = labels[tile.tile.col, tile.tile.row]

@@ -14,9 +14,10 @@ from virtual_stain.remote import Location
 @click.command("evaluate")
 @click.argument("places", nargs=-1, required=True, metavar="RUN… [DIR…]", type=LocationType())
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the results [default: RUN].")
+@click.option("--beside", type=click.Path(path_type=Path), help="An evaluated run of the other path, to compare with.")
 @many_options
 @common_options
-def command(places: tuple[Location, ...], out: Path | None, many: Many, common: Common) -> None:
+def command(places: tuple[Location, ...], out: Path | None, beside: Path | None, many: Many, common: Common) -> None:
     """Evaluate a run on patients it has never seen.
 
     Without DIR: the test fold of the records it was trained on. With DIR: those records, refused if a patient or a

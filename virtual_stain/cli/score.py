@@ -9,6 +9,7 @@ import click
 
 from virtual_stain.cli.common import Common, common_options, parse_mpp, say_aside, with_any_stain
 from virtual_stain.cli.many_options import Many, many_options, origin_option
+from virtual_stain.cli.path_options import path_options
 
 
 @click.command("score")
@@ -23,7 +24,7 @@ from virtual_stain.cli.many_options import Many, many_options, origin_option
 @click.option("--trusted-key", type=click.Path(path_type=Path), help="Public key that the bundle must be signed with.")
 @click.option("--stage", type=click.Path(path_type=Path), help="Copy slides here ahead of use [default: off a share].")
 @origin_option
-@click.option("--virtual-slide", is_flag=True, help="Also <stem>.<marker>.virtual.ome.tif, drawn by an indirect model.")
+@path_options
 @click.option("--watch", is_flag=True, help="SLIDE is a folder: score what comes into it, until Ctrl-C.")
 @many_options
 @click.option("--force-unsuitable", is_flag=True, help="Also score what is not H&E; readings are flagged.")
@@ -35,7 +36,7 @@ def command(
     mpp: str | None,
     table: Path | None,
     crops: str | None,
-    virtual_slide: bool,
+    way: dict[str, Any],
     watch: bool,
     many: Many,
     force_unsuitable: bool,
@@ -74,6 +75,5 @@ def command(
     )
 
     where: dict[str, Any] = {"out": out, "mpp": parse_mpp(mpp), "scheduler": many.scheduler, "watching": watch}
-    drawn = common.config.counting if virtual_slide else None
     say: dict[str, Any] = {"progress": common.progress, "say": click.echo, "say_aside": say_aside}
-    score_given(slides, table, options, virtual_slides=drawn, **where, **say)
+    score_given(slides, table, options, counting=common.config.counting, **way, **where, **say)

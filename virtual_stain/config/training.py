@@ -15,6 +15,7 @@ HEADS = ("pooled", "dense", "svr")
 CROP_WEIGHTS = ("equal", "cells")
 KINDS = ("inception_v3", "small_cnn")
 PATHS = ("direct", "indirect")
+GENERATORS = ("small", "inception")
 TRUNK_ENDS = tuple(f"mixed{i}" for i in range(11))
 AUXILIARY_AFTER = 7
 """The auxiliary head reads the last of the 17 × 17 grids, as in the published network."""
@@ -30,7 +31,10 @@ class ModelSettings:
 
     path: str = "direct"
     """"direct": from the H&E tile to the value; "indirect": first to what its IHC tile is made of (one nuclear marker,
-    records with labels.keep_ihc). Then `kind`, `trunk_end` and `head` are not used: there is one generator."""
+    records with labels.keep_ihc). Then `kind`, `trunk_end` and `head` are not used, but `generator` is."""
+    generator: str = "small"
+    """Indirect path: "small" trains in minutes on two cores; "inception" is InceptionV3 up to mixed3 with a decoder. It
+    takes pre-trained weights, and is meant for a GPU."""
     kind: str = "inception_v3"
     """"inception_v3"; "small_cnn" is a few convolutions to try a set-up with, not a model to read slides with."""
     trunk_end: str = "mixed10"
@@ -61,6 +65,7 @@ class ModelSettings:
     def __post_init__(self) -> None:
         check_ranges(self)
         require_one_of("path", self.path, PATHS)
+        require_one_of("generator", self.generator, GENERATORS)
         require_one_of("kind", self.kind, KINDS)
         require_one_of("trunk_end", self.trunk_end, TRUNK_ENDS)
         require_one_of("head", self.head, HEADS)

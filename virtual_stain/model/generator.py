@@ -15,14 +15,15 @@ from collections.abc import Sequence
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from virtual_stain.config.training import ModelSettings
 from virtual_stain.dataset.ihc_side import PLACE_PX
 from virtual_stain.errors import ConfigError
 from virtual_stain.markers import Compartment, Marker
 from virtual_stain.model.build import BuildOptions, Network, readings_of, seed_kernels, set_batch_norm
+from virtual_stain.model.generator_layers import Doubled, convolved
 from virtual_stain.model.heads import LOG_CELLS, LOGIT, HeadOptions, dense_head
+from virtual_stain.model.inception_generator import INCEPTION_HALO_PX, inception_trunk, load_inception_weights
 from virtual_stain.model.precision import layers_in
 from virtual_stain.model.trunk import MapGeometry
 from virtual_stain.model.value import MAX_LOG_CELLS
@@ -32,8 +33,8 @@ STRIDE_PX = PLACE_PX
 GRID_PX = 16
 """Windows begin at multiples of this, and their sides are: then every window has the same places."""
 HALO_PX = 48
-"""How far beyond a window its tile must reach, so that its places are those of the whole slide: no place depends on
-anything further away. A multiple of GRID_PX."""
+"""Of the small generator: how far beyond a window its tile must reach, so that its places are those of the whole slide.
+No place depends on anything further away. A multiple of GRID_PX."""
 STAIN = "_stain"
 """Suffix of the maps of the two densities."""
 _NUCLEUS_UM = 12.0  # side of the square whose mean is what lies between the nuclei
@@ -48,10 +49,11 @@ def require_generator(markers: Sequence[Marker], settings: ModelSettings, mpp: f
             f"Received: {', '.join(m.value for m in markers)}. Neighbouring sections share no membranes.",
             hint='Train the direct path: model.path = "direct".',
         )
-    if settings.weights != "none":
+    if settings.weights != "none" and settings.generator != "inception":
         raise ConfigError(
-            f'model.path = "indirect": there are no pre-trained weights for it. Received: {settings.weights!r}',
-            hint='Set model.weights to "none" and training.recipe to "scratch".',
+            f'model.generator = "{settings.generator}": there are no pre-trained weights for it. '
+            f"Received: {settings.weights!r}",
+            hint='Set model.weights to "none" and training.recipe to "scratch", or model.generator to "inception".',
         )
     if settings.head == "svr" or settings.auxiliary_head:
         raise ConfigError(
@@ -82,8 +84,11 @@ def build_generator(settings: ModelSettings, markers: Sequence[Marker], options:
         )
     (marker,), crop = markers, settings.crop_px
     with layers_in(options.precision):
-        trunk = small_trunk()
+        is_small = settings.generator == "small"
+        trunk, halo_px = (small_trunk(), HALO_PX) if is_small else (inception_trunk(), INCEPTION_HALO_PX)
         seed_kernels(trunk, options.seed)
+        if options.load_weights and not is_small:
+            load_inception_weights(trunk, settings)
         set_batch_norm(trunk, settings.batch_norm_momentum, freeze=False)
         scale = keras.layers.Rescaling(1 / 127.5, offset=-1.0, name="scale_to_one")
         nuclei = NuclearHematoxylin(options.value.crop_um / crop, name="nuclear_hematoxylin", dtype="float32")
@@ -107,7 +112,7 @@ def build_generator(settings: ModelSettings, markers: Sequence[Marker], options:
         markers=tuple(markers),
         crop_px=crop,
         crop_weights=settings.crop_weights,
-        geometry=MapGeometry(STRIDE_PX, 2 * HALO_PX + STRIDE_PX, STRIDE_PX / 2, crop // STRIDE_PX),
+        geometry=MapGeometry(STRIDE_PX, 2 * halo_px + STRIDE_PX, STRIDE_PX / 2, crop // STRIDE_PX),
         value=options.value,
         generator=whole,
     )
@@ -116,30 +121,15 @@ def build_generator(settings: ModelSettings, markers: Sequence[Marker], options:
 def small_trunk() -> keras.Model:
     """float[B, h, w, 3] in −1…1 → [B, h/4, w/4, 64]; h and w are multiples of GRID_PX. 0.2 million parameters."""
     inputs = keras.Input((None, None, 3))
-    x = _convolved(inputs, 16, 1, "full")
-    x = _convolved(x, 32, 2, "half")
-    fine = _convolved(x, 48, 2, "fine")
-    x = _convolved(fine, 64, 2, "coarse")
-    x = _convolved(x, 64, 1, "context")
+    x = convolved(inputs, 16, 1, "full")
+    x = convolved(x, 32, 2, "half")
+    fine = convolved(x, 48, 2, "fine")
+    x = convolved(fine, 64, 2, "coarse")
+    x = convolved(x, 64, 1, "context")
     x = Doubled(2, interpolation="bilinear", name="up")(x)
     x = keras.layers.Concatenate(name="skip")([x, fine])
-    x = _convolved(x, 64, 1, "joined")
-    return keras.Model(inputs, _convolved(x, 64, 1, "last"), name="small_generator")
-
-
-def _convolved(x: keras.KerasTensor, filters: int, strides: int, name: str) -> keras.KerasTensor:
-    x = keras.layers.Conv2D(filters, 3, strides=strides, padding="same", use_bias=False, name=f"{name}_conv")(x)
-    return keras.layers.ReLU(name=f"{name}_relu")(keras.layers.BatchNormalization(name=f"{name}_norm")(x))
-
-
-class Doubled(keras.layers.UpSampling2D):
-    """The same, also in a graph whose windows may have any size: Keras' own asks there how large they are."""
-
-    def call(self, inputs: keras.KerasTensor) -> keras.KerasTensor:
-        if None not in inputs.shape[1:3]:
-            return super().call(inputs)
-        resized = tf.image.resize(inputs, 2 * tf.shape(inputs)[1:3], method="bilinear")
-        return tf.cast(resized, inputs.dtype)
+    x = convolved(x, 64, 1, "joined")
+    return keras.Model(inputs, convolved(x, 64, 1, "last"), name="small_generator")
 
 
 class NuclearHematoxylin(keras.layers.Layer):

@@ -9,7 +9,7 @@ import numpy as np
 from virtual_stain.errors import ConfigError, ModelError
 from virtual_stain.installation import install_command
 from virtual_stain.scoring.address import ServerAddress
-from virtual_stain.scoring.predictor import Answers, Tiles
+from virtual_stain.scoring.predictor import MAPS, PLACE_PX, Answers, Tiles
 from virtual_stain.scoring.transport import (
     Described,
     ServerBusyError,
@@ -68,11 +68,21 @@ class GrpcTransport:
             tensor = request.inputs["tiles"]
             _fill(tensor, _DT_UINT8, tiles.shape)
             tensor.tensor_content = np.ascontiguousarray(tiles).tobytes()
-        answer = self._call(request, timeout_s)
-        served = answer.model_spec.version.value if answer.model_spec.HasField("version") else version
-        if version is not None and served != version:
-            raise VersionGoneError(f"version {version} was asked and version {served} answered")
+        answer = self._answered(request, version, timeout_s)
         return {name: _floats(tensor, name, self._address) for name, tensor in answer.outputs.items()}
+
+    def maps(self, windows: Tiles, version: int | None, timeout_s: float) -> Answers:
+        """The generator's maps, float32[B, h/4, w/4] by name; pixels as they are."""
+        request = self._new(MAPS, version)
+        tensor = request.inputs["windows"]
+        _fill(tensor, _DT_UINT8, windows.shape)
+        tensor.tensor_content = np.ascontiguousarray(windows).tobytes()
+        answer = self._answered(request, version, timeout_s)
+        shape = (windows.shape[0], windows.shape[1] // PLACE_PX, windows.shape[2] // PLACE_PX)
+        return {
+            name: _floats(tensor, name, self._address, int(np.prod(shape))).reshape(shape)
+            for name, tensor in answer.outputs.items()
+        }
 
     def close(self) -> None:
         self._channel.close()
@@ -86,6 +96,13 @@ class GrpcTransport:
         elif self._address.label is not None:
             request.model_spec.version_label = self._address.label
         return request
+
+    def _answered(self, request: Any, version: int | None, timeout_s: float) -> Any:
+        answer = self._call(request, timeout_s)
+        served = answer.model_spec.version.value if answer.model_spec.HasField("version") else version
+        if version is not None and served != version:
+            raise VersionGoneError(f"version {version} was asked and version {served} answered")
+        return answer
 
     def _call(self, request: Any, timeout_s: float) -> Any:
         try:
@@ -109,11 +126,13 @@ def _fill(tensor: Any, dtype: int, shape: Any, strings: list[bytes] | None = Non
         tensor.string_val.extend(strings)
 
 
-def _floats(tensor: Any, name: str, address: ServerAddress) -> Any:
-    """float32[B] of a TensorProto, in either of the two ways in which a server writes numbers."""
+def _floats(tensor: Any, name: str, address: ServerAddress, wanted: int | None = None) -> Any:
+    """float32[N] of a TensorProto, in either of the two ways in which a server writes numbers. `wanted`: N."""
     if tensor.dtype != _DT_FLOAT:
         raise ModelError(f"{address}: expected {name} as float32. Received: type {tensor.dtype}")
     count = int(np.prod([d.size for d in tensor.tensor_shape.dim], dtype=np.int64))
+    if wanted is not None and count != wanted:
+        raise ModelError(f"{address}: expected {wanted} values of {name}. Received: {count}")
     if tensor.tensor_content:
         values = np.frombuffer(tensor.tensor_content, "<f4")
     else:

@@ -17,11 +17,10 @@ from virtual_stain.exporting.card import card_from_json
 from virtual_stain.scoring.allowed_operations import require_allowed
 from virtual_stain.scoring.bfloat16 import find_network, multiplies_bfloat16, to_bfloat16
 from virtual_stain.scoring.engine_check import acceptable, difference
-from virtual_stain.scoring.predictor import Answers, Predictor, Tiles
+from virtual_stain.scoring.predictor import MAPS, Answers, Predictor, Tiles
 from virtual_stain.scoring.signature import Signature, callable_signatures, read_saved_model, signature_graph
 from virtual_stain.scoring.start_tensorflow import calls_at_once
 
-VIRTUAL = "virtual"
 SIGNATURES = {"quadrants": "uint8", "center": "center_uint8"}
 
 
@@ -94,14 +93,14 @@ class LocalPredictor(Predictor):
         try:
             if self._maps is None:
                 meta = read_saved_model(self._folder)
-                graph = signature_graph(meta, VIRTUAL)
+                graph = signature_graph(meta, MAPS)
                 if graph is None:
                     raise ValueError("its generator has variables")
-                self._maps = callable_signatures(meta, graph, VIRTUAL)[VIRTUAL]
+                self._maps = callable_signatures(meta, graph, MAPS)[MAPS]
             outputs = self._maps(tf.constant(windows))
         except (KeyError, ValueError, OSError) as error:
             raise ModelError(
-                f"{self._folder}: expected a bundle with the signature {VIRTUAL}. Received: {error}",
+                f"{self._folder}: expected a bundle with the signature {MAPS}. Received: {error}",
                 hint="An older bundle of the indirect path has none: export the run again.",
             ) from error
         except tf.errors.OpError as error:

@@ -13,6 +13,10 @@ import numpy.typing as npt
 from virtual_stain.errors import ModelError
 from virtual_stain.exporting.card import ModelCard
 
+MAPS = "virtual"
+"""Signature of the generator's maps, in bundles of the indirect path."""
+PLACE_PX = 4
+"""Side of a place of these maps, px of the window."""
 Tiles = npt.NDArray[np.uint8]  # uint8[B, T, T, 3] RGB
 Answers = dict[str, npt.NDArray[np.float32]]  # name of `ModelCard.outputs` → float32[B]
 
@@ -54,9 +58,9 @@ class Predictor(ABC):
         w/4] by name (docs/virtual.md). Raises ModelError, also where the model has no generator.
         """
         raise ModelError(
-            f"{self.card.name}: expected a bundle folder, whose generator draws windows. "
+            f"{self.card.name}: expected a model with a generator, that draws windows. "
             f"Received: {type(self).__name__}.",
-            hint="vstain score SLIDE --model BUNDLE --virtual-slide, with the folder that vstain export wrote.",
+            hint="Name the folder that vstain export wrote, or the gRPC port of the server that serves it.",
         )
 
     # by default nothing waits and nothing is held

@@ -19,6 +19,7 @@ from virtual_stain.errors import ConfigError, InputError, ModelError, Verificati
 from virtual_stain.exporting.card import ModelCard, card_from_json
 from virtual_stain.files import parse_json
 from virtual_stain.scoring.address import ServerAddress
+from virtual_stain.scoring.map_parts import maps_in_parts
 from virtual_stain.scoring.predictor import Answers, Predictor, Tiles
 from virtual_stain.scoring.transport import Described, ServerBusyError, Transport, VersionGoneError, proxy_note
 
@@ -59,6 +60,13 @@ class RemotePredictor(Predictor):
         answers = self._patiently(lambda: self._ask(tiles))
         return {name: answers[name] for name in self.card.outputs if name in answers}
 
+    def maps(self, windows: Tiles) -> Answers:
+        """See `Predictor.maps`: in parts that a server takes in one message."""
+        if self.card.training.get("path") != "indirect":
+            return super().maps(windows)
+        halo_px = int(self.card.training["map"]["halo_px"])
+        return maps_in_parts(lambda part: self._patiently(lambda: self._ask(part, maps=True)), windows, halo_px)
+
     def cancel(self) -> None:
         """Ends calls that wait now for the server to come back; later ones are those of another slide."""
         stopped, self._stop = self._stop, threading.Event()
@@ -67,7 +75,7 @@ class RemotePredictor(Predictor):
     def close(self) -> None:
         self._transport.close()
 
-    def _ask(self, tiles: Tiles) -> Answers:
+    def _ask(self, tiles: Tiles, *, maps: bool = False) -> Answers:
         with self._lock:
             if self._unsure:  # it was away: is it still the same model?
                 now = self._transport.describe(self._settings.server_timeout_s)
@@ -77,7 +85,8 @@ class RemotePredictor(Predictor):
                         hint="Nothing was mixed: the slide's answers so far are kept apart. Run the command again.",
                     )
                 self._unsure = False
-        return self._transport.predict(tiles, self._version, self._settings.server_timeout_s)
+        ask = self._transport.maps if maps else self._transport.predict
+        return ask(tiles, self._version, self._settings.server_timeout_s)
 
     def _patiently(self, ask: Callable[[], T], *, first: bool = False) -> T:
         """`ask` until it is answered, at most `server_patience_s` (10 s for the first contact) after it was asked."""

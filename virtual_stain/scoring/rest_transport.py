@@ -70,6 +70,14 @@ class RestTransport:
         except (KeyError, TypeError, ValueError) as error:
             raise ModelError(f"{self._address}: the answers are not of one kind: {error!r}") from None
 
+    def maps(self, windows: Tiles, version: int | None, timeout_s: float) -> Answers:
+        """Raises ModelError: pixels and maps as JSON numbers would be ten times slower than the generator."""
+        raise ModelError(
+            f"{self._address}: expected the gRPC port of the server for the maps of an indirect model. "
+            "Received: its REST port.",
+            hint=f"--model grpc://{self._address.target.rpartition(':')[0]}:8500/{self._address.model}",
+        )
+
     def close(self) -> None:
         self._client.close()
 

@@ -18,6 +18,8 @@ from virtual_stain.slides.slide import Overview, Slide
 from virtual_stain.slides.source import Rgb
 from virtual_stain.slides.tissue_mask import TissueParts, tissue_mask, tissue_parts
 from virtual_stain.slides.unknown import UnknownArea, grown, is_brightfield, tissue_behind
+from virtual_stain.slides.virtual_look import looks_virtual
+from virtual_stain.slides.virtual_mark import VIRTUAL_SENTENCE
 
 __all__ = ["TissueMap", "doubts_of_nuclei", "examined", "find_tissue", "require_tissue", "tissue_mask"]
 
@@ -25,6 +27,7 @@ _MOST_TISSUE_FRACTION = 0.9  # of a scan; a section leaves more glass around it
 _MOST_UNKNOWN_SHARE = 0.5  # of what would be tissue
 _DARKEST_EMPTY = 150  # of 255: a picture without anything darker is empty glass
 _TOLD_SHARE = 0.01
+_FEW_PX, _CLOSER_PX = 10_000, 450  # a crop's overview has too few pixels to tell a predicted picture by
 _FIELD_UM2 = 4e6  # smaller files may be fields cut out of a section, whatever their format
 
 
@@ -144,6 +147,14 @@ def find_tissue(slide: Slide, settings: TissueSettings) -> TissueMap:
     else:
         overview = slide.overview(mpp=settings.overview_mpp)
         mpp_um = float(overview.px0_from_ov.matrix[0, 0]) * slide.mpp.x
+    is_small = overview.image.shape[0] * overview.image.shape[1] < _FEW_PX
+    predicted = looks_virtual(slide.overview(max_px=_CLOSER_PX).image if is_small else overview.image)
+    if predicted and not slide.ref.virtual:
+        raise SlideError(
+            f"{slide.path}: expected a picture that a camera took. Received: one with the colours of a virtual slide, "
+            f"{VIRTUAL_SENTENCE}. A prediction never comes back as truth.",
+            hint="Give the stained slide. For a look at what the counter sees on it: vstain count … --virtual",
+        )
     known = overview.image[~overview.unknown]
     brightfield = is_brightfield(known[None]) if known.size else True
     if brightfield and _is_grey(known):
@@ -158,7 +169,7 @@ def find_tissue(slide: Slide, settings: TissueSettings) -> TissueMap:
         nothing = np.zeros(overview.image.shape[:2], np.bool_)
         parts = TissueParts(nothing, nothing)
     mask = parts.mask & ~overview.unknown
-    warnings = (*_doubts(slide, mask), *_of_unknown(slide.path, overview, mask))
+    warnings = (*_of_prediction(predicted), *_doubts(slide, mask), *_of_unknown(slide.path, overview, mask))
     return TissueMap(
         mask,
         overview.px0_from_ov,
@@ -197,6 +208,10 @@ def _is_grey(pixels: Rgb) -> bool:
     if not pixels.size or int(pixels.min()) > _DARKEST_EMPTY:
         return False
     return int((pixels.max(axis=-1) - pixels.min(axis=-1)).max()) <= 1
+
+
+def _of_prediction(predicted: bool) -> tuple[str, ...]:
+    return (f"tissue: these are the colours of a virtual slide, {VIRTUAL_SENTENCE}.",) if predicted else ()
 
 
 def _doubts(slide: Slide, mask: npt.NDArray[np.bool_]) -> tuple[str, ...]:

@@ -23,12 +23,16 @@ from virtual_stain.virtual.maps import Core, Maps, Window
 UNSTABLE = "virtual_reading_unstable"
 LOST = "nuclei_lost"
 FLAG_SENTENCES = {
-    UNSTABLE: "the count on the drawn picture and the expected ratio differ by more than 5 points",
+    UNSTABLE: "the count on the drawn picture and the expected ratio differ by more than 5 points, and by more than "
+    "chance makes of so few nuclei",
     LOST: "the counter finds fewer than 80 % of the tumour nuclei that the generator expects",
 }
 """What each flag means, for people."""
 MAX_DIFFERENCE = 0.05
-"""Of `counted` and `expected`; beyond: UNSTABLE."""
+"""Of `counted` and `expected`; beyond: UNSTABLE …"""
+CHANCE_ERRORS = 2.0
+"""… if it also exceeds so many standard errors of a ratio of as many nuclei: of 60 nuclei, a third of them positive, a
+draw of whole nuclei misses its expected ratio by 6 points in a standard error."""
 MIN_FOUND_SHARE = 0.8
 """Tumour nuclei found of those expected; below: LOST."""
 _GRID_PX = 16
@@ -114,7 +118,7 @@ def _reading(
 ) -> VirtualReading:
     counted = positive / found if found else None
     expected = expected_positive / expected_cells if expected_cells > 0 else None
-    unstable = counted is not None and expected is not None and abs(counted - expected) > MAX_DIFFERENCE
+    unstable = counted is not None and expected is not None and disagree(counted, expected, found)
     raised = {UNSTABLE: unstable, LOST: found < MIN_FOUND_SHARE * expected_cells}
     return VirtualReading(
         counted=counted,
@@ -125,6 +129,12 @@ def _reading(
         flags=tuple(name for name, is_set in raised.items() if is_set),
         stain=dab + hematoxylin,
     )
+
+
+def disagree(counted: float, expected: float, nuclei: int) -> bool:
+    """Whether two ratios differ by more than both the limit and what chance makes of so many counted nuclei."""
+    chance = CHANCE_ERRORS * math.sqrt(max(expected * (1 - expected), 0.0) / max(nuclei, 1))
+    return abs(counted - expected) > max(MAX_DIFFERENCE, chance)
 
 
 def _inside(cells: Cells, core: Core) -> Cells:

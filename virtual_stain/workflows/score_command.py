@@ -27,21 +27,31 @@ def score_given(
     mpp: tuple[float, float] | None,
     scheduler: str | None = None,
     watching: bool = False,
-    virtual_slides: CountingSettings | None = None,
+    path: str | None = None,
+    virtual_slide: bool = False,
+    indirect_model: str | None = None,
+    counting: CountingSettings | None = None,
     progress: Progress = QUIET,
     say: Say,
     say_aside: Say,
 ) -> None:
     """Scores what the command line names, and says each reading.
 
-    `watching`: the only slide is a folder; what comes into it is scored until the run is stopped. `virtual_slides`:
-    an indirect model also draws each slide, which is counted with these settings. `say` is told the readings,
-    `say_aside` what was left out of a folder. Raises ConfigError and what scoring raises.
+    `watching`: the only slide is a folder; what comes into it is scored until the run is stopped. `path`,
+    `virtual_slide`, `indirect_model`: see `addition_of_path`; `counting`: how drawn tiles are counted. `say` is told
+    the readings, `say_aside` what was left out of a folder. Raises ConfigError and what scoring raises.
     """
-    if virtual_slides is not None:
-        from virtual_stain.workflows.score_virtual import VirtualSlides  # counting: not for those who only score
+    if path is not None or virtual_slide or indirect_model is not None:
+        from virtual_stain.workflows.score_path import addition_of_path  # counting: not for those who only score
 
-        options = dataclasses.replace(options, addition=VirtualSlides(virtual_slides))
+        added = addition_of_path(
+            path,
+            virtual_slide=virtual_slide,
+            indirect_model=indirect_model,
+            options=options,
+            counting=counting or CountingSettings(),
+        )
+        options = dataclasses.replace(options, addition=added)
 
     def done(scored: Scored) -> None:
         say(told(scored))

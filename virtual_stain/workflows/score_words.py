@@ -30,7 +30,18 @@ def summary(scored: Scored) -> str:
 
 def told(scored: Scored) -> str:
     """What the console says of a slide: its readings, and what makes them doubtful."""
-    return "\n".join([summary(scored), *doubts(scored)])
+    return "\n".join([summary(scored), *_indirect(scored), *doubts(scored)])
+
+
+def _indirect(scored: Scored) -> list[str]:
+    """The readings of the indirect path, where it was taken."""
+    found = None if scored.report is None else scored.report.get("virtual")
+    if not found:
+        return []
+    counted, expected = (
+        "none" if found[name] is None else f"{100 * found[name]:.1f} %" for name in ("counted", "expected")
+    )
+    return [f"  indirect path: {counted} counted on the drawn picture, {expected} expected, {found['tiles']} tiles"]
 
 
 def doubts(scored: Scored) -> list[str]:
@@ -38,5 +49,6 @@ def doubts(scored: Scored) -> list[str]:
     if scored.report is None:
         return []
     flags = {flag for reading in scored.report["readings"].values() for flag in reading["flags"]} - _NO_DOUBT
+    flags |= set(scored.report.get("virtual", {}).get("flags", ()))
     notes = [note for note in scored.report["warnings"] if note["code"] in flags]
     return [f"  doubtful: {note['code']}: {note['message']}" for note in notes]

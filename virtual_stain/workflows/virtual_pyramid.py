@@ -16,12 +16,12 @@ import numpy.typing as npt
 
 from virtual_stain.geometry import Size
 from virtual_stain.progress import QUIET, Progress
+from virtual_stain.slides.virtual_look import VIRTUAL_GLASS
 from virtual_stain.slides.virtual_mark import VIRTUAL_MARK, VIRTUAL_SENTENCE
 from virtual_stain.virtual.draw import REFERENCE
 from virtual_stain.workflows.pyramid import TILE_PX, pyramid_levels, tiles_across, write_pyramid
 
-LILAC = (226, 208, 243)
-"""Of the glass, R, G, B."""
+LILAC = VIRTUAL_GLASS
 _TEXT = ("VIRTUAL - predicted from H&E", "not a stain - research use only")
 _TEXT_COLOUR = (122, 84, 160)
 _PATTERN = Size(1024, 256)

@@ -149,6 +149,16 @@ def _add_results(router: APIRouter, office: Office) -> None:
         return Response(office.results.overview(_done(office, number)), media_type="image/jpeg")
 
     @router.get(
+        "/jobs/{number}/virtual.jpg",
+        tags=["results"],
+        summary="The virtual slide of an indirect model, small: a prediction, not a stain",
+        responses=_JPEG,
+        response_class=Response,
+    )
+    def virtual(number: m.JobId) -> Response:
+        return Response(office.results.virtual_overview(_done(office, number)), media_type="image/jpeg")
+
+    @router.get(
         "/jobs/{number}/tiles/{col}/{row}.jpg",
         tags=["results"],
         summary="One tile, at full resolution unless px is given",
@@ -160,8 +170,10 @@ def _add_results(router: APIRouter, office: Office) -> None:
         col: m.GridIndex,
         row: m.GridIndex,
         px: Annotated[int | None, Query(ge=16, le=2048)] = None,
+        virtual: bool = False,
     ) -> Response:
-        return Response(office.results.tile(_done(office, number), col, row, px), media_type="image/jpeg")
+        found = office.results.tile(_done(office, number), col, row, px, virtual=virtual)
+        return Response(found, media_type="image/jpeg")
 
     @router.get(
         "/jobs/{number}/files/{kind}",

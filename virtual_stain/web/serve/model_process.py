@@ -28,6 +28,7 @@ from virtual_stain.web.problem import ApiError, public
 from virtual_stain.web.serve.jobs import Job, JobStore, State
 from virtual_stain.web.serve.root import SlideRoot
 from virtual_stain.workflows.score_many import score_slides
+from virtual_stain.workflows.score_path import drawn_where_possible
 from virtual_stain.workflows.score_slides import ScoreOptions
 
 T = TypeVar("T")
@@ -171,7 +172,11 @@ class ModelProcess:
         predictor = self._predictor(job.model)
         progress.note("looking for tissue", 0, None, None, always=True)
         options = ScoreOptions(
-            model=self.models[job.model], scoring=self.config.scoring, tissue=self.config.tissue, jobs=self.jobs
+            model=self.models[job.model],
+            scoring=self.config.scoring,
+            tissue=self.config.tissue,
+            jobs=self.jobs,
+            addition=drawn_where_possible(predictor, self.config.counting),
         )
         folder = make_folder(result_folder(self.out, job.id))
         write_json(folder / IDENTITY, identity(real))

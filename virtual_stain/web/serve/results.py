@@ -126,17 +126,35 @@ class Results:
         write_bytes(path, data)
         return data
 
-    def tile(self, job: Job, col: int, row: int, px: int | None) -> bytes:
-        """One tile as the network saw it, or `px` wide. 404 where there is none."""
+    def virtual_overview(self, job: Job) -> bytes:
+        """The virtual slide in the frame of `overview`. 404 where none was drawn."""
+        with self._virtual(job) as slide:
+            return encode_jpeg(slide.overview(max_px=OVERVIEW_PX).image, _QUALITY)
+
+    def tile(self, job: Job, col: int, row: int, px: int | None, *, virtual: bool = False) -> bytes:
+        """One tile as the network saw it, or `px` wide; `virtual`: as it was drawn. 404 where there is none."""
         tiles, report = self.tiles(job).columns, self.report(job)
         index = next((i for i, at in enumerate(zip(tiles["col"], tiles["row"], strict=True)) if at == (col, row)), None)
         if index is None:
             raise ApiError(404, f"no tissue tile {col},{row}.")
-        x, y, width, height = (tiles[name][index] for name in ("x", "y", "width", "height"))
-        side = px or int(report["tiles"]["tile_px"])
-        with self._open(job) as slide:
-            image = read_window(slide, Box(x, y, width, height), Size(side, side))
+        side = int(report["tiles"]["tile_px"])
+        size = Size(px or side, px or side)
+        if virtual:  # its pixels are the model's, from the first tile on
+            with self._virtual(job) as slide:
+                image = read_window(slide, Box(col * side, row * side, side, side), size)
+        else:
+            x, y, width, height = (tiles[name][index] for name in ("x", "y", "width", "height"))
+            with self._open(job) as slide:
+                image = read_window(slide, Box(x, y, width, height), size)
         return encode_jpeg(image, _QUALITY)
+
+    @contextlib.contextmanager
+    def _virtual(self, job: Job) -> Iterator[Slide]:
+        name = (self.report(job).get("virtual") or {}).get("file")
+        if name is None:
+            raise ApiError(404, "no virtual slide was drawn of this slide.", "A model of the indirect path draws one.")
+        with open_slide(SlideRef(self._folder(job) / name, virtual=True)) as slide:
+            yield slide
 
     @contextlib.contextmanager
     def _open(self, job: Job) -> Iterator[Slide]:

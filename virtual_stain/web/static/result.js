@@ -8,7 +8,7 @@ const DOWNLOADS = [["report.html", "HTML report"], ["report.json", "JSON"], ["ti
 const LABELS = { ki67: "Ki67", er: "ER", pr: "PR", her2: "HER2", pdl1: "PD-L1" };
 
 const number = $("slide").dataset.job;
-const state = { data: null, picture: null, marker: null, aim: null };
+const state = { data: null, picture: null, virtual: null, view: "heat", marker: null, aim: null };
 
 function banner(text) {
   $("banner").hidden = !text;
@@ -59,13 +59,15 @@ function draw() {
   context.fillRect(0, 0, canvas.width, canvas.height);
   const { left, scale } = place();
   // grey below the colours: on a stained picture they would mix with the stain and no longer match the legend
-  context.filter = $("opacity").value > 0 ? "grayscale(1) contrast(0.6) brightness(1.25)" : "none";
-  if (state.picture) context.drawImage(state.picture, left, 0, width * scale, height * scale);
+  const heat = state.view === "heat";
+  context.filter = heat && $("opacity").value > 0 ? "grayscale(1) contrast(0.6) brightness(1.25)" : "none";
+  const picture = state.view === "virtual" ? state.virtual : state.picture;
+  if (picture) context.drawImage(picture, left, 0, width * scale, height * scale);
   context.filter = "none";
   context.globalAlpha = $("opacity").value / 100;
   const values = valueColumn(state.marker);
   const inside = usedColumn(state.marker);
-  for (let i = 0; i < values.length; i += 1) {
+  for (let i = 0; heat && i < values.length; i += 1) {
     if (values[i] === null) continue;
     const [x, y, w, h] = box(i);
     context.fillStyle = inside[i] ? colour(values[i]) : "#8a8796";
@@ -79,7 +81,36 @@ function draw() {
     context.strokeRect(...box(state.aim));
   }
   scaleBar(context, ratio);
-  legend(narrow);
+  $("legend").hidden = !heat;
+  $("opacity").disabled = !heat;
+  if (heat) legend(narrow);
+}
+
+// ---- H&E | virtual | heat map: where a virtual slide was drawn
+
+async function look(view) {
+  state.view = view;
+  const isVirtual = view === "virtual";
+  $("virtual-note").hidden = !isVirtual;
+  if (isVirtual && !state.virtual) {
+    try {
+      state.virtual = await createImageBitmap(await getBlob(`api/jobs/${number}/virtual.jpg`));
+    } catch (error) {
+      banner(error.message);
+    }
+  }
+  $("heat").dataset.view = view;
+  $("map-title").textContent = { he: "H&E", virtual: "Virtual slide", heat: "Heat map" }[view];
+  $("scale-note").hidden = view !== "heat";
+  draw();
+}
+
+function views() {
+  const found = state.data.report.virtual;
+  $("views").hidden = !found?.file;
+  if (!found?.file) return;
+  $("virtual-note").textContent = `VIRTUAL: ${found.notice}.`;
+  document.querySelectorAll("#views input").forEach((input) => input.addEventListener("change", () => look(input.value)));
 }
 
 // Where the slide lies on the canvas: in the middle of its width, px of the canvas per level-0 px.
@@ -170,8 +201,9 @@ function show(i) {
   state.aim = i;
   draw();
   $("tile-title").textContent = say(i);
-  const src = `api/jobs/${number}/tiles/${column("col")[i]}/${column("row")[i]}.jpg`;
-  $("tile-frame").replaceChildren(element("img", { id: "tile-picture", alt: `H&E tile, ${say(i)}`, src }));
+  const drawn = state.view === "virtual";
+  const src = `api/jobs/${number}/tiles/${column("col")[i]}/${column("row")[i]}.jpg${drawn ? "?virtual=true" : ""}`;
+  $("tile-frame").replaceChildren(element("img", { id: "tile-picture", alt: `${drawn ? "Virtual, predicted" : "H&E"} tile, ${say(i)}`, src }));
   $("tile").showModal();
 }
 
@@ -210,6 +242,13 @@ function reading() {
       element("dt", { textContent: line.name }),
       element("dd", {}, element("b", { textContent: line.value }), ...(line.note ? [element("span", { className: "quiet", textContent: line.note })] : []))),
   );
+  const indirect = state.data.report.virtual;
+  if (indirect) {
+    const value = indirect.counted === null ? "none" : shown(indirect.counted);
+    const note = `expected ${indirect.expected === null ? "none" : shown(indirect.expected)}${indirect.flags.length ? ` (${indirect.flags.join(", ")})` : ""}`;
+    lines.push(element("div", { className: "second" }, element("dt", { textContent: "Counted on the virtual picture" }),
+      element("dd", {}, element("b", { textContent: value }), element("span", { className: "quiet", textContent: note }))));
+  }
   lines.push(element("div", { className: "second" }, element("dt", { textContent: "What is counted" }), element("dd", { textContent: meaning(r) })));
   $("readings").replaceChildren(...lines);
   $("flags").replaceChildren(...state.data.flags[state.marker].map((f) => element("li", { textContent: f })));
@@ -306,6 +345,7 @@ async function begin() {
   const { markers } = state.data.tiles;
   $("marker").append(...markers.map((m) => element("option", { value: m, textContent: LABELS[m] ?? m })));
   facts();
+  views();
   choose(markers[0]);
   $("marker").addEventListener("change", () => choose($("marker").value));
   $("opacity").addEventListener("input", draw);

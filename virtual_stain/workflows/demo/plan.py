@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 
@@ -21,7 +21,7 @@ class DemoPlan:
     """A cohort of phantoms and the configuration that is trained on it."""
 
     name: str
-    """"default", "full" or "small"."""
+    """"default", "indirect", "full" or "small"."""
     phantom: PhantomSettings
     held_out: int
     """Patients that no step of the training sees."""
@@ -29,10 +29,13 @@ class DemoPlan:
     """Patients that choose the checkpoint."""
     config_file: str
     """Packaged TOML; configs/ links to it."""
+    indirect: bool = False
+    """Also the indirect path: a generator and virtual slides."""
 
     def load_config(self) -> Config:
         with resources.as_file(resources.files("virtual_stain.workflows.demo") / self.config_file) as path:
-            return load_config(path)
+            config = load_config(path)
+        return replace(config, labels=replace(config.labels, keep_ihc=self.indirect))
 
     def fold(self, index: int) -> int:
         """Fold of the patient `index`: the first are held out, the next validate, the rest train."""
@@ -46,7 +49,9 @@ class DemoPlan:
 DEFAULT = DemoPlan("default", PhantomSettings(pairs=10, seed=11), 2, 1, "demo.toml")
 SMALL = DemoPlan("small", PhantomSettings(pairs=4, size_mm=1.0, seed=11), 1, 1, "demo_small.toml")
 """Shows that an installation works, in about two minutes. Its model has learned nothing."""
-FULL = DemoPlan("full", PhantomSettings(pairs=16, seed=11), 4, 2, "demo_full.toml")
+FULL = DemoPlan("full", PhantomSettings(pairs=16, seed=11), 4, 2, "demo_full.toml", indirect=True)
+INDIRECT = replace(DEFAULT, name="indirect", indirect=True)
+"""A plan of its own: its records hold more, so no other demo's folder is taken up."""
 
 
 def write_folds(pairs_csv: Path, plan: DemoPlan) -> Path:

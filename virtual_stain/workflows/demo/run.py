@@ -22,6 +22,7 @@ from virtual_stain.progress import Progress
 from virtual_stain.provenance import RunRecord, refuse_foreign_run
 from virtual_stain.slides.slide import SlideRef
 from virtual_stain.workflows.count_slide import CountRequest, count_slide
+from virtual_stain.workflows.demo.indirect import IndirectCheck, run_indirect
 from virtual_stain.workflows.demo.plan import HELD_OUT_FOLD, DemoPlan, pair_names, write_folds
 from virtual_stain.workflows.demo.truth_checks import (
     CountingCheck,
@@ -37,7 +38,7 @@ from virtual_stain.workflows.demo.truth_checks import (
 )
 
 N_REFITS = 20
-_FOLDERS = ("cohort", "records", "counts", "run", "model", "scores")
+_FOLDERS = ("cohort", "records", "counts", "run", "model", "scores", "indirect")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,8 @@ class DemoResult:
     """Mean over the refits of the head on permuted labels."""
     unpermuted_r: float | None = None
     readings: list[ReadingCheck] = field(default_factory=list)
+    indirect: IndirectCheck | None = None
+    """Where the plan has the indirect path."""
     peak_gb: float = 0.0
 
 
@@ -140,6 +143,8 @@ def run_demo(out: Path, plan: DemoPlan, *, jobs: int, force: bool = False, progr
             ("export", _export),
             ("scoring the held-out slides", _score),
         ]
+        if plan.indirect:
+            stages.append(("the indirect path: train, evaluate, export, draw and count", _indirect))
         with PeakMemory() as peak:
             for name, function in stages:
                 with demo.stage(name):
@@ -245,6 +250,19 @@ def _score(demo: _Demo) -> None:
     score_slides(inputs, options, progress=demo.progress)
     for name, slide in zip(demo.held_out(), slides, strict=True):
         demo.result.readings.append(_reading(demo, name, slide))
+
+
+def _indirect(demo: _Demo) -> None:
+    direct = demo.result.prediction
+    demo.result.indirect = run_indirect(
+        demo.out,
+        demo.config,
+        demo.held_out(),
+        HELD_OUT_FOLD,
+        float("nan") if direct is None else direct.within_r,
+        demo.jobs,
+        demo.progress,
+    )
 
 
 def _reading(demo: _Demo, pair: str, slide: Path) -> ReadingCheck:

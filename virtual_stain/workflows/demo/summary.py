@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from virtual_stain.files import write_json
+from virtual_stain.workflows.demo.indirect import indirect_lines
 from virtual_stain.workflows.demo.run import DemoResult, ReadingCheck
 
 
@@ -33,7 +34,8 @@ def _plain(value: Any) -> Any:
 
 def summary_text(result: DemoResult) -> str:
     """What `vstain demo` prints at its end."""
-    parts = [_labels(result), _prediction(result), _readings(result), _costs(result), _places(result)]
+    indirect = [] if result.indirect is None else ["\n".join(indirect_lines(result.indirect))]
+    parts = [_labels(result), _prediction(result), _readings(result), *indirect, _costs(result), _places(result)]
     return "\n\n".join(parts)
 
 
