@@ -149,8 +149,15 @@ class _Child:
         if self._process is None:
             root = str(Path(__file__).parents[2])
             environment = os.environ | {"PYTHONPATH": root, "TF_CPP_MIN_LOG_LEVEL": "3"}
+            from tools.harness.warm import ends_with
+
             self._process = subprocess.Popen(
-                self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=environment,
+                preexec_fn=ends_with(os.getpid()),
             )
             if _line_within(self._process, 300) != b"ready\n":
                 raise RuntimeError("The reading process did not begin.")
