@@ -127,6 +127,19 @@ def test_a_tile_that_swells_to_gigabytes_is_not_followed(tmp_path: Path) -> None
     assert _readable(_changed(path, bomb)) == [False] + [True] * 15
 
 
+@pytest.mark.parametrize("side", [8192, 2**31 - 16])
+def test_a_tile_of_a_gigabyte_took_minutes_a_slide(tmp_path: Path, side: int) -> None:
+    """A megabyte in the file; every window of it decoded the whole tile again."""
+    path = _slide(tmp_path / "a.tiff", "deflate")
+
+    def widen(data: bytearray) -> None:
+        for tag in (322, 323):
+            struct.pack_into("<HII", data, _entry(data, tag) + 2, 4, 1, side)
+
+    with pytest.raises(SlideError, match="at most 4096 × 4096 px"), open_slide(SlideRef(_changed(path, widen))):
+        pass
+
+
 def _ome(tmp_path: Path, text: str) -> Path:
     path = tmp_path / "a.ome.tif"
     with tifffile.TiffWriter(path) as writer:

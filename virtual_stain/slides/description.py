@@ -25,6 +25,7 @@ _SCENE_FRACTION = 0.1  # of the slide's area: thumbnails and labels are smaller
 _LEVEL_ASPECT_FRACTION = 0.2  # levels that are filled up to whole tiles differ from the slide by this
 _COLOUR = ("RGB", "YCBCR")
 _GREY = ("MINISBLACK", "MINISWHITE")
+_MAX_TILE_SIDE = 4096
 _CONVERT = "Convert it to an 8-bit RGB image or a tiled pyramidal TIFF."
 
 
@@ -150,6 +151,22 @@ def _another_picture(slide: Page, other: Page) -> bool:
         return False
     ratio = other.size.width * slide.size.height / (other.size.height * slide.size.width)
     return other.size.area > _SCENE_FRACTION * slide.size.area and abs(ratio - 1) > _LEVEL_ASPECT_FRACTION
+
+
+def require_tile_size(description: FileDescription) -> None:
+    """Raises SlideError for tiles that no scanner writes: every window would cost the decoding of a whole one.
+
+    A tile of a gigabyte takes a megabyte in the file. Impossible sizes make libraries abort.
+    """
+    for page in description.pages:
+        tile = page.tile
+        if tile is not None and tile.area > _MAX_TILE_SIDE**2:
+            raise SlideError(
+                f"{description.path}: expected tiles of at most {_MAX_TILE_SIDE} × {_MAX_TILE_SIDE} px. Received: "
+                f"{tile.width} × {tile.height} px (page {page.index}).",
+                hint="Write it with smaller tiles: vips tiffsave IN OUT.tif --tile --tile-width 512 --tile-height 512 "
+                "--pyramid --compression jpeg --Q 90",
+            )
 
 
 def require_colour(path: Path, page: Page) -> None:

@@ -23,7 +23,7 @@ from virtual_stain.files import sha256_file
 from virtual_stain.geometry import Affine2D, Box, Size
 from virtual_stain.slides.companions import named_files
 from virtual_stain.slides.damage import TileDamage
-from virtual_stain.slides.description import FileDescription, Page, require_colour
+from virtual_stain.slides.description import FileDescription, Page, require_colour, require_tile_size
 from virtual_stain.slides.endings import similar_names
 from virtual_stain.slides.fast_source import FastSource, accelerated
 from virtual_stain.slides.image_source import open_page, try_image
@@ -338,6 +338,8 @@ def open_slide(ref: SlideRef, *, fast: bool = True) -> Slide:
 
 def _source(path: Path, description: FileDescription | None, *, fast: bool) -> Source | None:
     """The reader of the page that is the slide; None for a file of another kind. Raises SlideError."""
+    if description is not None:
+        require_tile_size(description)
     try:
         slow = try_openslide(path)
     except CodecError:
