@@ -37,6 +37,7 @@ from virtual_stain.slides.virtual_mark import VIRTUAL_SENTENCE
 from virtual_stain.slides.window import best_level, read_window
 
 _MOST_BROKEN = 0.5  # of a level's tiles, in an overview
+_MAX_SIDE_PX = 1_600_000
 _MAX_OVERVIEW_PX = 64_000_000  # a coarser overview is made beyond this; its transform says how coarse
 
 
@@ -330,10 +331,21 @@ def open_slide(ref: SlideRef, *, fast: bool = True) -> Slide:
             "Received: a file of another kind, or a damaged one.",
         )
     try:
+        _check_sides(ref.path, source)
         return Slide(ref, source, description)
     except BaseException:
         source.close()
         raise
+
+
+def _check_sides(path: Path, source: Source) -> None:
+    """Headers may claim anything: a narrow overview of such a slide would ask for the memory of gigapixels."""
+    largest = max((max(size.width, size.height) for size in source.level_sizes), default=0)
+    if largest > _MAX_SIDE_PX:
+        raise SlideError(
+            f"{path}: expected at most {_MAX_SIDE_PX} px a side (80 mm at 0.05 µm/px). Received: {largest} px.",
+            hint="Its header is damaged, or was made to do harm: copy or scan it again.",
+        )
 
 
 def _source(path: Path, description: FileDescription | None, *, fast: bool) -> Source | None:
