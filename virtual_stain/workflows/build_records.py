@@ -22,7 +22,7 @@ from virtual_stain.markers import Marker, require_definition
 from virtual_stain.pairs import StainPair, assign_folds
 from virtual_stain.patients import PatientKey, load_patient_key
 from virtual_stain.progress import QUIET, Progress
-from virtual_stain.provenance import Outcome, RunRecord
+from virtual_stain.provenance import Outcome, RunRecord, kept_if_interrupted
 from virtual_stain.records.manifest import (
     MANIFEST,
     ExcludedEntry,
@@ -165,7 +165,7 @@ def build_records(
     record = RunRecord("build-records", config.to_dict())
     record.inputs |= {} if table is None else {"pairs": sha256_file(table)}
     opened = contextlib.nullcontext(workers) if workers else open_workers(options.jobs, options.scheduler)
-    with folder_lock(out), opened as ready:
+    with folder_lock(out), opened as ready, kept_if_interrupted(record, out, tensorflow=True):
         claim(out, config, identities(pairs, key), force=options.force)
         run = _Run(out, config, options.accept_unreviewed, pairs, key, ready, progress, record)
         for stage in (_prepare, _build, _join):
