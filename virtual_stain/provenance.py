@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import platform
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -86,3 +88,19 @@ class RunRecord:
             "outcomes": [dataclasses.asdict(o) for o in self.outcomes],
             **self.extra,
         }
+
+
+@contextlib.contextmanager
+def kept_if_interrupted(record: RunRecord, folder: Path, *, tensorflow: bool = False) -> Iterator[None]:
+    """Writes run.json, with `status` "interrupted", where Ctrl-C or SIGTERM ends the block.
+
+    A run.json of another command stays.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        with contextlib.suppress(OutputError):
+            refuse_foreign_run(folder, record.command)
+            record.extra["status"] = "interrupted"
+            record.write(folder, tensorflow=tensorflow)
+        raise

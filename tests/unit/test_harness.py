@@ -1,7 +1,9 @@
 """The fuzzer as a test: a short run always, a long one when asked for."""
 
 import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -97,3 +99,36 @@ def _found(run) -> list[str]:
         return list(run())
     except OSError as error:
         pytest.skip(f"no small disk can be mounted here: {error}")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends children with their parent")
+def test_a_killed_harness_left_its_command_running(tmp_path: Path) -> None:
+    """The harness starts a process that waits, which forks the command: kill −9 of the first ends all three."""
+    code = """
+import os, subprocess, sys, time
+from tools.harness.warm import ends_with
+inner = (
+    "import os, time; from tools.harness.warm import ends_with; bind = ends_with(os.getpid()); pid = os.fork();"
+    "os.setsid() or bind() if pid == 0 else print(pid, flush=True); time.sleep(100)"
+)
+subprocess.Popen([sys.executable, "-c", inner], preexec_fn=ends_with(os.getpid()))
+time.sleep(100)
+"""
+    root = str(Path(__file__).parents[2])
+    environment = os.environ | {"PYTHONPATH": root}
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment, text=True) as harness:
+        assert harness.stdout is not None
+        command = int(harness.stdout.readline())
+        assert Path(f"/proc/{command}").exists()
+        harness.kill()
+    deadline = time.monotonic() + 20
+    while _is_alive(command) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _is_alive(command)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
+    except OSError:
+        return False

@@ -95,6 +95,20 @@ def test_a_torn_journal_costs_work_and_no_result(tmp_path: Path) -> None:
     assert CALLS == ["b.svs"]
 
 
+@pytest.mark.parametrize("damage", [(b'"row": {', b'"row": {"ratio": 0.9, '), (b"{", b"[" * 100_000 + b"{")])
+def test_a_damaged_journal_was_believed(tmp_path: Path, damage: tuple[bytes, bytes]) -> None:
+    """A number in a journal's row goes into the table; a nest of brackets was a traceback."""
+    some = tasks(tmp_path, "a.svs", "b.svs")
+    run(tmp_path, some)
+    journal = tmp_path / "out" / ".done.jsonl"
+    sound = journal.read_bytes()
+    journal.write_bytes(sound.replace(*damage, 1))
+    assert journal.read_bytes() != sound
+    CALLS.clear()
+    assert all(d.ok and "ratio" not in d.row for d in run(tmp_path, some).values())
+    assert CALLS == ["a.svs"]
+
+
 def test_fail_fast_leaves_the_rest_pending_by_name(tmp_path: Path) -> None:
     done = run(tmp_path, tasks(tmp_path, "a.svs", "bad.svs", "c.svs"), fail_fast=True)
     assert {n: d.status for n, d in done.items()} == {"a": "done", "bad": "failed", "c": "pending"}

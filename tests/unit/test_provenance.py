@@ -6,7 +6,7 @@ import pytest
 
 from virtual_stain.cli import main as cli
 from virtual_stain.errors import OutputError
-from virtual_stain.provenance import RunRecord, refuse_foreign_run
+from virtual_stain.provenance import RunRecord, kept_if_interrupted, refuse_foreign_run
 from virtual_stain.workflows.demo.plan import DEFAULT, FULL
 from virtual_stain.workflows.demo.run import _claim
 
@@ -19,6 +19,19 @@ def test_another_commands_run_json_is_never_written_over(tmp_path):
     refuse_foreign_run(tmp_path, "fit")
     refuse_foreign_run(tmp_path / "new", "score")
     assert (tmp_path / "run.json").read_bytes() == before
+
+
+def test_an_interrupted_run_left_no_run_json(tmp_path):
+    (tmp_path / "other").mkdir()
+    RunRecord("fit").write(tmp_path / "other")
+    before = (tmp_path / "other" / "run.json").read_bytes()
+    (tmp_path / "own").mkdir()
+    for name in ("own", "other"):
+        with pytest.raises(KeyboardInterrupt), kept_if_interrupted(RunRecord("build-records"), tmp_path / name):
+            raise KeyboardInterrupt
+    own = json.loads((tmp_path / "own" / "run.json").read_bytes())
+    assert (own["command"], own["status"]) == ("build-records", "interrupted")
+    assert (tmp_path / "other" / "run.json").read_bytes() == before
 
 
 def test_info_does_not_destroy_a_training_run(tmp_path, capsys):

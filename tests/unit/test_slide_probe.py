@@ -3,6 +3,7 @@
 import os
 import struct
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from virtual_stain.cli.main import _run
 from virtual_stain.errors import BatchError, SlideError
 from virtual_stain.scoring import score as score_module
 from virtual_stain.scoring.inputs import collect_inputs
-from virtual_stain.slides import probe
+from virtual_stain.slides import description, probe
 from virtual_stain.slides.probe import require_survivable
 from virtual_stain.slides.slide import SlideRef, open_slide
 from virtual_stain.workflows.score_many import score_slides
@@ -94,9 +95,21 @@ def test_how_the_child_ended_is_told(slide: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.fixture
-def deadly(slide: Path, tmp_path: Path) -> Path:
-    """A file over which OpenSlide aborts: it asks for 2 TB."""
-    return _with_tag(slide, tmp_path / "deadly.tif", _TILE_LENGTH, 2**31 - 1)
+def deadly(slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A file over which OpenSlide aborts: it asks for 2 TB. The check of tile sizes, which finds it first, is off."""
+    monkeypatch.setattr(description, "_MAX_TILE_SIDE", 2**40)
+    (tmp_path / "start").mkdir()
+    off = "import virtual_stain.slides.description as d\nd._MAX_TILE_SIDE = 2**40\n"
+    (tmp_path / "start" / "sitecustomize.py").write_text(off)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "start"), str(Path(__file__).parents[2])]))
+    probe._CHILD.close()
+    yield _with_tag(slide, tmp_path / "deadly.tif", _TILE_LENGTH, 2**31 - 1)
+    probe._CHILD.close()
+
+
+def test_a_tile_of_two_gigapixels_is_refused_before_a_library_sees_it(slide: Path, tmp_path: Path) -> None:
+    with pytest.raises(SlideError, match="at most 4096 × 4096 px"):
+        open_slide(SlideRef(_with_tag(slide, tmp_path / "huge.tif", _TILE_LENGTH, 2**31 - 1)))
 
 
 def test_the_child_dies_of_the_file_and_nothing_else_does(deadly: Path, slide: Path) -> None:

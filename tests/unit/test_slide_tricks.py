@@ -13,6 +13,7 @@ import tifffile
 
 from tests.fixtures.slides import write_tiled_tiff
 from tests.unit.test_slide_damage import SIZE, picture
+from tools.harness.dicom_files import write_dicom_slide
 from virtual_stain.errors import SlideError
 from virtual_stain.geometry import Size
 from virtual_stain.slides.slide import SlideRef, open_slide
@@ -125,6 +126,32 @@ def test_a_tile_that_swells_to_gigabytes_is_not_followed(tmp_path: Path) -> None
         data += packed
 
     assert _readable(_changed(path, bomb)) == [False] + [True] * 15
+
+
+@pytest.mark.parametrize("side", [8192, 2**31 - 16])
+def test_a_tile_of_a_gigabyte_took_minutes_a_slide(tmp_path: Path, side: int) -> None:
+    """A megabyte in the file; every window of it decoded the whole tile again."""
+    path = _slide(tmp_path / "a.tiff", "deflate")
+
+    def widen(data: bytearray) -> None:
+        for tag in (322, 323):
+            struct.pack_into("<HII", data, _entry(data, tag) + 2, 4, 1, side)
+
+    with pytest.raises(SlideError, match="at most 4096 × 4096 px"), open_slide(SlideRef(_changed(path, widen))):
+        pass
+
+
+def test_a_dicom_header_of_gigapixels_asked_for_their_memory(tmp_path: Path) -> None:
+    pydicom = pytest.importorskip("pydicom")
+    path = tmp_path / "a.dcm"
+    write_dicom_slide(path, picture()[:512, :512], 0.5)
+    with open_slide(SlideRef(path)) as slide:
+        assert slide.read_level(0, 128, 128, Size(64, 64)).shape == (64, 64, 3)
+    data = pydicom.dcmread(path)
+    data.TotalPixelMatrixRows = 2**32 - 1
+    data.save_as(path)
+    with pytest.raises(SlideError, match="at most 1600000 px a side"), open_slide(SlideRef(path)):
+        pass
 
 
 def _ome(tmp_path: Path, text: str) -> Path:

@@ -25,6 +25,20 @@ def test_it_comes_back_exactly(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["x.h5"]
 
 
+def test_a_weight_that_rotted_was_another_number_in_silence(tmp_path):
+    path = tmp_path / "x.h5"
+    write_checkpoint(path, {"weights": VALUES}, {"step": 3})
+    data = path.read_bytes()
+    weight = np.float32(np.pi).tobytes()
+    assert data.count(weight) == 1
+    path.write_bytes(data.replace(weight, np.float32(3).tobytes()))
+    with pytest.raises(ModelError, match="the file is damaged"):
+        read_checkpoint(path)
+    with h5py.File(path, "r+") as file:  # one of an older version has no hash
+        del file.attrs["sha256"]
+    assert read_checkpoint(path)[0]["weights"][0].value[0, 1] == 3
+
+
 def test_a_failed_write_leaves_the_old_one(tmp_path):
     write_checkpoint(tmp_path / "x.h5", {"weights": VALUES}, {"step": 3})
     with pytest.raises(ValueError):

@@ -16,16 +16,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import uvicorn
 from fastapi.testclient import TestClient
 
 from virtual_stain.config import WebSettings
 from virtual_stain.web.app import make_app
 from virtual_stain.web.below_prefix import BelowPrefix
 from virtual_stain.web.connections import BoundedLog, LimitedProtocol, max_connections
+from virtual_stain.web.framing import Framing, FramingError, body_length
 from virtual_stain.web.guard import Access, way_up
 from virtual_stain.web.health import Health
-from virtual_stain.web.server import listen
+from virtual_stain.web.server import listen, server_of
 from virtual_stain.web.throttle import Throttle
 
 TOKEN = "0123456789abcdef"
@@ -42,7 +42,7 @@ def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, int]]:
     monkeypatch.setattr(LimitedProtocol, "limit", 8)
     monkeypatch.setattr(LimitedProtocol, "header_s", 0.5)
     sock = listen(WebSettings(port=0))
-    server = uvicorn.Server(uvicorn.Config(_app(), http=LimitedProtocol, log_level="warning", lifespan="off"))
+    server = server_of(_app(TOKEN))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
     thread.start()
     yield sock.getsockname()[:2]
@@ -124,6 +124,88 @@ def test_a_body_that_trickles_is_not_waited_for(address: tuple[str, int], monkey
             time.sleep(0.05)
 
 
+_POST = "POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-www-form-urlencoded\r\n"
+_GET = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
+SMUGGLED = {
+    "both lengths": _POST + "Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "chunked": _GET + "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "two lengths": _POST + "Content-Length: 0\r\nContent-Length: 0\r\n\r\n",
+    "a list of lengths": _POST + "Content-Length: 0, 0\r\n\r\n",
+    "a signed length": _POST + "Content-Length: +0\r\n\r\n",
+    "a folded header": _GET + "X: a\r\n Content-Length: 40\r\n\r\n",
+    "a bare LF": "GET /healthz HTTP/1.1\nHost: localhost\n\n",
+    "a bare LF in a header": _GET + "X: a\nContent-Length: 40\r\n\r\n",
+    "a bare CR": _GET + "X: a\rContent-Length: 40\r\n\r\n",
+    "a NUL": _GET + "X: a\0b\r\n\r\n",
+    "a space before the colon": _GET + "Content-Length : 40\r\n\r\n",
+    "an empty name": _GET + ": 40\r\n\r\n",
+    "two hosts": _GET + "Host: evil.example\r\n\r\n",
+    "another protocol": "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "no version": "GET /healthz\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("kind", SMUGGLED)
+def test_a_request_hidden_in_another_was_answered(address: tuple[str, int], kind: str) -> None:
+    """A proxy in front reads one request, and the server two: what could be read in two ways ends the connection."""
+    hidden = b"GET /static/style.css HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    answers = _said(address, SMUGGLED[kind].encode() + hidden)
+    assert answers.startswith(b"HTTP/1.1 400 ")
+    assert answers.count(b"HTTP/1.1 ") == 1
+
+
+def test_what_was_sound_before_a_hidden_request_is_answered(address: tuple[str, int]) -> None:
+    sound, hidden = (_GET + "\r\n").encode(), SMUGGLED["both lengths"].encode()
+    answers = _said(address, sound + sound + hidden + sound)
+    assert [part[:3] for part in answers.split(b"HTTP/1.1 ")[1:]] == [b"200", b"200", b"400"]
+
+
+@pytest.mark.parametrize("upgrade", ["websocket", "h2c"])
+def test_no_request_becomes_another_protocol(address: tuple[str, int], upgrade: str) -> None:
+    ask = f"{_GET}Connection: Upgrade, close\r\nUpgrade: {upgrade}\r\nSec-WebSocket-Key: x\r\n\r\n"
+    assert _said(address, ask.encode()).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_forwarded_address_bought_a_new_guess(address: tuple[str, int]) -> None:
+    codes = []
+    for number in range(12):
+        ask = f"GET /metrics HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-For: 10.0.0.{number}\r\nConnection: close\r\n"
+        codes.append(_said(address, f"{ask}Authorization: Bearer wrong {number}\r\n\r\n".encode())[9:12])
+    assert codes.count(b"429") >= 6
+
+
+def _said(address: tuple[str, int], data: bytes) -> bytes:
+    """All answers until the server ends the connection."""
+    answers = b""
+    with socket.create_connection(address, timeout=10) as connection:
+        connection.sendall(data)
+        with contextlib.suppress(ConnectionError):
+            while piece := connection.recv(1 << 16):
+                answers += piece
+    return answers
+
+
+def test_the_framing_is_the_same_in_any_pieces() -> None:
+    head = b"PUT /a HTTP/1.1\r\nContent-Length: 12\r\n\r\n"
+    data = (head + b"\r\n\r\nGET / HT" + b"GET / HTTP/1.1\r\nX:\tb \r\n\r\n") * 3
+    for size in (1, 2, 3, 5, 64, len(data)):
+        framing = Framing()
+        assert b"".join(framing.whole_parts(data[i : i + size]) for i in range(0, len(data), size)) == data
+    framing = Framing()
+    with pytest.raises(FramingError) as error:
+        framing.whole_parts(data + b"GET /\n\r\n\r\n" + data)
+    assert error.value.passed == data
+
+
+def test_headers_without_end_are_not_kept() -> None:
+    framing = Framing()
+    with pytest.raises(FramingError, match="bytes of headers"):
+        for _ in range(100):
+            framing.whole_parts(b"a" * 1000)
+    with pytest.raises(ValueError, match="bytes of headers"):
+        body_length(b"GET / HTTP/1.1\r\nX: " + b"a" * 70_000 + b"\r\n\r\n")
+
+
 def test_the_limit_leaves_descriptors_for_the_work() -> None:
     assert 8 <= max_connections() <= 400
 
@@ -155,6 +237,16 @@ def test_tokens_could_be_guessed_as_fast_as_the_server_answers() -> None:
 
 def test_the_way_up_is_relative() -> None:
     assert [way_up(p) for p in ("/", "/login", "/jobs/5", "/a/b/c")] == ["./", "./", "../", "../../"]
+
+
+def test_the_session_is_no_scripts_and_no_other_sites() -> None:
+    client = TestClient(_app(TOKEN), base_url="http://127.0.0.1", follow_redirects=False)
+    for headers, secure in (({}, False), ({"X-Forwarded-Proto": "https"}, True)):
+        cookie = client.post("/login", data={"token": TOKEN}, headers=headers).headers["set-cookie"].lower()
+        assert "httponly" in cookie
+        assert "samesite=strict" in cookie
+        assert TOKEN not in cookie
+        assert ("secure" in cookie) is secure
 
 
 def test_links_and_redirects_left_the_prefix_of_a_proxy() -> None:

@@ -9,6 +9,7 @@ in this process, over real sockets where connections are the attack. Ends with 1
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import socket
@@ -394,24 +395,33 @@ def names_that_are_programs(place: Place) -> Iterator[str]:
         yield "scores.csv holds a formula"
 
 
-def half_open_connections(place: Place) -> Iterator[str]:
-    """Headers that never end, by the hundred: the health check is answered all the same."""
-    import uvicorn
-
+@contextlib.contextmanager
+def _listening(place: Place) -> Iterator[tuple[str, int]]:
+    """A server on a port of its own, as `vstain serve` runs it."""
     from tests.fixtures.web import serve_of
     from virtual_stain.config import WebSettings
-    from virtual_stain.web.connections import BoundedLog, LimitedProtocol
-    from virtual_stain.web.server import listen
+    from virtual_stain.web.server import listen, server_of
 
     sock = listen(WebSettings(port=0))
-    config = uvicorn.Config(serve_of(place.folder), http=LimitedProtocol, log_level="warning", lifespan="off")
-    told = _Told()
-    for each in (BoundedLog(), told):
-        logging.getLogger("uvicorn.error").addFilter(each)
-    server = uvicorn.Server(config)
+    server = server_of(serve_of(place.folder))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]}, daemon=True)
     thread.start()
-    address = sock.getsockname()[:2]
+    try:
+        yield sock.getsockname()[:2]
+    finally:
+        server.should_exit = True
+        thread.join(30)
+        sock.close()
+
+
+def half_open_connections(place: Place) -> Iterator[str]:
+    """Headers that never end, by the hundred: the health check is answered all the same."""
+    from virtual_stain.web.connections import BoundedLog
+
+    told = _Told()
+    filters = (BoundedLog(), told)
+    for each in filters:
+        logging.getLogger("uvicorn.error").addFilter(each)
     held: list[socket.socket] = []
     starts = (
         b"",
@@ -419,26 +429,55 @@ def half_open_connections(place: Place) -> Iterator[str]:
         b"POST /api/jobs HTTP/1.1\r\nContent-Length: 9\r\n\r\n",
     )
     try:
-        for number in range(600):
-            connection = socket.create_connection(address, timeout=10)
-            held.append(connection)
-            try:
-                connection.sendall(starts[number % 3])
-            except OSError:
-                continue  # it gave way already
-        began = time.monotonic()
-        with urllib.request.urlopen(f"http://127.0.0.1:{address[1]}/healthz", timeout=20) as answer:
-            if answer.status != 200 or time.monotonic() - began > 10:
-                yield f"the health check took {time.monotonic() - began:.1f} s"
-        if told.lines > 50:
-            yield f"{told.lines} lines were logged"
+        with _listening(place) as address:
+            for number in range(600):
+                connection = socket.create_connection(address, timeout=10)
+                held.append(connection)
+                with contextlib.suppress(OSError):  # it gave way already
+                    connection.sendall(starts[number % 3])
+            began = time.monotonic()
+            with urllib.request.urlopen(f"http://127.0.0.1:{address[1]}/healthz", timeout=20) as answer:
+                if answer.status != 200 or time.monotonic() - began > 10:
+                    yield f"the health check took {time.monotonic() - began:.1f} s"
+            if told.lines > 50:
+                yield f"{told.lines} lines were logged"
+            for connection in held:
+                connection.close()
     except OSError as error:
         yield f"the health check was not answered: {error}"
     finally:
         for connection in held:
             connection.close()
-        server.should_exit = True
-        thread.join(30)
+        for each in filters:
+            logging.getLogger("uvicorn.error").removeFilter(each)
+
+
+_JOB = "POST /api/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+_HIDDEN = "GET /api/models HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+
+
+def requests_hidden_in_requests(place: Place) -> Iterator[str]:
+    """What a proxy and the server could read in two ways is read in none."""
+    bodies = {
+        "both lengths": "Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "two lengths": "Content-Length: 2\r\nContent-Length: 2\r\n\r\n{}",
+        "unequal lengths": f"Content-Length: 2\r\nContent-Length: {len(_HIDDEN) + 2}\r\n\r\n{{}}",
+        "chunked": "Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+        "a folded length": "X: a\r\n Content-Length: 99\r\n\r\n",
+        "a bare LF": "X: a\nContent-Length: 99\r\n\r\n",
+        "a bare CR": "X: a\rContent-Length: 99\r\n\r\n",
+        "two hosts": "Host: evil.example\r\nContent-Length: 2\r\n\r\n{}",
+        "a websocket": "Connection: Upgrade\r\nUpgrade: websocket\r\nTransfer-Encoding: identity\r\n\r\n",
+    }
+    with _listening(place) as address:
+        for kind, body in bodies.items():
+            answers = b""
+            with socket.create_connection(address, timeout=10) as connection, contextlib.suppress(OSError):
+                connection.sendall((_JOB + body + _HIDDEN).encode())
+                while piece := connection.recv(1 << 16):
+                    answers += piece
+            if answers.count(b"HTTP/1.1 ") != 1 or not answers.startswith(b"HTTP/1.1 400"):
+                yield f"{kind}: {answers[:60]!r}, {answers.count(b'HTTP/1.1 ')} answers"
 
 
 class _Told(logging.Filter):
@@ -506,6 +545,7 @@ ATTACKS: tuple[Callable[[Place], Iterator[str]], ...] = (
     hostile_verdicts,
     names_that_are_programs,
     half_open_connections,
+    requests_hidden_in_requests,
     models_that_reach_outside,
 )
 

@@ -44,6 +44,7 @@ class Target:
     """The numbers in it; raises VirtualStainError for a file that it refuses."""
     is_json: bool = False
     is_text: bool = False
+    is_dicom: bool = False
     compared: bool | None = None
     """Whether the file can know that it was changed; None: where it is no JSON."""
 
@@ -149,8 +150,15 @@ class _Child:
         if self._process is None:
             root = str(Path(__file__).parents[2])
             environment = os.environ | {"PYTHONPATH": root, "TF_CPP_MIN_LOG_LEVEL": "3"}
+            from tools.harness.warm import ends_with
+
             self._process = subprocess.Popen(
-                self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=environment,
+                preexec_fn=ends_with(os.getpid()),
             )
             if _line_within(self._process, 300) != b"ready\n":
                 raise RuntimeError("The reading process did not begin.")
@@ -201,6 +209,10 @@ def _damaged(target: Target, folder: Path, number: int) -> Path:
         data = _changed_json(data, rng)
     elif target.is_text and rng.random() < 0.7:
         data = _changed_text(data, rng)
+    elif target.is_dicom and rng.random() < 0.7:
+        from tools.harness.dicom_files import changed_dicom
+
+        data = changed_dicom(data, rng)
     else:
         data = _changed_bytes(data, rng)
     path.write_bytes(data)
@@ -362,10 +374,9 @@ def foreign_targets(folder: Path) -> list[Target]:
 
     own = project_targets(folder)
     made = folder / "foreign"
+    picture = np.clip(np.random.default_rng(1).normal(190, 25, (512, 512, 3)), 0, 255).astype(np.uint8)
     if not made.exists():
         made.mkdir()
-        rng = np.random.default_rng(1)
-        picture = np.clip(rng.normal(190, 25, (512, 512, 3)), 0, 255).astype(np.uint8)
         for name, compression in (("jpeg", "jpeg"), ("deflate", "deflate")):
             write_tiled_tiff(made / f"{name}.tiff", picture, 0.5, levels=(1, 4), compression=compression)
         Image.fromarray(picture).save(made / "plain.png")
@@ -413,7 +424,7 @@ def foreign_targets(folder: Path) -> list[Target]:
     return [
         *own,
         *slides,
-        *_dicom(made, slide),
+        *_dicom(made, picture, slide),
         Target("shard", shard, records),
         Target("pairs", made / "pairs.csv", read_pairs, is_text=True, compared=False),
         Target("slides", made / "slides.csv", read_slide_table, is_text=True, compared=False),
@@ -428,16 +439,21 @@ def foreign_targets(folder: Path) -> list[Target]:
 _SLIDES = (".tiff", ".ndpi", ".png", ".jpg")
 
 
-def _dicom(made: Path, read: Callable[[Path], Any]) -> list[Target]:
-    """A level of a real DICOM slide, where the real data are at hand."""
+def _dicom(made: Path, picture: Any, read: Callable[[Path], Any]) -> list[Target]:
+    """A slide of one level, and a level of a real one where the real data are at hand."""
+    from tools.harness.dicom_files import write_dicom_slide
+
+    found = [made / "dicom" / "small.dcm"]
+    found[0].parent.mkdir(exist_ok=True)
+    if not found[0].exists():
+        write_dicom_slide(found[0], picture, 0.5)  # with pydicom, of the extra `dicom`
     real = Path(os.environ.get("VSTAIN_REALDATA", "/nowhere")) / "dicom_pyramid" / "level-3-frames-0-1.dcm"
-    if not real.is_file():
-        return []
-    (made / "dicom").mkdir(exist_ok=True)
-    sound = made / "dicom" / real.name
-    if not sound.exists():
-        sound.write_bytes(real.read_bytes())
-    return [Target("dicom", sound, read, compared=False)]
+    if real.is_file():
+        found.append(made / "dicom-real" / real.name)
+        found[1].parent.mkdir(exist_ok=True)
+        if not found[1].exists():
+            found[1].write_bytes(real.read_bytes())
+    return [Target(f"dicom-{path.stem}", path, read, is_dicom=True, compared=False) for path in found]
 
 
 def _checkpointed(path: Path) -> None:

@@ -38,7 +38,7 @@ def run(scene: Scene, verb: Verb, kills: int, seed: int = 0) -> Iterator[str]:
     work = scene.folder / f"kill-{verb.name}"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
-    with Warm(scene.environment, network=verb.name not in ("register", "count")) as warm:
+    with Warm(scene.environment, network=verb.network) as warm:
         done = warm.run(verb.arguments(work / "undisturbed"))
         if done.returncode != 0:
             raise RuntimeError(f"{verb.name} ends with {done.returncode} undisturbed: {done.stderr[-500:]}")

@@ -16,6 +16,8 @@ from typing import Any
 import h5py
 import numpy as np
 
+from tools.harness.warm import ends_with
+
 ROOT = Path(__file__).parents[2]
 VSTAIN = (sys.executable, "-c", "from virtual_stain.cli.main import run; run()")
 _OF_THE_RUN = (
@@ -46,6 +48,8 @@ class Verb:
     """Of the output folder."""
     undo: Callable[[Path], None] | None = None
     """Takes a part of a finished output away, so that the same command has something to write again."""
+    network: bool = True
+    """Whether it needs TensorFlow."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,12 @@ class Scene:
     ) -> subprocess.CompletedProcess[str]:
         """To its end; the exit code is the caller's to judge."""
         return subprocess.run(
-            [*self.command(verb, out), *more], env=self.environment, capture_output=True, text=True, timeout=timeout_s
+            [*self.command(verb, out), *more],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            preexec_fn=ends_with(os.getpid()),
         )
 
 
@@ -101,7 +110,7 @@ def make_scene(folder: Path, verbs: tuple[str, ...]) -> Scene:
     if "register" in verbs:
         _once(folder / "toys", lambda to: _toys(to, toy_pair, toy_transform))
         arguments = ["register", str(folder / "toys" / "PAIRS.csv"), "--jobs", "1", "-q", "--out"]
-        found["register"] = Verb("register", _with(arguments), lambda out: shutil.rmtree(out / "b"))
+        found["register"] = Verb("register", _with(arguments), lambda out: shutil.rmtree(out / "b"), network=False)
     if "fit" in verbs or "export" in verbs:
         _once(folder / "records", lambda to: tiny_records(to, tile_px=64, window_um=19.2))
         found["fit"] = Verb("fit", lambda out: ["fit", str(folder / "records"), "--out", str(out / "run"), "-q", *sets])
@@ -113,12 +122,59 @@ def make_scene(folder: Path, verbs: tuple[str, ...]) -> Scene:
         _once(folder / "cohort", lambda to: tiny_cohort(to, pairs=2, size_mm=0.45))
         ihc = sorted((folder / "cohort" / "slides").glob("*ihc*"))[0]
         arguments = ["count", str(ihc), "--marker", "ki67", "--jobs", "1", "-q", "--out"]
-        found["count"] = Verb("count", _with(arguments), lambda out: (out / "cells.csv").unlink())
+        found["count"] = Verb("count", _with(arguments), lambda out: (out / "cells.csv").unlink(), network=False)
     if "build-records" in verbs:
         pairs = folder / "cohort" / "pairs.csv"
         arguments = ["build-records", str(pairs), "--accept-unreviewed", "--jobs", "1", "-q", *_SMALL_TILES, "--out"]
         found["build-records"] = Verb("build-records", _with(arguments), _without_tiles)
+    found |= _small_verbs(folder, verbs)
     return Scene(folder, {name: found[name] for name in verbs})
+
+
+def _small_verbs(folder: Path, verbs: tuple[str, ...]) -> dict[str, Verb]:
+    """Verbs that write a few files in one go: a rerun writes over them, or has nothing to do."""
+    from tests.fixtures.models import tissue_slide
+    from tests.fixtures.registration import plain_registration, toy_transform
+    from tests.fixtures.reports import scored
+    from tests.fixtures.training import tiny_run
+    from virtual_stain.files import write_json
+    from virtual_stain.registration.store import write_registration
+    from virtual_stain.report.report import report_json
+
+    slide = folder / "slide" / "s.tiff"
+    if "phantom" in verbs or "info" in verbs:
+        _once(slide.parent, lambda to: tissue_slide(_dir(to) / slide.name, 120))
+    if "evaluate" in verbs:
+        _once(folder / "trained", tiny_run)
+    if "panel" in verbs:
+        _once(folder / "report", lambda to: write_json(_dir(to) / "s.report.json", report_json(scored(), {}, {})))
+    if "warp" in verbs:
+        _once(folder / "map", lambda to: write_registration(plain_registration(toy_transform(40, elastic_px=3.0)), to))
+        points = "".join(f"{i % 400},{i // 400}\n" for i in range(5000))
+        _once(folder / "points", lambda to: (_dir(to) / "points.csv").write_text("x,y\n" + points))
+    phantom = ["phantom", "--pairs", "2", "--size-mm", "0.3", "-q", "--out"]
+    return {
+        "phantom": Verb("phantom", _with(phantom), lambda out: shutil.rmtree(out / "truth" / "p002"), network=False),
+        "evaluate": Verb(
+            "evaluate",
+            _with(["evaluate", str(folder / "trained" / "run"), str(folder / "trained" / "records"), "-q", "--out"]),
+            _nothing,
+        ),
+        "panel": Verb(
+            "panel", _with(["panel", str(folder / "report" / "s.report.json"), "-q", "--out"]), _nothing, network=False
+        ),
+        "warp": Verb(
+            "warp",
+            lambda out: ["warp", str(folder / "map"), str(folder / "points" / "points.csv"), "-o", str(out / "w.csv")],
+            _nothing,
+            network=False,
+        ),
+        "info": Verb("info", _with(["info", str(slide), "-q", "--out"]), _nothing, network=False),
+    }
+
+
+def _nothing(out: Path) -> None:
+    """The rerun writes every file again."""
 
 
 def _with(arguments: list[str]) -> Callable[[Path], list[str]]:

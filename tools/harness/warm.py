@@ -7,6 +7,7 @@ memory, files and a process group of its own, and dies of kill −9 like any oth
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib
 import json
 import math
@@ -43,6 +44,7 @@ class Warm:
         """`network`: with TensorFlow and all that needs it."""
         self._process = subprocess.Popen(
             [sys.executable, str(Path(__file__).resolve()), *(() if network else ("--light",))],
+            preexec_fn=ends_with(os.getpid()),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -95,6 +97,26 @@ class Warm:
         return Ended(code, self._stderr.read_text(errors="replace"), pid, cpu_s)
 
 
+_PR_SET_PDEATHSIG = 1
+
+
+def ends_with(parent: int) -> Callable[[], None] | None:
+    """What a new child calls so that kill −9 of `parent` ends it too (Linux; None elsewhere).
+
+    Without it a killed harness would leave its command at work on the folder.
+    """
+    if sys.platform != "linux":
+        return None
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def bind() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it died before this was asked for
+            os._exit(1)
+
+    return bind
+
+
 def alive_in_session(session: int) -> list[int]:
     """Processes of a session that have not ended."""
     found = []
@@ -142,10 +164,13 @@ def _import_all(*, network: bool) -> None:
 
 
 def _fork(asked: dict[str, object]) -> int:
+    bind = ends_with(os.getpid())
     pid = os.fork()
     if pid:
         return pid
     os.setsid()
+    if bind is not None:
+        bind()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     nothing = os.open(os.devnull, os.O_RDWR)
     told = os.open(str(asked["stderr"]), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)

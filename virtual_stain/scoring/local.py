@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from virtual_stain.config import ScoringSettings
 from virtual_stain.errors import ModelError
 from virtual_stain.exporting.bundle import verify_bundle
 from virtual_stain.exporting.card import card_from_json
+from virtual_stain.files import parse_json
 from virtual_stain.scoring.allowed_operations import require_allowed
 from virtual_stain.scoring.bfloat16 import find_network, multiplies_bfloat16, to_bfloat16
 from virtual_stain.scoring.engine_check import acceptable, difference
@@ -68,7 +68,8 @@ class LocalPredictor(Predictor):
                 hint="A bundle of an older version has no center signatures: export the run again. "
                 "Otherwise check the versions: vstain doctor",
             ) from error
-        described = card_from_json(json.loads(answer["card"].numpy()[0]), f"{bundle.folder}: describe")
+        told = parse_json(answer["card"].numpy()[0], f"{bundle.folder}: describe: expected a model card")
+        described = card_from_json(told, f"{bundle.folder}: describe") if isinstance(told, dict) else None
         if described != self.card:
             raise ModelError(
                 f"{bundle.folder}: expected the same model card in the graph and in bundle.json. "

@@ -123,7 +123,7 @@ class RestTransport:
             raise ModelError(f"{self._address}: the server refused: HTTP {answer.status_code}: {text[:500]}")
         try:
             return json.loads(text)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             raise ModelError(
                 f"{self._address}: expected JSON. Received: {text[:120]!r}",
                 hint="Is this the REST port of a TF Serving? Its default is 8501.",

@@ -26,6 +26,7 @@ _LEVEL_ASPECT_FRACTION = 0.2  # levels that are filled up to whole tiles differ 
 _SAME_SCALE_FRACTION = 0.02  # levels differ by far more
 _COLOUR = ("RGB", "YCBCR")
 _GREY = ("MINISBLACK", "MINISWHITE")
+_MAX_TILE_SIDE = 4096
 _CONVERT = "Convert it to an 8-bit RGB image or a tiled pyramidal TIFF."
 
 
@@ -176,6 +177,22 @@ def _same_scale(slide: Page, other: Page) -> bool:
     if slide.um_per_px is None or other.um_per_px is None:
         return False
     return all(abs(a / b - 1) < _SAME_SCALE_FRACTION for a, b in zip(slide.um_per_px, other.um_per_px, strict=True))
+
+
+def require_tile_size(description: FileDescription) -> None:
+    """Raises SlideError for tiles that no scanner writes: every window would cost the decoding of a whole one.
+
+    A tile of a gigabyte takes a megabyte in the file. Impossible sizes make libraries abort.
+    """
+    for page in description.pages:
+        tile = page.tile
+        if tile is not None and tile.area > _MAX_TILE_SIDE**2:
+            raise SlideError(
+                f"{description.path}: expected tiles of at most {_MAX_TILE_SIDE} × {_MAX_TILE_SIDE} px. Received: "
+                f"{tile.width} × {tile.height} px (page {page.index}).",
+                hint="Write it with smaller tiles: vips tiffsave IN OUT.tif --tile --tile-width 512 --tile-height 512 "
+                "--pyramid --compression jpeg --Q 90",
+            )
 
 
 def require_colour(path: Path, page: Page) -> None:

@@ -6,7 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from virtual_stain.errors import SlideError
-from virtual_stain.slides.description import FileDescription, Page, require_colour, require_one_meaning
+from virtual_stain.slides.description import (
+    FileDescription,
+    Page,
+    require_colour,
+    require_one_meaning,
+    require_tile_size,
+)
 from virtual_stain.slides.endings import similar_names
 from virtual_stain.slides.fast_source import accelerated
 from virtual_stain.slides.image_source import open_page, try_image
@@ -15,9 +21,13 @@ from virtual_stain.slides.resolution import MppClaim
 from virtual_stain.slides.source import Source
 from virtual_stain.slides.tiff_description import with_range
 
+_MAX_SIDE_PX = 1_600_000
+
 
 def reader_of(path: Path, description: FileDescription | None, *, fast: bool) -> Source | None:
     """The reader of the page that is the slide; None for a file of another kind. Raises SlideError."""
+    if description is not None:
+        require_tile_size(description)
     try:
         slow = try_openslide(path)
     except CodecError:
@@ -66,6 +76,16 @@ def _opened_as(slow: OpenSlideSource, page: Page) -> bool:
         return True
     meant = (page.samples == 3 or page.opacity) and not page.mislabelled
     return page.index == 0 and slow.level_sizes[0] == page.size and meant
+
+
+def require_sane_sides(path: Path, source: Source) -> None:
+    """Raises SlideError for a header that claims gigapixels a side: a narrow overview would ask for their memory."""
+    largest = max((max(size.width, size.height) for size in source.level_sizes), default=0)
+    if largest > _MAX_SIDE_PX:
+        raise SlideError(
+            f"{path}: expected at most {_MAX_SIDE_PX} px a side (80 mm at 0.05 µm/px). Received: {largest} px.",
+            hint="Its header is damaged, or was made to do harm: copy or scan it again.",
+        )
 
 
 def require_readable(path: Path) -> None:

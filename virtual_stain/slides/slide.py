@@ -30,7 +30,7 @@ from virtual_stain.slides.image_source import ImageSource
 from virtual_stain.slides.level_check import unlike_level
 from virtual_stain.slides.levels import LevelClaim, usable_levels
 from virtual_stain.slides.openslide_source import OpenSlideSource
-from virtual_stain.slides.reader import reader_of, require_readable
+from virtual_stain.slides.reader import reader_of, require_readable, require_sane_sides
 from virtual_stain.slides.resolution import Mpp, doubts_of_extent, of_resized, resolve_mpp
 from virtual_stain.slides.source import Patch, Rgb, Source
 from virtual_stain.slides.tiff_description import describe_tiff
@@ -364,6 +364,7 @@ def open_slide(ref: SlideRef, *, fast: bool = True) -> Slide:
             "Received: a file of another kind, or a damaged one.",
         )
     try:
+        require_sane_sides(ref.path, source)
         return Slide(ref, source, description)
     except BaseException:
         source.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -36,7 +37,8 @@ def write_checkpoint(path: Path, groups: Mapping[str, Sequence[Named]], state: M
     """Writes `groups` of arrays and the JSON-able `state` atomically. Raises OutputError."""
     with replacing_hdf5(path) as file:
         file.attrs["format"] = FORMAT
-        file.attrs["state"] = json.dumps(state, allow_nan=False)
+        file.attrs["state"] = text = json.dumps(state, allow_nan=False)
+        file.attrs["sha256"] = _digest(groups, text)
         for group, arrays in groups.items():
             folder = file.create_group(group)
             folder.attrs["count"] = len(arrays)
@@ -57,9 +59,26 @@ def read_checkpoint(path: Path) -> tuple[dict[str, list[Named]], dict[str, Any]]
                 ]
                 for name, folder in file.items()
             }
-            return groups, json.loads(file.attrs["state"])
+            text = str(file.attrs["state"])
+            if file.attrs.get("sha256", "") not in ("", _digest(groups, text)):  # older ones have none
+                raise ModelError(
+                    f"{path}: expected the arrays that were written. Received: others; the file is damaged.",
+                    hint="Copy the run again, or train it again: vstain fit … --force",
+                )
+            return groups, json.loads(text)
     except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError, MemoryError) as error:
         raise ModelError(f"{path}: the checkpoint cannot be read: {error}") from error
+
+
+def _digest(groups: Mapping[str, Sequence[Named]], state: str) -> str:
+    """Of all values: a weight whose bits have rotted is a number like another, and HDF5 does not look."""
+    found = hashlib.sha256(state.encode())
+    for group in sorted(groups):
+        for item in groups[group]:
+            value = np.ascontiguousarray(item.value)
+            found.update(f"\0{group}\0{item.name}\0{value.dtype.str}\0{value.shape}\0".encode())
+            found.update(value.tobytes())
+    return found.hexdigest()
 
 
 def assign(variables: Sequence[Any], values: Sequence[Named], path: Path) -> None:

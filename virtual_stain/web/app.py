@@ -92,7 +92,7 @@ def _add_login(app: FastAPI, access: Access, throttle: Throttle) -> None:
             return response
         throttle.succeeded(address)
         response = RedirectResponse("./", 303)
-        response.set_cookie(
-            COOKIE, access.session, httponly=True, samesite="strict", secure=request.url.scheme == "https"
-        )
+        # a lie about the scheme costs its teller the session, and nobody else anything
+        secure = "https" in (request.url.scheme, request.headers.get("x-forwarded-proto", "").strip().lower())
+        response.set_cookie(COOKIE, access.session, httponly=True, samesite="strict", secure=secure)
         return response

@@ -18,6 +18,8 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from virtual_stain.web.framing import Framing, FramingError
+
 HEADER_S = 10.0
 """From the connection, or the last answer, to a whole header."""
 BODY_S = 30.0
@@ -28,6 +30,7 @@ OPEN_PATHS = ("/login", "/static/", "/healthz", "/readyz")
 """What is answered without a token."""
 MAX_CONNECTIONS = 400
 _LOG_LINES, _LOG_S, _LOG_TEXTS = 10, 60.0, 1000
+_INVALID = "Invalid HTTP request received."
 _SPARE_DESCRIPTORS = 100
 """Slides, databases and libraries need some, too."""
 
@@ -69,7 +72,10 @@ class BoundedLog(logging.Filter):
 
 
 class LimitedProtocol(H11Protocol):
-    """uvicorn's HTTP/1.1 with a bound on connections and on the time that a header and a body may take."""
+    """uvicorn's HTTP/1.1 with a bound on connections and on the time that a header and a body may take.
+
+    It reads requests strictly (`Framing`), and is never made another protocol (WebSocket, HTTP/2).
+    """
 
     limit = MAX_CONNECTIONS
     header_s = HEADER_S
@@ -81,7 +87,11 @@ class LimitedProtocol(H11Protocol):
     _body_bytes = 0
     _unsent_bytes = 0
 
+    _framing: Framing
+    _refused = False
+
     def connection_made(self, transport: Any) -> None:
+        self._framing = Framing()
         if len(self.connections) >= self.limit:
             gives_way = self._gives_way()
             if gives_way is None:  # all are at work
@@ -110,8 +120,26 @@ class LimitedProtocol(H11Protocol):
         if self.in_body:
             self.since = self.loop.time()
             self._body_bytes += len(data)
-        super().data_received(data)
+        if self._refused:
+            return
+        try:
+            passed = self._framing.whole_parts(data)
+        except FramingError as error:
+            passed, self._refused = error.passed, True
+        if passed:
+            super().data_received(passed)
         self._note_request()
+        if self._refused and self.is_waiting:
+            self._refuse()
+
+    def _refuse(self) -> None:
+        """After the answers to what was sound before it."""
+        if not self.transport.is_closing():
+            self.logger.warning(_INVALID)
+            self.send_400_response(_INVALID)
+
+    def _should_upgrade(self) -> bool:
+        return False  # another protocol would have none of these limits, and no route has use for one
 
     def _note_request(self) -> None:
         if self.cycle is not self._asked_for:
@@ -121,6 +149,8 @@ class LimitedProtocol(H11Protocol):
         self.since = self.loop.time()
         super().on_response_complete()
         self._note_request()
+        if self._refused and self.is_waiting:
+            self._refuse()
 
     @property
     def is_waiting(self) -> bool:

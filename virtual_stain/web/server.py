@@ -46,19 +46,31 @@ def url_of(sock: socket.socket) -> str:
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
 
-def run(app: FastAPI, sock: socket.socket, root_path: str = "") -> None:
-    """Serves below `root_path` until Ctrl-C or SIGTERM. No access log: addresses hold names of slides."""
-    LimitedProtocol.limit = max_connections()
-    config = uvicorn.Config(
-        BelowPrefix(app, root_path) if root_path else app,
-        http=LimitedProtocol,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        lifespan="on",
-        timeout_graceful_shutdown=3,
+def server_of(app: FastAPI | BelowPrefix) -> uvicorn.Server:
+    """uvicorn as it is run here. No access log: addresses hold names of slides.
+
+    What a proxy says of addresses is not believed: whoever reaches this port could say it too, and guess tokens from
+    another address each time.
+    """
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            http=LimitedProtocol,
+            ws="none",
+            proxy_headers=False,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            lifespan="on",
+            timeout_graceful_shutdown=3,
+        )
     )
+
+
+def run(app: FastAPI, sock: socket.socket, root_path: str = "") -> None:
+    """Serves below `root_path` until Ctrl-C or SIGTERM."""
+    LimitedProtocol.limit = max_connections()
     bounded = BoundedLog()
     for name in ("uvicorn.error", "asyncio"):
         logging.getLogger(name).addFilter(bounded)
-    uvicorn.Server(config).run(sockets=[sock])
+    server_of(BelowPrefix(app, root_path) if root_path else app).run(sockets=[sock])

@@ -18,7 +18,7 @@ from virtual_stain.files import folder_lock, make_folder, sha256_file
 from virtual_stain.markers import Marker, require_definition
 from virtual_stain.patients import load_patient_key
 from virtual_stain.progress import QUIET, Progress
-from virtual_stain.provenance import Outcome, RunRecord
+from virtual_stain.provenance import Outcome, RunRecord, kept_if_interrupted
 from virtual_stain.records.manifest import (
     MANIFEST,
     ExcludedEntry,
@@ -121,7 +121,7 @@ def build_records(
         if workers
         else open_workers(options.jobs, options.scheduler, stage=pair_job.__name__)
     )
-    with folder_lock(out), opened as ready:
+    with folder_lock(out), opened as ready, kept_if_interrupted(record, out, tensorflow=True):
         claim(out, config, identities(pairs, key), force=options.force)
         make_folder(out / WORK)
         run = BuildRun(out, config, options.accept_unreviewed, options.fail_fast, pairs, key, ready, progress, record)
