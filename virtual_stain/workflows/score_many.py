@@ -25,7 +25,6 @@ from virtual_stain.provenance import Outcome, RunRecord, refuse_foreign_run
 from virtual_stain.report.table import SCORES_CSV
 from virtual_stain.reuse import code_sha256, digest_of, read_record
 from virtual_stain.scoring.inputs import ScoreInput
-from virtual_stain.scoring.open_model import open_predictor
 from virtual_stain.scoring.predictor import Predictor
 from virtual_stain.scoring.staging import Stager
 from virtual_stain.workflows import score_slides as stage
@@ -38,6 +37,7 @@ from virtual_stain.workflows.score_slides import (
     Scored,
     ScoreJob,
     ScoreOptions,
+    load_model,
     look_ahead,
     report_files,
     score_item,
@@ -89,7 +89,7 @@ def score_slides(
         return _on_cluster(inputs, options, scheduler, progress, done)
     with look_ahead(inputs, options) as ahead:
         start = time.monotonic()
-        model = predictor or open_predictor(options.model, options.scoring, options.trusted_key)
+        model = predictor or load_model(options.model, options.scoring, options.trusted_key)
         if predictor is None and options.trusted_key is None and _is_unsigned(options.model):
             progress.say(
                 f"{options.model}: the model is not signed: nothing says who made it "
@@ -299,4 +299,4 @@ def _finished(item: ScoreInput, scored: Scored, model: Predictor) -> Finished:
 @functools.lru_cache(maxsize=1)
 def _model(model: str, settings: ScoringSettings, trusted_key: Path | None) -> Predictor:
     """Loaded once per worker."""
-    return open_predictor(model, settings, trusted_key)
+    return load_model(model, settings, trusted_key)

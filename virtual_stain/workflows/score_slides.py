@@ -25,6 +25,7 @@ from virtual_stain.reuse import FILES, MadeFrom, is_finished, made_from, read_re
 from virtual_stain.scoring.ahead import Ahead
 from virtual_stain.scoring.answer_log import AnswerLog
 from virtual_stain.scoring.inputs import ScoreInput
+from virtual_stain.scoring.open_model import open_predictor
 from virtual_stain.scoring.predictor import Predictor
 from virtual_stain.scoring.score import locate_tissue, score_slide
 from virtual_stain.scoring.staging import Stager, worth_a_copy
@@ -78,6 +79,14 @@ class Scored:
     outcome: Outcome
     folder: Path
     report: dict[str, Any] | None = None
+
+
+def load_model(model: str, settings: ScoringSettings, trusted_key: Path | None) -> Predictor:
+    """Here and not where a run begins: what computes a reading belongs to the code that a report is made from.
+
+    Raises ConfigError, ModelError, VerificationError, InputError.
+    """
+    return open_predictor(model, settings, trusted_key)
 
 
 def look_ahead(inputs: Sequence[ScoreInput], options: ScoreOptions) -> Ahead:
