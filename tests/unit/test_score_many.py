@@ -25,7 +25,7 @@ from virtual_stain.workflows.score_watch import Patience, watch
 @pytest.fixture(autouse=True)
 def _known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(score_module, "find_tissue", coloured_is_tissue)
-    monkeypatch.setattr(module, "open_predictor", lambda *a: TinyPredictor())
+    monkeypatch.setattr(module, "load_model", lambda *a: TinyPredictor())
 
 
 def table(out: Path) -> dict[str, str]:
@@ -141,7 +141,7 @@ def test_a_cluster_gives_the_reports_of_this_machine_and_loads_the_model_once(
 ) -> None:
     distributed = pytest.importorskip("distributed", reason="dask.distributed (extra: cluster) is not installed")
     loaded: list[str] = []
-    monkeypatch.setattr(module, "open_predictor", lambda model, *_: loaded.append(model) or TinyPredictor())
+    monkeypatch.setattr(module, "load_model", lambda model, *_: loaded.append(model) or TinyPredictor())
     module._model.cache_clear()
     (tmp_path / "in").mkdir()
     for name in ("a", "b"):

@@ -41,7 +41,7 @@ def watch(module, name, before=False):
         return result
     setattr(module, name, watched)
 
-watch(score_many, "open_predictor")
+watch(score_many, "load_model")
 watch(stage, "open_slide")
 watch(stage, "require_he")
 watch(scoring, "check_engine")
