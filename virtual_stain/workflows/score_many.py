@@ -25,7 +25,7 @@ from virtual_stain.workflows.many_page import INDEX_NAME, PageRow, many_page
 from virtual_stain.workflows.scheduling import open_workers
 from virtual_stain.workflows.score_slides import Scored, ScoreOptions, score_one, score_slides
 from virtual_stain.workflows.score_table import earlier_reports, write_table
-from virtual_stain.workflows.score_words import doubts
+from virtual_stain.workflows.score_words import doubts, model_doubt
 
 Report = Mapping[str, Any]
 
@@ -88,7 +88,7 @@ def _of_report(stem: str, report: Report) -> PageRow:
     one = Scored(Outcome(stem, True), Path(), dict(report))
     notes = tuple(text.strip().removeprefix("doubtful: ") for text in doubts(one))
     page, picture = f"{stem}.report.html", f"{stem}.heatmap.png"
-    return PageRow(stem, "doubtful" if notes else "good", "; ".join(parts), notes, page=page, picture=picture)
+    return PageRow(stem, "doubtful" if notes else "good", "; ".join(parts), notes, page, picture, model_doubt(report))
 
 
 def _pending(stem: str) -> PageRow:

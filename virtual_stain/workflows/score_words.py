@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from virtual_stain.errors import BatchError
 from virtual_stain.markers import parse_marker
@@ -43,6 +43,12 @@ def doubts(scored: Scored) -> list[str]:
     flags = {flag for reading in scored.report["readings"].values() for flag in reading["flags"]} - _NO_DOUBT
     notes = [note for note in scored.report["warnings"] if note["code"] in flags]
     return [f"  doubtful: {note['code']}: {note['message']}" for note in notes]
+
+
+def model_doubt(report: Mapping[str, Any]) -> str:
+    """What the report says of a model that was little or never evaluated; "" where that is no doubt."""
+    evidence = report.get("model_evidence", {})  # none in reports of earlier versions
+    return " ".join(evidence["sentences"]) if evidence.get("is_weak") else ""
 
 
 def raise_failures(results: Sequence[Scored], errors: Sequence[Exception], total: int) -> None:
