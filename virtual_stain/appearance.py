@@ -44,6 +44,14 @@ CODES = {
     "density": "tissue_outside_training",
     "n_tiles": "tissue_outside_training",
 }
+_WORDS = {
+    "hematoxylin_od": "optical density of haematoxylin",
+    "eosin_od": "optical density of eosin",
+    "other_od": "optical density of other colours",
+    "focus": "sharpness (log10)",
+    "density": "share of tissue in a tile",
+    "n_tiles": "number of usable tiles",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +88,8 @@ class Deviation:
         return CODES[self.quantity]
 
     def __str__(self) -> str:
-        upper = "" if self.high is None else f" to {self.high:.3g}"
-        return f"{self.quantity} {self.value:.3g} (training: {self.low:.3g}{upper})"
+        upper = " or more" if self.high is None else f" to {self.high:.3g}"
+        return f"{_WORDS[self.quantity]} {self.value:.3g} (training slides: {self.low:.3g}{upper})"
 
 
 def tile_appearance(tile: npt.NDArray[np.uint8]) -> Appearance | None:

@@ -45,7 +45,7 @@ EXTRAS = (
     Extra("sign", "signatures of models", ("cryptography",)),
     Extra("openvino", "scoring with OpenVINO", ("openvino",)),
     Extra("svr", 'model.head = "svr"', ("sklearn",)),
-    Extra("cluster", "build-records --scheduler on a Dask cluster", ("distributed", "dask_jobqueue")),
+    Extra("cluster", "--scheduler: many slides on a Dask or Slurm cluster", ("distributed", "dask_jobqueue")),
     Extra("gpu", "NVIDIA GPUs (CUDA libraries for TensorFlow)", ("nvidia.cudnn",)),
     Extra("bench", "comparing the registration with elastix", ("SimpleITK",)),
     Extra("dev", "tests and lint", ("pytest", "mypy", "hypothesis")),

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from virtual_stain.config import load_config
+from virtual_stain.config.shipped_files import shipped_configs
+from virtual_stain.errors import ConfigError
 from virtual_stain.model.tile_reading import crops_per_side
 from virtual_stain.training.recipes import make_recipe
 
@@ -30,6 +32,16 @@ def test_it_opens_with_its_command_time_and_result(path):
 def test_the_demos_configurations_are_those_that_the_package_runs(name):
     """One of them was a copy for a while: what is edited in a copy changes no demo."""
     assert (ROOT / "configs" / name).resolve() == ROOT / "virtual_stain" / "workflows" / "demo" / name
+
+
+def test_a_shipped_configuration_is_loaded_by_its_name_and_a_file_of_that_name_comes_first(tmp_path, monkeypatch):
+    assert set(shipped_configs()) == {p.stem for p in CONFIGS}
+    monkeypatch.chdir(tmp_path)
+    assert load_config(Path("demo")) == load_config(ROOT / "configs" / "demo.toml")
+    (tmp_path / "demo").write_text("[training]\nmax_steps = 7\n")
+    assert load_config(Path("demo")).training.max_steps == 7
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(Path("few_slide"))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)

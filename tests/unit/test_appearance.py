@@ -97,7 +97,7 @@ def test_glass_has_no_look_and_no_range_says_nothing(payload):
     assert outside_training(None, slide(1)) == ()
     assert training_range([]) is None
     deviation = outside_training(payload, slide(99, n=2))[0]
-    assert str(deviation) == "n_tiles 2 (training: 3)"
+    assert str(deviation) == "number of usable tiles 2 (training slides: 3 or more)"
 
 
 def test_a_look_is_what_its_definition_says():

@@ -143,3 +143,17 @@ def test_a_file_in_the_way_of_the_folder_is_an_error(good, tmp_path, capsys):
     (tmp_path / "o").write_text("")
     assert _run(["info", str(good), "--out", str(tmp_path / "o")]) == 3
     assert "cannot be written" in capsys.readouterr().err
+
+
+def test_a_folder_stands_for_its_slides(good, capsys):
+    (good.parent / "notes.txt").write_text("no slide")
+    assert _run(["info", str(good.parent)]) == 0
+    out, err = capsys.readouterr()
+    assert str(good) in out
+    assert "notes.txt" in err
+
+
+def test_a_slide_that_was_cut_off_says_copy_it_again(good, capsys):
+    good.write_bytes(good.read_bytes()[:60])
+    assert _run(["info", str(good)]) == 3
+    assert "copy it again" in capsys.readouterr().out

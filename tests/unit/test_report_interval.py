@@ -85,7 +85,7 @@ def test_where_an_interval_would_not_hold_there_is_none_and_a_reason(flaw):
     if flaw == "outside":
         assert "stain_outside_training" in result["readings"]["ki67"]["flags"]
         message = next(w["message"] for w in result["warnings"] if w["code"] == "stain_outside_training")
-        assert "hematoxylin_od 0.9 (training: 0.1 to 0.5)" in message
+        assert "optical density of haematoxylin 0.9 (training slides: 0.1 to 0.5)" in message
     if flaw == "centre":
         assert "center_crops" in codes
 

@@ -21,13 +21,17 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Records:
     """A folder of records: TFRecord shards and their manifest."""
 
     folder: Location
     """A folder on this machine or in object storage."""
     manifest: Manifest
+
+    def __repr__(self) -> str:
+        found = f"{len(self)} records of {len(self.manifest.pairs)} pairs in {self.manifest.n_folds} folds"
+        return f"<Records {self.folder}: {found}, {', '.join(self.markers)}>"
 
     def __len__(self) -> int:
         return self.manifest.n_records

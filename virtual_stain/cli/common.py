@@ -30,7 +30,7 @@ class Common:
 def common_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Adds --config, --set, -v, -q, --jobs, --force and passes them on as one `common: Common`."""
 
-    @click.option("--config", "config_path", type=click.Path(path_type=Path), help="TOML file; see configs/.")
+    @click.option("--config", "config_path", type=click.Path(path_type=Path), help="TOML file or vstain configs NAME.")
     @click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Override one config field.")
     @click.option("-v", "--verbose", is_flag=True, help="Say more.")
     @click.option("-q", "--quiet", is_flag=True, help="No progress.")

@@ -18,6 +18,7 @@ def command(names: tuple[str, ...], out: Path | None, common: Common) -> None:
 
     \b
     vstain configs
+    vstain fit records --out run --config few_slides
     vstain configs ki67_finetune --out configs
     vstain fit records --out run --config configs/ki67_finetune.toml
     """
@@ -28,7 +29,8 @@ def command(names: tuple[str, ...], out: Path | None, common: Common) -> None:
     if out is None:
         for name, path in chosen.items():
             click.echo(f"{name:<16} {purpose_of(path)}")
-        click.echo("Write them to a folder: vstain configs --out configs")
+        click.echo("Use one by its name: vstain fit … --config few_slides")
+        click.echo("Write them to a folder, to change them: vstain configs --out configs")
         return
     for written in write_configs(chosen, out, force=common.force):
         click.echo(written)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from virtual_stain.cli.common import Common, common_options, parse_mpp
+from virtual_stain.cli.common import Common, common_options, parse_mpp, say_aside
 
 
 @click.command(name="info")
@@ -23,14 +23,17 @@ def command(slides: tuple[Path, ...], mpp: str | None, out: Path | None, common:
     \b
     vstain info block7-he.ndpi
     vstain info scans/*.svs --mpp 0.25 --out info
+    vstain info scans/                             every slide below a folder
     """
+    from virtual_stain.slides.collection import expand
     from virtual_stain.slides.slide import SlideRef
     from virtual_stain.workflows.slide_info import describe_slides, raise_on_problems
 
     override = parse_mpp(mpp, coarse=True)
+    paths = [path for given in slides for path in expand(given, say_aside, images=True)]
     reports = []
     for report in describe_slides(
-        [SlideRef(path, override, virtual=True) for path in slides], common.config.tissue, out
+        [SlideRef(path, override, virtual=True) for path in paths], common.config.tissue, out
     ):
         click.echo(report.text())
         reports.append(report)

@@ -17,7 +17,7 @@ from virtual_stain.config.counting import CountingSettings
 from virtual_stain.config.labels import LabelSettings
 from virtual_stain.config.registration import RegistrationSettings
 from virtual_stain.config.scoring import ScoringSettings
-from virtual_stain.config.shipped_files import shipped_configs
+from virtual_stain.config.shipped_files import named_config, shipped_configs
 from virtual_stain.config.tiling import TilingSettings
 from virtual_stain.config.tissue import TissueSettings
 from virtual_stain.config.training import AugmentSettings, ModelSettings, TrainingSettings
@@ -59,12 +59,14 @@ class Config:
 def load_config(path: Path | None = None, overrides: Iterable[str] = ()) -> Config:
     """Defaults, then the file, then the overrides (`section.key=value`, the value as TOML or a bare word).
 
+    `path`: a file, or the bare name of a configuration that comes with the program.
+
     Raises ConfigError that lists every unknown key, wrong type and value out of range at once.
     """
     values: dict[str, dict[str, Any]] = {}
     problems: list[str] = []
     if path is not None:
-        values = _read_toml(path)
+        values = _read_toml(named_config(path))
     for text in overrides:
         try:
             section, key, value = _parse_override(text)

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
-_SHIPPED = Path(__file__).parent / "shipped"
+_PACKAGE = Path(__file__).parents[1]
+_SHIPPED = (_PACKAGE / "config" / "shipped", _PACKAGE / "workflows" / "demo")
 
 
 def shipped_configs() -> dict[str, Path]:
     """Name without ending → file, by name."""
-    return {path.stem: path for path in sorted(_SHIPPED.glob("*.toml"))}
+    files = [path for folder in _SHIPPED for path in folder.glob("*.toml")]
+    return {path.stem: path for path in sorted(files)}
+
+
+def named_config(path: Path) -> Path:
+    """A bare name (`few_slides`) that is no file here but one of the shipped: that one. Else `path` itself."""
+    if path.name != str(path) or path.suffix or path.is_file():
+        return path
+    return shipped_configs().get(path.name, path)
 
 
 def purpose_of(path: Path) -> str:

@@ -16,6 +16,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
 from matplotlib.patches import Patch, Rectangle
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from virtual_stain.geometry import Box, scale_bar_um
@@ -123,6 +124,7 @@ def histogram_png(report: SlideReport, marker: Marker) -> bytes | None:
         axis.axvline(value * shown.factor, color="black", ls=style, lw=1.2, label=f"{text} {shown.text(value)}")
     axis.set(xlabel=f"{shown.of(marker)}, {shown.unit}", ylabel="tiles", xlim=(0, top * shown.factor))
     axis.spines[["top", "right"]].set_visible(False)
+    axis.yaxis.set_major_locator(MaxNLocator("auto", integer=True))  # tiles are whole
     axis.legend(fontsize=8, frameon=False)
     return _png(figure)
 

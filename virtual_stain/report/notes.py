@@ -79,7 +79,7 @@ def appearance_notes(outside: tuple[Deviation, ...]) -> tuple[Note, ...]:
     for deviation in outside:
         by_code.setdefault(deviation.code, []).append(str(deviation))
     return tuple(
-        Note(code, f"The slide looks otherwise than those the model was trained on: {'; '.join(texts)}.")
+        Note(code, f"The slide differs from those the model was trained on: {'; '.join(texts)}.")
         for code, texts in by_code.items()
     )
 

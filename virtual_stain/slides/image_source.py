@@ -108,7 +108,8 @@ def try_image(path: Path) -> ImageSource | None:
     Raises SlideError for images that cannot be slides: too large, 16 bit, grey, CMYK.
     """
     if is_tiff(path):
-        raise SlideError(f"{path}: the TIFF's header cannot be read.", hint=_CONVERT)
+        hint = f"Perhaps it was cut off while it was copied: copy it again. If it opens elsewhere: {_CONVERT}"
+        raise SlideError(f"{path}: the TIFF's header cannot be read.", hint=hint)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is ours

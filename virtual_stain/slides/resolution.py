@@ -216,7 +216,8 @@ def require_mpp(
         reason = f" ({'; '.join(slide.notes)})" if slide.notes else ""
         raise ResolutionError(
             f"{slide.path}: the slide carries no pixel size{reason}.",
-            hint=f"Pass it in µm per level-0 pixel, e.g. {option} (pairs: columns he_mpp and ihc_mpp).",
+            hint=f"State it in µm per level-0 pixel. For all given slides: {option}. For one of several: the column "
+            "mpp of a table (pairs: he_mpp, ihc_mpp). In the browser: the field µm/px.",
         )
     if not (low <= slide.mpp.x <= high and low <= slide.mpp.y <= high):
         raise ResolutionError(

@@ -32,6 +32,8 @@ class PageRow:
     """Path of its own page, relative to the index; None: it has none."""
     picture: str | None = None
     """Path of its picture, relative to the index."""
+    model_doubt: str = ""
+    """What is doubtful about the model; said once at the top of the page."""
 
 
 def many_page(title: str, rows: Sequence[PageRow], table: str, *, noun: str = "slide") -> str:
@@ -44,6 +46,7 @@ def many_page(title: str, rows: Sequence[PageRow], table: str, *, noun: str = "s
         .render(
             title=title,
             notice=RESEARCH_USE,
+            model_doubts=list(dict.fromkeys(row.model_doubt for row in rows if row.model_doubt)),
             rows=ordered,
             words=_WORDS,
             counts=[(state, counted[state]) for state in ORDER if counted[state]],

@@ -9,11 +9,17 @@ from pathlib import Path
 from virtual_stain.config import CountingSettings
 from virtual_stain.errors import ConfigError
 from virtual_stain.progress import QUIET, Progress
+from virtual_stain.report.table import SCORES_CSV
 from virtual_stain.scoring.inputs import collect_inputs
+<<<<<<< HEAD
 from virtual_stain.workflows.score_many import score_slides
+=======
+from virtual_stain.workflows.many_page import INDEX_NAME
+from virtual_stain.workflows.score_many import score_many
+>>>>>>> people
 from virtual_stain.workflows.score_slides import Scored, ScoreOptions
 from virtual_stain.workflows.score_watch import watch
-from virtual_stain.workflows.score_words import told
+from virtual_stain.workflows.score_words import model_doubt, told
 
 Say = Callable[[str], None]
 
@@ -53,12 +59,26 @@ def score_given(
         )
         options = dataclasses.replace(options, addition=added)
 
+    model_doubts: set[str] = set()
+
     def done(scored: Scored) -> None:
+        doubt = model_doubt(scored.report or {})
+        if doubt and doubt not in model_doubts:  # it holds for every slide: said once
+            say_aside(f"The model: {doubt}")
+        model_doubts.add(doubt)
         say(told(scored))
 
     if not watching:
         inputs = collect_inputs(slides, table, out=out, mpp=mpp, say=say_aside)
+<<<<<<< HEAD
         score_slides(inputs, options, scheduler=scheduler, progress=progress, done=done)
+=======
+        try:
+            score_many(inputs, options, scheduler=scheduler, progress=progress, done=done)
+        finally:
+            if out is not None and (out / INDEX_NAME).exists():
+                say_aside(f"All slides: {out / INDEX_NAME}; table: {out / SCORES_CSV}")
+>>>>>>> people
         return
     if len(slides) != 1 or table is not None or out is None or scheduler is not None:
         raise ConfigError(
