@@ -17,12 +17,8 @@ from virtual_stain.scoring.inputs import collect_inputs
 from virtual_stain.workflows import score_many as module
 from virtual_stain.workflows import score_slides as stage
 from virtual_stain.workflows import score_watch
-<<<<<<< HEAD
-from virtual_stain.workflows.score_many import score_slides
-=======
 from virtual_stain.workflows.score_command import score_given
-from virtual_stain.workflows.score_many import score_many
->>>>>>> people
+from virtual_stain.workflows.score_many import score_slides
 from virtual_stain.workflows.score_slides import Scored, ScoreOptions
 from virtual_stain.workflows.score_watch import Patience, watch
 
@@ -55,7 +51,6 @@ def test_the_index_shows_the_failed_first_and_links_every_report(tmp_path: Path)
     assert set(table(tmp_path / "fast").values()) == {"failed", "pending"}
 
 
-<<<<<<< HEAD
 def test_slides_that_are_done_are_not_opened_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The stage would hash every slide to find out."""
     monkeypatch.setattr(stage, "heatmap_png", lambda report, overview: b"png")
@@ -85,7 +80,8 @@ def test_slides_that_are_done_are_not_opened_again(tmp_path: Path, monkeypatch: 
     opened.clear()
     assert set(score(geojson_origin="slide").values()) == {""}  # another request
     assert len(opened) == 3
-=======
+
+
 def test_many_slides_end_with_where_the_table_is_and_the_model_is_doubted_once(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for name in "ab":
@@ -97,7 +93,6 @@ def test_many_slides_end_with_where_the_table_is_and_the_model_is_doubted_once(t
     doubted = [line for line in said if "was never evaluated on patients" in line]
     assert len(doubted) == 1
     assert (out / "index.html").read_text().count(doubted[0].removeprefix("The model: ")) == 1
->>>>>>> people
 
 
 def test_a_watched_folder_takes_a_slide_when_it_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

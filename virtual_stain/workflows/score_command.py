@@ -11,12 +11,8 @@ from virtual_stain.errors import ConfigError
 from virtual_stain.progress import QUIET, Progress
 from virtual_stain.report.table import SCORES_CSV
 from virtual_stain.scoring.inputs import collect_inputs
-<<<<<<< HEAD
-from virtual_stain.workflows.score_many import score_slides
-=======
 from virtual_stain.workflows.many_page import INDEX_NAME
-from virtual_stain.workflows.score_many import score_many
->>>>>>> people
+from virtual_stain.workflows.score_many import score_slides
 from virtual_stain.workflows.score_slides import Scored, ScoreOptions
 from virtual_stain.workflows.score_watch import watch
 from virtual_stain.workflows.score_words import model_doubt, told
@@ -70,15 +66,11 @@ def score_given(
 
     if not watching:
         inputs = collect_inputs(slides, table, out=out, mpp=mpp, say=say_aside)
-<<<<<<< HEAD
-        score_slides(inputs, options, scheduler=scheduler, progress=progress, done=done)
-=======
         try:
-            score_many(inputs, options, scheduler=scheduler, progress=progress, done=done)
+            score_slides(inputs, options, scheduler=scheduler, progress=progress, done=done)
         finally:
             if out is not None and (out / INDEX_NAME).exists():
                 say_aside(f"All slides: {out / INDEX_NAME}; table: {out / SCORES_CSV}")
->>>>>>> people
         return
     if len(slides) != 1 or table is not None or out is None or scheduler is not None:
         raise ConfigError(

@@ -13,7 +13,7 @@ from virtual_stain.report.headline import headline_text
 from virtual_stain.report.table import SCORES_CSV
 from virtual_stain.workflows.many_page import INDEX_NAME, PageRow, many_page
 from virtual_stain.workflows.score_slides import Scored
-from virtual_stain.workflows.score_words import doubts
+from virtual_stain.workflows.score_words import doubts, model_doubt
 
 
 def write_index(folder: Path, rows: Sequence[PageRow], earlier: Mapping[str, Mapping[str, Any]]) -> None:
@@ -44,4 +44,4 @@ def _of_report(stem: str, report: Mapping[str, Any]) -> PageRow:
     one = Scored(Outcome(stem, True), Path(), dict(report))
     notes = tuple(text.strip().removeprefix("doubtful: ") for text in doubts(one))
     page, picture = f"{stem}.report.html", f"{stem}.heatmap.png"
-    return PageRow(stem, "doubtful" if notes else "good", "; ".join(parts), notes, page=page, picture=picture)
+    return PageRow(stem, "doubtful" if notes else "good", "; ".join(parts), notes, page, picture, model_doubt(report))

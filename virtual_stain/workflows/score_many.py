@@ -45,79 +45,8 @@ from virtual_stain.workflows.score_slides import (
     score_settings,
 )
 from virtual_stain.workflows.score_table import earlier_reports, write_table
-<<<<<<< HEAD
 
 _log = logging.getLogger("vstain.score")
-=======
-from virtual_stain.workflows.score_words import doubts, model_doubt
-
-Report = Mapping[str, Any]
-
-
-def score_many(
-    inputs: Sequence[ScoreInput],
-    options: ScoreOptions,
-    *,
-    scheduler: str | None = None,
-    progress: Progress = QUIET,
-    done: Callable[[Scored], None] = lambda _: None,
-) -> None:
-    """Scores every slide here, or at `scheduler` (an address, or slurm:…), one task a slide.
-
-    Of several slides in one folder also index.html. Raises as `score_slides` does.
-    """
-    rows: dict[tuple[Path, str], PageRow] = {}
-
-    def note(scored: Scored) -> None:
-        rows[scored.folder, scored.outcome.name] = page_row(scored)
-        done(scored)
-
-    def tell() -> None:
-        stems: dict[Path, list[str]] = {}
-        for item in inputs:
-            stems.setdefault(item.folder, []).append(item.stem)
-        for folder, mine in stems.items():
-            if rows and (len(mine) > 1 or (folder / INDEX_NAME).exists()):
-                write_index(folder, [rows.get((folder, stem), _pending(stem)) for stem in mine])
-
-    with telling(tell):
-        if scheduler is None:
-            score_slides(inputs, options, progress=progress, done=note)
-        else:
-            _score_on_cluster(inputs, options, scheduler, progress, note)
-
-
-def write_index(folder: Path, rows: Sequence[PageRow]) -> None:
-    """index.html of `rows` and of the reports of earlier runs in the folder."""
-    names = {row.name for row in rows}
-    earlier = [_of_report(stem, report) for stem, report in earlier_reports(folder, names).items()]
-    everything = [*rows, *earlier]
-    title = f"Scores of {len(everything)} slide{'s' * (len(everything) != 1)}"
-    write_text(folder / INDEX_NAME, many_page(title, everything, SCORES_CSV))
-
-
-def page_row(scored: Scored) -> PageRow:
-    """What the index says of a slide."""
-    if scored.report is None:
-        return PageRow(scored.outcome.name, "failed", notes=(scored.outcome.reason,))
-    return _of_report(scored.outcome.name, scored.report)
-
-
-def _of_report(stem: str, report: Report) -> PageRow:
-    parts = []
-    for marker, reading in report["readings"].items():
-        score = reading.get("her2", {}).get("score")
-        parts += [f"{parse_marker(marker).label} score {score}"] if score else []
-        parts.append(headline_text(marker, reading))
-    one = Scored(Outcome(stem, True), Path(), dict(report))
-    notes = tuple(text.strip().removeprefix("doubtful: ") for text in doubts(one))
-    page, picture = f"{stem}.report.html", f"{stem}.heatmap.png"
-    return PageRow(stem, "doubtful" if notes else "good", "; ".join(parts), notes, page, picture, model_doubt(report))
-
-
-def _pending(stem: str) -> PageRow:
-    return PageRow(stem, "pending", notes=("not begun: the run was stopped",))
->>>>>>> people
 
 
 @dataclass(frozen=True, slots=True)

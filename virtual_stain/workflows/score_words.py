@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-<<<<<<< HEAD
-from typing import TYPE_CHECKING
-=======
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
->>>>>>> people
 
 from virtual_stain.markers import parse_marker
 from virtual_stain.report.headline import headline_text
@@ -57,28 +53,9 @@ def doubts(scored: Scored) -> list[str]:
     flags |= set(scored.report.get("virtual", {}).get("flags", ()))
     notes = [note for note in scored.report["warnings"] if note["code"] in flags]
     return [f"  doubtful: {note['code']}: {note['message']}" for note in notes]
-<<<<<<< HEAD
-=======
 
 
 def model_doubt(report: Mapping[str, Any]) -> str:
     """What the report says of a model that was little or never evaluated; "" where that is no doubt."""
     evidence = report.get("model_evidence", {})  # none in reports of earlier versions
     return " ".join(evidence["sentences"]) if evidence.get("is_weak") else ""
-
-
-def raise_failures(results: Sequence[Scored], errors: Sequence[Exception], total: int) -> None:
-    """Raises the only slide's own error; BatchError where some of several failed; nothing where none did."""
-    if not errors:
-        return
-    if total == 1:
-        raise errors[0]
-    failed = [r.outcome for r in results if not r.outcome.ok]
-    lines = "\n".join(f"  - {o.name}: {o.reason}" for o in failed[:_LISTED])
-    more = f"\n  … and {len(failed) - _LISTED} more: see run.json" if len(failed) > _LISTED else ""
-    rest = f"\n{total - len(results)} were not begun: --fail-fast." if total > len(results) else ""
-    raise BatchError(
-        f"{len(failed)} of {total} slides could not be scored:\n{lines}{more}{rest}",
-        hint="The others are done. The same command tries the failed ones again.",
-    )
->>>>>>> people
