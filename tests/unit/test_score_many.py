@@ -49,6 +49,12 @@ def test_the_index_shows_the_failed_first_and_links_every_report(tmp_path: Path)
         inputs = collect_inputs([tmp_path / "in"], None, out=tmp_path / "fast", mpp=None)
         score_slides(inputs[::-1], ScoreOptions(model="test://none", fail_fast=True))
     assert set(table(tmp_path / "fast").values()) == {"failed", "pending"}
+    (tmp_path / "in" / "c.tiff").write_bytes(b"no slide any more")
+    with pytest.raises(BatchError, match="2 of 3 slides"):
+        score_slides(collect_inputs([tmp_path / "in"], None, out=out, mpp=None), ScoreOptions(model="test://none"))
+    page = (out / "index.html").read_text()
+    assert "c.report.json is of an earlier run" in page  # it lies there, and would be taken for this slide's result
+    assert "z.report.json" not in page
 
 
 def test_slides_that_are_done_are_not_opened_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,8 @@ LOST = "nuclei_lost"
 FLAG_SENTENCES = {
     UNSTABLE: "the count on the drawn picture and the expected ratio differ by more than 5 points, and by more than "
     "chance makes of so few nuclei",
-    LOST: "the counter finds fewer than 80 % of the tumour nuclei that the generator expects",
+    LOST: "the counter finds fewer than 80 % of the tumour nuclei that the generator expects: the picture, or the "
+    "expected number, is wrong here",
 }
 """What each flag means, for people."""
 MAX_DIFFERENCE = 0.05

@@ -26,7 +26,9 @@ def write_index(folder: Path, rows: Sequence[PageRow], earlier: Mapping[str, Map
 def page_row(scored: Scored) -> PageRow:
     """What the index says of a slide."""
     if scored.report is None:
-        return PageRow(scored.outcome.name, "failed", notes=(scored.outcome.reason,))
+        old = f"{scored.outcome.name}.report.json"
+        stale = (f"{old} is of an earlier run",) if (scored.folder / old).is_file() else ()
+        return PageRow(scored.outcome.name, "failed", notes=(scored.outcome.reason, *stale))
     return _of_report(scored.outcome.name, scored.report)
 
 
