@@ -49,6 +49,7 @@ _WORDS = {
     "eosin_od": "optical density of eosin",
     "other_od": "optical density of other colours",
     "focus": "sharpness (log10)",
+    "sharpness": "sharpness against a quarter of the resolution (log10)",
     "density": "share of tissue in a tile",
     "n_tiles": "number of usable tiles",
 }

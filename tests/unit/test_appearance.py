@@ -1,11 +1,20 @@
 """How a slide looks, and when it looks like nothing that a model has learned from."""
 
+import dataclasses
+
 import cv2
 import numpy as np
 import pytest
 
 from tests.fixtures.records import tiny_tile
-from virtual_stain.appearance import outside_training, slide_appearance, tile_appearance, training_range
+from virtual_stain.appearance import (
+    Appearance,
+    Deviation,
+    outside_training,
+    slide_appearance,
+    tile_appearance,
+    training_range,
+)
 
 
 def tiles(seed, change=lambda tile: tile, n=6):
@@ -120,3 +129,12 @@ def test_a_look_is_what_its_definition_says():
     coarse = cv2.Laplacian(quarter, cv2.CV_64F)
     assert found.sharpness == pytest.approx(np.log10((edges.var() + 1e-3) / (coarse.var() + 1e-3)), abs=0.01)
     assert found.density == pytest.approx(len(inside) / len(od), abs=1e-12)
+
+
+@pytest.mark.parametrize("quantity", [f.name for f in dataclasses.fields(Appearance)])
+def test_every_quantity_outside_its_range_is_told_in_words(quantity):
+    """A new one had none, and a slide that lay outside in it ended in a KeyError."""
+    told = str(Deviation(quantity, 1.0, 2.0, 3.0))
+    assert quantity not in told.split()[0] or quantity == "sharpness"
+    assert "(training slides: 2 to 3)" in told
+    assert Deviation(quantity, 1.0, 2.0, 3.0).code.endswith("_outside_training")

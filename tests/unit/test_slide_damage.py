@@ -192,11 +192,18 @@ def test_score_lists_broken_tiles_and_reads_the_others(tmp_path, how):
 
 
 @pytest.mark.parametrize("how", ["zero", "noise"])
-def test_score_took_a_slide_of_broken_tiles_for_tissue(tmp_path, how):
+@pytest.mark.parametrize(
+    ("share", "why"),
+    [
+        (1.0, "of 144 compressed tiles of level 0 are damaged"),
+        (0.3, "tiles of tissue could be read; at most 20% may fail"),
+    ],
+)
+def test_score_took_a_slide_of_broken_tiles_for_tissue(tmp_path, how, share, why):
     """The report said `failed: 0`."""
     path = tissue_in_jpeg(tmp_path / "a.tiff")
-    break_tiles(path, how)
-    with pytest.raises(SlideError, match="tiles of tissue could be read; at most 20% may fail"):
+    break_tiles(path, how, share=share)
+    with pytest.raises(SlideError, match=why):
         score_of(path, tmp_path / "out")
     assert not (tmp_path / "out" / "a.report.json").exists()
 
