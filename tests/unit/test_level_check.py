@@ -47,9 +47,12 @@ def test_levels_of_one_picture_agree(quality):
     if quality is not None:
         coded = [cv2.imencode(".jpg", level, [cv2.IMWRITE_JPEG_QUALITY, quality])[1] for level in levels]
         levels = [cv2.imdecode(data, cv2.IMREAD_COLOR) for data in coded]
-    memory_slide(levels, 1.0).overview(mpp=8.0)
+    overview = memory_slide(levels, 1.0).overview(mpp=8.0)
+    assert overview.image.shape == (80, 100, 3)
+    assert np.corrcoef(overview.image.ravel(), smaller(rgb, 8).ravel())[0, 1] > 0.9
 
 
 def test_bare_glass_has_nothing_to_compare():
     glass = np.full((640, 800, 3), 240, np.uint8)
-    memory_slide([glass, smaller(glass, 2) - 3], 1.0).overview(mpp=8.0)
+    overview = memory_slide([glass, smaller(glass, 2) - 3], 1.0).overview(mpp=8.0)
+    assert (overview.image >= 237).all()
