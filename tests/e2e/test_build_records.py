@@ -15,10 +15,7 @@ from virtual_stain.records.read import iterate_shard
 from virtual_stain.records.verify import verify_records
 from virtual_stain.registration.store import read_registration
 
-
-@pytest.fixture(autouse=True)
-def _patient_key(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VSTAIN_PATIENT_KEY", str(built.key))
+pytestmark = pytest.mark.usefixtures("key_of_built")
 
 
 def test_the_folder_verifies_and_says_what_is_in_it(built: Built) -> None:

@@ -21,16 +21,7 @@ from virtual_stain.errors import (
 from virtual_stain.records.verify import verify_records
 from virtual_stain.workflows.build_records import BuildOptions, build_records
 
-
-@pytest.fixture(autouse=True)
-def _patient_key(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VSTAIN_PATIENT_KEY", str(built.key))
-
-
-@pytest.fixture
-def copy(built: Built, tmp_path: Path) -> Path:
-    """A folder with all the work done, to go on from."""
-    return Path(shutil.copytree(built.out, tmp_path / "records"))
+pytestmark = pytest.mark.usefixtures("key_of_built")
 
 
 def test_one_bad_slide_does_not_stop_the_others(built: Built, copy: Path, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -23,16 +22,7 @@ from virtual_stain.records.read import iterate_shard
 from virtual_stain.records.verify import verify_records
 from virtual_stain.workflows.build_records import build_records
 
-
-@pytest.fixture(autouse=True)
-def _patient_key(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VSTAIN_PATIENT_KEY", str(built.key))
-
-
-@pytest.fixture
-def copy(built: Built, tmp_path: Path) -> Path:
-    """A folder with all the work done, to go on from."""
-    return Path(shutil.copytree(built.out, tmp_path / "records"))
+pytestmark = pytest.mark.usefixtures("key_of_built")
 
 
 def test_another_value_definition_packs_the_same_tiles_anew(built: Built, copy: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -27,16 +26,7 @@ from virtual_stain.records.manifest import read_manifest
 from virtual_stain.workflows import pair_job, pair_registration, pair_stain, part_job
 from virtual_stain.workflows.build_records import BuildOptions, build_records
 
-
-@pytest.fixture(autouse=True)
-def _patient_key(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VSTAIN_PATIENT_KEY", str(built.key))
-
-
-@pytest.fixture
-def copy(built: Built, tmp_path: Path) -> Path:
-    """A folder with all the work done, to go on from."""
-    return Path(shutil.copytree(built.out, tmp_path / "records"))
+pytestmark = pytest.mark.usefixtures("key_of_built")
 
 
 def test_a_killed_run_taken_up_again_gives_the_same_bytes(built: Built, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -22,16 +21,7 @@ from virtual_stain.registration.store import read_registration, write_registrati
 from virtual_stain.reuse import file_hashes
 from virtual_stain.workflows.build_records import BuildOptions, build_records
 
-
-@pytest.fixture(autouse=True)
-def _patient_key(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VSTAIN_PATIENT_KEY", str(built.key))
-
-
-@pytest.fixture
-def copy(built: Built, tmp_path: Path) -> Path:
-    """A folder with all the work done, to go on from."""
-    return Path(shutil.copytree(built.out, tmp_path / "records"))
+pytestmark = pytest.mark.usefixtures("key_of_built")
 
 
 def test_without_verdicts_nothing_is_taken_and_the_way_out_is_told(built: Built, copy: Path) -> None:
