@@ -6,8 +6,8 @@ programming finds the radii whose evidence adds up to most while neighbouring ra
 Signal Processing 71, 1998). Unlike a threshold or a watershed this needs no level: a pale nucleus at the side of a
 dark one keeps its own outline, and clumps of chromatin inside a pale one have shorter and incomplete edges.
 
-Everything is computed from the pixels within `Rays.reach_um` of the point and at offsets that are the same wherever
-a window is cut, so that the same nucleus has the same outline, to the last bit, in every window.
+Everything is computed from the pixels within `Rays.reach_um` of the point. The offsets are the same wherever a window
+is cut. So the same nucleus has the same outline, to the last bit, in every window.
 """
 
 from __future__ import annotations

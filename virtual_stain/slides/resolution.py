@@ -1,8 +1,8 @@
 """Pixel size of a slide in µm/px: override, then the slide's own properties, then resolution tags; with its origin.
 
-A wrong pixel size makes every later number wrong without a trace, so nothing is guessed: a value that cannot be a
-microscope's pixel size is ignored with a note, two sources that disagree are a warning, and a stage that needs the
-pixel size refuses a slide without one and says what to pass.
+A wrong pixel size makes every later number wrong without a trace, so nothing is guessed. A value that cannot be a
+microscope's pixel size is ignored with a note. Two sources that disagree are a warning. A stage that needs the pixel
+size refuses a slide without one and says what to pass.
 """
 
 from __future__ import annotations
