@@ -11,6 +11,7 @@ from __future__ import annotations
 import resource
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -53,6 +54,30 @@ class StandIn(Predictor):
         return {"ki67": red.astype(np.float32), "ki67_tumour_cells": np.full(len(tiles), 100, np.float32)}
 
 
+def jpeg_level(
+    factor: int, size: tuple[int, int], places: Sequence[int], data: Sequence[bytes], which: npt.NDArray[np.int64]
+) -> dict[int, tuple[int, object]]:
+    """Tags of a level of `size` (width, height) in JPEG tiles: tile n shows picture `which[n]`."""
+    return {
+        254: (tb.LONG, int(factor > 1)),
+        256: (tb.LONG, size[0]),
+        257: (tb.LONG, size[1]),
+        258: (tb.SHORT, (8, 8, 8)),
+        259: (tb.SHORT, 7),
+        262: (tb.SHORT, 6),
+        277: (tb.SHORT, 3),
+        282: (tb.RATIONAL, pixels_per_cm(MPP) / factor),
+        283: (tb.RATIONAL, pixels_per_cm(MPP) / factor),
+        284: (tb.SHORT, 1),
+        296: (tb.SHORT, 3),
+        322: (tb.LONG, TILE_PX),
+        323: (tb.LONG, TILE_PX),
+        324: (tb.LONG8, [places[i] for i in which]),
+        325: (tb.LONG, [len(data[i]) for i in which]),
+        530: (tb.SHORT, (2, 2)),
+    }
+
+
 def write_slide(path: Path, width: int, height: int, tissue_fraction: float) -> Path:
     """Glass with a block of tissue in its middle."""
     rng = np.random.default_rng(0)
@@ -71,26 +96,7 @@ def write_slide(path: Path, width: int, height: int, tissue_fraction: float) -> 
             y, x = np.mgrid[:rows, :columns]
             inside = (abs(x / columns - 0.5) < side / 2) & (abs(y / rows - 0.5) < side / 2)
             which = np.where(inside, 1 + (x * 7 + y * 3) % 4, 0).ravel()
-            tiff.directory(
-                {
-                    254: (tb.LONG, int(factor > 1)),
-                    256: (tb.LONG, w),
-                    257: (tb.LONG, h),
-                    258: (tb.SHORT, (8, 8, 8)),
-                    259: (tb.SHORT, 7),
-                    262: (tb.SHORT, 6),
-                    277: (tb.SHORT, 3),
-                    282: (tb.RATIONAL, pixels_per_cm(MPP) / factor),
-                    283: (tb.RATIONAL, pixels_per_cm(MPP) / factor),
-                    284: (tb.SHORT, 1),
-                    296: (tb.SHORT, 3),
-                    322: (tb.LONG, TILE_PX),
-                    323: (tb.LONG, TILE_PX),
-                    324: (tb.LONG8, [places[i] for i in which]),
-                    325: (tb.LONG, [len(data[i]) for i in which]),
-                    530: (tb.SHORT, (2, 2)),
-                }
-            )
+            tiff.directory(jpeg_level(factor, (w, h), places, data, which))
     return path
 
 

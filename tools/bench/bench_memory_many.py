@@ -21,7 +21,7 @@ import click
 import cv2
 import numpy as np
 import numpy.typing as npt
-from bench_memory import StandIn
+from bench_memory import MPP, TILE_PX, StandIn, jpeg_level
 
 from virtual_stain.config import Config
 from virtual_stain.config.phantom import PhantomSettings
@@ -29,12 +29,11 @@ from virtual_stain.geometry import Size
 from virtual_stain.markers import Marker
 from virtual_stain.memory import resident_bytes_of_tree
 from virtual_stain.pairs import StainPair
-from virtual_stain.phantom import tiff_bytes as tb
 from virtual_stain.phantom.cohort import write_cohort
-from virtual_stain.phantom.tiff_bytes import TiffStream, pixels_per_cm
+from virtual_stain.phantom.tiff_bytes import TiffStream
 from virtual_stain.slides.slide import SlideRef, open_slide
 
-MPP, TILE_PX, UNIT_PX = 0.25, 256, 4096
+UNIT_PX = 4096
 Rgb = npt.NDArray[np.uint8]
 
 
@@ -75,26 +74,7 @@ def write_mirrored(path: Path, unit: Rgb, side_mm: float) -> Path:
             row, col = np.mgrid[:count, :count]
             block = UNIT_PX // factor // TILE_PX
             which = np.where(inside[row // block, col // block], 1 + (row % n) * n + col % n, 0).ravel()
-            tiff.directory(
-                {
-                    254: (tb.LONG, int(factor > 1)),
-                    256: (tb.LONG, side // factor),
-                    257: (tb.LONG, side // factor),
-                    258: (tb.SHORT, (8, 8, 8)),
-                    259: (tb.SHORT, 7),
-                    262: (tb.SHORT, 6),
-                    277: (tb.SHORT, 3),
-                    282: (tb.RATIONAL, pixels_per_cm(MPP) / factor),
-                    283: (tb.RATIONAL, pixels_per_cm(MPP) / factor),
-                    284: (tb.SHORT, 1),
-                    296: (tb.SHORT, 3),
-                    322: (tb.LONG, TILE_PX),
-                    323: (tb.LONG, TILE_PX),
-                    324: (tb.LONG8, [places[i] for i in which]),
-                    325: (tb.LONG, [len(data[i]) for i in which]),
-                    530: (tb.SHORT, (2, 2)),
-                }
-            )
+            tiff.directory(jpeg_level(factor, (side // factor, side // factor), places, data, which))
     return path
 
 
